@@ -1,0 +1,107 @@
+"""Werkzeug converters for the values in a registry URL: each a `Grammar` made into a converter."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from werkzeug.routing import BaseConverter
+
+from . import grammar
+from .grammar import Grammar
+
+
+class GrammarConverter(BaseConverter):
+    """Matches and builds what a `Grammar` allows, as the string it is.
+
+    A subclass names its grammar, and gets its regular expression from there:
+
+    >>> class TeamConverter(GrammarConverter, grammar=grammar.EXTENSION): ...
+    >>> TeamConverter.regex == grammar.EXTENSION.pattern
+    True
+    """
+
+    grammar: ClassVar[Grammar]
+
+    def __init_subclass__(cls, grammar: Grammar, **kwargs: Any) -> None:
+        cls.grammar = grammar
+        cls.regex = grammar.pattern
+        # A value may span path segments: whether it does cannot be seen from "/" in the pattern.
+        cls.part_isolating = not grammar.fits("a/a")
+        super().__init_subclass__(**kwargs)
+
+    def to_url(self, value: Any) -> str:
+        """`value`, percent-encoded where needed.
+
+        Raises `ValueError` naming the value and the rule it broke, when the grammar refuses it.
+        """
+        return super().to_url(self.grammar.check(value))
+
+
+class RepositoryNameConverter(GrammarConverter, grammar=grammar.NAME):
+    """A repository name: one or more components joined by ``/``, like ``library/nginx``.
+
+    It crosses slashes, so what follows it in a rule decides where it ends:
+
+    >>> from werkzeug.routing import Map, Rule
+    >>> url_map = Map(
+    ...     [Rule("/icons/<repository:name>.svg", endpoint="icon")],
+    ...     converters={"repository": RepositoryNameConverter},
+    ... )
+    >>> adapter = url_map.bind("example.com")
+    >>> adapter.match("/icons/library/nginx.svg")
+    ('icon', {'name': 'library/nginx'})
+    >>> adapter.build("icon", {"name": "Library/nginx"})
+    Traceback (most recent call last):
+        ...
+    ValueError: repository name 'Library/nginx' must be lowercase
+    """
+
+
+class TagConverter(GrammarConverter, grammar=grammar.TAG):
+    """A tag: up to 128 letters, digits, ``_``, ``.`` and ``-``, like ``3.19-alpine``."""
+
+
+class DigestConverter(GrammarConverter, grammar=grammar.DIGEST):
+    """A digest: algorithm, ``:``, encoded hash; 64 lowercase hex digits where it is sha256."""
+
+
+class UploadIdConverter(GrammarConverter, grammar=grammar.UPLOAD_ID):
+    """An upload id, as a registry made it up: one URL-safe segment with no leading dot."""
+
+
+class ExtensionConverter(GrammarConverter, grammar=grammar.EXTENSION):
+    """An extension's name, without its leading ``_``; also its component and its module."""
+
+
+class DockerRepositoryNameConverter(RepositoryNameConverter, grammar=grammar.DOCKER_NAME):
+    """A repository name of Docker 1.5.0: two to five components, single separators."""
+
+
+class DockerDigestConverter(DigestConverter, grammar=grammar.DOCKER_DIGEST):
+    """A digest of Docker 1.5.0: any algorithm, any length, ``tarsum.v1+sha256:…`` too."""
+
+
+class DockerUploadIdConverter(UploadIdConverter, grammar=grammar.DOCKER_UPLOAD_ID):
+    """An upload id of Docker 1.5.0: any one path segment."""
+
+
+#: The converters of `OCI_1_1`, for the ``converters`` of a `werkzeug.routing.Map` of your own.
+CONVERTERS: Mapping[str, type[GrammarConverter]] = MappingProxyType(
+    {
+        "repository": RepositoryNameConverter,
+        "tag": TagConverter,
+        "digest": DigestConverter,
+        "upload_id": UploadIdConverter,
+        "extension": ExtensionConverter,
+    }
+)
+
+#: The converters of `DOCKER_1_5`, under the same names.
+DOCKER_CONVERTERS: Mapping[str, type[GrammarConverter]] = MappingProxyType(
+    {
+        "repository": DockerRepositoryNameConverter,
+        "tag": TagConverter,
+        "digest": DockerDigestConverter,
+        "upload_id": DockerUploadIdConverter,
+    }
+)

@@ -1,0 +1,199 @@
+r"""What a repository name, a tag, a digest, an upload id and an extension name are.
+
+One `Grammar` for each kind of value in a registry URL, for the OCI distribution-spec 1.1 and,
+where it differs, for Docker 1.5.0 (the ``DOCKER_`` ones).
+
+Every pattern here keeps to this:
+
+- it is meant to match a whole value (`re.fullmatch`): ``$`` would let a trailing newline through;
+- its character classes are spelled out: ``\w`` and ``\d`` are Unicode in Python, ASCII in Go;
+- it has no capturing group, so that it can be pasted into a larger expression;
+- it takes linear time. Repeated classes are possessive (``++``), so nothing is tried twice.
+  Repeated *groups* are not: up to Python 3.11.4 ``(?:…)*+`` matches wrongly (CPython gh-106052).
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """What one kind of value looks like, and what to say of a value that does not.
+
+    >>> TAG.fits("3.19-alpine")
+    True
+    >>> TAG.check(".hidden")
+    Traceback (most recent call last):
+        ...
+    ValueError: tag '.hidden' must start with a letter, a digit or '_'
+    """
+
+    kind: str
+    """What such a value is called: "repository name"."""
+
+    pattern: str
+    """The regular expression that a whole value matches; how it is written: see the module."""
+
+    source: str
+    """Where the rule comes from."""
+
+    rules: tuple[tuple[str, str], ...]
+    """What an ill-formed value can break: a pattern that finds the fault, and the rule in words.
+    The first that finds something is reported; the last, an empty pattern, finds any value."""
+
+    @cached_property
+    def _fullmatch(self) -> Callable[[str], re.Match[str] | None]:
+        return re.compile(self.pattern).fullmatch
+
+    def fits(self, value: str) -> bool:
+        """Whether `value` is well-formed."""
+        return self._fullmatch(value) is not None
+
+    def broken_rule(self, value: str) -> str | None:
+        """The rule that `value` breaks, as the end of a sentence ("must be lowercase").
+
+        `None` when the value is well-formed.
+        """
+        if self.fits(value):
+            return None
+        return next(rule for fault, rule in self.rules if re.search(fault, value))
+
+    def check(self, value: object) -> str:
+        """Return `value` if it is a well-formed string.
+
+        Otherwise raise a `ValueError` that names the value and the rule it broke.
+        """
+        if not isinstance(value, str):
+            rule: str | None = f"must be a string, not {type(value).__name__}"
+        else:
+            rule = self.broken_rule(value)
+            if rule is None:
+                return value
+        raise ValueError(f"{self.kind} {_shortened(value)} {rule}")
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:150]}…{text[-20:]} ({len(text)} characters)"
+
+
+_EMPTY = (r"\A\Z", "must not be empty")
+
+_COMPONENT = r"[a-z0-9]++(?:(?:\.|__?+|-++)[a-z0-9]++)*"
+
+_NAME_RULES = (
+    _EMPTY,
+    (r"\A/|//|/\Z", "must not have an empty component"),
+    (r"[A-Z]", "must be lowercase"),
+    (r"[^a-z0-9._/-]", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
+    (
+        r"(?:\A|/)[._-]|[._-](?:/|\Z)",
+        "must have only components that start and end with a letter or a digit",
+    ),
+)
+
+NAME = Grammar(
+    kind="repository name",
+    pattern=rf"{_COMPONENT}(?:/{_COMPONENT})*",
+    source="OCI distribution-spec 1.1, Pulling manifests",
+    rules=(
+        *_NAME_RULES,
+        ("", "must separate alphanumerics by one '.', one or two '_', or any number of '-'"),
+    ),
+)
+
+TAG = Grammar(
+    kind="tag",
+    pattern=r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}+",
+    source="OCI distribution-spec 1.1, Pulling manifests; Docker 1.5.0, registry/v2/regexp.go",
+    rules=(
+        _EMPTY,
+        (r"\A[^a-zA-Z0-9_]", "must start with a letter, a digit or '_'"),
+        (r"[^a-zA-Z0-9._-]", "must have no characters but a-z, A-Z, 0-9, '.', '_' and '-'"),
+        ("", "must have at most 128 characters"),
+    ),
+)
+
+#: The hash algorithms of OCI image-spec 1.1, Registered Algorithms, and how many lowercase
+#: hexadecimal digits each has after the colon.
+REGISTERED_ALGORITHMS = {"sha256": 64, "sha512": 128}
+
+_ALGORITHM = r"[a-z0-9]++(?:[+._-][a-z0-9]++)*"
+_REGISTERED = "|".join(f"{name}:[a-f0-9]{{{n}}}" for name, n in REGISTERED_ALGORITHMS.items())
+_UNREGISTERED = rf"(?!(?:{'|'.join(REGISTERED_ALGORITHMS)}):){_ALGORITHM}:[a-zA-Z0-9=_-]++"
+
+DIGEST = Grammar(
+    kind="digest",
+    pattern=f"(?:{_REGISTERED}|{_UNREGISTERED})",
+    source="OCI distribution-spec 1.1, Pulling manifests; OCI image-spec 1.1, Digests",
+    rules=(
+        _EMPTY,
+        (r"\A[^:]*\Z", "must have an algorithm, ':' and an encoded hash"),
+        *(
+            (rf"\A{name}:", f"must have {n} lowercase hexadecimal digits after '{name}:'")
+            for name, n in REGISTERED_ALGORITHMS.items()
+        ),
+        (
+            rf"\A(?!{_ALGORITHM}:)",
+            "must have an algorithm of a-z and 0-9, separated by one '+', '.', '_' or '-'",
+        ),
+        ("", "must have after its first ':' one or more of a-z, A-Z, 0-9, '=', '_' and '-'"),
+    ),
+)
+
+UPLOAD_ID = Grammar(
+    kind="upload id",
+    pattern=r"[a-zA-Z0-9_=-][a-zA-Z0-9._=-]*+",
+    source="Docker Registry HTTP API v2, Blob Upload: URL-safe; no leading '.', so never '..'",
+    rules=(
+        _EMPTY,
+        (r"\A\.", "must not start with '.'"),
+        ("", "must have no characters but a-z, A-Z, 0-9, '.', '_', '=' and '-'"),
+    ),
+)
+
+EXTENSION = Grammar(
+    kind="extension name",
+    pattern=r"[a-z0-9]++(?:[._-][a-z0-9]++)*",
+    source="OCI distribution-spec 1.1, extensions/README.md (whose own pattern lacks the '*')",
+    rules=(
+        _EMPTY,
+        (r"[A-Z]", "must be lowercase"),
+        (r"[^a-z0-9._-]", "must have no characters but a-z, 0-9, '.', '_' and '-'"),
+        ("", "must be a-z and 0-9, separated by one '.', '_' or '-'"),
+    ),
+)
+
+_DOCKER_COMPONENT = r"[a-z0-9]++(?:[._-][a-z0-9]++)*"
+
+DOCKER_NAME = Grammar(
+    kind="repository name",
+    pattern=rf"(?:{_DOCKER_COMPONENT}/){{1,4}}{_DOCKER_COMPONENT}",
+    source="Docker 1.5.0, registry/v2/regexp.go, RepositoryNameRegexp",
+    rules=(
+        *_NAME_RULES,
+        (r"[._-]{2}", "must separate alphanumerics by one '.', '_' or '-'"),
+        ("", "must have two to five components"),
+    ),
+)
+
+DOCKER_DIGEST = Grammar(
+    kind="digest",
+    pattern=r"[a-zA-Z0-9_+.-]++:[a-zA-Z0-9_+.=-]++",
+    source="Docker 1.5.0, registry/v2/routes.go and digest/digest.go, DigestRegexp",
+    rules=(
+        _EMPTY,
+        (r"\A[^:]*\Z", "must have an algorithm, ':' and a hash"),
+        ("", "must have on each side of one ':' only a-z, A-Z, 0-9, '-', '_', '+', '.'"),
+    ),
+)
+
+DOCKER_UPLOAD_ID = Grammar(
+    kind="upload id",
+    # gorilla/mux's default, any one path segment; it cleans '.' and '..' away before it matches.
+    pattern=r"(?!\.\.?(?:/|\Z))[^/]++",
+    source="Docker 1.5.0, registry/v2/routes.go",
+    rules=(_EMPTY, ("/", "must have no '/'"), ("", "must not be '.' or '..'")),
+)

@@ -1,0 +1,237 @@
+"""The route table: every URL of the registry API, as data, in each dialect."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from werkzeug.routing import BaseConverter, Map, Rule, RuleFactory
+
+from .converters import CONVERTERS, DOCKER_CONVERTERS
+
+
+class RouteName(StrEnum):
+    """The endpoints, under the original's names (Docker 1.5.0, ``registry/v2/routes.go``).
+
+    Each is a string, so a map's endpoints compare equal to them:
+
+    >>> RouteName.BLOB_UPLOAD == "blob-upload"
+    True
+    """
+
+    BASE = "base"
+    MANIFEST = "manifest"
+    TAGS = "tags"
+    BLOB = "blob"
+    BLOB_UPLOAD = "blob-upload"
+    BLOB_UPLOAD_CHUNK = "blob-upload-chunk"
+    REFERRERS = "referrers"
+    CATALOG = "catalog"
+    EXTENSION = "extension"
+
+
+@dataclass(frozen=True)
+class Route:
+    """One line of the route table."""
+
+    name: RouteName
+    """The endpoint."""
+
+    path: str
+    """The rule, as `werkzeug.routing.Rule` writes it."""
+
+    methods: tuple[str, ...] | None
+    """The methods it takes, `None` for any. GET brings HEAD."""
+
+    spec: str
+    """The ids of its endpoints in the distribution-spec, or the document that it comes from."""
+
+    doc: str
+    """What it is for."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """A route table, and the converters that its rules use."""
+
+    name: str
+    routes: tuple[Route, ...]
+    converters: Mapping[str, type[BaseConverter]]
+
+
+_NAME = "/v2/<repository:name>"
+
+#: The OCI distribution-spec 1.1, with Docker's catalog.
+OCI_1_1 = Dialect(
+    "OCI 1.1",
+    (
+        Route(
+            RouteName.BASE,
+            "/v2/",
+            ("GET",),
+            "end-1",
+            "Check that this is a registry, and that the client may use it.",
+        ),
+        # By digest first: built with both, it is the digest that a client asked for.
+        Route(
+            RouteName.MANIFEST,
+            f"{_NAME}/manifests/<digest:digest>",
+            ("GET", "PUT", "DELETE"),
+            "end-3, end-7, end-9",
+            "Pull, push or delete a manifest by its digest.",
+        ),
+        Route(
+            RouteName.MANIFEST,
+            f"{_NAME}/manifests/<tag:tag>",
+            ("GET", "PUT", "DELETE"),
+            "end-3, end-7a, end-9",
+            "Pull or push a manifest by a tag, or delete the tag.",
+        ),
+        Route(
+            RouteName.TAGS,
+            f"{_NAME}/tags/list",
+            ("GET",),
+            "end-8a, end-8b",
+            "List a repository's tags.",
+        ),
+        Route(
+            RouteName.BLOB,
+            f"{_NAME}/blobs/<digest:digest>",
+            ("GET", "DELETE"),
+            "end-2, end-10",
+            "Pull or delete a blob.",
+        ),
+        Route(
+            RouteName.BLOB_UPLOAD,
+            f"{_NAME}/blobs/uploads/",
+            ("POST",),
+            "end-4a, end-4b, end-11",
+            "Begin the upload of a blob, push it in one go, or mount it from elsewhere.",
+        ),
+        Route(
+            RouteName.BLOB_UPLOAD_CHUNK,
+            f"{_NAME}/blobs/uploads/<upload_id:uuid>",
+            ("GET", "PATCH", "PUT", "DELETE"),
+            "end-5, end-6, end-13, end-14",
+            "Ask how far an upload is, send a chunk of it, complete it or cancel it.",
+        ),
+        Route(
+            RouteName.REFERRERS,
+            f"{_NAME}/referrers/<digest:digest>",
+            ("GET",),
+            "end-12a, end-12b",
+            "List the manifests whose subject is this one.",
+        ),
+        Route(
+            RouteName.CATALOG,
+            "/v2/_catalog",
+            ("GET",),
+            "Docker Registry HTTP API v2",
+            "List the repositories.",
+        ),
+        Route(
+            RouteName.EXTENSION,
+            "/v2/_<extension:extension>/<extension:component>/<extension:module>",
+            ("GET",),
+            "extensions",
+            "An extension's endpoint at the registry.",
+        ),
+        Route(
+            RouteName.EXTENSION,
+            f"{_NAME}/_<extension:extension>/<extension:component>/<extension:module>",
+            ("GET",),
+            "extensions",
+            "An extension's endpoint at a repository.",
+        ),
+    ),
+    CONVERTERS,
+)
+
+_ORIGINAL = "registry/v2/routes.go"
+
+#: Docker 1.5.0, exactly: six routes, which take any method.
+DOCKER_1_5 = Dialect(
+    "Docker 1.5",
+    (
+        Route(RouteName.BASE, "/v2/", None, _ORIGINAL, "Check that this is a registry."),
+        Route(
+            RouteName.MANIFEST,
+            f"{_NAME}/manifests/<tag:tag>",
+            None,
+            _ORIGINAL,
+            "A manifest, by a tag.",
+        ),
+        Route(RouteName.TAGS, f"{_NAME}/tags/list", None, _ORIGINAL, "A repository's tags."),
+        Route(RouteName.BLOB, f"{_NAME}/blobs/<digest:digest>", None, _ORIGINAL, "A blob."),
+        Route(
+            RouteName.BLOB_UPLOAD,
+            f"{_NAME}/blobs/uploads/",
+            None,
+            _ORIGINAL,
+            "Where the upload of a blob begins.",
+        ),
+        Route(
+            RouteName.BLOB_UPLOAD_CHUNK,
+            f"{_NAME}/blobs/uploads/<upload_id:uuid>",
+            None,
+            _ORIGINAL,
+            "The upload of a blob, on its way.",
+        ),
+    ),
+    DOCKER_CONVERTERS,
+)
+
+
+class RegistryRule(Rule):
+    """A rule of a route table.
+
+    It brings its dialect's converters, so it means the same in every map, whatever other
+    converters go by the names "tag" or "digest" there.
+    """
+
+    def __init__(self, string: str, *, dialect: Dialect, **options: Any) -> None:
+        super().__init__(string, **options)
+        self.dialect = dialect
+
+    def get_empty_kwargs(self) -> dict[str, Any]:
+        return {**super().get_empty_kwargs(), "dialect": self.dialect}
+
+    def get_converter(
+        self,
+        variable_name: str,
+        converter_name: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> BaseConverter:
+        converter = self.dialect.converters.get(converter_name)
+        if converter is None:  # it stands in a prefix that a Submount put before the rule
+            return super().get_converter(variable_name, converter_name, args, kwargs)
+        return converter(self.map, *args, **kwargs)
+
+
+class RegistryRules(RuleFactory):
+    """The rules of a dialect, for a `werkzeug.routing.Map` of your own.
+
+    They work inside the factories of Werkzeug (`Submount`, `Subdomain`, `EndpointPrefix`), and in
+    a map with any converters:
+
+    >>> from werkzeug.routing import EndpointPrefix, Map, Rule
+    >>> url_map = Map([
+    ...     Rule("/", endpoint="index"),
+    ...     EndpointPrefix("registry.", [RegistryRules()]),
+    ... ])
+    >>> url_map.bind("example.com").match("/v2/library/nginx/tags/list")
+    ('registry.tags', {'name': 'library/nginx'})
+
+    Such a map treats slashes as Werkzeug does; `RegistryMap` treats them as a registry does.
+    """
+
+    def __init__(self, dialect: Dialect = OCI_1_1) -> None:
+        self.dialect = dialect
+
+    def get_rules(self, map: Map) -> Iterator[Rule]:
+        """A new, unbound rule for each route of the dialect."""
+        for route in self.dialect.routes:
+            yield RegistryRule(
+                route.path, endpoint=route.name.value, methods=route.methods, dialect=self.dialect
+            )

@@ -1,0 +1,120 @@
+"""What OCI 1.1 says of a request, the slow and obvious way; it shares no code with the package.
+
+It tries every split of the path into the pieces of every route, and applies the regular
+expressions of the specification, pasted as they stand there, to each piece.
+"""
+
+import re
+from typing import NamedTuple
+
+# distribution-spec 1.1, "Pulling manifests"
+NAME = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*"
+TAG = r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}"
+# image-spec 1.1, "Digests" (the grammar, as one expression) and "Registered Algorithms"
+DIGEST = r"[a-z0-9]+([+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+"
+SHA256 = r"[a-f0-9]{64}"
+SHA512 = r"[a-f0-9]{128}"
+# distribution-spec 1.1, extensions/README.md, with the "*" that it forgets
+EXTENSION = r"[a-z0-9]+([._-][a-z0-9]+)*"
+# what Docker's API has for an upload id, less a leading dot
+UPLOAD_ID = r"(?![.])[a-zA-Z0-9-_.=]+"
+
+
+def is_valid(kind: str, value: str) -> bool:
+    if kind == "digest" and value.startswith("sha256:"):
+        return bool(re.fullmatch(SHA256, value.removeprefix("sha256:")))
+    if kind == "digest" and value.startswith("sha512:"):
+        return bool(re.fullmatch(SHA512, value.removeprefix("sha512:")))
+    pattern = {
+        "name": NAME,
+        "tag": TAG,
+        "digest": DIGEST,
+        "uuid": UPLOAD_ID,
+        "extension": EXTENSION,
+        "component": EXTENSION,
+        "module": EXTENSION,
+    }[kind]
+    return bool(re.fullmatch(pattern, value))
+
+
+ROUTES = [
+    ("base", "/v2/", "GET HEAD"),
+    ("manifest", "/v2/{name}/manifests/{tag}", "GET HEAD PUT DELETE"),
+    ("manifest", "/v2/{name}/manifests/{digest}", "GET HEAD PUT DELETE"),
+    ("tags", "/v2/{name}/tags/list", "GET HEAD"),
+    ("blob", "/v2/{name}/blobs/{digest}", "GET HEAD DELETE"),
+    ("blob-upload", "/v2/{name}/blobs/uploads/", "POST"),
+    ("blob-upload-chunk", "/v2/{name}/blobs/uploads/{uuid}", "GET HEAD PATCH PUT DELETE"),
+    ("referrers", "/v2/{name}/referrers/{digest}", "GET HEAD"),
+    ("catalog", "/v2/_catalog", "GET HEAD"),
+    ("extension", "/v2/_{extension}/{component}/{module}", "GET HEAD"),
+    ("extension", "/v2/{name}/_{extension}/{component}/{module}", "GET HEAD"),
+]
+
+
+def splits(text: str, pieces: list[str]) -> list[dict[str, str]]:
+    """Every way to cut `text` into `pieces`: literals, and {variables} with a valid value."""
+    if not pieces:
+        return [] if text else [{}]
+    piece, rest = pieces[0], pieces[1:]
+    if not piece.startswith("{"):
+        return splits(text[len(piece) :], rest) if text.startswith(piece) else []
+    found = []
+    for end in range(1, len(text) + 1):
+        # A literal follows every variable but the last, so skip the ends it cannot follow.
+        if text.startswith(rest[0], end) if rest else end == len(text):
+            for values in splits(text[end:], rest):
+                if is_valid(piece[1:-1], text[:end]):
+                    found.append({piece[1:-1]: text[:end], **values})
+    return found
+
+
+class Hit(NamedTuple):
+    endpoint: str
+    values: dict[str, str]
+    methods: set[str]
+
+
+def routes_of(path: str, prefix: str) -> list[Hit]:
+    return [
+        Hit(endpoint, values, set(methods.split()))
+        for endpoint, template, methods in ROUTES
+        for values in splits(path, re.findall(r"{\w+}|[^{]+", prefix + template))
+    ]
+
+
+def clean(path: str) -> str:
+    """As Go's path.Clean of a rooted path, with a trailing slash put back; one step at a time."""
+    trailing = path.endswith("/")
+    path = f"/{path}/"
+    while path != (step := re.sub(r"/(\.?/)+", "/", path, count=1)):
+        path = step
+    while path != (step := re.sub(r"\A(/\.\.)+/|(?<=/)(?!\.\./)[^/]+/\.\./", "", path, count=1)):
+        path = step if step.startswith("/") else f"/{step}"
+    return path if trailing else path.rstrip("/") or "/"
+
+
+class Answer(NamedTuple):
+    """`status`, and for 200 endpoint and values, for 308 the path, for 405 the methods."""
+
+    status: int
+    what: object = None
+
+
+def answer(path: str, method: str, prefix: str = "") -> Answer:
+    """What a request for the decoded `path` gets."""
+    other_ending = path[:-1] if path.endswith("/") else path + "/"
+    cleaned = clean(path)
+    other_cleaned = cleaned[:-1] if cleaned.endswith("/") else cleaned + "/"
+    for candidate in path, cleaned, other_ending, other_cleaned:
+        if candidate != clean(candidate):
+            continue
+        hits = routes_of(candidate, prefix)
+        assert len(hits) < 2, f"{candidate} is ambiguous: {hits}"
+        for hit in hits:
+            if method not in hit.methods:
+                return Answer(405, hit.methods)
+            if candidate == path:
+                return Answer(200, (hit.endpoint, hit.values))
+            return Answer(308, candidate)
+    return Answer(404)

@@ -1,0 +1,214 @@
+"""The same routes under a prefix, mounted, in a map of one's own, and in Flask."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from flask import Flask, Response, url_for
+from werkzeug.exceptions import NotFound
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.routing import (
+    BaseConverter,
+    EndpointPrefix,
+    Map,
+    RequestRedirect,
+    Rule,
+    Subdomain,
+    Submount,
+)
+from werkzeug.test import Client
+from werkzeug.wrappers import Request
+
+from registry_routes import (
+    CONVERTERS,
+    DOCKER_1_5,
+    OCI_1_1,
+    RegistryMap,
+    RegistryRules,
+    url_map,
+)
+
+from .nasty import SHA256
+
+# Of each route: a path, a method that it takes, and what it matches.
+ROUTES: list[tuple[str, str, str, dict[str, str]]] = [
+    ("/v2/", "GET", "base", {}),
+    ("/v2/a/b/manifests/v1", "PUT", "manifest", {"name": "a/b", "tag": "v1"}),
+    (f"/v2/a/manifests/{SHA256}", "DELETE", "manifest", {"name": "a", "digest": SHA256}),
+    ("/v2/a/b/c/tags/list", "HEAD", "tags", {"name": "a/b/c"}),
+    (f"/v2/a/blobs/{SHA256}", "GET", "blob", {"name": "a", "digest": SHA256}),
+    ("/v2/a/blobs/uploads/", "POST", "blob-upload", {"name": "a"}),
+    ("/v2/a/blobs/uploads/x=", "PATCH", "blob-upload-chunk", {"name": "a", "uuid": "x="}),
+    (f"/v2/a/referrers/{SHA256}", "GET", "referrers", {"name": "a", "digest": SHA256}),
+    ("/v2/_catalog", "GET", "catalog", {}),
+    (
+        "/v2/_oci/ext/discover",
+        "GET",
+        "extension",
+        {"extension": "oci", "component": "ext", "module": "discover"},
+    ),
+    (
+        "/v2/a/_oci/ext/discover",
+        "GET",
+        "extension",
+        {"name": "a", "extension": "oci", "component": "ext", "module": "discover"},
+    ),
+]
+
+
+def assert_routes(adapter: Any, prefix: str = "", endpoint_prefix: str = "", **more: str) -> None:
+    for path, method, endpoint, values in ROUTES:
+        expected = (endpoint_prefix + endpoint, values | more)
+        assert adapter.match(prefix + path, method) == expected
+        assert adapter.build(*expected) == prefix + path
+        rule, matched = adapter.match(prefix + path, method, return_rule=True)
+        assert (rule.endpoint, matched) == expected
+        assert method in rule.methods
+
+
+def test_the_ready_made_map() -> None:
+    assert isinstance(url_map, Map)
+    assert_routes(url_map.bind("registry.example"))
+    assert len(ROUTES) == len(list(url_map.iter_rules()))
+
+
+@pytest.mark.parametrize(
+    "prefix", ["/registry", "/registry/", "/a/v2/v2", "/with space/é", "/", ""]
+)
+def test_under_a_prefix(prefix: str) -> None:
+    adapter = RegistryMap(prefix=prefix).bind("registry.example")
+    for path, method, endpoint, values in ROUTES:
+        assert adapter.match(prefix.rstrip("/") + path, method) == (endpoint, values)
+    if prefix.strip("/"):
+        with pytest.raises(NotFound):
+            adapter.match("/v2/")
+    if prefix.isascii() and " " not in prefix:
+        assert_routes(adapter, prefix.rstrip("/"))
+
+
+@pytest.mark.parametrize("prefix", ["registry", "//registry", "/a//b", "/a/../b", "/./a", "."])
+def test_a_prefix_that_no_clean_path_has_is_refused(prefix: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"prefix {prefix!r} must start with '/'")):
+        RegistryMap(prefix=prefix)
+
+
+def test_in_a_map_of_ones_own_with_converters_of_the_same_names() -> None:
+    class Anything(BaseConverter):
+        regex = ".*"
+
+    own = Map(
+        [Rule("/", endpoint="index"), RegistryRules()],
+        converters={"repository": Anything, "tag": Anything, "digest": Anything},
+    )
+    assert_routes(own.bind("registry.example"))
+    assert not own.bind("registry.example").test("/v2/FOO/tags/list")
+
+
+def test_within_werkzeugs_factories() -> None:
+    own = RegistryMap(
+        prefix="/plain",
+        rules=[
+            Submount("/x", [RegistryRules()]),
+            EndpointPrefix("e.", [Submount("/y", [RegistryRules(DOCKER_1_5)])]),
+            Submount("/t/<any(one, two):tenant>", [RegistryRules()]),
+            Subdomain("sub", [Submount("/s", [EndpointPrefix("s.", [RegistryRules()])])]),
+        ],
+    )
+    adapter = own.bind("registry.example")
+    for path, method, endpoint, values in ROUTES:
+        for prefix, more in ("/plain", {}), ("/x", {}), ("/t/two", {"tenant": "two"}):
+            assert adapter.match(prefix + path, method) == (endpoint, values | more)
+    assert adapter.match("/y/v2/a/b/tags/list", "POST") == ("e.tags", {"name": "a/b"})
+    assert not adapter.test("/y/v2/a/tags/list")
+    for path, location in {
+        "/x/v2": "/x/v2/",
+        "/t/one/v2//a/tags/list/": "/t/one/v2/a/tags/list",
+        "/y/v2/a/b/tags/list/": "/y/v2/a/b/tags/list",
+        "/t/x/../one/v2": "/t/one/v2/",
+    }.items():
+        with pytest.raises(RequestRedirect) as redirect:
+            adapter.match(path)
+        assert redirect.value.new_url == location
+    assert_routes(own.bind("registry.example", subdomain="sub"), "/s", "s.")
+    assert adapter.build("tags", {"name": "a", "tenant": "one"}) == "/t/one/v2/a/tags/list"
+    with pytest.raises(ValueError, match="must be lowercase"):
+        adapter.build("e.tags", {"name": "A/b"})
+
+
+def test_rules_and_converters_of_ones_own() -> None:
+    own = RegistryMap(
+        rules=[Rule("/r/<repository:name>/", endpoint="page"), Rule("/<hex:n>", endpoint="hex")],
+        converters={"hex": type("Hex", (BaseConverter,), {"regex": "[0-9a-f]+"})},
+    )
+    own.add(Rule("/t/<tag:tag>", endpoint="tag"))
+    adapter = own.bind("registry.example")
+    assert_routes(adapter)
+    assert adapter.match("/r/library/nginx/") == ("page", {"name": "library/nginx"})
+    assert adapter.match("/cafe") == ("hex", {"n": "cafe"})
+    assert adapter.match("/t/v1") == ("tag", {"tag": "v1"})
+    own.add(Rule("/late", endpoint="late"))
+    assert adapter.match("/late") == ("late", {})
+
+
+def test_a_maps_own_converters_are_its_dialects() -> None:
+    docker = RegistryMap(DOCKER_1_5, rules=[Rule("/r/<repository:name>/", endpoint="page")])
+    assert docker.bind("h").test("/r/a/b/")
+    assert not docker.bind("h").test("/r/a/")
+    assert set(CONVERTERS) == set(OCI_1_1.converters)
+
+
+@Request.application
+def echo(request: Request) -> Any:
+    adapter = url_map.bind_to_environ(request.environ)
+    return adapter.dispatch(
+        lambda endpoint, values: Response(f"{endpoint} {dict(values)} {adapter.build('base')}"),
+        catch_http_exceptions=True,
+    )
+
+
+def test_mounted_with_dispatcher_middleware() -> None:
+    client = Client(DispatcherMiddleware(NotFound(), {"/a/registry": echo}))
+    for path, method, endpoint, values in ROUTES:
+        response = client.open(f"/a/registry{path}", method=method)
+        if method != "HEAD":
+            assert response.text == f"{endpoint} {values} /a/registry/v2/"
+    assert client.get("/v2/").status_code == 404
+    assert client.get("/a/registry/v2?x=1").location == "/a/registry/v2/?x=1"
+    assert client.get("/a/registry//v2/a/./tags/list/").location == "/a/registry/v2/a/tags/list"
+    assert client.get("/a/registry").status_code == 404
+
+
+def flask_app(map_class: type[Map], extra: Iterable[Any]) -> Flask:
+    class App(Flask):
+        url_map_class = map_class
+
+    app = App(__name__)
+    for rules in extra:
+        app.url_map.add(rules)
+
+    @app.route("/page/")
+    def page() -> str:
+        return url_for("tags", name="library/nginx", n=3)
+
+    for endpoint in {route[2] for route in ROUTES}:
+        app.view_functions[endpoint] = lambda endpoint=endpoint, **values: f"{endpoint} {values}"
+    return app
+
+
+@pytest.mark.parametrize(
+    ("map_class", "extra"), [(RegistryMap, []), (Map, [RegistryRules()])], ids=["map", "rules"]
+)
+def test_in_flask(map_class: type[Map], extra: list[Any]) -> None:
+    client = flask_app(map_class, extra).test_client()
+    for path, method, endpoint, values in ROUTES:
+        response = client.open(path, method=method)
+        assert response.status_code == 200
+        if method != "HEAD":
+            assert response.text == f"{endpoint} {values}"
+    assert client.get("/page/").text == "/v2/library/nginx/tags/list?n=3"
+    assert client.post("/v2/a/tags/list").status_code == 405
+    assert client.get("/v2/A/tags/list").status_code == 404
+    assert client.get("/page").status_code == 308
+    redirected = client.get("/v2/a/tags/list/")
+    assert redirected.location == ("/v2/a/tags/list" if map_class is RegistryMap else None)

@@ -1,0 +1,254 @@
+"""Strict slashes both ways and clean paths: where they lead, for whom, and never elsewhere."""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+from werkzeug.routing import MapAdapter, RequestRedirect, Rule
+from werkzeug.test import Client
+from werkzeug.wrappers import Request, Response
+
+from registry_routes import DOCKER_1_5, RegistryMap
+
+from .nasty import METHODS, SHA256
+from .wsgi import environ_for
+
+PATHS = {
+    "/v2/": "GET HEAD",
+    "/v2/library/nginx/manifests/latest": "GET HEAD PUT DELETE",
+    f"/v2/library/nginx/manifests/{SHA256}": "GET HEAD PUT DELETE",
+    "/v2/library/nginx/tags/list": "GET HEAD",
+    f"/v2/library/nginx/blobs/{SHA256}": "GET HEAD DELETE",
+    "/v2/library/nginx/blobs/uploads/": "POST",
+    "/v2/library/nginx/blobs/uploads/some-id": "GET HEAD PUT PATCH DELETE",
+    f"/v2/library/nginx/referrers/{SHA256}": "GET HEAD",
+    "/v2/_catalog": "GET HEAD",
+    "/v2/_oci/ext/discover": "GET HEAD",
+    "/v2/library/nginx/_oci/ext/discover": "GET HEAD",
+}
+
+
+def other_ending(path: str) -> str:
+    return path[:-1] if path.endswith("/") else f"{path}/"
+
+
+def forms_of(path: str) -> list[str]:
+    """What should lead to `path`."""
+    other = other_ending(path)
+    return [
+        *(other, f"/{path}", f"/{other}", f"//{path}", f"{path.rstrip('/')}//", f"/.{path}"),
+        *(f"/x/..{path}", f"/x/y/.././..{path}", f"/v2/.{path[3:]}", f"/v2/x/..{path[3:]}"),
+        *(f"/v2/{path[3:]}", f"//evil.example/..{path}", f"/v2//evil.example/..{other[3:]}"),
+        *(f"/\\evil.example/..{path}", f"/v2/https:/../{path[3:]}", f"/a\x00b/..{path}"),
+    ]
+
+
+def bound(url_map: RegistryMap, path: str, method: str, how: str, query: str = "") -> MapAdapter:
+    if how == "bind":
+        return url_map.bind(
+            "registry.example", default_method=method, path_info=path, query_args=query
+        )
+    environ = environ_for("/", method, PATH_INFO=path.encode().decode("latin-1"))
+    return url_map.bind_to_environ(environ | {"QUERY_STRING": query})
+
+
+@pytest.mark.parametrize("how", ["bind", "bind_to_environ"])
+@pytest.mark.parametrize("prefix", ["", "/registry"])
+@pytest.mark.parametrize("path", PATHS)
+def test_every_form_leads_to_the_route_for_each_of_its_methods(
+    path: str, prefix: str, how: str
+) -> None:
+    url_map = RegistryMap(prefix=prefix)
+    for form in forms_of(path):
+        for method in METHODS:
+            adapter = bound(url_map, prefix + form, method, how, "n=1&last=a%2Fb&x=%22")
+            if method in PATHS[path].split():
+                with pytest.raises(RequestRedirect) as redirect:
+                    adapter.match()
+                assert redirect.value.code == 308
+                assert redirect.value.new_url == f"{prefix}{path}?n=1&last=a%2Fb&x=%22", form
+                assert adapter.match(prefix + path)
+            else:
+                with pytest.raises(MethodNotAllowed) as error:
+                    adapter.match()
+                assert set(error.value.valid_methods or ()) == set(PATHS[path].split())
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_without_strict_slashes_both_endings_are_served(path: str) -> None:
+    url_map = RegistryMap(strict_slashes=False)
+    method = PATHS[path].split()[0]
+    adapter = url_map.bind("registry.example", default_method=method)
+    assert adapter.match(other_ending(path)) == adapter.match(path)
+    assert adapter.match(other_ending(path), return_rule=True) == adapter.match(
+        path, return_rule=True
+    )
+    with pytest.raises(RequestRedirect) as redirect:
+        adapter.match(f"/{path}")
+    assert redirect.value.new_url == path
+    with pytest.raises(MethodNotAllowed):
+        adapter.match(other_ending(path), "OPTIONS")
+
+
+def test_dots_at_the_root_are_dropped() -> None:
+    with pytest.raises(RequestRedirect) as redirect:
+        STRICT.bind("registry.example").match("/../../v2/_catalog")
+    assert redirect.value.new_url == "/v2/_catalog"
+
+
+def test_without_merge_slashes_paths_are_not_cleaned() -> None:
+    adapter = RegistryMap(merge_slashes=False).bind("registry.example")
+    for path in "/v2//a/tags/list", "/v2/x/../a/tags/list", "/v2/./a/tags/list":
+        with pytest.raises(NotFound):
+            adapter.match(path)
+    with pytest.raises(RequestRedirect):
+        adapter.match("/v2/a/tags/list/")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("//evil.example/v2/", "//evil.example", "/\\evil.example/v2/", "/v2/FOO/tags/list/"),
+        *("/v2/../../x", "/v2/a/tags/list/x/../y", "/v2/a/blobs/latest/", "/v2/a/tags//", "", "/"),
+        *("/v2/a//b/tags", "/v2/%2e%2e/", "/v2/..", "/v2/a/manifests/..", "/registry//v2/"),
+    ],
+)
+def test_what_leads_to_no_route_is_not_redirected(path: str) -> None:
+    with pytest.raises(NotFound):
+        RegistryMap().bind("registry.example").match(path)
+
+
+@pytest.mark.parametrize("script_name", ["", "/", "/mount", "//evil.example", "/m/é", "/\\evil"])
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *("v2", "..", ".", "", "evil.example", "\\", "\\\\evil.example", "%5c", "%2f%2f"),
+                *("a", "tags", "list", "http:", "@", "\t", "\r\n", "/", "//"),
+            ]
+        ),
+        max_size=9,
+    ).map("/".join),
+    st.sampled_from(["", "/v2/", "/v2/a/tags/list/", "/v2//", "/..//v2"]),
+    st.text(max_size=10),
+)
+def test_a_redirect_never_leaves_the_host(
+    script_name: str, path: str, end: str, query: str
+) -> None:
+    for dialect_map in STRICT, DOCKER:
+        adapter = dialect_map.bind(
+            "registry.example", script_name, path_info=f"/{path}{end}", query_args=query
+        )
+        try:
+            adapter.match()
+        except RequestRedirect as redirect:
+            location = redirect.get_response().get_wsgi_headers({})["Location"]
+            assert location == redirect.new_url
+            assert location.startswith("/")
+            assert not location.startswith(("//", "/\\"))
+            assert "\\" not in location
+            assert location.isascii()
+            assert location.isprintable()
+            parts = urlsplit(location)
+            assert not parts.netloc
+            assert not parts.fragment
+        except HTTPException:
+            pass
+
+
+STRICT = RegistryMap()
+DOCKER = RegistryMap(DOCKER_1_5)
+
+
+@pytest.mark.parametrize(
+    ("query", "kept"),
+    [
+        ("digest=sha256%3Aabc&_state=a%2Bb%3D%3D", "digest=sha256%3Aabc&_state=a%2Bb%3D%3D"),
+        ("a=&b&&c=1;d=2", "a=&b&&c=1;d=2"),
+        ("x=a+b%20c&y=%zz&z=?/:@!$'()*,", "x=a+b%20c&y=%zz&z=?/:@!$'()*,"),
+        ("q=\xff%ff", "q=%FF%ff"),  # a byte that is no UTF-8, sent raw
+        ("q=\xc3\xa9", "q=%C3%A9"),
+        ('q="<a#b>\\', "q=%22%3Ca%23b%3E%5C"),
+        ("", None),
+    ],
+)
+def test_the_query_is_kept_byte_for_byte(query: str, kept: str | None) -> None:
+    environ = environ_for("/v2/a/blobs/uploads", "POST", QUERY_STRING=query)
+    with pytest.raises(RequestRedirect) as redirect:
+        STRICT.bind_to_environ(environ).match()
+    expected = "/v2/a/blobs/uploads/" + (f"?{kept}" if kept is not None else "")
+    assert redirect.value.new_url == expected
+    assert redirect.value.get_response().get_wsgi_headers(environ)["Location"] == expected
+
+
+@pytest.mark.parametrize("query_args", [{"n": "1", "last": "é/x"}, "n=1&last=%C3%A9/x"])
+def test_query_args_may_be_given_to_bind_or_to_match(query_args: Any) -> None:
+    bound = STRICT.bind("registry.example", query_args=query_args)
+    for call in (
+        lambda: bound.match("/v2"),
+        lambda: STRICT.bind("registry.example").match("/v2", query_args=query_args),
+    ):
+        with pytest.raises(RequestRedirect) as redirect:
+            call()
+        assert redirect.value.new_url == "/v2/?n=1&last=%C3%A9/x"
+
+
+def test_a_client_that_follows_keeps_method_and_body() -> None:
+    @Request.application
+    def app(request: Request) -> Response:
+        try:
+            endpoint, _ = STRICT.bind_to_environ(request.environ).match()
+        except HTTPException as error:
+            return error.get_response(request.environ)  # type: ignore[return-value]
+        return Response(f"{request.method} {endpoint} {request.get_data(as_text=True)}")
+
+    client = Client(app)
+    response = client.post("/v2/a/b/blobs/uploads", data=b"body", follow_redirects=True)
+    assert response.text == "POST blob-upload body"
+    assert client.head("/v2/a/tags/list/").location == "/v2/a/tags/list"
+
+
+class TestRulesOfTheUsersOwn:
+    """They are treated as Werkzeug treats them."""
+
+    url_map = RegistryMap(
+        rules=[
+            Rule("/about", endpoint="about", methods=["GET"]),
+            Rule("/pages/", endpoint="pages"),
+            Rule("/old", endpoint="old", redirect_to="about"),
+            Rule("/v2/_x/y/z/", endpoint="mine"),
+            Rule("/v2/token", endpoint="token"),
+            Rule("/any/<path:rest>", endpoint="any"),
+        ]
+    )
+    adapter = url_map.bind("registry.example")
+
+    def test_a_rule_that_matches_as_it_stands_comes_first(self) -> None:
+        assert self.adapter.match("/v2/_x/y/z/") == ("mine", {})
+        assert self.adapter.match("/any/v2//") == ("any", {"rest": "v2//"})
+        assert self.adapter.match("//any/x") == ("any", {"rest": "x"})
+
+    def test_no_extra_slash_and_no_dots_are_taken_from_their_paths(self) -> None:
+        for path in "/about/", "/x/../about", "/v2/token/", "/pages/./":
+            with pytest.raises(NotFound):
+                self.adapter.match(path)
+            with pytest.raises(NotFound):
+                self.adapter.match(path, "POST")
+
+    @pytest.mark.parametrize(
+        ("path", "url"),
+        [
+            ("/pages", "http://registry.example/pages/"),
+            ("/x//pages", None),
+            ("//about//", None),
+            ("/old", "http://registry.example/about"),
+        ],
+    )
+    def test_their_redirects_are_werkzeugs(self, path: str, url: str | None) -> None:
+        with pytest.raises(RequestRedirect if url else NotFound) as error:
+            self.adapter.match(path)
+        if isinstance(error.value, RequestRedirect):
+            assert error.value.new_url == url
