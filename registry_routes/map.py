@@ -113,8 +113,8 @@ class RegistryMap(Map):
         """As `werkzeug.routing.Map.bind_to_environ`."""
         adapter = _registry_adapter(super().bind_to_environ(environ, server_name, subdomain))
         if "\ufffd" in (adapter.query_args or ""):  # a byte that is no UTF-8: keep it as it was
-            raw_query = getattr(environ, "environ", environ)["QUERY_STRING"]
-            adapter.query_args = quote(raw_query, safe=_SAFE_IN_QUERY, encoding="latin-1")
+            env: Any = getattr(environ, "environ", environ)
+            adapter.query_args = quote(env["QUERY_STRING"], safe=_SAFE_IN_QUERY, encoding="latin-1")
         return adapter
 
 

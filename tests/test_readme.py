@@ -1,0 +1,51 @@
+"""Every Python block of the README is run, and its commands are the ones that work."""
+
+import doctest
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "block", [text for language, text in BLOCKS if language == "python"], ids=lambda text: text[:40]
+)
+def test_python_block(block: str) -> None:
+    """With prompts it is a doctest, without it is run."""
+    if ">>>" not in block:
+        exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
+        return
+    test = doctest.DocTestParser().get_doctest(block, {}, "README.md", "README.md", 0)
+    assert test.examples
+    result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test)
+    assert not result.failed
+
+
+def test_there_are_blocks_to_run() -> None:
+    assert sum(language == "python" for language, _ in BLOCKS) >= 3
+    assert {language for language, _ in BLOCKS} <= {"python", "sh"}
+
+
+def test_the_command_for_the_registry_is_the_examples_own() -> None:
+    command = "python examples/registry.py --host 127.0.0.1 --port 5000 --storage ./registry-data"
+    assert any(command in text for language, text in BLOCKS if language == "sh")
+    run = subprocess.run(
+        [sys.executable, ROOT / "examples" / "registry.py", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for default in "127.0.0.1", "5000", "./registry-data":
+        assert f"(default: {default})" in run.stdout
+
+
+def test_ci_runs_the_readmes_test_command_as_written() -> None:
+    commands = [text.strip() for language, text in BLOCKS if language == "sh"]
+    (command,) = [text for text in commands if "pytest" in text]
+    assert command in (ROOT / ".ci" / "run").read_text()

@@ -1,0 +1,501 @@
+"""`examples/registry.py` over the wire protocol, in process."""
+
+import hashlib
+import json
+import tracemalloc
+from io import BytesIO, RawIOBase
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from registry import MAX_MANIFEST, Registry, Storage
+from werkzeug.test import Client, TestResponse
+
+BLOB = b"hello, blob" * 1000
+JSON = "application/json"
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+
+
+def digest_of(content: bytes, algorithm: str = "sha256") -> str:
+    return f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
+
+
+def descriptor(content: bytes, **more: Any) -> dict[str, Any]:
+    return {"mediaType": "x/y", "digest": digest_of(content), "size": len(content), **more}
+
+
+def manifest_of(*layers: bytes, **more: Any) -> bytes:
+    layers_json = [descriptor(layer) for layer in layers]
+    return json.dumps({"schemaVersion": 2, "layers": layers_json, **more}).encode()
+
+
+class RegistryClient(Client):
+    """It reads responses to their end, and closes their files."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(Registry(Storage(root)))
+
+    def open(self, *args: Any, **kwargs: Any) -> TestResponse:
+        return super().open(*args, **{"buffered": True, **kwargs})
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Client:
+    return RegistryClient(tmp_path)
+
+
+def push_blob(client: Client, name: str, blob: bytes = BLOB) -> str:
+    digest = digest_of(blob)
+    response = client.post(f"/v2/{name}/blobs/uploads/?digest={digest}", data=blob)
+    assert response.status_code == 201
+    return digest
+
+
+def push_manifest(client: Client, name: str, reference: str, content: bytes) -> TestResponse:
+    path = f"/v2/{name}/manifests/{reference}"
+    return client.put(path, data=content, content_type=MANIFEST_TYPE)
+
+
+def assert_error(response: TestResponse, status: int, code: str) -> None:
+    assert response.status_code == status
+    assert response.content_type == JSON
+    assert [error["code"] for error in response.get_json()["errors"]] == [code]
+    assert response.headers["Docker-Distribution-API-Version"] == "registry/2.0"
+
+
+def assert_nothing_half_written(root: Path) -> None:
+    for path in root.glob("**/_blobs/*/*"):
+        assert digest_of(path.read_bytes(), path.parent.name) == f"{path.parent.name}:{path.name}"
+    assert not list(root.glob("**/_uploads/.*"))
+    assert not list((root / "_temporary").iterdir())
+
+
+def test_base(client: Client) -> None:
+    response = client.get("/v2/")
+    assert response.status_code == 200
+    assert response.headers["Docker-Distribution-API-Version"] == "registry/2.0"
+    assert client.get("/v2").location == "/v2/"
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+@pytest.mark.parametrize("blob", [b"", b"x", BLOB], ids=len)
+@pytest.mark.parametrize("how", ["post", "put", "patch", "chunks", "chunks and put"])
+def test_upload(client: Client, tmp_path: Path, how: str, blob: bytes, algorithm: str) -> None:
+    digest = digest_of(blob, algorithm)
+    quoted = digest.replace(":", "%3A")
+    uploads = "/v2/library/hello/blobs/uploads/"
+    if how == "post":
+        response = client.post(f"{uploads}?digest={quoted}", data=blob)
+    else:
+        response = client.post(uploads)
+        assert response.status_code == 202
+        location = response.location or ""
+        cut = [0, len(blob)] if how != "chunks and put" else [0, len(blob) // 3, len(blob)]
+        last = b""
+        if how == "put":
+            last = blob
+        elif how == "patch":
+            response = client.patch(location, data=blob)
+            assert response.status_code == 202
+        else:
+            for start, end in pairwise(cut):
+                chunk = blob[start:end]
+                headers = {"Content-Range": f"{start}-{end - 1}"} if chunk else {}
+                if how == "chunks and put" and end == len(blob):
+                    last = chunk
+                    break
+                response = client.patch(location, data=chunk, headers=headers)
+                assert response.status_code == 202
+                assert response.headers["Range"] == f"0-{max(end - 1, 0)}"
+                status = client.get(location)
+                assert status.status_code == 204
+                assert status.headers["Range"] == f"0-{max(end - 1, 0)}"
+        response = client.put(f"{location}?digest={quoted}", data=last)
+    assert response.status_code == 201
+    assert response.headers["Docker-Content-Digest"] == digest
+    assert response.location == f"/v2/library/hello/blobs/{digest}"
+    pulled = client.get(response.location)
+    assert pulled.data == blob
+    assert pulled.content_type == "application/octet-stream"
+    head = client.head(response.location)
+    assert (head.status_code, head.data) == (200, b"")
+    for header in "Content-Length", "Content-Type", "Docker-Content-Digest":
+        assert head.headers[header] == pulled.headers[header]
+    assert head.content_length == len(blob)
+    assert_nothing_half_written(tmp_path)
+    assert not list((tmp_path / "library/hello/_uploads").iterdir())
+
+
+def test_a_chunk_that_does_not_fit_is_refused_and_the_upload_goes_on(client: Client) -> None:
+    location = client.post("/v2/a/blobs/uploads/").location or ""
+    client.patch(location, data=b"01234", headers={"Content-Range": "0-4"})
+    for content_range in "0-4", "6-9", "4-3", "x", "-1-3", "5-", "9" * 30 + "-" + "9" * 31, "5-9\n":
+        response = client.patch(
+            location, data=b"56789", environ_overrides={"HTTP_CONTENT_RANGE": content_range}
+        )
+        assert_error(response, 416, "RANGE_INVALID")
+        assert client.get(location).headers["Range"] == "0-4"
+    response = client.patch(location, data=b"567", headers={"Content-Range": "5-9"})
+    assert_error(response, 400, "SIZE_INVALID")
+    assert client.get(location).headers["Range"] == "0-4"
+    client.patch(location, data=b"56789", headers={"Content-Range": "bytes 5-9/*"})
+    digest = digest_of(b"0123456789")
+    assert client.put(location, query_string={"digest": digest}).status_code == 201
+    assert client.get(f"/v2/a/blobs/{digest}").data == b"0123456789"
+
+
+def test_a_body_that_breaks_off_leaves_no_trace(client: Client, tmp_path: Path) -> None:
+    location = client.post("/v2/a/blobs/uploads/").location or ""
+    client.patch(location, data=b"01234")
+
+    def broken() -> dict[str, Any]:
+        return {"environ_overrides": {"wsgi.input": BytesIO(b"567"), "CONTENT_LENGTH": "1000"}}
+
+    assert client.patch(location, **broken()).status_code == 400
+    assert client.get(location).headers["Range"] == "0-4"
+    digest = digest_of(b"01234567")
+    assert client.put(location, query_string={"digest": digest}, **broken()).status_code == 400
+    assert client.get(location).headers["Range"] == "0-4"
+    post = client.post("/v2/a/blobs/uploads/", query_string={"digest": digest}, **broken())
+    assert post.status_code == 400
+    assert_nothing_half_written(tmp_path)
+    assert len(list((tmp_path / "a/_uploads").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "digest",
+    [digest_of(b"other"), "sha256:abc", "", "x", "md5:abc", "sha384:00", f"../{digest_of(b'')}"],
+)
+def test_a_wrong_digest_is_refused(client: Client, tmp_path: Path, digest: str) -> None:
+    query = {"digest": digest}
+    post = client.post("/v2/a/blobs/uploads/", query_string=query, data=BLOB)
+    assert_error(post, 400, "DIGEST_INVALID")
+    location = client.post("/v2/a/blobs/uploads/").location or ""
+    assert_error(client.put(location, query_string=query, data=BLOB), 400, "DIGEST_INVALID")
+    assert (
+        client.put(location, query_string={"digest": digest_of(BLOB)}, data=BLOB).status_code == 201
+    )
+    assert_nothing_half_written(tmp_path)
+    assert len(list(tmp_path.glob("**/_blobs/*/*"))) == 1
+
+
+def test_an_upload_can_be_cancelled(client: Client) -> None:
+    location = client.post("/v2/a/blobs/uploads/").location or ""
+    assert client.delete(location).status_code == 204
+    for method in "GET", "PATCH", "DELETE":
+        assert_error(client.open(location, method=method), 404, "BLOB_UPLOAD_UNKNOWN")
+    put = client.put(location, query_string={"digest": digest_of(b"")})
+    assert_error(put, 404, "BLOB_UPLOAD_UNKNOWN")
+
+
+@pytest.mark.parametrize("upload_id", ["x", "0" * 32, "0" * 5000, "_blobs"])
+def test_an_upload_that_never_was(client: Client, upload_id: str) -> None:
+    response = client.patch(f"/v2/a/blobs/uploads/{upload_id}", data=b"x")
+    assert_error(response, 404, "BLOB_UPLOAD_UNKNOWN")
+
+
+def test_an_upload_belongs_to_its_repository(client: Client) -> None:
+    location = client.post("/v2/a/blobs/uploads/").location or ""
+    elsewhere = location.replace("/v2/a/", "/v2/b/")
+    assert_error(client.patch(elsewhere, data=b"x"), 404, "BLOB_UPLOAD_UNKNOWN")
+
+
+def test_an_upload_being_written_to_is_not_written_to_twice(client: Client, tmp_path: Path) -> None:
+    location = client.post("/v2/a/blobs/uploads/").location or ""
+
+    answers: list[TestResponse] = []
+
+    class Meanwhile(RawIOBase):
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            if not answers:
+                answers[:] = [client.patch(location, data=b"x"), client.get(location)]
+            return 0
+
+    body = {"wsgi.input": Meanwhile(), "CONTENT_LENGTH": "1"}
+    assert client.patch(location, environ_overrides=body).status_code == 400
+    assert_error(answers[0], 416, "RANGE_INVALID")
+    assert answers[1].status_code == 204
+    assert client.patch(location, data=b"x").status_code == 202
+    # A process that is killed while it writes leaves the upload to the next one.
+    path = next((tmp_path / "a/_uploads").iterdir())
+    path.rename(path.with_name(f".{path.name}"))
+    client = RegistryClient(tmp_path)
+    assert client.get(location).headers["Range"] == "0-0"
+
+
+def test_mount(client: Client) -> None:
+    digest = push_blob(client, "from/here")
+    uploads = "/v2/to/there/blobs/uploads/"
+    query = {"mount": digest, "from": "from/here"}
+    for _ in range(2):
+        response = client.post(uploads, query_string=query)
+        assert response.status_code == 201
+        assert response.location == f"/v2/to/there/blobs/{digest}"
+    client.delete(f"/v2/from/here/blobs/{digest}")
+    assert client.get(f"/v2/to/there/blobs/{digest}").data == BLOB
+    assert client.get(f"/v2/from/here/blobs/{digest}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"mount": digest_of(BLOB)},
+        {"mount": digest_of(b"other"), "from": "from/here"},
+        {"mount": digest_of(BLOB), "from": "no/where"},
+        {"mount": digest_of(BLOB), "from": "../from/here"},
+        {"mount": digest_of(BLOB), "from": "from/here/_uploads/.."},
+        {"mount": "../../x", "from": "from/here"},
+        {"mount": "", "from": ""},
+    ],
+)
+def test_what_cannot_be_mounted_begins_an_upload(client: Client, query: dict[str, str]) -> None:
+    push_blob(client, "from/here")
+    response = client.post("/v2/to/there/blobs/uploads/", query_string=query)
+    assert response.status_code == 202
+    assert client.put(f"{response.location}?digest={digest_of(b'')}").status_code == 201
+
+
+def test_blob_range_and_delete(client: Client) -> None:
+    path = f"/v2/a/b/blobs/{push_blob(client, 'a/b')}"
+    part = client.get(path, headers={"Range": "bytes=3-9"})
+    assert (part.status_code, part.data) == (206, BLOB[3:10])
+    too_far = client.get(path, headers={"Range": f"bytes={len(BLOB)}-"})
+    assert_error(too_far, 416, "RANGE_INVALID")
+    assert too_far.headers["Content-Range"] == f"bytes */{len(BLOB)}"
+    assert client.delete(path).status_code == 202
+    for method in "GET", "DELETE":
+        assert_error(client.open(path, method=method), 404, "BLOB_UNKNOWN")
+    assert client.head(path).status_code == 404
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_manifest_by_tag_and_by_digest(client: Client, algorithm: str) -> None:
+    push_blob(client, "a/b/c/d/e/f")
+    content = manifest_of(BLOB) + b"\n\n"
+    digest = digest_of(content, algorithm)
+    by_tag = push_manifest(client, "a/b/c/d/e/f", "v1", content)
+    by_digest = push_manifest(client, "a/b/c/d/e/f", digest, content)
+    assert by_tag.status_code == by_digest.status_code == 201
+    assert by_digest.location == f"/v2/a/b/c/d/e/f/manifests/{digest}"
+    assert by_tag.headers["Docker-Content-Digest"] == digest_of(content)
+    for reference, stored in ("v1", digest_of(content)), (digest, digest):
+        path = f"/v2/a/b/c/d/e/f/manifests/{reference}"
+        got, head = client.get(path), client.head(path)
+        assert got.data == content
+        assert got.content_type == head.content_type == MANIFEST_TYPE
+        assert got.headers["Docker-Content-Digest"] == stored
+        assert head.content_length == len(content)
+
+
+def test_delete_of_a_tag_and_of_a_manifest(client: Client) -> None:
+    content = manifest_of()
+    for tag in "v1", "v2", "v3":
+        push_manifest(client, "a", tag, content)
+    other = push_manifest(client, "a", "other", manifest_of(note="other"))
+    assert client.delete("/v2/a/manifests/v1").status_code == 202
+    assert_error(client.get("/v2/a/manifests/v1"), 404, "MANIFEST_UNKNOWN")
+    assert_error(client.delete("/v2/a/manifests/v1"), 404, "MANIFEST_UNKNOWN")
+    path = f"/v2/a/manifests/{digest_of(content)}"
+    assert client.get(path).status_code == 200
+    assert client.delete(path).status_code == 202
+    for method in "GET", "DELETE":
+        assert_error(client.open(path, method=method), 404, "MANIFEST_UNKNOWN")
+    assert client.get("/v2/a/tags/list").get_json() == {"name": "a", "tags": ["other"]}
+    assert client.get(other.location or "").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code"),
+    [
+        (b"", 400, "MANIFEST_INVALID"),
+        (b"{", 400, "MANIFEST_INVALID"),
+        (b"\xff", 400, "MANIFEST_INVALID"),
+        (b"[]", 400, "MANIFEST_INVALID"),
+        (b"[" * 100_000, 400, "MANIFEST_INVALID"),
+        (b'{"layers": {"digest": 1}}', 400, "MANIFEST_INVALID"),
+        (b'{"layers": ["x"]}', 400, "MANIFEST_INVALID"),
+        (b'{"layers": [{"digest": "../../x"}]}', 400, "MANIFEST_INVALID"),
+        (b'{"config": 3}', 400, "MANIFEST_INVALID"),
+        (b'{"subject": {"digest": null}}', 400, "MANIFEST_INVALID"),
+        (manifest_of(b"not there"), 404, "MANIFEST_BLOB_UNKNOWN"),
+        (manifest_of(config=descriptor(b"not there")), 404, "MANIFEST_BLOB_UNKNOWN"),
+        (b" " * (MAX_MANIFEST + 1), 413, "SIZE_INVALID"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_bad_manifest(client: Client, content: bytes, status: int, code: str) -> None:
+    assert_error(push_manifest(client, "a", "v1", content), status, code)
+    chunked = {"wsgi.input_terminated": True, "CONTENT_LENGTH": "", "wsgi.input": BytesIO(content)}
+    response = client.put("/v2/a/manifests/v1", environ_overrides=chunked)
+    assert_error(response, status, code)
+    assert_error(client.get("/v2/a/manifests/v1"), 404, "MANIFEST_UNKNOWN")
+    assert_error(client.get("/v2/a/tags/list"), 404, "NAME_UNKNOWN")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        manifest_of(subject=descriptor(b"not there")),
+        manifest_of(unknown={"x": [1]}),
+        json.dumps({"manifests": []}).encode(),
+        json.dumps({"manifests": [descriptor(b"not there")]}).encode(),
+        json.dumps(
+            {
+                "layers": [
+                    descriptor(b"1", mediaType=f"application/vnd.{kind}.tar")
+                    for kind in (
+                        "oci.image.layer.nondistributable.v1",
+                        "docker.rootfs.foreign.diff",
+                    )
+                ]
+            }
+        ).encode(),
+        json.dumps({"note": "x" * (MAX_MANIFEST - 20)}).encode(),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_manifest_that_must_be_taken(client: Client, content: bytes) -> None:
+    assert push_manifest(client, "a", "v1", content).status_code == 201
+    assert client.get("/v2/a/manifests/v1").data == content
+
+
+def test_a_manifest_under_another_digest(client: Client) -> None:
+    response = push_manifest(client, "a", digest_of(b"other"), manifest_of())
+    assert_error(response, 400, "DIGEST_INVALID")
+    assert_error(push_manifest(client, "a", "md5:abc", manifest_of()), 400, "DIGEST_INVALID")
+
+
+def test_referrers(client: Client) -> None:
+    subject = manifest_of()
+    digest = digest_of(subject)
+    path = f"/v2/a/referrers/{digest}"
+    assert client.get(path).get_json()["manifests"] == []
+    config = descriptor(b"{}", mediaType="x/config")
+    push_blob(client, "a", b"{}")
+    for artifact in (
+        manifest_of(subject=descriptor(subject), artifactType="x/sbom", annotations={"k": "v"}),
+        manifest_of(subject=descriptor(subject), config=config),
+        manifest_of(subject=descriptor(b"other"), artifactType="x/sbom"),
+    ):
+        response = push_manifest(client, "a", digest_of(artifact), artifact)
+        assert response.headers["OCI-Subject"] == json.loads(artifact)["subject"]["digest"]
+    response = client.get(path)
+    assert response.content_type == INDEX_TYPE
+    found = {entry["artifactType"]: entry for entry in response.get_json()["manifests"]}
+    assert set(found) == {"x/sbom", "x/config"}
+    assert found["x/sbom"]["annotations"] == {"k": "v"}
+    for entry in found.values():
+        content = client.get(f"/v2/a/manifests/{entry['digest']}").data
+        assert (entry["size"], entry["mediaType"]) == (len(content), MANIFEST_TYPE)
+    filtered = client.get(path, query_string={"artifactType": "x/sbom"})
+    assert filtered.get_json()["manifests"] == [found["x/sbom"]]
+    assert filtered.headers["OCI-Filters-Applied"] == "artifactType"
+
+
+def follow_pages(client: Client, path: str, key: str) -> list[list[str]]:
+    pages = []
+    while path:
+        response = client.get(path)
+        pages.append(response.get_json()[key])
+        path = response.headers.get("Link", "").partition(">")[0].removeprefix("<")
+    return pages
+
+
+def test_tags_and_catalog_in_pages(client: Client) -> None:
+    tags = ["a", "B", "c", "D", "e"]
+    for tag in reversed(tags):
+        push_manifest(client, "x/y", tag, manifest_of())
+    for name in "x", "b/c", "a":
+        push_manifest(client, name, "v1", manifest_of())
+    push_blob(client, "only/a/blob")
+    assert follow_pages(client, "/v2/x/y/tags/list", "tags") == [tags]
+    assert follow_pages(client, "/v2/x/y/tags/list?n=2", "tags") == [["a", "B"], ["c", "D"], ["e"]]
+    assert follow_pages(client, "/v2/x/y/tags/list?n=5", "tags") == [tags]
+    assert follow_pages(client, "/v2/x/y/tags/list?n=0", "tags") == [[]]
+    assert follow_pages(client, "/v2/x/y/tags/list?last=bb&n=9", "tags") == [["c", "D", "e"]]
+    assert follow_pages(client, "/v2/_catalog?n=3", "repositories") == [["a", "b/c", "x"], ["x/y"]]
+    for n in "-1", "x", "", "1.0", "٣", "9" * 5000:
+        response = client.get("/v2/x/y/tags/list", query_string={"n": n})
+        assert_error(response, 400, "PAGINATION_NUMBER_INVALID")
+
+
+def test_repositories_nest(client: Client) -> None:
+    for name in "a", "a/b", "a/b/manifests", "a/b/tags/list", "a/blobs/uploads":
+        push_blob(client, name)
+        assert push_manifest(client, name, "v1", manifest_of(BLOB, note=name)).status_code == 201
+    for name in "a", "a/b", "a/b/manifests", "a/b/tags/list", "a/blobs/uploads":
+        assert client.get(f"/v2/{name}/manifests/v1").get_json()["note"] == name
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/v2/A/tags/list", 404, "UNSUPPORTED"),
+        ("GET", "/x", 404, "UNSUPPORTED"),
+        ("GET", "/v2/_oci/ext/discover", 404, "UNSUPPORTED"),
+        ("PATCH", "/v2/", 405, "UNSUPPORTED"),
+        ("GET", "/v2/a/tags/list", 404, "NAME_UNKNOWN"),
+        ("GET", f"/v2/{'a' * 256}/tags/list", 400, "NAME_INVALID"),
+        ("POST", f"/v2/{'a/' * 3000}b/blobs/uploads/", 400, "NAME_INVALID"),
+        ("GET", f"/v2/a/blobs/x:{'a' * 5000}", 400, "DIGEST_INVALID"),
+        ("GET", f"/v2/a/manifests/{'a' * 128}", 404, "MANIFEST_UNKNOWN"),
+    ],
+)
+def test_errors_are_the_registrys_json(
+    client: Client, method: str, path: str, status: int, code: str
+) -> None:
+    response = client.open(path, method=method)
+    assert_error(response, status, code)
+    if status == 405:
+        assert {"GET", "HEAD"} == set(response.headers["Allow"].split(", "))
+
+
+def test_an_unexpected_error_is_a_500_without_a_traceback(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(Storage, "tags", broken)
+    response = client.get("/v2/a/tags/list")
+    assert_error(response, 500, "UNKNOWN")
+    assert "secret" not in response.text
+
+
+def test_no_layer_is_held_in_memory(tmp_path: Path) -> None:
+    size = 256 * 1024 * 1024
+
+    class Zeros(RawIOBase):
+        left = size
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: Any) -> int:
+            n = min(self.left, len(buffer))
+            self.left -= n
+            buffer[:n] = bytes(n)
+            return n
+
+    digest = hashlib.sha256()
+    for _ in range(256):
+        digest.update(bytes(size // 256))
+    client = RegistryClient(tmp_path)
+    path = f"/v2/big/blobs/sha256:{digest.hexdigest()}"
+    tracemalloc.start()
+    try:
+        post = client.post(
+            f"/v2/big/blobs/uploads/?digest=sha256:{digest.hexdigest()}",
+            environ_overrides={"wsgi.input": Zeros(), "CONTENT_LENGTH": str(size)},
+        )
+        assert post.status_code == 201, post.text
+        with client.get(path, buffered=False) as pulled:
+            assert sum(len(block) for block in pulled.iter_encoded()) == size
+        assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
