@@ -16,7 +16,7 @@ class GrammarConverter(BaseConverter):
     A subclass names its grammar, and gets its regular expression from there:
 
     >>> class TeamConverter(GrammarConverter, grammar=grammar.EXTENSION): ...
-    >>> TeamConverter.regex == grammar.EXTENSION.pattern
+    >>> TeamConverter.regex == grammar.EXTENSION.regex
     True
     """
 
@@ -24,17 +24,17 @@ class GrammarConverter(BaseConverter):
 
     def __init_subclass__(cls, grammar: Grammar, **kwargs: Any) -> None:
         cls.grammar = grammar
-        cls.regex = grammar.pattern
+        cls.regex = grammar.regex
         # A value may span path segments: whether it does cannot be seen from "/" in the pattern.
         cls.part_isolating = not grammar.fits("a/a")
         super().__init_subclass__(**kwargs)
 
     def to_url(self, value: Any) -> str:
-        """`value`, percent-encoded where needed.
+        """`value`: a path segment may have every character of these grammars as it is.
 
         Raises `ValueError` naming the value and the rule it broke, when the grammar refuses it.
         """
-        return super().to_url(self.grammar.check(value))
+        return self.grammar.check(value)
 
 
 class RepositoryNameConverter(GrammarConverter, grammar=grammar.NAME):
@@ -83,6 +83,9 @@ class DockerDigestConverter(DigestConverter, grammar=grammar.DOCKER_DIGEST):
 
 class DockerUploadIdConverter(UploadIdConverter, grammar=grammar.DOCKER_UPLOAD_ID):
     """An upload id of Docker 1.5.0: any one path segment."""
+
+    def to_url(self, value: Any) -> str:
+        return BaseConverter.to_url(self, super().to_url(value))  # percent-encoded
 
 
 #: The converters of `OCI_1_1`, for the ``converters`` of a `werkzeug.routing.Map` of your own.

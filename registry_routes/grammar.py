@@ -8,8 +8,10 @@ Every pattern here keeps to this:
 - it is meant to match a whole value (`re.fullmatch`): ``$`` would let a trailing newline through;
 - its character classes are spelled out: ``\w`` and ``\d`` are Unicode in Python, ASCII in Go;
 - it has no capturing group, so that it can be pasted into a larger expression;
-- it takes linear time. Repeated classes are possessive (``++``), so nothing is tried twice.
-  Repeated *groups* are not: up to Python 3.11.4 ``(?:…)*+`` matches wrongly (CPython gh-106052).
+- it takes linear time. Repeated classes are possessive (``++``) and repeated groups atomic
+  (``(?>…)``), so nothing is tried twice. (Possessive groups, ``(?:…)*+``, match wrongly up to
+  Python 3.11.4: CPython gh-106052.) The components of a name are taken lazily (``*?``): in a path,
+  what follows the name is sooner found so.
 """
 
 import re
@@ -44,12 +46,21 @@ class Grammar:
     The first that finds something is reported; the last, an empty pattern, finds any value."""
 
     @cached_property
-    def _fullmatch(self) -> Callable[[str], re.Match[str] | None]:
+    def fullmatch(self) -> Callable[[str], re.Match[str] | None]:
+        """The match of a whole value with the pattern, `None` for an ill-formed one."""
         return re.compile(self.pattern).fullmatch
+
+    @property
+    def regex(self) -> str:
+        """The pattern, for a place where any text may follow, as ".svg" after a name.
+
+        It takes as much as it can first, as converters do, and gives back what the text needs.
+        """
+        return re.sub(r"(?<=[*+?}])[+?]", "", self.pattern).replace("(?>", "(?:")
 
     def fits(self, value: str) -> bool:
         """Whether `value` is well-formed."""
-        return self._fullmatch(value) is not None
+        return self.fullmatch(value) is not None
 
     def broken_rule(self, value: str) -> str | None:
         """The rule that `value` breaks, as the end of a sentence ("must be lowercase").
@@ -61,7 +72,7 @@ class Grammar:
         return next(rule for fault, rule in self.rules if re.search(fault, value))
 
     def check(self, value: object) -> str:
-        """Return `value` if it is a well-formed string.
+        """Return `value`, a plain string, if it is well-formed.
 
         Otherwise raise a `ValueError` that names the value and the rule it broke.
         """
@@ -70,7 +81,7 @@ class Grammar:
         else:
             rule = self.broken_rule(value)
             if rule is None:
-                return value
+                return str.__str__(value)  # a subclass may print as something else
         raise ValueError(f"{self.kind} {_shortened(value)} {rule}")
 
 
@@ -81,7 +92,7 @@ def _shortened(value: object) -> str:
 
 _EMPTY = (r"\A\Z", "must not be empty")
 
-_COMPONENT = r"[a-z0-9]++(?:(?:\.|__?+|-++)[a-z0-9]++)*"
+_COMPONENT = r"[a-z0-9]++(?>(?:(?:\.|__?+|-++)[a-z0-9]++)*)"
 
 _NAME_RULES = (
     _EMPTY,
@@ -96,7 +107,7 @@ _NAME_RULES = (
 
 NAME = Grammar(
     kind="repository name",
-    pattern=rf"{_COMPONENT}(?:/{_COMPONENT})*",
+    pattern=rf"{_COMPONENT}(?:/{_COMPONENT})*?",
     source="OCI distribution-spec 1.1, Pulling manifests",
     rules=(
         *_NAME_RULES,
@@ -120,7 +131,7 @@ TAG = Grammar(
 #: hexadecimal digits each has after the colon.
 REGISTERED_ALGORITHMS = {"sha256": 64, "sha512": 128}
 
-_ALGORITHM = r"[a-z0-9]++(?:[+._-][a-z0-9]++)*"
+_ALGORITHM = r"[a-z0-9]++(?>(?:[+._-][a-z0-9]++)*)"
 _REGISTERED = "|".join(f"{name}:[a-f0-9]{{{n}}}" for name, n in REGISTERED_ALGORITHMS.items())
 _UNREGISTERED = rf"(?!(?:{'|'.join(REGISTERED_ALGORITHMS)}):){_ALGORITHM}:[a-zA-Z0-9=_-]++"
 
@@ -156,7 +167,7 @@ UPLOAD_ID = Grammar(
 
 EXTENSION = Grammar(
     kind="extension name",
-    pattern=r"[a-z0-9]++(?:[._-][a-z0-9]++)*",
+    pattern=r"[a-z0-9]++(?>(?:[._-][a-z0-9]++)*)",
     source="OCI distribution-spec 1.1, extensions/README.md (whose own pattern lacks the '*')",
     rules=(
         _EMPTY,
@@ -166,11 +177,11 @@ EXTENSION = Grammar(
     ),
 )
 
-_DOCKER_COMPONENT = r"[a-z0-9]++(?:[._-][a-z0-9]++)*"
+_DOCKER_COMPONENT = r"[a-z0-9]++(?>(?:[._-][a-z0-9]++)*)"
 
 DOCKER_NAME = Grammar(
     kind="repository name",
-    pattern=rf"(?:{_DOCKER_COMPONENT}/){{1,4}}{_DOCKER_COMPONENT}",
+    pattern=rf"{_DOCKER_COMPONENT}(?:/{_DOCKER_COMPONENT}){{1,4}}?",
     source="Docker 1.5.0, registry/v2/regexp.go, RepositoryNameRegexp",
     rules=(
         *_NAME_RULES,

@@ -1,10 +1,12 @@
 """`RegistryMap`: a `werkzeug.routing.Map` of the registry's routes, slashes handled as there."""
 
+import re
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, overload
 from urllib.parse import quote
 
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import (
     BaseConverter,
     Map,
@@ -15,6 +17,7 @@ from werkzeug.routing import (
     Submount,
 )
 
+from .fastpath import FastPath, other_ending
 from .routes import OCI_1_1, Dialect, RegistryRule, RegistryRules
 
 if TYPE_CHECKING:
@@ -74,12 +77,33 @@ class RegistryMap(Map):
                 f"prefix {prefix!r} must start with '/' and have no empty, '.' or '..' segment"
             )
         self.dialect = dialect
+        self._good_hosts: set[str] = set()
+        self._fast_path: FastPath | None = None
+        self._fast_path_lock = self.lock_class()
+        self._own_rules: list[Any] = list(
+            Submount(prefix, [RegistryRules(dialect)]).get_rules(self)
+        )
         super().__init__(
-            [Submount(prefix, [RegistryRules(dialect)]), *(rules or ())],
+            [*self._own_rules, *(rules or ())],
             strict_slashes=strict_slashes,
             converters={**dialect.converters, **(converters or {})},
             **options,
         )
+        if self.host_matching or "<" in prefix:  # no fast path for these
+            self._own_rules = []
+
+    def add(self, rulefactory: RuleFactory) -> None:
+        """As `werkzeug.routing.Map.add`."""
+        with self._fast_path_lock:
+            super().add(rulefactory)
+            self._fast_path = None
+
+    def _current_fast_path(self) -> FastPath:
+        with self._fast_path_lock:
+            if self._fast_path is None:
+                rules = list(self.iter_rules())
+                self._fast_path = FastPath(self._own_rules, rules, self.default_subdomain)
+            return self._fast_path
 
     def bind(
         self,
@@ -92,7 +116,7 @@ class RegistryMap(Map):
         query_args: Mapping[str, Any] | str | None = None,
     ) -> "RegistryMapAdapter":
         """As `werkzeug.routing.Map.bind`."""
-        return _registry_adapter(
+        return RegistryMapAdapter.of(
             super().bind(
                 server_name,
                 script_name,
@@ -110,29 +134,82 @@ class RegistryMap(Map):
         server_name: str | None = None,
         subdomain: str | None = None,
     ) -> "RegistryMapAdapter":
-        """As `werkzeug.routing.Map.bind_to_environ`."""
-        adapter = _registry_adapter(super().bind_to_environ(environ, server_name, subdomain))
+        """As `werkzeug.routing.Map.bind_to_environ`.
+
+        What a match does not need, the adapter gets from `environ` when it is first asked for.
+        """
+        env: Any = getattr(environ, "environ", environ)
+        host = env.get("HTTP_HOST")
+        if (
+            host in self._good_hosts
+            and server_name is None
+            and subdomain is None
+            and not self.host_matching
+            and env["wsgi.url_scheme"] in ("http", "https")
+            and "HTTP_UPGRADE" not in env
+        ):
+            return RegistryMapAdapter.lazily(self, env)
+        adapter = RegistryMapAdapter.of(self._bind_fully(env, server_name, subdomain))
+        if host is not None:  # one that Werkzeug does not refuse
+            if len(self._good_hosts) >= 1000:
+                self._good_hosts.clear()
+            self._good_hosts.add(host)
+        return adapter
+
+    def _bind_fully(
+        self,
+        environ: "WSGIEnvironment",
+        server_name: str | None = None,
+        subdomain: str | None = None,
+    ) -> MapAdapter:
+        adapter = super().bind_to_environ(environ, server_name, subdomain)
         if "\ufffd" in (adapter.query_args or ""):  # a byte that is no UTF-8: keep it as it was
-            env: Any = getattr(environ, "environ", environ)
-            adapter.query_args = quote(env["QUERY_STRING"], safe=_SAFE_IN_QUERY, encoding="latin-1")
+            query: str = environ["QUERY_STRING"]
+            adapter.query_args = quote(query, safe=_SAFE_IN_QUERY, encoding="latin-1")
         return adapter
 
 
-def _registry_adapter(adapter: MapAdapter) -> "RegistryMapAdapter":
-    return RegistryMapAdapter(
-        adapter.map,
-        adapter.server_name,
-        adapter.script_name,
-        adapter.subdomain,
-        adapter.url_scheme,
-        adapter.path_info,
-        adapter.default_method,
-        adapter.query_args,
-    )
+def _when_asked_for(name: str) -> Any:
+    """An attribute that an adapter bound lazily gets from one bound fully, when first needed."""
+    return cached_property(lambda adapter: getattr(adapter._fully_bound, name))
 
 
 class RegistryMapAdapter(MapAdapter):
     """What `RegistryMap.bind` and `RegistryMap.bind_to_environ` return: matches and builds."""
+
+    map: RegistryMap
+    _environ: "WSGIEnvironment"
+
+    @classmethod
+    def of(cls, adapter: MapAdapter) -> "RegistryMapAdapter":
+        """An adapter bound as `adapter` is."""
+        bound = cls.__new__(cls)
+        vars(bound).update(vars(adapter))
+        return bound
+
+    @classmethod
+    def lazily(cls, url_map: RegistryMap, environ: Any) -> "RegistryMapAdapter":
+        """An adapter bound to `environ`, as yet without what a match does not need."""
+        bound = cls.__new__(cls)
+        path: str = environ.get("PATH_INFO", "/")
+        bound.path_info = (
+            path if path.isascii() else path.encode("latin-1").decode(errors="replace")
+        )
+        bound.map = url_map
+        bound.subdomain = ""
+        bound.default_method = environ["REQUEST_METHOD"]
+        bound.websocket = False
+        bound._environ = environ
+        return bound
+
+    @cached_property
+    def _fully_bound(self) -> MapAdapter:
+        return self.map._bind_fully(self._environ)
+
+    server_name: str = _when_asked_for("server_name")
+    script_name: str = _when_asked_for("script_name")
+    url_scheme: str = _when_asked_for("url_scheme")
+    query_args: Mapping[str, Any] | str | None = _when_asked_for("query_args")
 
     @overload
     def match(
@@ -172,66 +249,133 @@ class RegistryMapAdapter(MapAdapter):
         `NotFound` where there is no such route.
         """
         path = self.path_info if path_info is None else path_info
-        error: HTTPException | None = None
-        try:
-            rule, values = super().match(path, method, True, query_args, websocket)
-        except HTTPException as e:
-            error = e
-        # Werkzeug drops a second slash at the start; for us it makes the path another one.
-        if error or (path.startswith("//") and isinstance(rule, RegistryRule)):
-            found = self._match_canonical(path, method, query_args, websocket, error)
-            if found:
-                rule, values = found
-            elif error:
-                raise error
-        return (rule if return_rule else rule.endpoint), values
-
-    def _match_canonical(
-        self,
-        path: str,
-        method: str | None,
-        query_args: Mapping[str, Any] | str | None,
-        websocket: bool | None,
-        error: HTTPException | None,
-    ) -> tuple[RegistryRule, Mapping[str, Any]] | None:
-        """The rule that answers `path` under its other ending, or a redirect to what it means.
-
-        `error` is what Werkzeug says of `path`. Where this returns `None`, that stands.
-        """
+        if websocket is None:
+            websocket = self.websocket
+        fast_path = self.map._fast_path or self.map._current_fast_path()
+        hit = None
+        if self.subdomain == fast_path.subdomain and not websocket:
+            hit = fast_path.fullmatch(path)
+            if hit is not None:
+                rule, endpoint, methods, groups, as_it_stands = fast_path.answers[hit.lastindex]
+                if as_it_stands and (methods is None or (method or self.default_method) in methods):
+                    values: Mapping[str, Any] = {name: hit[group] for name, group in groups}
+                    return (rule if return_rule else endpoint), values
+        method = (method or self.default_method).upper()
         if query_args is None:
             query_args = self.query_args or {}
+        found, values = self._match_slowly(path, hit, method, query_args, websocket)
+        return (found if return_rule else found.endpoint), values
+
+    def build(
+        self,
+        endpoint: Any,
+        values: Mapping[str, Any] | None = None,
+        method: str | None = None,
+        force_external: bool = False,
+        append_unknown: bool = True,
+        url_scheme: str | None = None,
+    ) -> str:
+        """The URL of `endpoint` with `values`, as `werkzeug.routing.MapAdapter.build`.
+
+        Raises `ValueError` where a value is outside its grammar, and
+        `werkzeug.routing.BuildError` where no rule of the endpoint has these variables.
+        """
+        fast_path = self.map._fast_path or self.map._current_fast_path()
+        if type(values) is dict and method is None and self.subdomain == fast_path.subdomain:
+            template = fast_path.templates.get((endpoint, *values))
+            if template is not None:
+                checks, path, in_order = template
+                for name, fullmatch in checks:
+                    value = values[name]
+                    if type(value) is not str or fullmatch(value) is None:
+                        break  # Werkzeug and the converters will say what is wrong
+                else:
+                    path %= in_order(values)
+                    if not force_external:
+                        return f"{self.script_name}{path}"
+                    scheme = self.url_scheme if url_scheme is None else url_scheme
+                    if not self.subdomain and scheme in ("http", "https"):
+                        return f"{scheme}://{self.server_name}{self.script_name}{path}"
+        return super().build(endpoint, values, method, force_external, append_unknown, url_scheme)
+
+    def _match_slowly(
+        self,
+        path: str,
+        hit: re.Match[str] | None,
+        method: str,
+        query_args: Mapping[str, Any] | str,
+        websocket: bool,
+    ) -> tuple[Rule, Mapping[str, Any]]:
+        """The match, where it is not a plain hit; `hit` is what the fast path found in `path`."""
+        fast_path = self.map._current_fast_path()
         cleaned = _clean(path)
-        other_ending = cleaned.removesuffix("/") if cleaned.endswith("/") else f"{cleaned}/"
-        for canonical in cleaned, other_ending:
-            if canonical == path:
-                continue
-            new_path = quote(canonical, safe=_SAFE_IN_PATH)
-            if isinstance(error, RequestRedirect) and (
-                error.new_url != self.make_redirect_url(new_path, query_args)
-            ):
-                continue  # a redirect that a rule of the user's asks for
+        if (
+            websocket
+            or self.subdomain != fast_path.subdomain
+            or not (fast_path.decides(path) and fast_path.decides(cleaned))
+        ):
+            return self._match_through_werkzeug(path, cleaned, method, query_args, websocket)
+        if cleaned != path:
+            hit = fast_path.fullmatch(cleaned)
+        if hit is None:
+            raise NotFound
+        answer = fast_path.answers[hit.lastindex]
+        if answer.methods is not None and method not in answer.methods:
+            raise MethodNotAllowed(valid_methods=list(answer.methods))
+        if cleaned == path and (answer.as_it_stands or not answer.rule.strict_slashes):
+            return answer.rule, {name: hit[group] for name, group in answer.groups}
+        canonical = cleaned if answer.as_it_stands else other_ending(cleaned)
+        raise RequestRedirect(self._location(canonical, query_args))
+
+    def _match_through_werkzeug(
+        self,
+        path: str,
+        cleaned: str,
+        method: str,
+        query_args: Mapping[str, Any] | str,
+        websocket: bool,
+    ) -> tuple[Rule, Mapping[str, Any]]:
+        matched: tuple[Rule, Mapping[str, Any]] | None = None
+        error: HTTPException = NotFound()
+        try:
+            matched = super().match(path, method, True, query_args, websocket)
+        except HTTPException as e:
+            error = e
+        # Werkzeug drops a second slash at the start; for us it makes another path.
+        if matched and not (path.startswith("//") and isinstance(matched[0], RegistryRule)):
+            return matched
+        for canonical in cleaned, other_ending(cleaned):
             found = self._match_registry(canonical, method, websocket)
-            if found is None:
+            if not found or found[0].is_branch != canonical.endswith("/"):
                 continue
-            rule, _ = found
+            rule, values = found
             if cleaned == path and not rule.strict_slashes:
-                return found
-            if cleaned == path or rule.merge_slashes:
-                raise RequestRedirect(self._location(new_path, query_args))
-        return None
+                return rule, values
+            # A rule of the user's may ask for a redirect of its own.
+            new_path = quote(canonical, safe=_SAFE_IN_PATH)
+            own = not isinstance(error, RequestRedirect) or (
+                error.new_url == self.make_redirect_url(new_path, query_args)
+            )
+            if own and (cleaned == path or rule.merge_slashes):
+                raise RequestRedirect(self._location(canonical, query_args))
+        if matched:
+            return matched
+        raise error
 
     def _match_registry(
-        self, path: str, method: str | None, websocket: bool | None
+        self, path: str, method: str, websocket: bool, *, refuse: bool = True
     ) -> tuple[RegistryRule, Mapping[str, Any]] | None:
-        """The rule of the registry that matches, if one does.
+        """The rule of the registry that Werkzeug matches, if it does.
 
-        Raises `MethodNotAllowed` where one would, but for the method.
+        To `refuse` is to raise `MethodNotAllowed` where it would match, but for the method.
         """
         try:
             rule, values = super().match(path, method, True, None, websocket)
         except MethodNotAllowed as error:
-            others = error.valid_methods or ()
-            if any(self._match_registry(path, other, websocket) for other in others):
+            if refuse and any(
+                self._match_registry(path, other, websocket, refuse=False)
+                for other in error.valid_methods or ()
+            ):
                 raise
             return None
         except HTTPException:
@@ -240,8 +384,8 @@ class RegistryMapAdapter(MapAdapter):
 
     def _location(self, path: str, query_args: Mapping[str, Any] | str) -> str:
         """A redirect's target: a path with one leading slash, so that it cannot name a host."""
-        script_name = quote(self.script_name, safe=_SAFE_IN_PATH)
-        location = "/" + f"{script_name}{path.lstrip('/')}".lstrip("/")
+        location = "/" + f"{self.script_name}{path.lstrip('/')}".lstrip("/")
+        location = quote(location, safe=_SAFE_IN_PATH)
         query = self.encode_query_args(query_args)
         return f"{location}?{quote(query, safe=_SAFE_IN_QUERY)}" if query else location
 
@@ -257,6 +401,8 @@ def _clean(path: str) -> str:
 
     (`posixpath.normpath` keeps two leading slashes, and in some Pythons stops at a NUL.)
     """
+    if path.startswith("/") and "//" not in path and "/." not in path:
+        return path
     kept: list[str] = []
     for segment in path.split("/"):
         if segment == "..":

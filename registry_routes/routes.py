@@ -1,13 +1,14 @@
 """The route table: every URL of the registry API, as data, in each dialect."""
 
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from werkzeug.routing import BaseConverter, Map, Rule, RuleFactory
 
-from .converters import CONVERTERS, DOCKER_CONVERTERS
+from .converters import CONVERTERS, DOCKER_CONVERTERS, GrammarConverter
 
 
 class RouteName(StrEnum):
@@ -50,13 +51,16 @@ class Route:
     """What it is for."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dialect:
-    """A route table, and the converters that its rules use."""
+    """A route table, and the converters that its rules use.
+
+    Its routes exclude one another: no path may fit two of them, whatever the method.
+    """
 
     name: str
-    routes: tuple[Route, ...]
-    converters: Mapping[str, type[BaseConverter]]
+    routes: tuple[Route, ...] = field(repr=False)
+    converters: Mapping[str, type[GrammarConverter]] = field(repr=False)
 
 
 _NAME = "/v2/<repository:name>"
@@ -192,6 +196,11 @@ class RegistryRule(Rule):
     def __init__(self, string: str, *, dialect: Dialect, **options: Any) -> None:
         super().__init__(string, **options)
         self.dialect = dialect
+
+    def variables(self) -> list[tuple[str, type[GrammarConverter]]]:
+        """The variables of its path, in order, with their converters."""
+        found = re.findall(r"<(\w+):(\w+)>", self.rule)
+        return [(variable, self.dialect.converters[name]) for name, variable in found]
 
     def get_empty_kwargs(self) -> dict[str, Any]:
         return {**super().get_empty_kwargs(), "dialect": self.dialect}

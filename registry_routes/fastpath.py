@@ -1,0 +1,187 @@
+"""The fast path: a plain hit is matched by one regular expression, or built by one template.
+
+Werkzeug tries the rules of a map one expression after another. Here those of a route table are one
+expression, a tree of what their paths have in common. It answers as Werkzeug would, because
+
+- the rules of a dialect exclude one another: no path fits two of them;
+- where another rule of the map might be preferred, the expression does not match. That takes the
+  same static segments as ours, up to our first variable: Werkzeug tries what is static first. Of
+  the other rule's path only what stands before its first and after its last variable is looked at,
+  so it may be suspected wrongly, but is never missed;
+- what does not match is left to Werkzeug, unless no other rule begins like it (`decides`).
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import count, permutations
+from operator import itemgetter
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from werkzeug.routing import BaseConverter, Rule
+
+from .converters import GrammarConverter
+from .routes import RegistryRule
+
+END = None  # in the tree, where a rule ends
+
+
+class Answer(NamedTuple):
+    """What a match of the expression means."""
+
+    rule: RegistryRule
+    endpoint: Any
+    methods: Collection[str] | None
+    groups: tuple[tuple[str, int], ...]
+    """Each variable, and the group of the expression that has its value."""
+    as_it_stands: bool
+    """Whether the path has the rule's own ending; else it has a slash too many or too few."""
+
+
+class Template(NamedTuple):
+    """How a rule is built from exactly its variables."""
+
+    checks: tuple[tuple[str, Callable[[str], object]], ...]
+    """Each variable, and what is true of a value that fits."""
+    path: str
+    """With "%s" for each value, and without its leading slash."""
+    values: Callable[[dict[str, str]], object]
+    """Takes what fills the path out of a dict."""
+
+
+class FastPath:
+    """The fast path of a map: of `own`, the rules of its route table, among all its `rules`."""
+
+    def __init__(self, own: Sequence[RegistryRule], rules: Sequence[Rule], subdomain: str) -> None:
+        with_defaults = {rule.endpoint for rule in rules if rule.defaults}
+        plain = [rule for rule in own if _is_plain(rule) and rule.endpoint not in with_defaults]
+        others = [
+            rule
+            for rule in rules
+            if not (rule.build_only or _among(plain, rule))
+            and (rule.subdomain == subdomain or "<" in (rule.subdomain or ""))
+        ]
+        suspects = {
+            _paths_like(other)
+            for other in others
+            if not _among(own, other) and any(_may_precede(other, rule) for rule in plain)
+        }
+        self._other_heads = tuple({_ends(rule)[0].rstrip("/") for rule in others})
+        self.subdomain = subdomain
+        #: By the number of the last group that matched.
+        self.answers: dict[int | None, Answer] = {}
+        expression = self._expression(_tree(plain), (), count(1)) if plain else "(?!)"
+        unless = f"(?!{'|'.join(sorted(suspects))})" if suspects else ""
+        self.fullmatch = re.compile(unless + expression).fullmatch
+        #: By endpoint and variables, these in any order.
+        self.templates = {
+            (rule.endpoint, *names): _template(rule)
+            for rule in plain
+            if _is_only_choice(rule, rules)
+            for names in permutations(rule.arguments)
+        }
+
+    def decides(self, path: str) -> bool:
+        """Whether no rule but the plain ones can have a say in `path`."""
+        if not (self.answers and path.startswith("/")):
+            return False
+        return not (self._other_heads and _merged(path).startswith(self._other_heads))
+
+    def _expression(
+        self, tree: dict[Any, Any], groups: tuple[tuple[str, int], ...], numbers: Iterator[int]
+    ) -> str:
+        alternatives = []
+        for piece, rest in tree.items():
+            if piece is END:  # an empty group tells the end of which rule it is
+                rule, as_it_stands = rest
+                answer = Answer(rule, rule.endpoint, rule.methods, groups, as_it_stands)
+                self.answers[next(numbers)] = answer
+                alternatives.append("()")
+            elif isinstance(piece, str):
+                alternatives.append(re.escape(piece) + self._expression(rest, groups, numbers))
+            else:
+                variable, pattern = piece
+                more = (*groups, (variable, next(numbers)))
+                alternatives.append(f"({pattern}){self._expression(rest, more, numbers)}")
+        return alternatives[0] if len(alternatives) == 1 else f"(?:{'|'.join(alternatives)})"
+
+
+def _tree(rules: list[RegistryRule]) -> dict[Any, Any]:
+    """The rules by the pieces of their paths: slashes, texts, and variables with their patterns.
+
+    Each rule with its own ending, then with the other one.
+    """
+    tree: dict[Any, Any] = {}
+    for as_it_stands in True, False:
+        for rule in rules:
+            path = rule.rule if as_it_stands else other_ending(rule.rule)
+            patterns = {name: converter.grammar.pattern for name, converter in rule.variables()}
+            branch = tree
+            for text, variable in re.findall(r"(/|[^</]+)|<\w+:(\w+)>", path):
+                branch = branch.setdefault(text or (variable, patterns[variable]), {})
+            branch.setdefault(END, (rule, as_it_stands))
+    return tree
+
+
+def other_ending(path: str) -> str:
+    return path.removesuffix("/") if path.endswith("/") else f"{path}/"
+
+
+def _is_plain(rule: RegistryRule) -> bool:
+    """Whether it takes paths and values as they are, and a slash or the end follows each value."""
+    return (
+        bool(rule.merge_slashes)
+        and not re.search(">[^/]", rule.rule)
+        and all(conv.to_python is BaseConverter.to_python for _, conv in rule.variables())
+    )
+
+
+def _may_precede(other: Rule, rule: Rule) -> bool:
+    """Whether Werkzeug might take `other` for a path that fits `rule`."""
+    for theirs, ours in zip(_merged(other.rule).split("/"), rule.rule.split("/"), strict=False):
+        if "<" in ours:
+            return True
+        if theirs != ours:  # another text, or a variable
+            return False
+    return True
+
+
+def _paths_like(rule: Rule) -> str:
+    """An expression for every path that `rule` might match, whatever its ending, and more."""
+    head, tail = _ends(rule)
+    if tail is None:
+        return rf"{re.escape(head.rstrip('/'))}/?\Z"
+    return rf"{re.escape(head)}(?s:.*){re.escape(tail.rstrip('/'))}/?\Z"
+
+
+def _ends(rule: Rule) -> tuple[str, str | None]:
+    """The text before its first variable, and that after its last; `None` where it has none."""
+    head, variable, rest = _merged(rule.rule).partition("<")
+    return head, rest.rpartition(">")[2] if variable else None
+
+
+def _merged(path: str) -> str:
+    return re.sub("/{2,}", "/", path) if "//" in path else path
+
+
+def _among(rules: Sequence[Rule], rule: Rule) -> bool:
+    return any(rule is one for one in rules)  # rules compare equal by their paths
+
+
+def _is_only_choice(rule: RegistryRule, rules: Sequence[Rule]) -> bool:
+    """Whether its variables build no other rule of the endpoint, and are built as they are."""
+    others = [other for other in rules if other.endpoint == rule.endpoint and other is not rule]
+    return all(
+        converter.to_url is GrammarConverter.to_url for _, converter in rule.variables()
+    ) and not any(other.arguments - set(other.defaults or ()) <= rule.arguments for other in others)
+
+
+def _template(rule: RegistryRule) -> Template:
+    names = [name for name, _ in rule.variables()]
+    texts = re.split("<[^>]*>", rule.rule.lstrip("/"))
+    quoted = [quote(text, safe="!$&'()*+,/:;=@").replace("%", "%%") for text in texts]
+    return Template(
+        tuple((name, converter.grammar.fullmatch) for name, converter in rule.variables()),
+        "%s".join(quoted),
+        itemgetter(*names) if names else lambda values: (),
+    )

@@ -1,0 +1,518 @@
+"""The fast path changes nothing but speed: every answer is that of Werkzeug's own matcher."""
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+from werkzeug.routing import (
+    EndpointPrefix,
+    Map,
+    MapAdapter,
+    RequestRedirect,
+    Rule,
+    RuleFactory,
+    Subdomain,
+    Submount,
+)
+
+from registry_routes import CONVERTERS, DOCKER_1_5, OCI_1_1, Dialect, RegistryMap, RegistryRules
+from registry_routes.converters import GrammarConverter, TagConverter
+from registry_routes.routes import RegistryRule, Route, RouteName
+
+from . import nasty
+from .nasty import SHA256
+from .wsgi import environ_for
+
+# Rules of a user's own, each made anew for each map; most of them get in the registry's way.
+USER_RULES: list[Callable[[], RuleFactory]] = [
+    lambda: Rule("/", endpoint="index"),
+    lambda: Rule("/about", endpoint="about", methods=["GET"]),
+    lambda: Rule("/static/<path:filename>", endpoint="static"),
+    lambda: Rule("/<path:rest>", endpoint="catch-all"),
+    lambda: Rule("/<path:rest>/", endpoint="catch-all with a slash", methods=["GET"]),
+    lambda: Rule("/<a>/<b>/", endpoint="two"),
+    lambda: Rule("/<any(v2, v3):version>/_catalog", endpoint="any"),
+    lambda: Rule("/v<int:version>/_catalog", endpoint="version"),
+    lambda: Rule("/v2", endpoint="no slash"),
+    lambda: Rule("/v2/", endpoint="options", methods=["OPTIONS"]),
+    lambda: Rule("/v2/token", endpoint="token", methods=["GET", "POST"]),
+    lambda: Rule("/v2/token/", endpoint="token with a slash"),
+    lambda: Rule("/v2/library/nginx/tags/list", endpoint="one repository", methods=["GET"]),
+    lambda: Rule("/v2/library/nginx/tags/list/", endpoint="one with a slash"),
+    lambda: Rule("/v2/_catalog", endpoint="post catalog", methods=["POST"]),
+    lambda: Rule("/v2/_oci/ext/discover", endpoint="discover"),
+    lambda: Rule("/v2/_<extension:e>/<extension:c>/<extension:m>/", endpoint="ext with a slash"),
+    lambda: Rule("/v2/<path:rest>", endpoint="rest"),
+    lambda: Rule("/v2/<path:rest>/", endpoint="rest with a slash"),
+    lambda: Rule("/v2/<x>", endpoint="segment"),
+    lambda: Rule("/v2/<x>/tags/list", endpoint="one segment", methods=["GET", "PUT"]),
+    lambda: Rule("/v2/<x>/tags/list/", endpoint="loose", strict_slashes=False),
+    lambda: Rule("/v2/<int:n>/tags/list", endpoint="number"),
+    lambda: Rule("/v2//a//tags/list", endpoint="double slashes"),
+    lambda: Rule("/v2//b//tags/list", endpoint="kept slashes", merge_slashes=False),
+    lambda: Rule("/v2/<repository:name>/tags/list", endpoint="tags", methods=["POST"]),
+    lambda: Rule("/v2/<repository:name>/tags/list", endpoint="all methods"),
+    lambda: Rule("/v2/<repository:name>/tags/<tag:tag>", endpoint="tag"),
+    lambda: Rule("/v2/<repository:name>/signatures/<digest:digest>", endpoint="signatures"),
+    lambda: Rule("/v2/<repository:name>/tags", endpoint="tags", alias=True),
+    lambda: Rule("/v2/<repository:name>/tags/list", endpoint="tags", alias=True, methods=["PUT"]),
+    lambda: Rule("/v2/<repository:name>/old", redirect_to="/v2/<name>/tags/list", endpoint="old"),
+    lambda: Rule("/v2/a/tags/list/", redirect_to="elsewhere", endpoint="old"),
+    lambda: Rule("/latest/<repository:name>", endpoint="manifest", defaults={"tag": "latest"}),
+    lambda: Rule("/all", endpoint="catalog", defaults={"page": 1}),
+    lambda: Rule("/v2/<repository:name>/tags/all", endpoint="tags", build_only=True),
+    lambda: Rule("/v2/<path:rest>", endpoint="never matched", build_only=True),
+    lambda: Rule("/v2/<repository:name>/tags/list", endpoint="ws", websocket=True),
+    lambda: Rule("/v2/", endpoint="ws", websocket=True),
+    lambda: Rule("/ws", endpoint="ws", websocket=True),
+    lambda: Rule("/v2/<path:rest>", endpoint="sub", subdomain="sub"),
+    lambda: Rule("/v2/<path:rest>", endpoint="user", subdomain="<user>"),
+    lambda: Rule("/v2/a/tags/list/", endpoint="user", subdomain="<user>"),
+    lambda: Rule("/v2/token", endpoint="hosted", host="registry.example"),
+    lambda: Rule("/v2/<path:rest>", endpoint="hosted", host="<host>"),
+    lambda: Submount("/m", [RegistryRules()]),
+    lambda: Submount("/v2/mirror", [RegistryRules(DOCKER_1_5)]),
+    lambda: Submount("/<any(x, y):tenant>", [RegistryRules()]),
+    lambda: EndpointPrefix("again.", [RegistryRules()]),
+    lambda: Subdomain("sub", [RegistryRules()]),
+    lambda: Subdomain("<user>", [RegistryRules(DOCKER_1_5)]),
+]
+
+PATHS = [
+    *("", "/", "/about", "/about/", "//about", "/x/../about", "/static/v2/", "/x/y", "/x/y/z"),
+    *("/v2", "/v2/", "/v3/_catalog", "/v2/_catalog/", "/v2/token", "/v2/token/", "/v2//token"),
+    *("/v2/library/nginx/tags/list", "/v2/library/nginx/tags/list/", "/v2/a/tags/list"),
+    *("/v2/a/tags/list/", "/v2/7/tags/list", "/v2//a//tags/list", "/v2//b//tags/list", "/v2/a/old"),
+    *("/v2/a/b/tags/v1", f"/v2/a/signatures/{SHA256}", "/v2/a/tags", "/v2/a/tags/", "/v2/a/old/"),
+    *("/latest/a", "/v2/a/manifests/latest", "/v2/a/manifests/latest/", "/all", "/v2/a/tags/all"),
+    *("/m/v2/", "/m/v2", "/m/v2/a/tags/list/", "/m//v2/a/tags/list", "/m/v2/A/tags/list", "/ws"),
+    *("/v2/mirror/v2/", "/v2/mirror/v2", "/v2/mirror/v2/a/b/tags/list", "/v2/mirror/tags/list"),
+    *("/v2/mirror/v2/a/b/blobs/uploads/x y", "/x/v2/a/tags/list", "/x/v2/a/tags/list/", "/z/v2/"),
+    *("/v2/_oci/ext/discover", "/v2/_oci/ext/discover/", "/v2/_a/b/c", "/v2/_a/b/c/", "v2/", "v2"),
+    *("/v2/a/blobs/uploads", "/v2/a/blobs/uploads/", "/v2/a/b/blobs/uploads/..", "/v2/a/../b"),
+]  # fmt: skip
+
+METHODS = [*nasty.METHODS, "get", "PROPFIND"]
+
+Outcome = tuple[Any, ...]
+
+
+def outcome(call: Callable[[], Any]) -> Outcome:
+    """What a call comes to, in terms that can be compared across maps."""
+    try:
+        result = call()
+    except RequestRedirect as error:
+        return RequestRedirect, error.code, error.new_url
+    except MethodNotAllowed as error:
+        return MethodNotAllowed, frozenset(error.valid_methods or ())
+    except HTTPException as error:
+        return (type(error),)
+    if isinstance(result, tuple) and isinstance(result[0], Rule):
+        rule = result[0]
+        methods = frozenset(rule.methods or ())
+        return rule.rule, rule.endpoint, methods, rule.subdomain, rule.websocket, result[1]
+    return (result,)
+
+
+def other_ending(path: str) -> str:
+    return path[:-1] if path.endswith("/") else path + "/"
+
+
+def clean(path: str) -> str:
+    kept: list[str] = []
+    for segment in path.split("/"):
+        if segment == "..":
+            kept = kept[:-1]
+        elif segment not in ("", "."):
+            kept = [*kept, segment]
+    return "/" + "/".join(kept) + ("/" if kept and path.endswith("/") else "")
+
+
+def plain_match(
+    adapter: MapAdapter, path: str, method: str, query: Any, websocket: bool | None
+) -> tuple[Rule, Any]:
+    """Werkzeug's own matcher, with the slashes and clean paths of `RegistryMap` around it."""
+
+    def registrys(candidate: str, method: str) -> tuple[RegistryRule, Any] | None:
+        try:
+            rule, values = adapter.match(candidate, method, True, query, websocket)
+        except HTTPException:
+            return None
+        return (rule, values) if isinstance(rule, RegistryRule) else None
+
+    error: HTTPException = NotFound()
+    as_it_stands = None
+    try:
+        as_it_stands = adapter.match(path, method, True, query, websocket)
+    except HTTPException as e:
+        error = e
+    if as_it_stands and not (path.startswith("//") and isinstance(as_it_stands[0], RegistryRule)):
+        return as_it_stands
+    cleaned = clean(path)
+    for candidate in cleaned, other_ending(cleaned):
+        found = registrys(candidate, method)
+        if found is None:
+            try:
+                adapter.match(candidate, method, True, query, websocket)
+            except MethodNotAllowed as refused:
+                if any(registrys(candidate, other) for other in refused.valid_methods or ()):
+                    raise
+            except HTTPException:
+                pass
+            continue
+        rule, values = found
+        if rule.is_branch != candidate.endswith("/"):
+            continue
+        if cleaned == path and not rule.strict_slashes:
+            return rule, values
+        location = quote(f"{adapter.script_name}{candidate[1:]}", safe="!$&'()*+,/:;=@")
+        location += f"?{query}" if query else ""
+        if isinstance(error, RequestRedirect):
+            moved = f"{adapter.url_scheme}://{adapter.get_host(None)}{location}"
+            if error.new_url != moved:
+                continue
+        if cleaned == path or rule.merge_slashes:
+            raise RequestRedirect(location)
+    if as_it_stands:
+        return as_it_stands
+    raise error
+
+
+def both_maps(
+    dialect: Dialect, prefix: str, rules: Iterable[Callable[[], RuleFactory]], **options: Any
+) -> tuple[RegistryMap, Map]:
+    """A registry map, and a plain map of the same rules in the same order."""
+    options["converters"] = {**CONVERTERS, **dialect.converters}
+    return (
+        RegistryMap(dialect, prefix=prefix, rules=[make() for make in rules], **options),
+        Map(
+            [Submount(prefix, [RegistryRules(dialect)]), *(make() for make in rules)],
+            **options,
+        ),
+    )
+
+
+def paths(random: Random, prefix: str) -> list[str]:
+    some = [path for path in random.sample(PATHS, 12) if path]
+    some += [prefix + path for path in some]
+    more = [nasty.decoded(nasty.target(random, prefix)) for _ in range(12)]
+    return ["", *some, *(other_ending(path) for path in some), *more]
+
+
+def assert_same(ours: MapAdapter, theirs: MapAdapter, random: Random, prefix: str) -> Counter[Any]:
+    seen: Counter[Any] = Counter()
+    for path in paths(random, prefix):
+        method = random.choice(METHODS)
+        query = random.choice(["", "", "n=1&last=a/b"])
+        websocket = random.choice([None, None, None, True, False])
+        for return_rule in True, False:
+            expected = outcome(lambda: plain_match(theirs, path, method, query, websocket))
+            if not return_rule and isinstance(expected[0], str):
+                expected = ((expected[1], expected[-1]),)
+            got = outcome(lambda: ours.match(path, method, return_rule, query, websocket))
+            assert got == expected, (path, method, query, websocket)
+        seen[expected[0] if isinstance(expected[0], type) else "hit"] += 1
+
+        def plain(method: str) -> Outcome:
+            return outcome(lambda: plain_match(theirs, path, method, {}, None))
+
+        refused = plain("--")
+        allowed = refused[1] if refused[0] is MethodNotAllowed else ()
+        assert set(ours.allowed_methods(path)) == set(allowed), path
+        hit = isinstance(plain(method)[0], str)
+        assert ours.test(path, method) == (hit or plain(method)[0] is RequestRedirect)
+        if hit:
+            assert ours.dispatch(lambda e, v: (e, v), path, method) == tuple(plain(method)[1::4])  # type: ignore[comparison-overlap, arg-type, return-value]
+    return seen
+
+
+@settings(max_examples=250, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    dialect=st.sampled_from([OCI_1_1, DOCKER_1_5]),
+    prefix=st.sampled_from(["", "", "/r", "/v2", "/a/v2/v2", "/<any(x, y):tenant>"]),
+    rules=st.lists(st.sampled_from(USER_RULES), max_size=5, unique=True),
+    added=st.lists(st.sampled_from(USER_RULES), max_size=2, unique=True),
+    options=st.fixed_dictionaries(
+        {},
+        optional={
+            "strict_slashes": st.just(False),
+            "merge_slashes": st.just(False),
+            "host_matching": st.just(True),
+            "redirect_defaults": st.just(False),
+            "default_subdomain": st.just("sub"),
+        },
+    ),
+    subdomain=st.sampled_from([None, None, None, "sub", "someone", ""]),
+    scheme=st.sampled_from(["http", "https", "http", "ws"]),
+    script_name=st.sampled_from(["/", "/mount"]),
+)
+def test_every_answer_is_werkzeugs(
+    seed: int,
+    dialect: Dialect,
+    prefix: str,
+    rules: list[Any],
+    added: list[Any],
+    options: dict[str, Any],
+    subdomain: str | None,
+    scheme: str,
+    script_name: str,
+) -> None:
+    random = Random(seed)
+    registry_map, plain_map = both_maps(dialect, prefix, rules, **options)
+    if options.get("host_matching"):
+        subdomain = None
+    bind = {"script_name": script_name, "subdomain": subdomain, "url_scheme": scheme}
+    ours = registry_map.bind("registry.example", **bind)  # type: ignore[arg-type]
+    theirs = plain_map.bind("registry.example", **bind)  # type: ignore[arg-type]
+    used_prefix = prefix.replace("<any(x, y):tenant>", "y")
+    assert_same(ours, theirs, random, used_prefix)
+    for make in added:
+        registry_map.add(make())
+        plain_map.add(make())
+    assert_same(ours, theirs, random, used_prefix)
+
+
+def test_that_comparison_meets_every_kind_of_answer() -> None:
+    random = Random(1)
+    seen: Counter[Any] = Counter()
+    for _ in range(40):
+        ours, theirs = both_maps(OCI_1_1, "", random.sample(USER_RULES, 2))
+        seen += assert_same(
+            ours.bind("registry.example"), theirs.bind("registry.example"), random, ""
+        )
+    assert all(seen[kind] > 50 for kind in ("hit", NotFound, RequestRedirect, MethodNotAllowed)), (
+        seen
+    )
+
+
+def test_rules_elsewhere_leave_the_fast_path_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were Werkzeug asked, this would raise: misses, redirects and errors are fast too."""
+    url_map = RegistryMap(
+        rules=[
+            Rule("/static/<path:filename>", endpoint="static"),
+            Rule("/about", endpoint="about"),
+            Rule("/v2/token", endpoint="token"),
+        ]
+    )
+    adapter = url_map.bind("registry.example")
+    assert adapter.match("/static/x") == ("static", {"filename": "x"})
+    assert adapter.match("/v2/token") == ("token", {})
+
+    def not_asked(*_: object, **__: object) -> None:
+        raise AssertionError("Werkzeug's matcher was asked")
+
+    monkeypatch.setattr(MapAdapter, "match", not_asked)
+    for path in "/v2/", f"/v2/a/b/blobs/{SHA256}", "/v2/token/tags/list":
+        assert adapter.match(path)
+    for path in "/v2", "/v2/a/tags/list/", "/v2/x/../a/tags/list":
+        with pytest.raises(RequestRedirect):
+            adapter.match(path)
+    for path in "/v2/A/tags/list", "/v2/a/../../x", "/" * 1000 + "x", "/nothing":
+        with pytest.raises(NotFound):
+            adapter.match(path)
+    with pytest.raises(MethodNotAllowed):
+        adapter.match("/v2/", "POST")
+    with pytest.raises(AssertionError):
+        adapter.match("/about")
+
+
+def test_a_dialect_of_ones_own() -> None:
+    """Its converters may follow other text, and change a value: then there is no fast path."""
+
+    class Shout(GrammarConverter, grammar=TagConverter.grammar):
+        def to_python(self, value: str) -> str:
+            return f"{value}!"
+
+    dialect = Dialect(
+        "mine",
+        (
+            Route(RouteName.BASE, "/v2/", ("GET",), "", ""),
+            Route(RouteName.TAGS, "/v2/<repository:name>/t/<tag:tag>.json", ("GET",), "", ""),
+            Route(RouteName.BLOB, "/v2/<repository:name>/shout/<shout:tag>", ("GET",), "", ""),
+        ),
+        {**OCI_1_1.converters, "shout": Shout},
+    )
+    adapter = RegistryMap(dialect).bind("registry.example")
+    assert adapter.match("/v2/") == ("base", {})
+    assert adapter.match("/v2/a/b/t/v1.2.json") == ("tags", {"name": "a/b", "tag": "v1.2"})
+    assert adapter.match("/v2/a/shout/x") == ("blob", {"name": "a", "tag": "x!"})
+    assert adapter.build("tags", {"name": "a/b", "tag": "v1"}) == "/v2/a/b/t/v1.json"
+    with pytest.raises(RequestRedirect):
+        adapter.match("/v2/a/shout/x/")
+
+
+class TestBinding:
+    """`bind_to_environ` binds late what a match does not need; nobody can tell."""
+
+    ENVIRONS: list[dict[str, Any]] = [
+        environ_for("/v2/"),
+        environ_for("/v2/a/tags/list?n=1", SCRIPT_NAME="/mount/é".encode().decode("latin-1")),
+        environ_for("/v2/%C3%A9%FF?q=%C3%A9"),
+        environ_for("/v2", "POST", HTTP_HOST="registry.example:80"),
+        environ_for("/v2", HTTP_HOST="registry.example:443", **{"wsgi.url_scheme": "https"}),
+        environ_for("/v2/", HTTP_HOST="REGISTRY.Example:5000"),
+        environ_for("/v2/", HTTP_HOST="[::1]:5000"),
+        environ_for("/v2/", HTTP_HOST="bücher.example"),
+        environ_for("/v2/", HTTP_HOST=""),
+        environ_for("/v2/", HTTP_HOST="a" * 70 + ".example"),
+        environ_for("/v2/", HTTP_HOST="a..b"),
+        environ_for("/v2/", HTTP_UPGRADE="websocket", HTTP_CONNECTION="keep-alive, Upgrade"),
+        environ_for("/v2/", HTTP_UPGRADE="h2c", HTTP_CONNECTION="Upgrade"),
+        environ_for("/v2/", **{"wsgi.url_scheme": "wss"}),
+        {key: value for key, value in environ_for("/v2/").items() if key != "HTTP_HOST"},
+        {key: value for key, value in environ_for("/v2/").items() if key != "PATH_INFO"},
+        {key: value for key, value in environ_for("/v2/").items() if key != "SCRIPT_NAME"},
+        {key: value for key, value in environ_for("/v2/").items() if key != "QUERY_STRING"},
+    ]
+    ATTRIBUTES = (
+        *("server_name", "script_name", "subdomain", "url_scheme", "path_info"),
+        *("default_method", "query_args", "websocket"),
+    )
+
+    @pytest.mark.parametrize("environ", ENVIRONS, ids=lambda environ: str(environ)[:20])
+    @pytest.mark.parametrize("options", [{}, {"host_matching": True}, {"default_subdomain": "x"}])
+    @pytest.mark.parametrize("given", [{}, {"server_name": "example"}, {"subdomain": "x"}])
+    @pytest.mark.filterwarnings("ignore:Current server name")
+    def test_the_adapter_has_what_werkzeugs_has(
+        self, environ: dict[str, Any], options: dict[str, Any], given: dict[str, Any]
+    ) -> None:
+        ours, theirs = RegistryMap(**options), Map(**options)
+
+        def attributes(url_map: Map) -> Outcome:
+            def call() -> Any:
+                adapter = url_map.bind_to_environ(environ, **given)
+                return {name: getattr(adapter, name) for name in self.ATTRIBUTES}
+
+            try:
+                return outcome(call)
+            except RuntimeError as error:  # a subdomain given to a map that matches hosts
+                return (str(error),)
+
+        expected = attributes(theirs)
+        for _ in range(3):  # the first binding of a host is done in full
+            assert attributes(ours) == expected
+
+    def test_a_missing_key_is_an_error_as_in_werkzeug(self) -> None:
+        url_map = RegistryMap()
+        url_map.bind_to_environ(environ_for("/v2/"))
+        for key in "REQUEST_METHOD", "wsgi.url_scheme":
+            environ = environ_for("/v2/")
+            del environ[key]
+            with pytest.raises(KeyError):
+                url_map.bind_to_environ(environ)
+
+    def test_many_hosts_are_not_remembered_for_ever(self) -> None:
+        url_map = RegistryMap()
+        for i in range(3000):
+            adapter = url_map.bind_to_environ(environ_for("/v2/", HTTP_HOST=f"host-{i}.example"))
+            assert adapter.match() == ("base", {})
+        assert sum(len(value) for value in vars(url_map).values() if isinstance(value, set)) <= 1000
+
+
+class TestBuilding:
+    VALUES: list[dict[str, Any]] = [
+        {},
+        {"name": "a/b"},
+        {"name": "a/b", "tag": "v1"},
+        {"tag": "v1", "name": "a/b"},
+        {"name": "a/b", "digest": SHA256},
+        {"name": "a/b", "digest": SHA256, "tag": "v1"},
+        {"name": "a/b", "tag": None},
+        {"name": "a/b", "uuid": "x=", "digest": SHA256},
+        {"name": "a/b", "uuid": "a b/é"},
+        {"name": "a/b", "uuid": "é %"},
+        {"name": "A/b"},
+        {"name": "a/b", "tag": 3},
+        {"extension": "a", "component": "b", "module": "c"},
+        {"extension": "a", "component": "b", "module": "c", "name": "a/b"},
+    ]
+
+    @settings(max_examples=300, deadline=None)
+    @given(
+        dialect=st.sampled_from([OCI_1_1, DOCKER_1_5]),
+        prefix=st.sampled_from(["", "/r", "/100%/<x", "/a>b é"]),
+        rules=st.lists(st.sampled_from(USER_RULES), max_size=4, unique=True),
+        subdomain=st.sampled_from([None, None, "sub"]),
+        values=st.sampled_from(VALUES),
+        endpoint=st.sampled_from([*RouteName, "nothing"]),
+        arguments=st.fixed_dictionaries(
+            {},
+            optional={
+                "method": st.sampled_from([None, "GET", "POST", "PUT"]),
+                "force_external": st.booleans(),
+                "url_scheme": st.sampled_from(["", "http", "https", "ws", "ftp", None]),
+                "append_unknown": st.booleans(),
+            },
+        ),
+    )
+    def test_every_url_is_werkzeugs(
+        self,
+        dialect: Dialect,
+        prefix: str,
+        rules: list[Any],
+        subdomain: str | None,
+        values: dict[str, Any],
+        endpoint: str,
+        arguments: dict[str, Any],
+    ) -> None:
+        if "<" in prefix:
+            prefix = prefix.replace("<", "%")
+        ours, theirs = both_maps(dialect, prefix, rules)
+
+        def built(url_map: Map) -> tuple[type, str]:
+            adapter = url_map.bind("registry.example", "/m", subdomain, "https")
+            try:
+                return str, adapter.build(endpoint, values, **arguments)
+            except Exception as error:
+                return type(error), str(error)
+
+        assert built(ours) == built(theirs)
+
+
+def test_from_many_threads_while_rules_are_added() -> None:
+    url_map = RegistryMap()
+    errors: list[BaseException] = []
+    added: list[str] = []
+    done = threading.Event()
+
+    def match() -> None:
+        random = Random(threading.get_ident())
+        try:
+            while not done.is_set():
+                known = added[-1:]
+                adapter = url_map.bind_to_environ(environ_for("/v2/a/b/tags/list"))
+                assert adapter.match() == ("tags", {"name": "a/b"})
+                assert adapter.match("/v2/x/blobs/uploads/1", "PUT")[0] == "blob-upload-chunk"
+                for endpoint in known:  # what was added before is there at once
+                    assert adapter.match(f"/v2/{endpoint}") == (endpoint, {})
+                with pytest.raises(NotFound):
+                    adapter.match(f"/v2/X{random.random()}")
+                assert adapter.build("tags", {"name": "a"}) == "/v2/a/tags/list"
+        except BaseException as error:
+            errors.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    threads = [threading.Thread(target=match) for _ in range(8)]
+    try:
+        for thread in threads:
+            thread.start()
+        for i in range(60):
+            endpoint = f"added-{i}"
+            url_map.add(Rule(f"/v2/{endpoint}", endpoint=endpoint))
+            added.append(endpoint)
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+    assert not errors, errors[0]
