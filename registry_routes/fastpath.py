@@ -32,10 +32,11 @@ class Answer(NamedTuple):
     rule: RegistryRule
     endpoint: Any
     methods: Collection[str] | None
+    """Those that hit; none where the path has a slash too many or too few for the rule."""
     groups: tuple[tuple[str, int], ...]
     """Each variable, and the group of the expression that has its value."""
     as_it_stands: bool
-    """Whether the path has the rule's own ending; else it has a slash too many or too few."""
+    """Whether the path has the ending that the rule has."""
 
 
 class Template(NamedTuple):
@@ -94,7 +95,8 @@ class FastPath:
         for piece, rest in tree.items():
             if piece is END:  # an empty group tells the end of which rule it is
                 rule, as_it_stands = rest
-                answer = Answer(rule, rule.endpoint, rule.methods, groups, as_it_stands)
+                methods = rule.methods if as_it_stands else ()
+                answer = Answer(rule, rule.endpoint, methods, groups, as_it_stands)
                 self.answers[next(numbers)] = answer
                 alternatives.append("()")
             elif isinstance(piece, str):

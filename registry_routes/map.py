@@ -183,9 +183,16 @@ class RegistryMapAdapter(MapAdapter):
     @classmethod
     def of(cls, adapter: MapAdapter) -> "RegistryMapAdapter":
         """An adapter bound as `adapter` is."""
-        bound = cls.__new__(cls)
-        vars(bound).update(vars(adapter))
-        return bound
+        return cls(
+            adapter.map,
+            adapter.server_name,
+            adapter.script_name,
+            adapter.subdomain,
+            adapter.url_scheme,
+            adapter.path_info,
+            adapter.default_method,
+            adapter.query_args,
+        )
 
     @classmethod
     def lazily(cls, url_map: RegistryMap, environ: Any) -> "RegistryMapAdapter":
@@ -256,13 +263,11 @@ class RegistryMapAdapter(MapAdapter):
         if self.subdomain == fast_path.subdomain and not websocket:
             hit = fast_path.fullmatch(path)
             if hit is not None:
-                rule, endpoint, methods, groups, as_it_stands = fast_path.answers[hit.lastindex]
-                if as_it_stands and (methods is None or (method or self.default_method) in methods):
+                rule, endpoint, methods, groups, _ = fast_path.answers[hit.lastindex]
+                if methods is None or (method or self.default_method) in methods:
                     values: Mapping[str, Any] = {name: hit[group] for name, group in groups}
                     return (rule if return_rule else endpoint), values
         method = (method or self.default_method).upper()
-        if query_args is None:
-            query_args = self.query_args or {}
         found, values = self._match_slowly(path, hit, method, query_args, websocket)
         return (found if return_rule else found.endpoint), values
 
@@ -303,7 +308,7 @@ class RegistryMapAdapter(MapAdapter):
         path: str,
         hit: re.Match[str] | None,
         method: str,
-        query_args: Mapping[str, Any] | str,
+        query_args: Mapping[str, Any] | str | None,
         websocket: bool,
     ) -> tuple[Rule, Mapping[str, Any]]:
         """The match, where it is not a plain hit; `hit` is what the fast path found in `path`."""
@@ -320,8 +325,8 @@ class RegistryMapAdapter(MapAdapter):
         if hit is None:
             raise NotFound
         answer = fast_path.answers[hit.lastindex]
-        if answer.methods is not None and method not in answer.methods:
-            raise MethodNotAllowed(valid_methods=list(answer.methods))
+        if answer.rule.methods is not None and method not in answer.rule.methods:
+            raise MethodNotAllowed(valid_methods=list(answer.rule.methods))
         if cleaned == path and (answer.as_it_stands or not answer.rule.strict_slashes):
             return answer.rule, {name: hit[group] for name, group in answer.groups}
         canonical = cleaned if answer.as_it_stands else other_ending(cleaned)
@@ -332,7 +337,7 @@ class RegistryMapAdapter(MapAdapter):
         path: str,
         cleaned: str,
         method: str,
-        query_args: Mapping[str, Any] | str,
+        query_args: Mapping[str, Any] | str | None,
         websocket: bool,
     ) -> tuple[Rule, Mapping[str, Any]]:
         matched: tuple[Rule, Mapping[str, Any]] | None = None
@@ -382,13 +387,17 @@ class RegistryMapAdapter(MapAdapter):
             return None
         return (rule, values) if isinstance(rule, RegistryRule) else None
 
-    def _location(self, path: str, query_args: Mapping[str, Any] | str) -> str:
+    def _location(self, path: str, query_args: Mapping[str, Any] | str | None) -> str:
         """A redirect's target: a path with one leading slash, so that it cannot name a host."""
+        if query_args is None:
+            query_args = self.query_args or {}
         location = "/" + f"{self.script_name}{path.lstrip('/')}".lstrip("/")
         location = quote(location, safe=_SAFE_IN_PATH)
         query = self.encode_query_args(query_args)
         return f"{location}?{quote(query, safe=_SAFE_IN_QUERY)}" if query else location
 
+
+_may_be_unclean = re.compile("/[/.]").search
 
 # What the URL standard leaves unencoded in a path segment, and "/".
 _SAFE_IN_PATH = "!$&'()*+,/:;=@"
@@ -401,7 +410,10 @@ def _clean(path: str) -> str:
 
     (`posixpath.normpath` keeps two leading slashes, and in some Pythons stops at a NUL.)
     """
-    if path.startswith("/") and "//" not in path and "/." not in path:
+    if path.startswith("/") and not _may_be_unclean(path):
+        return path
+    path = re.sub("/{2,}", "/", f"/{path}")
+    if "/." not in path:
         return path
     kept: list[str] = []
     for segment in path.split("/"):

@@ -67,6 +67,7 @@ USER_RULES: list[Callable[[], RuleFactory]] = [
     lambda: Rule("/v2/<repository:name>/old", redirect_to="/v2/<name>/tags/list", endpoint="old"),
     lambda: Rule("/v2/a/tags/list/", redirect_to="elsewhere", endpoint="old"),
     lambda: Rule("/latest/<repository:name>", endpoint="manifest", defaults={"tag": "latest"}),
+    lambda: Rule("/up/<repository:name>", endpoint="blob-upload", methods=["GET"]),
     lambda: Rule("/all", endpoint="catalog", defaults={"page": 1}),
     lambda: Rule("/v2/<repository:name>/tags/all", endpoint="tags", build_only=True),
     lambda: Rule("/v2/<path:rest>", endpoint="never matched", build_only=True),
@@ -79,11 +80,11 @@ USER_RULES: list[Callable[[], RuleFactory]] = [
     lambda: Rule("/v2/token", endpoint="hosted", host="registry.example"),
     lambda: Rule("/v2/<path:rest>", endpoint="hosted", host="<host>"),
     lambda: Submount("/m", [RegistryRules()]),
-    lambda: Submount("/v2/mirror", [RegistryRules(DOCKER_1_5)]),
+    lambda: Submount("/v2/mirror", [EndpointPrefix("mirror.", [RegistryRules(DOCKER_1_5)])]),
     lambda: Submount("/<any(x, y):tenant>", [RegistryRules()]),
     lambda: EndpointPrefix("again.", [RegistryRules()]),
     lambda: Subdomain("sub", [RegistryRules()]),
-    lambda: Subdomain("<user>", [RegistryRules(DOCKER_1_5)]),
+    lambda: Subdomain("<user>", [EndpointPrefix("user.", [RegistryRules(DOCKER_1_5)])]),
 ]
 
 PATHS = [
@@ -97,6 +98,7 @@ PATHS = [
     *("/v2/mirror/v2/", "/v2/mirror/v2", "/v2/mirror/v2/a/b/tags/list", "/v2/mirror/tags/list"),
     *("/v2/mirror/v2/a/b/blobs/uploads/x y", "/x/v2/a/tags/list", "/x/v2/a/tags/list/", "/z/v2/"),
     *("/v2/_oci/ext/discover", "/v2/_oci/ext/discover/", "/v2/_a/b/c", "/v2/_a/b/c/", "v2/", "v2"),
+    *("/q/../m/v2/a/tags/list", "/./m/v2", "/q/../x/v2/", "/q/../v2/mirror/v2"),
     *("/v2/a/blobs/uploads", "/v2/a/blobs/uploads/", "/v2/a/b/blobs/uploads/..", "/v2/a/../b"),
 ]  # fmt: skip
 
@@ -426,6 +428,7 @@ class TestBuilding:
         {"tag": "v1", "name": "a/b"},
         {"name": "a/b", "digest": SHA256},
         {"name": "a/b", "digest": SHA256, "tag": "v1"},
+        {"name": "a/b", "tag": "latest"},
         {"name": "a/b", "tag": None},
         {"name": "a/b", "uuid": "x=", "digest": SHA256},
         {"name": "a/b", "uuid": "a b/é"},

@@ -1,6 +1,6 @@
 """Shows that a path of any shape costs time in proportion to its length.
 
-    python -m tests.benchmarks.linear
+    python -m tests.benchmarks.hostile
 
 For each hostile shape, dialect and length it prints the time of one `match`, the best of several
 interleaved rounds, and how it grows from one length to the next, which is eight times as long: a

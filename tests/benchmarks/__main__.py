@@ -1,0 +1,305 @@
+"""How fast it is, beside others, in one process.
+
+    python -m tests.benchmarks [--json FILE] [--svg FILE] [--rounds N]
+
+Every contender's answers are checked before it is timed. Then all take turns on short pieces of
+work, garbage collection off, and of each piece the shortest time counts: a shared machine is noisy.
+Read the ratios, not the nanoseconds. Install the others by the extra `bench`; Go takes part where
+`go` and Debian's `golang-github-gorilla-mux-dev` are installed.
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from werkzeug.exceptions import HTTPException
+
+from . import chart, contenders, hostile
+from .contenders import match_or_none
+from .traffic import SHARES, environ_of, mix
+
+Calls = list[tuple[Any, ...]]
+Loop = Callable[[Callable[..., Any], Calls], None]
+Piece = tuple[Loop, Callable[..., Any], Calls]
+Times = dict[str, dict[str, float]]
+"""By piece of work and contender: nanoseconds for one call."""
+
+LIMIT = "the limit: one expression and a dict"
+OURS = "registry_routes"
+NATURAL = "the same rules in a plain Werkzeug map"
+GO = "gorilla/mux (Go)"
+
+
+def timed(pieces: dict[str, dict[str, Piece]], rounds: int) -> Times:
+    """The least time of each contender on each piece, all taking turns."""
+    best: Times = {piece: dict.fromkeys(those, float("inf")) for piece, those in pieces.items()}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(rounds):
+            for piece, those in pieces.items():
+                for who, (loop, call, calls) in those.items():
+                    start = time.perf_counter()
+                    loop(call, calls)
+                    took = (time.perf_counter() - start) / len(calls) * 1e9
+                    best[piece][who] = min(best[piece][who], took)
+    finally:
+        gc.enable()
+    return best
+
+
+# Called as they are in earnest: `match(path, method)`, not `match(*arguments)`, which is slower.
+
+
+def match_loop(call: Callable[..., Any], calls: Calls) -> None:
+    for path, method in calls:
+        try:
+            call(path, method)
+        except HTTPException:
+            continue
+
+
+def environ_loop(call: Callable[..., Any], calls: Calls) -> None:
+    for (environ,) in calls:
+        try:
+            call(environ)
+        except HTTPException:
+            continue
+
+
+def f_string_loop(call: Callable[..., Any], calls: Calls) -> None:
+    for name, tag in calls:
+        call(name, tag)
+
+
+def build_loop(call: Callable[..., Any], calls: Calls) -> None:
+    for endpoint, values in calls:
+        call(endpoint, values, force_external=True)
+
+
+def url_for_loop(call: Callable[..., Any], calls: Calls) -> None:
+    for endpoint, values in calls:
+        call(endpoint, **values, _external=True)
+
+
+def routers() -> dict[str, Callable[..., Any]]:
+    found: dict[str, Callable[..., Any]] = {
+        LIMIT: contenders.limit,
+        OURS: contenders.ours.bind("registry.example.com").match,
+        NATURAL: contenders.natural.bind("registry.example.com").match,
+    }
+    if find_spec("falcon"):
+        found["Falcon, unrolled, no grammar"] = contenders.falcon_router()
+    if find_spec("starlette"):
+        found["Starlette, no grammar"] = contenders.starlette_router()
+    return found
+
+
+def environ_binders() -> dict[str, Callable[..., Any]]:
+    found: dict[str, Callable[..., Any]] = {
+        LIMIT: contenders.limit_environ,
+        OURS: lambda environ: contenders.ours.bind_to_environ(environ).match(),
+        NATURAL: lambda environ: contenders.natural.bind_to_environ(environ).match(),
+    }
+    if find_spec("flask"):
+        found["Flask's URL adapter, the same rules"] = contenders.flask_environ()
+    return found
+
+
+def match_times(rounds: int) -> Times:
+    requests = mix()
+    binders = environ_binders()
+    pieces: dict[str, dict[str, Piece]] = {}
+    for who, match in routers().items():
+        check(who, match_or_none(match), [(r, (r.path, r.method)) for r in requests])
+        for kind in SHARES:
+            calls: Calls = [(r.path, r.method) for r in requests if r.kind == kind]
+            pieces.setdefault(kind, {})[who] = match_loop, match, calls
+    for who, match in binders.items():
+        check(who, match_or_none(match), [(r, (environ_of(r),)) for r in requests])
+        for kind in SHARES:
+            environs: Calls = [(environ_of(r),) for r in requests if r.kind == kind]
+            pieces.setdefault(f"{kind} from an environ", {})[who] = environ_loop, match, environs
+    return timed(pieces, rounds)
+
+
+def check(who: str, match: Callable[..., Any], requests: Iterable[Any]) -> None:
+    """Raise where a contender's answers are wrong. (What has no grammar may answer a miss.)"""
+    for request, arguments in requests:
+        answer = match(*arguments)
+        if request.endpoint is None:
+            assert answer is None or "no grammar" in who, (who, request, answer)
+            continue
+        assert answer is not None, (who, request)
+        assert answer[0] == request.endpoint, (who, request, answer)
+        given = "/".join(answer[1].values())
+        assert given == "/".join(request.values.values()), (who, request, answer)
+
+
+def build_times(rounds: int) -> Times:
+    adapters = {
+        OURS: contenders.ours.bind("registry.example.com", url_scheme="https"),
+        NATURAL: contenders.natural.bind("registry.example.com", url_scheme="https"),
+    }
+    values = [r.values for r in mix() if r.kind == "manifest by tag"]
+    pairs: Calls = [(given["name"], given["tag"]) for given in values]
+    calls: Calls = [("manifest", given) for given in values]
+    those: dict[str, Piece] = {
+        "an f-string, validated": (f_string_loop, contenders.f_string, pairs)
+    }
+    for who, adapter in adapters.items():
+        for pair, call in zip(pairs, calls, strict=True):
+            endpoint, given = call
+            built = adapter.build(endpoint, given, force_external=True)
+            assert built == contenders.f_string(*pair)
+        those[who] = build_loop, adapter.build, calls
+    if not find_spec("flask"):
+        return timed({"build": those}, rounds)
+    from flask import url_for
+
+    with contenders.flask_app().test_request_context():
+        those["Flask's url_for"] = url_for_loop, url_for, calls
+        return timed({"build": those}, rounds)
+
+
+def miss_times(rounds: int) -> Times:
+    digest = "sha256:" + "0" * 64
+    paths = {
+        "a miss (404)": ("/v2/library/Nginx/manifests/latest", "GET"),
+        "a slash too many (308)": ("/v2/library/nginx/tags/list/", "GET"),
+        "a slash too few (308)": ("/v2/library/nginx/blobs/uploads", "POST"),
+        "dots and slashes (308)": ("/v2/x/..//library/nginx/tags/list", "GET"),
+        "another method (405)": (f"/v2/library/nginx/blobs/{digest}", "PUT"),
+    }
+    those = {who: match for who, match in routers().items() if who in (LIMIT, OURS, NATURAL)}
+    return timed(
+        {
+            what: {who: (match_loop, match, [arguments] * 100) for who, match in those.items()}
+            for what, arguments in paths.items()
+        },
+        rounds,
+    )
+
+
+def hostile_times(rounds: int) -> Times:
+    those = {who: match for who, match in routers().items() if who in (LIMIT, OURS, NATURAL)}
+    return timed(
+        {
+            f"{shape}, {length // 1024} KiB": {
+                who: (match_loop, match, [(f"/v2/{make(length)}", "GET")] * (65536 // length))
+                for who, match in those.items()
+            }
+            for shape, make in hostile.SHAPES.items()
+            for length in (8 * 1024, 64 * 1024)
+        },
+        max(rounds // 4, 3),
+    )
+
+
+def go_times() -> dict[str, float]:
+    """Of a Go program of the same routes, nanoseconds by kind of request; empty without Go."""
+    library = "/usr/share/gocode"
+    if not (shutil.which("go") and Path(library, "src/github.com/gorilla/mux").is_dir()):
+        return {}
+    run = subprocess.run(
+        ["go", "run", str(Path(__file__).parent / "gorilla" / "main.go")],
+        env={**os.environ, "GO111MODULE": "off", "GOPATH": library, "GOFLAGS": ""},
+        input="".join(f"{r.kind}\t{r.method}\t{r.path}\n" for r in mix()),
+        capture_output=True,
+        text=True,
+    )
+    if run.returncode:
+        print(f"Go takes no part: {run.stderr.strip()}", file=sys.stderr)
+        return {}
+    lines = (line.split("\t") for line in run.stdout.splitlines())
+    return {kind: float(took) for kind, took in lines}
+
+
+def import_times() -> dict[str, float]:
+    """Milliseconds that a new interpreter takes to import each, the least of several."""
+    best: dict[str, float] = {}
+    for _ in range(9):
+        for module in "werkzeug.routing", "registry_routes":
+            code = f"from time import *; t = time_ns(); import {module}; print(time_ns() - t)"
+            run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+            best[module] = min(best.get(module, 1e9), float(run.stdout) / 1e6)
+    return best
+
+
+def table(title: str, rows: Times, baseline: str) -> None:
+    """Ratios to the baseline first, then nanoseconds."""
+    everyone = list(dict.fromkeys(who for times in rows.values() for who in times))
+    width = max(len(row) for row in rows) + 2
+    print(f"\n{title}: × {baseline} (ns)")
+    for number, who in enumerate(everyone):
+        print(f"  {'ABCDEFGH'[number]}: {who}")
+    print(" " * width + "".join(f"{'ABCDEFGH'[i]:>18}" for i in range(len(everyone))))
+    for row, times in rows.items():
+        cells = ""
+        for who in everyone:
+            took = times.get(who)
+            ratio = "" if took is None else f"{took / times[baseline]:.2f} ({took:,.0f})"
+            cells += f"{ratio:>18}"
+        print(f"{row:<{width}}{cells}")
+
+
+def mean(times: Times, suffix: str) -> dict[str, float]:
+    """The mix: the mean over all requests, by their shares."""
+    everyone = times["base" + suffix]
+    return {
+        who: sum(times[kind + suffix][who] * share for kind, share in SHARES.items()) / 100
+        for who in everyone
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    parser.add_argument("--svg", type=Path, help="write the chart to this file")
+    parser.add_argument("--rounds", type=int, default=60)
+    options = parser.parse_args()
+    print(f"Python {platform.python_version()}, {platform.machine()}")
+    times = match_times(options.rounds)
+    go = go_times()
+    for kind in SHARES:
+        if go:
+            times[kind][GO] = go[kind]
+    environ_suffix = " from an environ"
+    matched = {"the mix": mean(times, "")} | {kind: times[kind] for kind in SHARES}
+    bound = {"the mix": mean(times, environ_suffix)} | {
+        kind: times[kind + environ_suffix] for kind in SHARES
+    }
+    built = build_times(options.rounds)
+    if go:
+        built["build"][GO] = go["build"]
+    results: dict[str, tuple[Times, str]] = {
+        "match(path, method)": (matched, LIMIT),
+        "bind_to_environ(environ).match()": (bound, LIMIT),
+        "building a manifest's URL": (built, "an f-string, validated"),
+        "misses, redirects and errors": (miss_times(options.rounds), LIMIT),
+        "hostile paths": (hostile_times(options.rounds), LIMIT),
+    }
+    for title, (rows, baseline) in results.items():
+        table(title, rows, baseline)
+    imports = import_times()
+    print("\nimport: " + ", ".join(f"{name} {took:.0f} ms" for name, took in imports.items()))
+    if options.json:
+        numbers = {title: rows for title, (rows, _) in results.items()}
+        record = {"python": platform.python_version(), "nanoseconds": numbers, "import": imports}
+        options.json.write_text(json.dumps(record, indent=1))
+    if options.svg:
+        options.svg.write_text(chart.bars(matched["the mix"], bound["the mix"], OURS))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Who is timed: what turns a method and a path into an endpoint and values, or builds a URL."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import Map
+
+from registry_routes import RegistryMap, RegistryRules
+
+Answer = tuple[Any, Any] | None
+
+# The limit: one expression, written by hand, and the values put in a dict. Nothing that is exact
+# about the grammar can be had for less; there are no redirects, no methods and no errors in it.
+_COMPONENT = r"[a-z0-9]++(?>(?:(?:\.|__?+|-++)[a-z0-9]++)*)"
+_NAME = rf"{_COMPONENT}(?:/{_COMPONENT})*?"
+_TAG = r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}+"
+_DIGEST = (
+    r"(?:sha256:[a-f0-9]{64}|sha512:[a-f0-9]{128}"
+    r"|(?!sha(?:256|512):)[a-z0-9]++(?>(?:[+._-][a-z0-9]++)*):[a-zA-Z0-9=_-]++)"
+)
+_UPLOAD_ID = r"[a-zA-Z0-9_=-][a-zA-Z0-9._=-]*+"
+_EXTENSION = r"[a-z0-9]++(?>(?:[._-][a-z0-9]++)*)"
+_EXTENSIONS = rf"_({_EXTENSION})/({_EXTENSION})/({_EXTENSION})()"
+_LIMIT = re.compile(
+    rf"/v2/(?:({_NAME})/(?:manifests/(?:({_DIGEST})()|({_TAG})())|blobs/(?:({_DIGEST})()"
+    rf"|uploads/(?:()|({_UPLOAD_ID})()))|tags/list()|referrers/({_DIGEST})()|{_EXTENSIONS})"
+    rf"|()|_catalog()|{_EXTENSIONS})"
+).fullmatch
+_EXTENSION_GROUPS = "extension", "component", "module"
+_LIMIT_ANSWERS: dict[Any, tuple[str, list[tuple[str, int]]]] = {
+    3: ("manifest", [("name", 1), ("digest", 2)]),
+    5: ("manifest", [("name", 1), ("tag", 4)]),
+    7: ("blob", [("name", 1), ("digest", 6)]),
+    8: ("blob-upload", [("name", 1)]),
+    10: ("blob-upload-chunk", [("name", 1), ("uuid", 9)]),
+    11: ("tags", [("name", 1)]),
+    13: ("referrers", [("name", 1), ("digest", 12)]),
+    17: ("extension", [("name", 1), *zip(_EXTENSION_GROUPS, (14, 15, 16), strict=True)]),
+    18: ("base", []),
+    19: ("catalog", []),
+    23: ("extension", [*zip(_EXTENSION_GROUPS, (20, 21, 22), strict=True)]),
+}
+
+
+def limit(path: str, method: str) -> Answer:
+    match = _LIMIT(path)
+    if match is None:
+        return None
+    endpoint, groups = _LIMIT_ANSWERS[match.lastindex]
+    return endpoint, {name: match[group] for name, group in groups}
+
+
+def limit_environ(environ: Any) -> Answer:
+    path = environ["PATH_INFO"]
+    if not path.isascii():
+        path = path.encode("latin-1").decode(errors="replace")
+    return limit(path, environ["REQUEST_METHOD"])
+
+
+ours = RegistryMap()
+natural = Map([RegistryRules()])
+
+
+def match_or_none(match: Callable[..., Answer]) -> Callable[..., Answer]:
+    def call(*args: Any) -> Answer:
+        try:
+            return match(*args)
+        except HTTPException:
+            return None
+
+    return call
+
+
+def flask_app() -> Any:
+    from flask import Flask
+
+    app = Flask("benchmark")
+    app.config["SERVER_NAME"] = None
+    app.url_map.add(RegistryRules())
+    return app
+
+
+def flask_environ() -> Callable[..., Answer]:
+    app = flask_app()
+    return lambda environ: app.create_url_adapter(app.request_class(environ)).match()
+
+
+def falcon_router() -> Callable[..., Answer]:
+    """Falcon has no variable that spans slashes: its rules are unrolled to five components."""
+    from falcon.routing import CompiledRouter
+
+    class Resource:
+        def __init__(self, endpoint: str) -> None:
+            self.endpoint = endpoint
+
+        def on_get(self, *_: Any, **__: Any) -> None: ...
+
+    router = CompiledRouter()
+    router.add_route("/v2/", Resource("base"))
+    for length in range(1, 6):
+        name = "/".join(f"{{c{i}}}" for i in range(length))
+        for tail, endpoint in {
+            "manifests/{reference}": "manifest",
+            "tags/list": "tags",
+            "blobs/{digest}": "blob",
+            "blobs/uploads/": "blob-upload",
+            "blobs/uploads/{uuid}": "blob-upload-chunk",
+            "referrers/{digest}": "referrers",
+        }.items():
+            router.add_route(f"/v2/{name}/{tail}", Resource(endpoint))
+
+    def match(path: str, method: str) -> Answer:
+        found = router.find(path)
+        if found is None:
+            return None
+        resource, _, values, _ = found
+        assert isinstance(resource, Resource)
+        return resource.endpoint, values
+
+    return match
+
+
+def starlette_router() -> Callable[..., Answer]:
+    from starlette.routing import Match, Route
+
+    def endpoint(request: Any) -> None: ...
+
+    routes = [
+        Route(path, endpoint, methods=methods.split(), name=name)
+        for path, methods, name in [
+            ("/v2/", "GET", "base"),
+            ("/v2/{name:path}/blobs/uploads/", "POST", "blob-upload"),
+            ("/v2/{name:path}/blobs/uploads/{uuid}", "GET PATCH PUT DELETE", "blob-upload-chunk"),
+            ("/v2/{name:path}/blobs/{digest}", "GET DELETE", "blob"),
+            ("/v2/{name:path}/manifests/{reference}", "GET PUT DELETE", "manifest"),
+            ("/v2/{name:path}/tags/list", "GET", "tags"),
+            ("/v2/{name:path}/referrers/{digest}", "GET", "referrers"),
+        ]
+    ]
+
+    def match(path: str, method: str) -> Answer:
+        scope = {"type": "http", "method": method, "path": path, "root_path": ""}
+        for route in routes:
+            matched, child = route.matches(scope)
+            if matched is Match.FULL:
+                return route.name, child["path_params"]
+        return None
+
+    return match
+
+
+NAME, TAG = re.compile(_NAME).fullmatch, re.compile(_TAG).fullmatch
+
+
+def f_string(name: str, tag: str) -> str:
+    """A manifest's URL by an f-string, with the validation that `build` does."""
+    if not isinstance(name, str) or NAME(name) is None:
+        raise ValueError(f"repository name {name!r} is malformed")
+    if not isinstance(tag, str) or TAG(tag) is None:
+        raise ValueError(f"tag {tag!r} is malformed")
+    return f"https://registry.example.com/v2/{name}/manifests/{tag}"
