@@ -9,19 +9,27 @@ TLS: put it behind something that has, or keep it on your own machine.
 
 import argparse
 import hashlib
+import io
 import json
 import logging
 import os
 import re
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from werkzeug.exceptions import HTTPException, InternalServerError, RequestEntityTooLarge
+from werkzeug.exceptions import (
+    BadRequest,
+    ClientDisconnected,
+    HTTPException,
+    InternalServerError,
+    RequestEntityTooLarge,
+)
 from werkzeug.routing import RequestRedirect
-from werkzeug.serving import make_server
+from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.utils import send_file
 from werkzeug.wrappers import Request, Response
 
@@ -29,9 +37,13 @@ from registry_routes import errors, grammar, url_map
 
 IMAGE_INDEX = "application/vnd.oci.image.index.v1+json"
 IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+# RFC 6838, section 4.2; without parameters, as it is for manifests.
+_RESTRICTED_NAME = "[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]{0,126}"
+MEDIA_TYPE = re.compile(f"{_RESTRICTED_NAME}/{_RESTRICTED_NAME}")
 MAX_MANIFEST = 4 * 1024 * 1024
 MAX_NAME = 255  # what most clients hold to; it also keeps every path within a filesystem's limits
 BLOCK = 1024 * 1024
+LOOKS = range(10)  # an upload may change its name, to and fro, between two looks at it
 
 log = logging.getLogger("registry")
 
@@ -49,8 +61,13 @@ class Storage:
         self.root = root
         self.temporary = root / "_temporary"
         self.temporary.mkdir(parents=True, exist_ok=True)
-        for claimed in root.glob("**/_uploads/.*"):  # by a process that was stopped at it
+        # What a process that was stopped at it has left behind.
+        for unfinished in self.temporary.iterdir():
+            unfinished.unlink()
+        for claimed in root.glob("**/_uploads/.*"):
             claimed.rename(claimed.with_name(claimed.name[1:]))
+        #: Held where a tag and its manifest come or go together.
+        self.tagging = threading.Lock()
 
     def repository(self, name: str) -> Path:
         if len(name) > MAX_NAME:
@@ -98,12 +115,15 @@ class Storage:
     def writing(self, name: str, upload_id: str) -> Iterator[Path]:
         path = self.upload(name, upload_id)
         claimed = path.with_name(f".{upload_id}")
-        try:
-            path.rename(claimed)
-        except FileNotFoundError:
-            if claimed.exists():
-                raise errors.RangeInvalid("another request is writing to this upload") from None
-            raise errors.BlobUploadUnknown from None
+        for _ in LOOKS:
+            try:
+                path.rename(claimed)
+                break
+            except FileNotFoundError:
+                if claimed.exists():
+                    raise errors.RangeInvalid("another request writes to this upload") from None
+        else:
+            raise errors.BlobUploadUnknown
         try:
             yield claimed
         finally:
@@ -112,9 +132,10 @@ class Storage:
 
     def upload_size(self, name: str, upload_id: str) -> int:
         path = self.upload(name, upload_id)
-        for form in path, path.with_name(f".{upload_id}"):
-            with suppress(FileNotFoundError):
-                return form.stat().st_size
+        for _ in LOOKS:
+            for form in path, path.with_name(f".{upload_id}"):
+                with suppress(FileNotFoundError):
+                    return form.stat().st_size
         raise errors.BlobUploadUnknown
 
     def append(self, name: str, upload_id: str, body: IO[bytes], content_range: str | None) -> int:
@@ -167,7 +188,7 @@ class Storage:
         self._write(path, media_type.encode("latin-1") + b"\n" + content)
 
     def delete_manifest(self, name: str, digest: str) -> None:
-        """Delete a manifest, and the tags that point at it before it."""
+        """Delete a manifest, and the tags that point at it before it; hold `tagging` meanwhile."""
         self.manifest(name, digest)
         for tag in self.tags(name):
             try:
@@ -204,17 +225,24 @@ class Storage:
     def _write(self, path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.temporary / uuid.uuid4().hex
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with temporary.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _is_supported(digest: str) -> bool:
+    return digest.partition(":")[0] in grammar.REGISTERED_ALGORITHMS
 
 
 def _digest_path(digest: str) -> str:
     """A digest as a path; only of algorithms whose digests we can check."""
     algorithm, _, encoded = digest.partition(":")
-    if algorithm not in grammar.REGISTERED_ALGORITHMS:
+    if not _is_supported(digest):
         raise errors.DigestInvalid(f"digest algorithm {algorithm[:64]!r} is not supported")
     return f"{algorithm}/{encoded}"
 
@@ -271,6 +299,8 @@ class Registry:
         return response(environ, start_response)
 
     def respond(self, request: Request) -> Response:
+        if not re.fullmatch("[0-9]*", request.headers.get("Content-Length", "")):
+            raise BadRequest  # Werkzeug would take the body for an empty one
         self_url = url_map.bind_to_environ(request.environ)
         endpoint, values = self_url.match()
         method = "get" if request.method == "HEAD" else request.method.lower()
@@ -288,6 +318,8 @@ class Registry:
     def get_manifest(
         self, request: Request, url: Any, name: str, tag: str = "", digest: str = ""
     ) -> Response:
+        if digest and not _is_supported(digest):
+            raise errors.ManifestUnknown(detail={"digest": digest})
         digest = digest or self.storage.tag(name, tag)
         media_type, content = self.storage.manifest(name, digest)
         response = Response(content, content_type=media_type)
@@ -313,10 +345,13 @@ class Registry:
         actual = f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
         if digest not in ("", actual):
             raise errors.DigestInvalid(detail={"digest": digest, "actual": actual})
-        media_type = request.content_type or str(manifest.get("mediaType") or IMAGE_MANIFEST)
-        self.storage.write_manifest(name, actual, media_type, content)
-        if tag:
-            self.storage.write_tag(name, tag, actual)
+        media_type = request.content_type or manifest.get("mediaType") or IMAGE_MANIFEST
+        if not isinstance(media_type, str) or not MEDIA_TYPE.fullmatch(media_type):
+            raise errors.ManifestInvalid("the manifest's media type is malformed")
+        with self.storage.tagging:
+            self.storage.write_manifest(name, actual, media_type, content)
+            if tag:
+                self.storage.write_tag(name, tag, actual)
         response = Response(status=201)
         response.location = url("manifest", {"name": name, "digest": actual})
         response.headers["Docker-Content-Digest"] = actual
@@ -327,15 +362,20 @@ class Registry:
     def delete_manifest(
         self, request: Request, url: Any, name: str, tag: str = "", digest: str = ""
     ) -> Response:
-        if tag:
-            self.storage.delete_tag(name, tag)
-        else:
-            self.storage.delete_manifest(name, digest)
+        if digest and not _is_supported(digest):
+            raise errors.ManifestUnknown(detail={"digest": digest})
+        with self.storage.tagging:
+            if tag:
+                self.storage.delete_tag(name, tag)
+            else:
+                self.storage.delete_manifest(name, digest)
         return Response(status=202)
 
     # Blobs.
 
     def get_blob(self, request: Request, url: Any, name: str, digest: str) -> Response:
+        if not _is_supported(digest):
+            raise errors.BlobUnknown(detail={"digest": digest})
         path = self.storage.blob(name, digest)
         try:
             response = send_file(path, request.environ, "application/octet-stream", etag=digest)
@@ -345,6 +385,8 @@ class Registry:
         return response
 
     def delete_blob(self, request: Request, url: Any, name: str, digest: str) -> Response:
+        if not _is_supported(digest):
+            raise errors.BlobUnknown(detail={"digest": digest})
         try:
             self.storage.blob(name, digest).unlink()
         except FileNotFoundError:
@@ -357,7 +399,9 @@ class Registry:
         mount, source = request.args.get("mount", ""), request.args.get("from", "")
         if (
             grammar.DIGEST.fits(mount)
+            and _is_supported(mount)
             and grammar.NAME.fits(source)
+            and len(source) <= MAX_NAME
             and self.storage.mount(mount, source, name)
         ):
             return self._created(url, name, mount)
@@ -427,13 +471,14 @@ class Registry:
             config = manifest.get("config")
             config_type = config.get("mediaType") if isinstance(config, dict) else None
             artifact_type = manifest.get("artifactType") or config_type
+            annotations = manifest.get("annotations")
             if wanted and wanted != artifact_type:
                 continue
             descriptor = {"mediaType": media_type, "digest": referrer, "size": len(content)}
-            if artifact_type:
+            if isinstance(artifact_type, str):
                 descriptor["artifactType"] = artifact_type
-            if manifest.get("annotations"):
-                descriptor["annotations"] = manifest["annotations"]
+            if annotations and _is_map_of_strings(annotations):
+                descriptor["annotations"] = annotations
             found.append(descriptor)
         index = {"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": found}
         response = Response(json.dumps(index), content_type=IMAGE_INDEX)
@@ -492,6 +537,10 @@ def _blobs_of(manifest: dict[str, Any]) -> Iterator[str]:
             yield digest
 
 
+def _is_map_of_strings(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
+
+
 def _subject_of(manifest: dict[str, Any]) -> str | None:
     return _digest_of(manifest["subject"]) if manifest.get("subject") else None
 
@@ -510,7 +559,7 @@ def _page(
         names = [name for name in names if order(name) > order(last)]
     link = None
     if n is not None:
-        if not re.fullmatch("[0-9]{1,9}", n):
+        if not re.fullmatch("[0-9]{1,1000}", n):
             raise errors.PaginationNumberInvalid(detail={"n": n[:64]})
         page = names[: int(n)]
         if page and len(page) < len(names):
@@ -523,6 +572,54 @@ def _page(
     return response
 
 
+class ChunkedBody(io.RawIOBase):
+    """A body in chunks (RFC 9112, section 7.1). One that breaks off is an error, not an end."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+        self.left: int | None = None  # in the current chunk; None before the first
+        self.ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            if not self.left and not self.ended:
+                self._begin_chunk()
+            data = self.stream.read(min(len(buffer), self.left or 0))
+        except OSError:  # a time-out, or a connection that was reset
+            raise ClientDisconnected from None
+        if self.left and not data:
+            raise ClientDisconnected
+        self.left = (self.left or 0) - len(data)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _begin_chunk(self) -> None:
+        if self.left is not None and self.stream.readline(3) not in (b"\r\n", b"\n"):
+            raise ClientDisconnected
+        size = re.fullmatch(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?\r?\n", self.stream.readline(4096))
+        if not size:
+            raise ClientDisconnected
+        self.left = int(size[1], 16)
+        if self.left == 0:
+            while (line := self.stream.readline(4096)) not in (b"\r\n", b"\n"):  # trailers
+                if not line:
+                    raise ClientDisconnected
+            self.ended = True
+
+
+class RequestHandler(WSGIRequestHandler):
+    timeout = 60  # seconds that a client may be silent
+
+    def make_environ(self) -> Any:
+        environ = super().make_environ()
+        if "wsgi.input_terminated" in environ:  # Werkzeug's own reads on where a chunk breaks off
+            environ["wsgi.input"] = ChunkedBody(self.rfile)
+        return environ
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="A container registry on the routes of registry_routes.",
@@ -533,8 +630,9 @@ def main() -> None:
     parser.add_argument("--storage", default="./registry-data", type=Path, help="a directory")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    registry = Registry(Storage(options.storage))
     server = make_server(
-        options.host, options.port, Registry(Storage(options.storage)), threaded=True
+        options.host, options.port, registry, threaded=True, request_handler=RequestHandler
     )
     host = f"{options.host}:{server.port}"
     print(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from registry import MAX_MANIFEST, Registry, Storage
+from registry import MAX_MANIFEST, ChunkedBody, Registry, Storage
 from werkzeug.test import Client, TestResponse
 
 BLOB = b"hello, blob" * 1000
@@ -55,7 +55,8 @@ def push_blob(client: Client, name: str, blob: bytes = BLOB) -> str:
 
 def push_manifest(client: Client, name: str, reference: str, content: bytes) -> TestResponse:
     path = f"/v2/{name}/manifests/{reference}"
-    return client.put(path, data=content, content_type=MANIFEST_TYPE)
+    media_type = None if content.startswith(b'{"mediaType"') else MANIFEST_TYPE
+    return client.put(path, data=content, content_type=media_type)
 
 
 def assert_error(response: TestResponse, status: int, code: str) -> None:
@@ -179,6 +180,32 @@ def test_a_wrong_digest_is_refused(client: Client, tmp_path: Path, digest: str) 
     )
     assert_nothing_half_written(tmp_path)
     assert len(list(tmp_path.glob("**/_blobs/*/*"))) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"300000\r\n0123456789", b"3\r\nabc\r\n", b"zz\r\nabc", b"-3\r\nabc", b"3\r\nabcd", b""],
+)
+def test_a_chunked_body_that_breaks_off(client: Client, body: bytes) -> None:
+    location = client.post("/v2/a/blobs/uploads/").location or ""
+    stream = ChunkedBody(BytesIO(body))
+    overrides = {"wsgi.input": stream, "wsgi.input_terminated": True}
+    assert client.patch(location, environ_overrides=overrides).status_code == 400
+    assert client.get(location).headers["Range"] == "0-0"
+
+
+def test_a_chunked_body_with_extensions_and_trailers(client: Client) -> None:
+    location = client.post("/v2/a/blobs/uploads/").location or ""
+    stream = ChunkedBody(BytesIO(b"3;x=y\r\nabc\r\n2 \r\nde\r\n0\r\nTrailer: x\r\n\r\nmore"))
+    overrides = {"wsgi.input": stream, "wsgi.input_terminated": True}
+    assert client.patch(location, environ_overrides=overrides).headers["Range"] == "0-4"
+
+
+@pytest.mark.parametrize("length", ["-5", "abc", "+3", "3, 3", "0x3"])
+def test_a_content_length_that_is_none(client: Client, length: str) -> None:
+    location = client.post("/v2/a/blobs/uploads/").location or ""
+    overrides = {"wsgi.input": BytesIO(b"abcde"), "CONTENT_LENGTH": length}
+    assert client.patch(location, environ_overrides=overrides).status_code == 400
 
 
 def test_an_upload_can_be_cancelled(client: Client) -> None:
@@ -320,6 +347,8 @@ def test_delete_of_a_tag_and_of_a_manifest(client: Client) -> None:
         (b'{"layers": {"digest": 1}}', 400, "MANIFEST_INVALID"),
         (b'{"layers": ["x"]}', 400, "MANIFEST_INVALID"),
         (b'{"layers": [{"digest": "../../x"}]}', 400, "MANIFEST_INVALID"),
+        (b'{"mediaType": "a\\nb"}', 400, "MANIFEST_INVALID"),
+        (b'{"mediaType": "\\ud800"}', 400, "MANIFEST_INVALID"),
         (b'{"config": 3}', 400, "MANIFEST_INVALID"),
         (b'{"subject": {"digest": null}}', 400, "MANIFEST_INVALID"),
         (manifest_of(b"not there"), 404, "MANIFEST_BLOB_UNKNOWN"),
@@ -442,7 +471,8 @@ def test_repositories_nest(client: Client) -> None:
         ("GET", "/v2/a/tags/list", 404, "NAME_UNKNOWN"),
         ("GET", f"/v2/{'a' * 256}/tags/list", 400, "NAME_INVALID"),
         ("POST", f"/v2/{'a/' * 3000}b/blobs/uploads/", 400, "NAME_INVALID"),
-        ("GET", f"/v2/a/blobs/x:{'a' * 5000}", 400, "DIGEST_INVALID"),
+        ("GET", f"/v2/a/blobs/x:{'a' * 5000}", 404, "BLOB_UNKNOWN"),
+        ("DELETE", "/v2/a/manifests/x:y", 404, "MANIFEST_UNKNOWN"),
         ("GET", f"/v2/a/manifests/{'a' * 128}", 404, "MANIFEST_UNKNOWN"),
     ],
 )
