@@ -575,7 +575,7 @@ def _page(
 class ChunkedBody(io.RawIOBase):
     """A body in chunks (RFC 9112, section 7.1). One that breaks off is an error, not an end."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: io.BufferedIOBase) -> None:
         self.stream = stream
         self.left: int | None = None  # in the current chunk; None before the first
         self.ended = False

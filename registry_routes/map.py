@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal, overload
 from urllib.parse import quote
 
@@ -79,7 +80,7 @@ class RegistryMap(Map):
         self.dialect = dialect
         self._good_hosts: set[str] = set()
         self._fast_path: FastPath | None = None
-        self._fast_path_lock = self.lock_class()
+        self._fast_path_lock = RLock()  # a rule factory may match in the map that it is added to
         self._own_rules: list[Any] = list(
             Submount(prefix, [RegistryRules(dialect)]).get_rules(self)
         )
@@ -95,8 +96,10 @@ class RegistryMap(Map):
     def add(self, rulefactory: RuleFactory) -> None:
         """As `werkzeug.routing.Map.add`."""
         with self._fast_path_lock:
-            super().add(rulefactory)
-            self._fast_path = None
+            try:
+                super().add(rulefactory)
+            finally:
+                self._fast_path = None
 
     def _current_fast_path(self) -> FastPath:
         with self._fast_path_lock:
@@ -150,7 +153,7 @@ class RegistryMap(Map):
         ):
             return RegistryMapAdapter.lazily(self, env)
         adapter = RegistryMapAdapter.of(self._bind_fully(env, server_name, subdomain))
-        if host is not None:  # one that Werkzeug does not refuse
+        if host is not None and server_name is None:  # one that Werkzeug does not refuse
             if len(self._good_hosts) >= 1000:
                 self._good_hosts.clear()
             self._good_hosts.add(host)
@@ -206,7 +209,7 @@ class RegistryMapAdapter(MapAdapter):
         bound.subdomain = ""
         bound.default_method = environ["REQUEST_METHOD"]
         bound.websocket = False
-        bound._environ = environ
+        bound._environ = dict(environ)  # as it stands now
         return bound
 
     @cached_property
@@ -268,7 +271,7 @@ class RegistryMapAdapter(MapAdapter):
                     values: Mapping[str, Any] = {name: hit[group] for name, group in groups}
                     return (rule if return_rule else endpoint), values
         method = (method or self.default_method).upper()
-        found, values = self._match_slowly(path, hit, method, query_args, websocket)
+        found, values = self._match_slowly(path, fast_path, hit, method, query_args, websocket)
         return (found if return_rule else found.endpoint), values
 
     def build(
@@ -297,22 +300,22 @@ class RegistryMapAdapter(MapAdapter):
                 else:
                     path %= in_order(values)
                     if not force_external:
-                        return f"{self.script_name}{path}"
+                        return f"{self.script_name.rstrip('/')}/{path}"
                     scheme = self.url_scheme if url_scheme is None else url_scheme
                     if not self.subdomain and scheme in ("http", "https"):
-                        return f"{scheme}://{self.server_name}{self.script_name}{path}"
+                        return f"{scheme}://{self.server_name}{self.script_name[:-1]}/{path}"
         return super().build(endpoint, values, method, force_external, append_unknown, url_scheme)
 
     def _match_slowly(
         self,
         path: str,
+        fast_path: FastPath,
         hit: re.Match[str] | None,
         method: str,
         query_args: Mapping[str, Any] | str | None,
         websocket: bool,
     ) -> tuple[Rule, Mapping[str, Any]]:
         """The match, where it is not a plain hit; `hit` is what the fast path found in `path`."""
-        fast_path = self.map._current_fast_path()
         cleaned = _clean(path)
         if (
             websocket
@@ -356,11 +359,11 @@ class RegistryMapAdapter(MapAdapter):
             rule, values = found
             if cleaned == path and not rule.strict_slashes:
                 return rule, values
-            # A rule of the user's may ask for a redirect of its own.
-            new_path = quote(canonical, safe=_SAFE_IN_PATH)
-            own = not isinstance(error, RequestRedirect) or (
-                error.new_url == self.make_redirect_url(new_path, query_args)
-            )
+            # A rule of the user's may ask for a redirect of its own, to somewhere else.
+            own = not isinstance(error, RequestRedirect) or error.new_url in [
+                self.make_redirect_url(quote(form, safe=_SAFE_IN_PATH), query_args)
+                for form in (cleaned, other_ending(cleaned))
+            ]
             if own and (cleaned == path or rule.merge_slashes):
                 raise RequestRedirect(self._location(canonical, query_args))
         if matched:
@@ -383,7 +386,7 @@ class RegistryMapAdapter(MapAdapter):
             ):
                 raise
             return None
-        except HTTPException:
+        except Exception:  # a redirect or a converter of the user's, on a path it was not asked for
             return None
         return (rule, values) if isinstance(rule, RegistryRule) else None
 

@@ -197,11 +197,14 @@ def plain_match(
             continue
         if cleaned == path and not rule.strict_slashes:
             return rule, values
-        location = quote(f"{adapter.script_name}{candidate[1:]}", safe="!$&'()*+,/:;=@")
-        location += f"?{query}" if query else ""
+        location, other_location = (
+            quote(f"{adapter.script_name}{one[1:]}", safe="!$&'()*+,/:;=@")
+            + (f"?{query}" if query else "")
+            for one in (candidate, other_ending(candidate))
+        )
         if isinstance(error, RequestRedirect):
-            moved = f"{adapter.url_scheme}://{adapter.get_host(None)}{location}"
-            if error.new_url != moved:
+            host = f"{adapter.url_scheme}://{adapter.get_host(None)}"
+            if error.new_url not in (f"{host}{location}", f"{host}{other_location}"):
                 continue
         if cleaned == path or rule.merge_slashes:
             raise RequestRedirect(location)
@@ -260,7 +263,7 @@ def assert_same(
     return seen
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 2**32),
     dialect=st.sampled_from([OCI_1_1, DOCKER_1_5]),

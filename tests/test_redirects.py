@@ -250,3 +250,13 @@ class TestRulesOfTheUsersOwn:
             self.adapter.match(path)
         if isinstance(error.value, RequestRedirect):
             assert error.value.new_url == url
+
+
+def test_a_redirect_goes_to_the_rules_own_ending_whoever_matches() -> None:
+    beside = [Rule("/<path:rest>", endpoint="rest", methods=["POST"])]  # so Werkzeug is asked
+    for rules in [], beside:
+        adapter = RegistryMap(strict_slashes=False, rules=rules).bind("registry.example")
+        for path, location in ("//v2", "/v2/"), ("/v2//_catalog/", "/v2/_catalog"):
+            with pytest.raises(RequestRedirect) as redirect:
+                adapter.match(path)
+            assert redirect.value.new_url == location
