@@ -22,11 +22,10 @@ class GrammarConverter(BaseConverter):
 
     grammar: ClassVar[Grammar]
 
-    def __init_subclass__(cls, grammar: Grammar, **kwargs: Any) -> None:
-        cls.grammar = grammar
-        cls.regex = grammar.regex
-        # A value may span path segments: whether it does cannot be seen from "/" in the pattern.
-        cls.part_isolating = not grammar.fits("a/a")
+    def __init_subclass__(cls, grammar: Grammar | None = None, **kwargs: Any) -> None:
+        if grammar is not None:
+            cls.grammar = grammar
+            cls.regex = grammar.regex
         super().__init_subclass__(**kwargs)
 
     def to_url(self, value: Any) -> str:

@@ -13,12 +13,13 @@ expression, a tree of what their paths have in common. It answers as Werkzeug wo
 
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import cached_property
 from itertools import count, permutations
 from operator import itemgetter
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from werkzeug.routing import BaseConverter, Rule
+from werkzeug.routing import BaseConverter, Map, Rule
 
 from .converters import GrammarConverter
 from .routes import RegistryRule
@@ -51,9 +52,11 @@ class Template(NamedTuple):
 
 
 class FastPath:
-    """The fast path of a map: of `own`, the rules of its route table, among all its `rules`."""
+    """The fast path of a map: of `own`, the rules of its route table, among all its rules."""
 
-    def __init__(self, own: Sequence[RegistryRule], rules: Sequence[Rule], subdomain: str) -> None:
+    def __init__(self, own: Sequence[RegistryRule], url_map: Map) -> None:
+        rules = list(url_map.iter_rules())
+        subdomain = url_map.default_subdomain
         with_defaults = {rule.endpoint for rule in rules if rule.defaults}
         plain = [rule for rule in own if _is_plain(rule) and rule.endpoint not in with_defaults]
         others = [
@@ -62,25 +65,46 @@ class FastPath:
             if not (rule.build_only or _among(plain, rule))
             and (rule.subdomain == subdomain or "<" in (rule.subdomain or ""))
         ]
-        suspects = {
+        #: Expressions for the paths that another rule might take.
+        self.suspects = {
             _paths_like(other)
             for other in others
             if not _among(own, other) and any(_may_precede(other, rule) for rule in plain)
         }
         self._other_heads = tuple({_ends(rule)[0].rstrip("/") for rule in others})
         self.subdomain = subdomain
+        self._map = url_map
+        #: Those of `own` and of other route tables that a user has added.
+        self.registry_rules = [rule for rule in rules if isinstance(rule, RegistryRule)]
         #: By the number of the last group that matched.
         self.answers: dict[int | None, Answer] = {}
         expression = self._expression(_tree(plain), (), count(1)) if plain else "(?!)"
-        unless = f"(?!{'|'.join(sorted(suspects))})" if suspects else ""
+        unless = f"(?!{'|'.join(sorted(self.suspects))})" if self.suspects else ""
         self.fullmatch = re.compile(unless + expression).fullmatch
         #: By endpoint and variables, these in any order.
         self.templates = {
             (rule.endpoint, *names): _template(rule)
             for rule in plain
-            if _is_only_choice(rule, rules)
+            if not self.suspects and _is_only_choice(rule, rules)
             for names in permutations(rule.arguments)
         }
+
+    @cached_property
+    def registry(self) -> Map:
+        """A map of `registry_rules` alone; the endpoint of each is its number there."""
+        registry = Map(
+            default_subdomain=self.subdomain,
+            host_matching=self._map.host_matching,
+            converters=self._map.converters,
+            merge_slashes=False,
+            redirect_defaults=False,
+        )
+        for number, rule in enumerate(self.registry_rules):
+            copy = rule.empty()
+            copy.endpoint = number
+            copy.strict_slashes = True
+            registry.add(copy)
+        return registry
 
     def decides(self, path: str) -> bool:
         """Whether no rule but the plain ones can have a say in `path`."""
@@ -130,11 +154,17 @@ def other_ending(path: str) -> str:
 
 
 def _is_plain(rule: RegistryRule) -> bool:
-    """Whether it takes paths and values as they are, and a slash or the end follows each value."""
+    """Whether its values are as its dialect's grammars match them, up to a slash or the end."""
+    variables = rule.variables()
     return (
-        bool(rule.merge_slashes)
+        len(variables) == rule.rule.count("<")
         and not re.search(">[^/]", rule.rule)
-        and all(conv.to_python is BaseConverter.to_python for _, conv in rule.variables())
+        and all(
+            converter.__init__ is BaseConverter.__init__
+            and converter.to_python is BaseConverter.to_python
+            and converter.regex == converter.grammar.regex
+            for _, converter in variables
+        )
     )
 
 

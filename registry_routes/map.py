@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Literal, overload
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import (
@@ -104,8 +105,7 @@ class RegistryMap(Map):
     def _current_fast_path(self) -> FastPath:
         with self._fast_path_lock:
             if self._fast_path is None:
-                rules = list(self.iter_rules())
-                self._fast_path = FastPath(self._own_rules, rules, self.default_subdomain)
+                self._fast_path = FastPath(self._own_rules, self)
             return self._fast_path
 
     def bind(
@@ -262,7 +262,6 @@ class RegistryMapAdapter(MapAdapter):
         if websocket is None:
             websocket = self.websocket
         fast_path = self.map._fast_path or self.map._current_fast_path()
-        hit = None
         if self.subdomain == fast_path.subdomain and not websocket:
             hit = fast_path.fullmatch(path)
             if hit is not None:
@@ -271,7 +270,7 @@ class RegistryMapAdapter(MapAdapter):
                     values: Mapping[str, Any] = {name: hit[group] for name, group in groups}
                     return (rule if return_rule else endpoint), values
         method = (method or self.default_method).upper()
-        found, values = self._match_slowly(path, fast_path, hit, method, query_args, websocket)
+        found, values = self._match_slowly(path, fast_path, method, query_args, websocket)
         return (found if return_rule else found.endpoint), values
 
     def build(
@@ -285,8 +284,9 @@ class RegistryMapAdapter(MapAdapter):
     ) -> str:
         """The URL of `endpoint` with `values`, as `werkzeug.routing.MapAdapter.build`.
 
-        Raises `ValueError` where a value is outside its grammar, and
-        `werkzeug.routing.BuildError` where no rule of the endpoint has these variables.
+        Raises `ValueError` where a value is outside its grammar, or where another rule of the map
+        takes the path, so that it would not match back; and `werkzeug.routing.BuildError` where
+        no rule of the endpoint has these variables.
         """
         fast_path = self.map._fast_path or self.map._current_fast_path()
         if type(values) is dict and method is None and self.subdomain == fast_path.subdomain:
@@ -304,91 +304,143 @@ class RegistryMapAdapter(MapAdapter):
                     scheme = self.url_scheme if url_scheme is None else url_scheme
                     if not self.subdomain and scheme in ("http", "https"):
                         return f"{scheme}://{self.server_name}{self.script_name[:-1]}/{path}"
-        return super().build(endpoint, values, method, force_external, append_unknown, url_scheme)
+        url = super().build(endpoint, values, method, force_external, append_unknown, url_scheme)
+        if fast_path.suspects and self.subdomain == fast_path.subdomain:
+            self._check_not_taken(url, endpoint, fast_path)
+        return url
+
+    def _check_not_taken(self, url: str, endpoint: Any, fast_path: FastPath) -> None:
+        """Raise `ValueError` where another rule takes the URL of one of the registry's."""
+        path = unquote(urlsplit(url).path).removeprefix(self.script_name.rstrip("/"))
+        registry = self._registry_alone(fast_path)
+        for method in registry.allowed_methods(path) or ["GET"]:
+            try:
+                number, values = registry.match(path, method)
+            except HTTPException:
+                return
+            if fast_path.registry_rules[number].endpoint != endpoint:
+                return
+            with suppress(HTTPException):
+                if self._werkzeugs().match(path, method) == (endpoint, values):
+                    return
+        raise ValueError(f"URL {url!r} is not built: another rule of the map takes it")
+
+    def _werkzeugs(self) -> MapAdapter:
+        """An adapter of Werkzeug's own, bound as this one is."""
+        return MapAdapter(
+            self.map,
+            self.server_name,
+            self.script_name,
+            self.subdomain,
+            self.url_scheme,
+            self.path_info,
+            self.default_method,
+            self.query_args,
+        )
+
+    def _registry_alone(self, fast_path: FastPath) -> MapAdapter:
+        return MapAdapter(
+            fast_path.registry, self.server_name, "/", self.subdomain, "http", "/", "GET"
+        )
 
     def _match_slowly(
         self,
         path: str,
         fast_path: FastPath,
-        hit: re.Match[str] | None,
         method: str,
         query_args: Mapping[str, Any] | str | None,
         websocket: bool,
     ) -> tuple[Rule, Mapping[str, Any]]:
-        """The match, where it is not a plain hit; `hit` is what the fast path found in `path`."""
-        cleaned = _clean(path)
-        if (
-            websocket
-            or self.subdomain != fast_path.subdomain
-            or not (fast_path.decides(path) and fast_path.decides(cleaned))
-        ):
-            return self._match_through_werkzeug(path, cleaned, method, query_args, websocket)
-        if cleaned != path:
-            hit = fast_path.fullmatch(cleaned)
-        if hit is None:
-            raise NotFound
-        answer = fast_path.answers[hit.lastindex]
-        if answer.rule.methods is not None and method not in answer.rule.methods:
-            raise MethodNotAllowed(valid_methods=list(answer.rule.methods))
-        if cleaned == path and (answer.as_it_stands or not answer.rule.strict_slashes):
-            return answer.rule, {name: hit[group] for name, group in answer.groups}
-        canonical = cleaned if answer.as_it_stands else other_ending(cleaned)
+        """The match, where it is not a plain hit.
+
+        First Werkzeug is asked about the path as it stands, unless no rule but the registry's has
+        a say in it. Then the registry's rules alone are asked what the clean path means to them.
+        """
+        standing = path if path.startswith("/") else f"/{path}"
+        cleaned = _clean(standing)
+        if not self.map.merge_slashes:  # then Werkzeug drops slashes at the start, and no others
+            standing = cleaned = f"/{path.lstrip('/')}"
+        error: HTTPException = NotFound()
+        decided = (
+            not websocket
+            and self.subdomain == fast_path.subdomain
+            and fast_path.decides(standing)
+            and fast_path.decides(cleaned)
+        )
+        if not decided:
+            try:
+                rule, values = self._werkzeugs().match(path, method, True, query_args, websocket)
+                if cleaned == standing or not isinstance(rule, RegistryRule):
+                    return rule, values
+            except RequestRedirect as redirect:
+                if not self._leads_to(redirect, cleaned, query_args):
+                    raise
+                error = redirect
+            except HTTPException as e:
+                error = e
+        if websocket or cleaned.endswith("//"):  # the latter where slashes are not merged
+            raise error
+        try:
+            found = self._match_registry(cleaned, fast_path, method, decided)
+        except MethodNotAllowed as refused:
+            if isinstance(error, RequestRedirect):  # another rule takes this method
+                raise error from None
+            allowed = {
+                *(refused.valid_methods or ()),
+                *(getattr(error, "valid_methods", None) or ()),
+            }
+            raise MethodNotAllowed(valid_methods=sorted(allowed)) from None
+        if found is None or (not decided and standing == found[2]):
+            raise error
+        rule, values, canonical = found
+        if standing == canonical or (standing == cleaned and not rule.strict_slashes):
+            return rule, values
         raise RequestRedirect(self._location(canonical, query_args))
 
-    def _match_through_werkzeug(
+    def _leads_to(
         self,
+        redirect: RequestRedirect,
         path: str,
-        cleaned: str,
-        method: str,
         query_args: Mapping[str, Any] | str | None,
-        websocket: bool,
-    ) -> tuple[Rule, Mapping[str, Any]]:
-        matched: tuple[Rule, Mapping[str, Any]] | None = None
-        error: HTTPException = NotFound()
-        try:
-            matched = super().match(path, method, True, query_args, websocket)
-        except HTTPException as e:
-            error = e
-        # Werkzeug drops a second slash at the start; for us it makes another path.
-        if matched and not (path.startswith("//") and isinstance(matched[0], RegistryRule)):
-            return matched
-        for canonical in cleaned, other_ending(cleaned):
-            found = self._match_registry(canonical, method, websocket)
-            if not found or found[0].is_branch != canonical.endswith("/"):
-                continue
-            rule, values = found
-            if cleaned == path and not rule.strict_slashes:
-                return rule, values
-            # A rule of the user's may ask for a redirect of its own, to somewhere else.
-            own = not isinstance(error, RequestRedirect) or error.new_url in [
-                self.make_redirect_url(quote(form, safe=_SAFE_IN_PATH), query_args)
-                for form in (cleaned, other_ending(cleaned))
-            ]
-            if own and (cleaned == path or rule.merge_slashes):
-                raise RequestRedirect(self._location(canonical, query_args))
-        if matched:
-            return matched
-        raise error
+    ) -> bool:
+        """Whether Werkzeug's redirect is one to `path`, with either ending."""
+        return redirect.new_url in [
+            self.make_redirect_url(quote(form, safe=_SAFE_IN_PATH), query_args)
+            for form in (path, other_ending(path))
+        ]
 
     def _match_registry(
-        self, path: str, method: str, websocket: bool, *, refuse: bool = True
-    ) -> tuple[RegistryRule, Mapping[str, Any]] | None:
-        """The rule of the registry that Werkzeug matches, if it does.
+        self, path: str, fast_path: FastPath, method: str, decided: bool
+    ) -> tuple[RegistryRule, Mapping[str, Any], str] | None:
+        """The registry's rule that a clean path fits with either ending, its values, and the path
+        with the ending that the rule has: by the fast path where that decides.
 
-        To `refuse` is to raise `MethodNotAllowed` where it would match, but for the method.
+        No other rule is asked, and so no code of a user's runs for a path that was not requested.
+        Raises `MethodNotAllowed` where only the method does not fit.
         """
-        try:
-            rule, values = super().match(path, method, True, None, websocket)
-        except MethodNotAllowed as error:
-            if refuse and any(
-                self._match_registry(path, other, websocket, refuse=False)
-                for other in error.valid_methods or ()
-            ):
-                raise
-            return None
-        except Exception:  # a redirect or a converter of the user's, on a path it was not asked for
-            return None
-        return (rule, values) if isinstance(rule, RegistryRule) else None
+        allowed: set[str] = set()
+        if decided:
+            hit = fast_path.fullmatch(path)
+            if hit is None:
+                return None
+            rule, _, _, groups, as_it_stands = fast_path.answers[hit.lastindex]
+            if rule.methods is None or method in rule.methods:
+                canonical = path if as_it_stands else other_ending(path)
+                return rule, {name: hit[group] for name, group in groups}, canonical
+            allowed = rule.methods
+        else:
+            registry = self._registry_alone(fast_path)
+            for canonical in path, other_ending(path):
+                try:
+                    number, values = registry.match(canonical, method)
+                    return fast_path.registry_rules[number], values, canonical
+                except MethodNotAllowed as refused:
+                    allowed.update(refused.valid_methods or ())
+                except HTTPException:
+                    continue
+        if allowed:
+            raise MethodNotAllowed(valid_methods=list(allowed))
+        return None
 
     def _location(self, path: str, query_args: Mapping[str, Any] | str | None) -> str:
         """A redirect's target: a path with one leading slash, so that it cannot name a host."""

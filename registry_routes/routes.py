@@ -198,9 +198,12 @@ class RegistryRule(Rule):
         self.dialect = dialect
 
     def variables(self) -> list[tuple[str, type[GrammarConverter]]]:
-        """The variables of its path, in order, with their converters."""
-        found = re.findall(r"<(\w+):(\w+)>", self.rule)
-        return [(variable, self.dialect.converters[name]) for name, variable in found]
+        """The variables of its path that have a converter of the dialect, in order, and these."""
+        return [
+            (variable, self.dialect.converters[name])
+            for name, variable in re.findall(r"<(\w+):(\w+)>", self.rule)
+            if name in self.dialect.converters
+        ]
 
     def get_empty_kwargs(self) -> dict[str, Any]:
         return {**super().get_empty_kwargs(), "dialect": self.dialect}

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from random import Random
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 SHA256 = "sha256:" + "0123456789abcdef" * 4
 SHA512 = "sha512:" + "0123456789abcdef" * 8
@@ -181,8 +181,3 @@ def requests(seed: int, count: int, prefix: str = "") -> Iterator[tuple[str, str
     random = Random(seed)
     for _ in range(count):
         yield target(random, prefix), random.choice([*METHODS, "GET", "GET", "GET", "PUT", "POST"])
-
-
-def decoded(target: str) -> str:
-    """The path of `target`, decoded."""
-    return unquote(target.partition("?")[0])

@@ -23,3 +23,8 @@ def environ_for(target: str, method: str = "GET", **more: Any) -> dict[str, Any]
 def decoded_path(target: str) -> str:
     """The path of `target` as an application sees it."""
     return unquote_to_bytes(target.partition("?")[0]).decode(errors="replace")
+
+
+def other_ending(path: str) -> str:
+    """`path` with a slash at its end, or without the one it has."""
+    return path[:-1] if path.endswith("/") else f"{path}/"
