@@ -93,7 +93,6 @@ class FastPath:
     def registry(self) -> Map:
         """A map of `registry_rules` alone; the endpoint of each is its number there."""
         registry = Map(
-            default_subdomain=self.subdomain,
             host_matching=self._map.host_matching,
             converters=self._map.converters,
             merge_slashes=False,
@@ -205,7 +204,7 @@ def _is_only_choice(rule: RegistryRule, rules: Sequence[Rule]) -> bool:
     others = [other for other in rules if other.endpoint == rule.endpoint and other is not rule]
     return all(
         converter.to_url is GrammarConverter.to_url for _, converter in rule.variables()
-    ) and not any(other.arguments - set(other.defaults or ()) <= rule.arguments for other in others)
+    ) and not any(other.arguments <= rule.arguments for other in others)
 
 
 def _template(rule: RegistryRule) -> Template:

@@ -81,7 +81,7 @@ class RegistryMap(Map):
         self.dialect = dialect
         self._good_hosts: set[str] = set()
         self._fast_path: FastPath | None = None
-        self._fast_path_lock = RLock()  # a rule factory may match in the map that it is added to
+        self._rules_lock = RLock()  # a rule factory may match in the map that it is added to
         self._own_rules: list[Any] = list(
             Submount(prefix, [RegistryRules(dialect)]).get_rules(self)
         )
@@ -96,14 +96,19 @@ class RegistryMap(Map):
 
     def add(self, rulefactory: RuleFactory) -> None:
         """As `werkzeug.routing.Map.add`."""
-        with self._fast_path_lock:
+        with self._rules_lock:
             try:
                 super().add(rulefactory)
             finally:
                 self._fast_path = None
 
+    def update(self) -> None:
+        """As `werkzeug.routing.Map.update`, which a rule added meanwhile would upset."""
+        with self._rules_lock:
+            super().update()
+
     def _current_fast_path(self) -> FastPath:
-        with self._fast_path_lock:
+        with self._rules_lock:
             if self._fast_path is None:
                 self._fast_path = FastPath(self._own_rules, self)
             return self._fast_path

@@ -547,6 +547,21 @@ def test_where_hosts_are_matched_our_rules_have_none() -> None:
             assert outcome(lambda: plain.bind("h").match(path)) == (NotFound,)
 
 
+def test_the_registrys_rules_may_have_a_host() -> None:
+    class AtHost(RuleFactory):
+        def get_rules(self, map: Map) -> Iterable[Rule]:
+            for rule in RegistryRules().get_rules(map):
+                rule.host = "registry.example"
+                yield rule
+
+    url_map = RegistryMap(host_matching=True, rules=[AtHost()])
+    here, elsewhere = url_map.bind("registry.example"), url_map.bind("other.example")
+    assert here.match("/v2/a/tags/list") == ("tags", {"name": "a"})
+    for path, location in {"/v2": "/v2/", "//v2/a/tags/list/": "/v2/a/tags/list"}.items():
+        assert outcome(lambda: here.match(path)) == (RequestRedirect, 308, location)
+        assert outcome(lambda: elsewhere.match(path)) == (NotFound,)
+
+
 def test_slashes_are_merged_or_not_as_the_map_says_now() -> None:
     url_map = RegistryMap()
     adapter = url_map.bind("registry.example")
@@ -557,6 +572,21 @@ def test_slashes_are_merged_or_not_as_the_map_says_now() -> None:
             assert outcome(lambda: adapter.match(path)) == expected
         expected = (RequestRedirect, 308, "/v2/a/tags/list")
         assert outcome(lambda: adapter.match("/v2/a/tags/list/")) == expected
+
+
+@pytest.mark.parametrize("rest", [[], [Rule("/<path:rest>", endpoint="rest", methods=["PUT"])]])
+def test_a_slash_too_many_at_the_end_of_a_branch_is_merged_or_not(
+    rest: list[Rule],
+) -> None:
+    path = "/v2/a/blobs/uploads/"
+    for merge in True, False:
+        own = [rule.empty() for rule in rest]
+        adapter = RegistryMap(merge_slashes=merge, rules=own).bind("registry.example")
+        merged = outcome(lambda: adapter.match(f"{path}/", "POST"))
+        if merge:
+            assert merged == (RequestRedirect, 308, path)
+        else:
+            assert merged == ((MethodNotAllowed, {"PUT"}) if rest else (NotFound,))
 
 
 def test_a_rule_that_cannot_be_added_changes_nothing() -> None:
