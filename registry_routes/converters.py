@@ -7,6 +7,15 @@ from typing import Any, ClassVar
 from werkzeug.routing import BaseConverter
 
 from . import grammar
+from .errors import (
+    BlobUploadUnknown,
+    DigestInvalid,
+    ManifestUnknown,
+    NameInvalid,
+    RegistryError,
+    RouteUnknown,
+    TagInvalid,
+)
 from .grammar import Grammar
 
 
@@ -22,6 +31,10 @@ class GrammarConverter(BaseConverter):
 
     grammar: ClassVar[Grammar]
 
+    looks_like: ClassVar[str | None] = None
+    """A regular expression for what stands in the place of a value, well-formed or not; `None`
+    where a path with a malformed value is no route at all."""
+
     def __init_subclass__(cls, grammar: Grammar | None = None, **kwargs: Any) -> None:
         if grammar is not None:
             cls.grammar = grammar
@@ -34,6 +47,11 @@ class GrammarConverter(BaseConverter):
         Raises `ValueError` naming the value and the rule it broke, when the grammar refuses it.
         """
         return self.grammar.check(value)
+
+    @classmethod
+    def malformed(cls, method: str) -> type[RegistryError]:
+        """The error for a request whose value is malformed."""
+        return RouteUnknown
 
 
 class RepositoryNameConverter(GrammarConverter, grammar=grammar.NAME):
@@ -55,32 +73,68 @@ class RepositoryNameConverter(GrammarConverter, grammar=grammar.NAME):
     ValueError: repository name 'Library/nginx' must be lowercase
     """
 
+    looks_like = "(?s:.+)"
+
+    @classmethod
+    def malformed(cls, method: str) -> type[RegistryError]:
+        return NameInvalid
+
 
 class TagConverter(GrammarConverter, grammar=grammar.TAG):
     """A tag: up to 128 letters, digits, ``_``, ``.`` and ``-``, like ``3.19-alpine``."""
+
+    looks_like = "[^/:]+"  # a reference with ":" in it is meant to be a digest
+
+    @classmethod
+    def malformed(cls, method: str) -> type[RegistryError]:
+        return TagInvalid if method == "PUT" else ManifestUnknown
 
 
 class DigestConverter(GrammarConverter, grammar=grammar.DIGEST):
     """A digest: algorithm, ``:``, encoded hash; 64 lowercase hex digits where it is sha256."""
 
+    looks_like = "[^/]+"
+
+    @classmethod
+    def malformed(cls, method: str) -> type[RegistryError]:
+        return DigestInvalid
+
 
 class UploadIdConverter(GrammarConverter, grammar=grammar.UPLOAD_ID):
     """An upload id, as a registry made it up: one URL-safe segment with no leading dot."""
+
+    looks_like = "[^/]+"
+
+    @classmethod
+    def malformed(cls, method: str) -> type[RegistryError]:
+        return BlobUploadUnknown
 
 
 class ExtensionConverter(GrammarConverter, grammar=grammar.EXTENSION):
     """An extension's name, without its leading ``_``; also its component and its module."""
 
 
-class DockerRepositoryNameConverter(RepositoryNameConverter, grammar=grammar.DOCKER_NAME):
+class _Docker(GrammarConverter):
+    """In Docker 1.5.0, a path with a malformed value is no route."""
+
+    @classmethod
+    def malformed(cls, method: str) -> type[RegistryError]:
+        return RouteUnknown
+
+
+class DockerRepositoryNameConverter(_Docker, RepositoryNameConverter, grammar=grammar.DOCKER_NAME):
     """A repository name of Docker 1.5.0: two to five components, single separators."""
 
 
-class DockerDigestConverter(DigestConverter, grammar=grammar.DOCKER_DIGEST):
+class DockerTagConverter(_Docker, TagConverter):
+    """A tag of Docker 1.5.0: the same as today."""
+
+
+class DockerDigestConverter(_Docker, DigestConverter, grammar=grammar.DOCKER_DIGEST):
     """A digest of Docker 1.5.0: any algorithm, any length, ``tarsum.v1+sha256:…`` too."""
 
 
-class DockerUploadIdConverter(UploadIdConverter, grammar=grammar.DOCKER_UPLOAD_ID):
+class DockerUploadIdConverter(_Docker, UploadIdConverter, grammar=grammar.DOCKER_UPLOAD_ID):
     """An upload id of Docker 1.5.0: any one path segment."""
 
     def to_url(self, value: Any) -> str:
@@ -102,7 +156,7 @@ CONVERTERS: Mapping[str, type[GrammarConverter]] = MappingProxyType(
 DOCKER_CONVERTERS: Mapping[str, type[GrammarConverter]] = MappingProxyType(
     {
         "repository": DockerRepositoryNameConverter,
-        "tag": TagConverter,
+        "tag": DockerTagConverter,
         "digest": DockerDigestConverter,
         "upload_id": DockerUploadIdConverter,
     }

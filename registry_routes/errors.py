@@ -1,20 +1,23 @@
 """The registry's errors: one exception for each error code of the API.
 
 Each is the Werkzeug exception that its status implies, and renders the JSON body that the
-distribution-spec 1.1 describes under "Error Codes". (RANGE_INVALID and
-PAGINATION_NUMBER_INVALID are Docker's: Go distribution, ``registry/api``.)
+distribution-spec 1.1 describes under "Error Codes". (TAG_INVALID, MANIFEST_UNVERIFIED,
+RANGE_INVALID, PAGINATION_NUMBER_INVALID, UNAVAILABLE and UNKNOWN are Docker's: Go distribution,
+``registry/api``.)
 """
 
 import json
-from typing import Any, ClassVar
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from functools import cache
+from html import unescape
+from types import MappingProxyType
+from typing import Any
 
-from werkzeug.exceptions import (
-    BadRequest,
-    HTTPException,
-    MethodNotAllowed,
-    NotFound,
-    RequestedRangeNotSatisfiable,
-)
+from werkzeug import exceptions
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.http import parse_date, quote_header_value
 
 
 def error_body(code: str, message: str, detail: Any = None) -> str:
@@ -29,20 +32,20 @@ def error_body(code: str, message: str, detail: Any = None) -> str:
     return json.dumps({"errors": [error]})
 
 
-class RegistryError(HTTPException):
+class RegistryError(exceptions.HTTPException):
     """An error of the registry, as an exception and as the response to send.
 
     `message` says what went wrong to a person, in place of the code's own words; `detail` is
     anything that JSON can hold. Other options go to the Werkzeug exception.
 
     >>> error = BlobUnknown(detail={"digest": "sha256:…"})
-    >>> isinstance(error, NotFound), error.code, error.error_code
+    >>> isinstance(error, exceptions.NotFound), error.code, error.error_code
     (True, 404, 'BLOB_UNKNOWN')
     >>> error.get_response().mimetype
     'application/json'
     """
 
-    error_code: ClassVar[str]
+    error_code: str
 
     def __init__(self, message: str | None = None, *, detail: Any = None, **options: Any) -> None:
         super().__init__(description=message, **options)
@@ -59,68 +62,264 @@ class RegistryError(HTTPException):
         ]
 
 
-class BlobUnknown(RegistryError, NotFound):
+class BlobUnknown(RegistryError, exceptions.NotFound):
     error_code = "BLOB_UNKNOWN"
     description = "the repository has no such blob"
 
 
-class BlobUploadUnknown(RegistryError, NotFound):
+class BlobUploadInvalid(RegistryError, exceptions.BadRequest):
+    error_code = "BLOB_UPLOAD_INVALID"
+    description = "the upload is not valid, and must be begun anew"
+
+
+class BlobUploadUnknown(RegistryError, exceptions.NotFound):
     error_code = "BLOB_UPLOAD_UNKNOWN"
     description = "the repository has no such upload"
 
 
-class DigestInvalid(RegistryError, BadRequest):
+class Denied(RegistryError, exceptions.Forbidden):
+    error_code = "DENIED"
+    description = "access to the resource is denied"
+
+
+class DigestInvalid(RegistryError, exceptions.BadRequest):
     error_code = "DIGEST_INVALID"
     description = "the digest is not that of the content"
 
 
-class ManifestBlobUnknown(RegistryError, NotFound):
+class ManifestBlobUnknown(RegistryError, exceptions.NotFound):
     error_code = "MANIFEST_BLOB_UNKNOWN"
     description = "the manifest names a blob that the repository does not have"
 
 
-class ManifestInvalid(RegistryError, BadRequest):
+class ManifestInvalid(RegistryError, exceptions.BadRequest):
     error_code = "MANIFEST_INVALID"
     description = "the manifest is not valid"
 
 
-class ManifestUnknown(RegistryError, NotFound):
+class ManifestUnknown(RegistryError, exceptions.NotFound):
     error_code = "MANIFEST_UNKNOWN"
     description = "the repository has no such manifest"
 
 
-class NameInvalid(RegistryError, BadRequest):
+class ManifestUnverified(RegistryError, exceptions.BadRequest):
+    error_code = "MANIFEST_UNVERIFIED"
+    description = "the manifest's signature cannot be verified"
+
+
+class NameInvalid(RegistryError, exceptions.BadRequest):
     error_code = "NAME_INVALID"
     description = "the repository name is not valid"
 
 
-class NameUnknown(RegistryError, NotFound):
+class NameUnknown(RegistryError, exceptions.NotFound):
     error_code = "NAME_UNKNOWN"
     description = "there is no such repository"
 
 
-class PaginationNumberInvalid(RegistryError, BadRequest):
+class PaginationNumberInvalid(RegistryError, exceptions.BadRequest):
     error_code = "PAGINATION_NUMBER_INVALID"
     description = "the number of results to return must be a whole number, 0 or more"
 
 
-class RangeInvalid(RegistryError, RequestedRangeNotSatisfiable):
+class RangeInvalid(RegistryError, exceptions.RequestedRangeNotSatisfiable):
     error_code = "RANGE_INVALID"
     description = "the chunk does not begin where the upload ends"
 
 
-class SizeInvalid(RegistryError, BadRequest):
+class SizeInvalid(RegistryError, exceptions.BadRequest):
     error_code = "SIZE_INVALID"
     description = "the length of the content is not the length that was announced"
 
 
-class Unsupported(RegistryError, MethodNotAllowed):
+class TagInvalid(RegistryError, exceptions.BadRequest):
+    error_code = "TAG_INVALID"
+    description = "the tag is not valid"
+
+
+class TooManyRequests(RegistryError, exceptions.TooManyRequests):
+    """`retry_after`, seconds or a `datetime`, goes into the ``Retry-After`` header."""
+
+    error_code = "TOOMANYREQUESTS"
+    description = "too many requests"
+
+
+class Unauthorized(RegistryError, exceptions.Unauthorized):
+    """With a `realm`, the URL of a token server, the response challenges the client to get a token.
+
+    `service` is what the token server calls this registry; `scope`, the scopes that the token must
+    have: a string, or whatever prints as them. (Docker token authentication specification.)
+
+    >>> scopes = ["repository:library/nginx:pull,push"]
+    >>> error = Unauthorized(realm="https://auth.example/token", service="r.example", scope=scopes)
+    >>> error.get_response().headers["WWW-Authenticate"]
+    'Bearer realm="https://auth.example/token",service="r.example",scope="repository:library/nginx:pull,push"'
+    """
+
+    error_code = "UNAUTHORIZED"
+    description = "authentication is required"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        realm: str | None = None,
+        service: str | None = None,
+        scope: str | Iterable[object] = (),
+        detail: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(message, detail=detail, **options)
+        self.realm = realm
+        self.service = service
+        self.scope = scope if isinstance(scope, str) else " ".join(map(str, scope))
+
+    def get_headers(self, environ: Any = None, scope: Any = None) -> list[tuple[str, str]]:
+        headers = super().get_headers(environ, scope)
+        if self.realm is not None:
+            parameters = {"realm": self.realm, "service": self.service, "scope": self.scope}
+            # Always quoted: many clients look for the quotes.
+            challenge = ",".join(
+                f"{name}={quote_header_value(value, allow_token=False)}"
+                for name, value in parameters.items()
+                if value
+            )
+            headers.append(("WWW-Authenticate", f"Bearer {challenge}"))
+        return headers
+
+
+class Unavailable(RegistryError, exceptions.ServiceUnavailable):
+    """`retry_after`, seconds or a `datetime`, goes into the ``Retry-After`` header."""
+
+    error_code = "UNAVAILABLE"
+    description = "the registry is not available for now"
+
+
+class Unknown(RegistryError, exceptions.InternalServerError):
+    error_code = "UNKNOWN"
+    description = "the registry has failed"
+
+
+class Unsupported(RegistryError, exceptions.MethodNotAllowed):
+    """`valid_methods`, those that the route takes, go into the ``Allow`` header."""
+
     error_code = "UNSUPPORTED"
     description = "the registry does not support this operation"
 
 
-class RouteUnknown(RegistryError, NotFound):
+class RouteUnknown(RegistryError, exceptions.NotFound):
     """UNSUPPORTED as a 404: the registry has no such endpoint, so clients do without it."""
 
     error_code = "UNSUPPORTED"
     description = "the registry has no such endpoint"
+
+
+#: The exceptions by their codes.
+ERRORS: Mapping[str, type[RegistryError]] = MappingProxyType(
+    {
+        error.error_code: error
+        for error in RegistryError.__subclasses__()
+        if error is not RouteUnknown
+    }
+)
+
+
+def read_errors(
+    status: int, body: bytes | str = b"", headers: Mapping[str, str] | None = None
+) -> list[RegistryError]:
+    """The errors that a registry's response tells of, never none; for clients.
+
+    `status`, `body` and `headers` are the response's; the body may be JSON, as the specification
+    has it, or any text or HTML, as proxies send it. Each error has the response's `status` as its
+    ``code``. A known error code gives its own exception; whatever else, the Werkzeug exception
+    that the status implies, as a `RegistryError`. The message is what the registry said.
+
+    >>> [error] = read_errors(404, b'{"errors": [{"code": "NAME_UNKNOWN", "message": "no"}]}')
+    >>> error, error.description
+    (<NameUnknown '404: Not Found'>, 'no')
+    >>> [error] = read_errors(502, b"<html><title>Bad gateway</title></html>")
+    >>> error.error_code, error.description, isinstance(error, exceptions.BadGateway)
+    ('UNKNOWN', 'Bad gateway', True)
+    """
+    text = body if isinstance(body, str) else body.decode(errors="replace")
+    headers = {name.lower(): value for name, value in (headers or {}).items()}
+    found = [_read(status, headers, entry) for entry in _entries(text)]
+    return found or [_read(status, headers, {"message": _plain_text(text)})]
+
+
+def _entries(text: str) -> list[dict[str, Any]]:
+    """What a JSON body says; nothing if it is not one."""
+    try:
+        content = json.loads(text.removeprefix("\ufeff"))
+    except (ValueError, RecursionError):
+        return []
+    if not isinstance(content, dict):
+        return []
+    errors = content.get("errors")
+    if isinstance(errors, list) and (entries := [one for one in errors if isinstance(one, dict)]):
+        return entries
+    # As token servers have it: {"details": "..."}, or RFC 6749's error and error_description.
+    keys = ("message", "details", "error_description", "error")
+    words = [content[key] for key in keys if isinstance(content.get(key), str)]
+    return [{"message": words[0], "detail": content}] if words else []
+
+
+def _read(status: int, headers: Mapping[str, str], entry: Mapping[str, Any]) -> RegistryError:
+    code, message = entry.get("code"), entry.get("message")
+    known = ERRORS.get(code) if isinstance(code, str) else None
+    if known is Unsupported and status == 404:
+        known = RouteUnknown
+    if known is None and status in _BY_STATUS:
+        known = _BY_STATUS[status]
+    options: dict[str, Any] = {}
+    if known is Unauthorized:
+        options = _challenge(headers.get("www-authenticate", ""))
+    elif known in (TooManyRequests, Unavailable):
+        options["retry_after"] = _retry_after(headers.get("retry-after", ""))
+    error = (known or _of_status(status))(
+        message if isinstance(message, str) and message else None,
+        detail=entry.get("detail"),
+        **options,
+    )
+    error.code = status
+    if known is None and isinstance(code, str) and code:
+        error.error_code = code
+    return error
+
+
+#: The exceptions for a response that does not say what is wrong.
+_BY_STATUS = {
+    401: Unauthorized,
+    403: Denied,
+    405: Unsupported,
+    429: TooManyRequests,
+    503: Unavailable,
+}
+
+
+@cache
+def _of_status(status: int) -> type[RegistryError]:
+    implied = exceptions.default_exceptions.get(status, exceptions.HTTPException)
+    return type("RegistryError", (RegistryError, implied), {"error_code": Unknown.error_code})
+
+
+def _challenge(header: str) -> dict[str, Any]:
+    challenge = WWWAuthenticate.from_header(header)
+    if challenge is None or challenge.type != "bearer":
+        return {}
+    return {name: challenge.get(name) or "" for name in ("realm", "service", "scope")}
+
+
+def _retry_after(header: str) -> datetime | int | None:
+    if header.isascii() and header.isdecimal():
+        return min(int(header[:9]), 10**9)
+    return parse_date(header)
+
+
+def _plain_text(text: str) -> str:
+    """The first words of a text, or of a page, to show in place of a message."""
+    text = text[:10_000]
+    if "<" in text:
+        title = re.search(r"<title[^<>]*>([^<]*)", text, re.IGNORECASE)
+        text = unescape(title[1] if title else re.sub(r"<[^<>]*>", " ", text))
+    return " ".join(text.split())[:500]

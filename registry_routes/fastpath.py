@@ -51,36 +51,68 @@ class Template(NamedTuple):
     """Takes what fills the path out of a dict."""
 
 
+class Expression:
+    """One regular expression for several rules: a tree of what their paths have in common.
+
+    `pattern_of` says what it has for a variable of a rule.
+    """
+
+    def __init__(
+        self, rules: Sequence[RegistryRule], pattern_of: Callable[[RegistryRule, str], str]
+    ) -> None:
+        #: By the number of the last group that matched.
+        self.answers: dict[int | None, Answer] = {}
+        tree = _tree(rules, pattern_of)
+        self.pattern = self._joined(tree, (), count(1)) if tree else "(?!)"
+
+    def _joined(
+        self, tree: dict[Any, Any], groups: tuple[tuple[str, int], ...], numbers: Iterator[int]
+    ) -> str:
+        alternatives = []
+        for piece, rest in tree.items():
+            if piece is END:  # an empty group tells the end of which rule it is
+                rule, as_it_stands = rest
+                methods = rule.methods if as_it_stands else ()
+                answer = Answer(rule, rule.endpoint, methods, groups, as_it_stands)
+                self.answers[next(numbers)] = answer
+                alternatives.append("()")
+            elif isinstance(piece, str):
+                alternatives.append(re.escape(piece) + self._joined(rest, groups, numbers))
+            else:
+                variable, pattern = piece
+                more = (*groups, (variable, next(numbers)))
+                alternatives.append(f"({pattern}){self._joined(rest, more, numbers)}")
+        return alternatives[0] if len(alternatives) == 1 else f"(?:{'|'.join(alternatives)})"
+
+
 class FastPath:
     """The fast path of a map: of `own`, the rules of its route table, among all its rules."""
 
     def __init__(self, own: Sequence[RegistryRule], url_map: Map) -> None:
         rules = list(url_map.iter_rules())
-        subdomain = url_map.default_subdomain
+        self.subdomain = url_map.default_subdomain
+        self._map = url_map
+        #: Those of `own` and of other route tables that a user has added.
+        self.registry_rules = [rule for rule in rules if isinstance(rule, RegistryRule)]
         with_defaults = {rule.endpoint for rule in rules if rule.defaults}
         plain = [rule for rule in own if _is_plain(rule) and rule.endpoint not in with_defaults]
         others = [
             rule
             for rule in rules
             if not (rule.build_only or _among(plain, rule))
-            and (rule.subdomain == subdomain or "<" in (rule.subdomain or ""))
+            and (rule.subdomain == self.subdomain or "<" in (rule.subdomain or ""))
         ]
+        self._other_heads = tuple({_ends(rule)[0].rstrip("/") for rule in others})
         #: Expressions for the paths that another rule might take.
         self.suspects = {
             _paths_like(other)
             for other in others
             if not _among(own, other) and any(_may_precede(other, rule) for rule in plain)
         }
-        self._other_heads = tuple({_ends(rule)[0].rstrip("/") for rule in others})
-        self.subdomain = subdomain
-        self._map = url_map
-        #: Those of `own` and of other route tables that a user has added.
-        self.registry_rules = [rule for rule in rules if isinstance(rule, RegistryRule)]
-        #: By the number of the last group that matched.
-        self.answers: dict[int | None, Answer] = {}
-        expression = self._expression(_tree(plain), (), count(1)) if plain else "(?!)"
         unless = f"(?!{'|'.join(sorted(self.suspects))})" if self.suspects else ""
-        self.fullmatch = re.compile(unless + expression).fullmatch
+        expression = Expression(plain, _grammars_pattern)
+        self.answers = expression.answers
+        self.fullmatch = re.compile(unless + expression.pattern).fullmatch
         #: By endpoint and variables, these in any order.
         self.templates = {
             (rule.endpoint, *names): _template(rule)
@@ -111,27 +143,14 @@ class FastPath:
             return False
         return not (self._other_heads and _merged(path).startswith(self._other_heads))
 
-    def _expression(
-        self, tree: dict[Any, Any], groups: tuple[tuple[str, int], ...], numbers: Iterator[int]
-    ) -> str:
-        alternatives = []
-        for piece, rest in tree.items():
-            if piece is END:  # an empty group tells the end of which rule it is
-                rule, as_it_stands = rest
-                methods = rule.methods if as_it_stands else ()
-                answer = Answer(rule, rule.endpoint, methods, groups, as_it_stands)
-                self.answers[next(numbers)] = answer
-                alternatives.append("()")
-            elif isinstance(piece, str):
-                alternatives.append(re.escape(piece) + self._expression(rest, groups, numbers))
-            else:
-                variable, pattern = piece
-                more = (*groups, (variable, next(numbers)))
-                alternatives.append(f"({pattern}){self._expression(rest, more, numbers)}")
-        return alternatives[0] if len(alternatives) == 1 else f"(?:{'|'.join(alternatives)})"
+
+def _grammars_pattern(rule: RegistryRule, variable: str) -> str:
+    return dict(rule.variables())[variable].grammar.pattern
 
 
-def _tree(rules: list[RegistryRule]) -> dict[Any, Any]:
+def _tree(
+    rules: Sequence[RegistryRule], pattern_of: Callable[[RegistryRule, str], str]
+) -> dict[Any, Any]:
     """The rules by the pieces of their paths: slashes, texts, and variables with their patterns.
 
     Each rule with its own ending, then with the other one.
@@ -140,10 +159,10 @@ def _tree(rules: list[RegistryRule]) -> dict[Any, Any]:
     for as_it_stands in True, False:
         for rule in rules:
             path = rule.rule if as_it_stands else other_ending(rule.rule)
-            patterns = {name: converter.grammar.pattern for name, converter in rule.variables()}
             branch = tree
-            for text, variable in re.findall(r"(/|[^</]+)|<\w+:(\w+)>", path):
-                branch = branch.setdefault(text or (variable, patterns[variable]), {})
+            for text, variable in re.findall(r"(/|[^</]+)|<(?:[^>]*:)?(\w+)>", path):
+                piece = text or (variable, pattern_of(rule, variable))
+                branch = branch.setdefault(piece, {})
             branch.setdefault(END, (rule, as_it_stands))
     return tree
 

@@ -76,13 +76,17 @@ class Grammar:
 
         Otherwise raise a `ValueError` that names the value and the rule it broke.
         """
-        if not isinstance(value, str):
-            rule: str | None = f"must be a string, not {type(value).__name__}"
-        else:
+        if isinstance(value, str) and self.fits(value):
+            return str.__str__(value)  # a subclass may print as something else
+        raise ValueError(self.complaint(value))
+
+    def complaint(self, value: object) -> str | None:
+        """What is wrong with `value`, in a sentence that names it; `None` if it is well-formed."""
+        if isinstance(value, str):
             rule = self.broken_rule(value)
-            if rule is None:
-                return str.__str__(value)  # a subclass may print as something else
-        raise ValueError(f"{self.kind} {_shortened(value)} {rule}")
+        else:
+            rule = f"must be a string, not {type(value).__name__}"
+        return rule and f"{self.kind} {_shortened(value)} {rule}"
 
 
 def _shortened(value: object) -> str:

@@ -19,6 +19,8 @@ from werkzeug.routing import (
     Submount,
 )
 
+from .diagnosis import Diagnosis
+from .errors import Unsupported
 from .fastpath import FastPath, other_ending
 from .routes import OCI_1_1, Dialect, RegistryRule, RegistryRules
 
@@ -81,6 +83,7 @@ class RegistryMap(Map):
         self.dialect = dialect
         self._good_hosts: set[str] = set()
         self._fast_path: FastPath | None = None
+        self._diagnoses: dict[str | None, Diagnosis] = {}
         self._rules_lock = RLock()  # a rule factory may match in the map that it is added to
         self._own_rules: list[Any] = list(
             Submount(prefix, [RegistryRules(dialect)]).get_rules(self)
@@ -101,6 +104,7 @@ class RegistryMap(Map):
                 super().add(rulefactory)
             finally:
                 self._fast_path = None
+                self._diagnoses.clear()
 
     def update(self) -> None:
         """As `werkzeug.routing.Map.update`, which a rule added meanwhile would upset."""
@@ -112,6 +116,21 @@ class RegistryMap(Map):
             if self._fast_path is None:
                 self._fast_path = FastPath(self._own_rules, self)
             return self._fast_path
+
+    def _diagnosis_at(self, domain: str | None) -> Diagnosis | None:
+        """What knows the malformed paths of the registry's rules at a subdomain, or at a host."""
+        with self._rules_lock:
+            if domain not in self._diagnoses:
+                rules = [
+                    rule
+                    for rule in self.iter_rules()
+                    if isinstance(rule, RegistryRule)
+                    and (rule.host if self.host_matching else rule.subdomain) == domain
+                ]
+                if not rules:  # and nothing to remember: there is no end of such domains
+                    return None
+                self._diagnoses[domain] = Diagnosis(rules)
+            return self._diagnoses[domain]
 
     def bind(
         self,
@@ -267,6 +286,7 @@ class RegistryMapAdapter(MapAdapter):
         if websocket is None:
             websocket = self.websocket
         fast_path = self.map._fast_path or self.map._current_fast_path()
+        hit = None
         if self.subdomain == fast_path.subdomain and not websocket:
             hit = fast_path.fullmatch(path)
             if hit is not None:
@@ -275,7 +295,7 @@ class RegistryMapAdapter(MapAdapter):
                     values: Mapping[str, Any] = {name: hit[group] for name, group in groups}
                     return (rule if return_rule else endpoint), values
         method = (method or self.default_method).upper()
-        found, values = self._match_slowly(path, fast_path, method, query_args, websocket)
+        found, values = self._match_slowly(path, fast_path, hit, method, query_args, websocket)
         return (found if return_rule else found.endpoint), values
 
     def build(
@@ -311,19 +331,22 @@ class RegistryMapAdapter(MapAdapter):
                         return f"{scheme}://{self.server_name}{self.script_name[:-1]}/{path}"
         url = super().build(endpoint, values, method, force_external, append_unknown, url_scheme)
         if fast_path.suspects and self.subdomain == fast_path.subdomain:
-            self._check_not_taken(url, endpoint, fast_path)
+            self._check_not_taken(url, endpoint)
         return url
 
-    def _check_not_taken(self, url: str, endpoint: Any, fast_path: FastPath) -> None:
+    def _check_not_taken(self, url: str, endpoint: Any) -> None:
         """Raise `ValueError` where another rule takes the URL of one of the registry's."""
         path = unquote(urlsplit(url).path).removeprefix(self.script_name.rstrip("/"))
-        registry = self._registry_alone(fast_path)
-        for method in registry.allowed_methods(path) or ["GET"]:
-            try:
-                number, values = registry.match(path, method)
-            except HTTPException:
-                return
-            if fast_path.registry_rules[number].endpoint != endpoint:
+        methods: Iterable[str] = ["GET"]
+        try:
+            self._match_registry(path, "--")
+        except MethodNotAllowed as error:
+            methods = error.valid_methods or ()
+        except HTTPException:
+            return
+        for method in methods:
+            rule, values = self._match_registry(path, method)
+            if rule.endpoint != endpoint:
                 return
             with suppress(HTTPException):
                 if self._werkzeugs().match(path, method) == (endpoint, values):
@@ -343,109 +366,105 @@ class RegistryMapAdapter(MapAdapter):
             self.query_args,
         )
 
-    def _registry_alone(self, fast_path: FastPath) -> MapAdapter:
-        return MapAdapter(
-            fast_path.registry, self.server_name, "/", self.subdomain, "http", "/", "GET"
-        )
-
     def _match_slowly(
         self,
         path: str,
         fast_path: FastPath,
+        hit: re.Match[str] | None,
         method: str,
         query_args: Mapping[str, Any] | str | None,
         websocket: bool,
     ) -> tuple[Rule, Mapping[str, Any]]:
-        """The match, where it is not a plain hit.
-
-        First Werkzeug is asked about the path as it stands, unless no rule but the registry's has
-        a say in it. Then the registry's rules alone are asked what the clean path means to them.
-        """
+        """The match, where it is not a plain hit; `hit` is what the fast path found in `path`."""
         standing = path if path.startswith("/") else f"/{path}"
         cleaned = _clean(standing)
         if not self.map.merge_slashes:  # then Werkzeug drops slashes at the start, and no others
             standing = cleaned = f"/{path.lstrip('/')}"
-        error: HTTPException = NotFound()
-        decided = (
-            not websocket
-            and self.subdomain == fast_path.subdomain
-            and fast_path.decides(standing)
-            and fast_path.decides(cleaned)
-        )
-        if not decided:
-            try:
-                rule, values = self._werkzeugs().match(path, method, True, query_args, websocket)
-                if cleaned == standing or not isinstance(rule, RegistryRule):
-                    return rule, values
-            except RequestRedirect as redirect:
-                if not self._leads_to(redirect, cleaned, query_args):
-                    raise
-                error = redirect
-            except HTTPException as e:
-                error = e
-        if websocket or cleaned.endswith("//"):  # the latter where slashes are not merged
-            raise error
-        try:
-            found = self._match_registry(cleaned, fast_path, method, decided)
-        except MethodNotAllowed as refused:
-            if isinstance(error, RequestRedirect):  # another rule takes this method
-                raise error from None
-            allowed = {
-                *(refused.valid_methods or ()),
-                *(getattr(error, "valid_methods", None) or ()),
-            }
-            raise MethodNotAllowed(valid_methods=sorted(allowed)) from None
-        if found is None or (not decided and standing == found[2]):
-            raise error
-        rule, values, canonical = found
-        if standing == canonical or (standing == cleaned and not rule.strict_slashes):
-            return rule, values
+        if (
+            websocket
+            or self.subdomain != fast_path.subdomain
+            or not fast_path.decides(standing)
+            or not (cleaned == standing or fast_path.decides(cleaned))
+        ):
+            return self._match_through_werkzeug(
+                path, standing, cleaned, method, query_args, websocket
+            )
+        if cleaned != path:
+            hit = fast_path.fullmatch(cleaned)
+        if hit is None:
+            raise self._not_found(cleaned, method)
+        rule, _, _, groups, as_it_stands = fast_path.answers[hit.lastindex]
+        if rule.methods is not None and method not in rule.methods:
+            raise Unsupported(valid_methods=sorted(rule.methods))
+        if cleaned == standing and (as_it_stands or not rule.strict_slashes):
+            return rule, {name: hit[group] for name, group in groups}
+        canonical = cleaned if as_it_stands else other_ending(cleaned)
         raise RequestRedirect(self._location(canonical, query_args))
 
-    def _leads_to(
+    def _match_through_werkzeug(
         self,
-        redirect: RequestRedirect,
         path: str,
+        standing: str,
+        cleaned: str,
+        method: str,
         query_args: Mapping[str, Any] | str | None,
-    ) -> bool:
-        """Whether Werkzeug's redirect is one to `path`, with either ending."""
-        return redirect.new_url in [
-            self.make_redirect_url(quote(form, safe=_SAFE_IN_PATH), query_args)
-            for form in (path, other_ending(path))
-        ]
+        websocket: bool,
+    ) -> tuple[Rule, Mapping[str, Any]]:
+        """The match, where other rules have a say.
 
-    def _match_registry(
-        self, path: str, fast_path: FastPath, method: str, decided: bool
-    ) -> tuple[RegistryRule, Mapping[str, Any], str] | None:
-        """The registry's rule that a clean path fits with either ending, its values, and the path
-        with the ending that the rule has: by the fast path where that decides.
-
-        No other rule is asked, and so no code of a user's runs for a path that was not requested.
-        Raises `MethodNotAllowed` where only the method does not fit.
+        First Werkzeug is asked about the path as it stands; then the registry's rules alone, what
+        the clean path means with either ending. So no code of a user's runs for a path that was
+        not requested.
         """
-        allowed: set[str] = set()
-        if decided:
-            hit = fast_path.fullmatch(path)
-            if hit is None:
-                return None
-            rule, _, _, groups, as_it_stands = fast_path.answers[hit.lastindex]
-            if rule.methods is None or method in rule.methods:
-                canonical = path if as_it_stands else other_ending(path)
-                return rule, {name: hit[group] for name, group in groups}, canonical
-            allowed = rule.methods
-        else:
-            registry = self._registry_alone(fast_path)
-            for canonical in path, other_ending(path):
-                try:
-                    number, values = registry.match(canonical, method)
-                    return fast_path.registry_rules[number], values, canonical
-                except MethodNotAllowed as refused:
-                    allowed.update(refused.valid_methods or ())
-                except HTTPException:
-                    continue
-        if allowed:
-            raise MethodNotAllowed(valid_methods=list(allowed))
-        return None
+        forms = cleaned, other_ending(cleaned)
+        error: HTTPException
+        try:
+            found, values = self._werkzeugs().match(path, method, True, query_args, websocket)
+            if cleaned == standing or not isinstance(found, RegistryRule):
+                return found, values
+            error = NotFound()
+        except RequestRedirect as redirect:
+            targets = [quote(form, safe=_SAFE_IN_PATH) for form in forms]
+            if redirect.new_url not in [self.make_redirect_url(t, query_args) for t in targets]:
+                raise
+            error = redirect
+        except HTTPException as e:
+            error = e
+        if websocket or cleaned.endswith("//"):  # the latter where slashes are not merged
+            raise error
+        refused: set[str] = set()
+        for form in forms:
+            try:
+                rule, values = self._match_registry(form, method)
+            except MethodNotAllowed as e:
+                refused.update(e.valid_methods or ())
+            except HTTPException:
+                continue
+            else:
+                if form == standing:  # Werkzeug prefers another rule, which has said no
+                    raise error
+                if cleaned == standing and not rule.strict_slashes:
+                    return rule, values
+                raise RequestRedirect(self._location(form, query_args))
+        if refused and not isinstance(error, RequestRedirect):
+            refused.update(getattr(error, "valid_methods", None) or ())
+            raise Unsupported(valid_methods=sorted(refused))
+        raise self._not_found(cleaned, method) if type(error) is NotFound else error
+
+    def _match_registry(self, path: str, method: str) -> tuple[RegistryRule, Mapping[str, Any]]:
+        """What Werkzeug matches among the registry's rules alone."""
+        fast_path = self.map._current_fast_path()
+        adapter = MapAdapter(
+            fast_path.registry, self.server_name, "/", self.subdomain, "http", "/", method
+        )
+        number, values = adapter.match(path)
+        return fast_path.registry_rules[number], values
+
+    def _not_found(self, path: str, method: str) -> HTTPException:
+        """The error for a clean path that nothing fits."""
+        domain = self.server_name if self.map.host_matching else self.subdomain
+        diagnosis = self.map._diagnosis_at(domain)
+        return (diagnosis and diagnosis.error(path, method)) or NotFound()
 
     def _location(self, path: str, query_args: Mapping[str, Any] | str | None) -> str:
         """A redirect's target: a path with one leading slash, so that it cannot name a host."""

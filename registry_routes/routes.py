@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from posixpath import commonpath, dirname
 from typing import Any
 
 from werkzeug.routing import BaseConverter, Map, Rule, RuleFactory
@@ -61,6 +62,11 @@ class Dialect:
     name: str
     routes: tuple[Route, ...] = field(repr=False)
     converters: Mapping[str, type[GrammarConverter]] = field(repr=False)
+
+    @property
+    def root(self) -> str:
+        """The path that all its routes are under, without its trailing slash."""
+        return commonpath([dirname(route.path.partition("<")[0]) for route in self.routes])
 
 
 _NAME = "/v2/<repository:name>"
@@ -193,8 +199,9 @@ class RegistryRule(Rule):
     converters go by the names "tag" or "digest" there.
     """
 
-    def __init__(self, string: str, *, dialect: Dialect, **options: Any) -> None:
+    def __init__(self, string: str, *, route: Route, dialect: Dialect, **options: Any) -> None:
         super().__init__(string, **options)
+        self.route = route
         self.dialect = dialect
 
     def variables(self) -> list[tuple[str, type[GrammarConverter]]]:
@@ -206,7 +213,7 @@ class RegistryRule(Rule):
         ]
 
     def get_empty_kwargs(self) -> dict[str, Any]:
-        return {**super().get_empty_kwargs(), "dialect": self.dialect}
+        return {**super().get_empty_kwargs(), "route": self.route, "dialect": self.dialect}
 
     def get_converter(
         self,
@@ -245,5 +252,9 @@ class RegistryRules(RuleFactory):
         """A new, unbound rule for each route of the dialect."""
         for route in self.dialect.routes:
             yield RegistryRule(
-                route.path, endpoint=route.name.value, methods=route.methods, dialect=self.dialect
+                route.path,
+                endpoint=route.name.value,
+                methods=route.methods,
+                route=route,
+                dialect=self.dialect,
             )

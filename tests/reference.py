@@ -5,6 +5,7 @@ expressions of the specification, pasted as they stand there, to each piece.
 """
 
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 # distribution-spec 1.1, "Pulling manifests"
@@ -52,19 +53,19 @@ ROUTES = [
 ]
 
 
-def splits(text: str, pieces: list[str]) -> list[dict[str, str]]:
-    """Every way to cut `text` into `pieces`: literals, and {variables} with a valid value."""
+def splits(text: str, pieces: list[str], fits: Callable[[str, str], bool]) -> list[dict[str, str]]:
+    """Every way to cut `text` into `pieces`: literals, and {variables} with a value that fits."""
     if not pieces:
         return [] if text else [{}]
     piece, rest = pieces[0], pieces[1:]
     if not piece.startswith("{"):
-        return splits(text[len(piece) :], rest) if text.startswith(piece) else []
+        return splits(text[len(piece) :], rest, fits) if text.startswith(piece) else []
     found = []
     for end in range(1, len(text) + 1):
         # A literal follows every variable but the last, so skip the ends it cannot follow.
         if text.startswith(rest[0], end) if rest else end == len(text):
-            for values in splits(text[end:], rest):
-                if is_valid(piece[1:-1], text[:end]):
+            for values in splits(text[end:], rest, fits):
+                if fits(piece[1:-1], text[:end]):
                     found.append({piece[1:-1]: text[:end], **values})
     return found
 
@@ -75,12 +76,40 @@ class Hit(NamedTuple):
     methods: set[str]
 
 
-def routes_of(path: str, prefix: str) -> list[Hit]:
+def routes_of(path: str, prefix: str, fits: Callable[[str, str], bool] = is_valid) -> list[Hit]:
     return [
         Hit(endpoint, values, set(methods.split()))
         for endpoint, template, methods in ROUTES
-        for values in splits(path, re.findall(r"{\w+}|[^{]+", prefix + template))
+        for values in splits(path, re.findall(r"{\w+}|[^{]+", prefix + template), fits)
     ]
+
+
+def is_meant_as(kind: str, value: str) -> bool:
+    """Whether `value` may stand for one of this kind, well-formed or not."""
+    if kind in ("extension", "component", "module"):
+        return is_valid(kind, value)
+    return kind == "name" or not ("/" in value or (kind == "tag" and ":" in value))
+
+
+def diagnosis(path: str, other_ending: str, method: str, prefix: str) -> "Answer":
+    """What a request for a clean path that is no route gets."""
+    faults = {
+        next(kind for kind, value in hit.values.items() if not is_valid(kind, value))
+        for candidate in (path, other_ending)
+        for hit in routes_of(candidate, prefix, is_meant_as)
+        if hit.values
+    }
+    # A manifest's reference with no ":" in it is a tag.
+    fault = "name" if "name" in faults else "tag" if "tag" in faults else min(faults, default=None)
+    if fault is None:
+        under_the_api = path == f"{prefix}/v2" or path.startswith(f"{prefix}/v2/")
+        return Answer(404, "UNSUPPORTED" if under_the_api else None)
+    return {
+        "name": Answer(400, "NAME_INVALID"),
+        "digest": Answer(400, "DIGEST_INVALID"),
+        "tag": Answer(400, "TAG_INVALID") if method == "PUT" else Answer(404, "MANIFEST_UNKNOWN"),
+        "uuid": Answer(404, "BLOB_UPLOAD_UNKNOWN"),
+    }[fault]
 
 
 def clean(path: str) -> str:
@@ -95,7 +124,7 @@ def clean(path: str) -> str:
 
 
 class Answer(NamedTuple):
-    """`status`, and for 200 endpoint and values, for 308 the path, for 405 the methods."""
+    """`status`; for 200 endpoint and values, for 308 the path, for 405 the methods; else a code."""
 
     status: int
     what: object = None
@@ -117,4 +146,4 @@ def answer(path: str, method: str, prefix: str = "") -> Answer:
             if candidate == path:
                 return Answer(200, (hit.endpoint, hit.values))
             return Answer(308, candidate)
-    return Answer(404)
+    return diagnosis(cleaned, other_cleaned, method, prefix)

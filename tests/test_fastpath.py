@@ -28,6 +28,7 @@ from werkzeug.routing import (
 
 from registry_routes import CONVERTERS, DOCKER_1_5, OCI_1_1, Dialect, RegistryMap, RegistryRules
 from registry_routes.converters import GrammarConverter, TagConverter
+from registry_routes.errors import RegistryError
 from registry_routes.routes import RegistryRule, Route, RouteName
 
 from . import nasty
@@ -140,6 +141,8 @@ def outcome(call: Callable[[], Any]) -> Outcome:
         return RequestRedirect, error.code, error.new_url
     except MethodNotAllowed as error:
         return MethodNotAllowed, frozenset(error.valid_methods or ())
+    except RegistryError:  # what it says is not Werkzeug's to know: tests/test_diagnosis.py
+        return (NotFound,)
     except HTTPException as error:
         return (type(error),)
     if isinstance(result, tuple) and isinstance(result[0], Rule):
@@ -371,8 +374,7 @@ def test_rules_elsewhere_leave_the_fast_path_on(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(RequestRedirect):
             adapter.match(path)
     for path in "/v2/A/tags/list", "/v2/a/../../x", "/" * 1000 + "x", "/nothing":
-        with pytest.raises(NotFound):
-            adapter.match(path)
+        assert outcome(lambda: adapter.match(path)) == (NotFound,)
     with pytest.raises(MethodNotAllowed):
         adapter.match("/v2/", "POST")
     with pytest.raises(AssertionError):

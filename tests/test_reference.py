@@ -8,10 +8,11 @@ from urllib.parse import quote, unquote
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from werkzeug.exceptions import MethodNotAllowed, NotFound
+from werkzeug.exceptions import NotFound
 from werkzeug.routing import RequestRedirect
 
 from registry_routes import RegistryMap
+from registry_routes.errors import RegistryError, Unsupported
 
 from . import nasty
 from .reference import Answer, answer
@@ -27,8 +28,10 @@ def answer_of_the_map(target: str, method: str, prefix: str) -> Answer:
         path, _, query = redirect.new_url.partition("?")
         assert query == target.partition("?")[2]
         return Answer(redirect.code, unquote(path))
-    except MethodNotAllowed as error:
+    except Unsupported as error:
         return Answer(405, set(error.valid_methods or ()))
+    except RegistryError as error:
+        return Answer(error.code or 0, error.error_code)
     except NotFound:
         return Answer(404)
     return Answer(200, matched)
@@ -43,17 +46,22 @@ SEED = int(os.environ.get("REGISTRY_ROUTES_SEED", "1500"))
     [("", 45_000, SEED), ("/registry", 5_000, SEED), ("/a/v2/v2", 5_000, SEED)],
 )
 def test_nasty_targets(prefix: str, count: int, seed: int) -> None:
-    seen: Counter[int] = Counter()
+    seen: Counter[object] = Counter()
     endpoints: Counter[object] = Counter()
     for target, method in nasty.requests(seed, count, prefix):
         expected = answer(decoded_path(target), method, prefix)
         assert answer_of_the_map(target, method, prefix) == expected, (target, method)
         seen[expected.status] += 1
+        if expected.status in (400, 404):
+            seen[expected.what] += 1
         if isinstance(expected.what, tuple):
             endpoints[expected.what[0]] += 1
     # Every outcome and every endpoint is there in number: else the targets show nothing.
     print(f"{count} targets under {prefix!r}: {dict(seen)}, {dict(endpoints)}")
-    assert all(seen[status] > count / 50 for status in (200, 308, 404, 405)), seen
+    assert all(seen[status] > count / 50 for status in (200, 308, 400, 404, 405)), seen
+    codes = ["NAME_INVALID", "DIGEST_INVALID", "TAG_INVALID", "MANIFEST_UNKNOWN"]
+    assert all(seen[code] > count / 1000 for code in [*codes, "UNSUPPORTED", None]), seen
+    assert seen["BLOB_UPLOAD_UNKNOWN"] > count / 1000
     assert len(endpoints) == 9
     assert min(endpoints.values()) > count / 1000, endpoints
 

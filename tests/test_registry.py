@@ -464,7 +464,7 @@ def test_repositories_nest(client: Client) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/v2/A/tags/list", 404, "UNSUPPORTED"),
+        ("GET", "/v2/A/tags/list", 400, "NAME_INVALID"),
         ("GET", "/x", 404, "UNSUPPORTED"),
         ("GET", "/v2/_oci/ext/discover", 404, "UNSUPPORTED"),
         ("PATCH", "/v2/", 405, "UNSUPPORTED"),
