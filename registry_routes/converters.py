@@ -73,7 +73,7 @@ class RepositoryNameConverter(GrammarConverter, grammar=grammar.NAME):
     ValueError: repository name 'Library/nginx' must be lowercase
     """
 
-    looks_like = "(?s:.+)"
+    looks_like = "(?>[^/]*)(?:/(?>[^/]*))*"
 
     @classmethod
     def malformed(cls, method: str) -> type[RegistryError]:

@@ -30,9 +30,8 @@ class Diagnosis:
             return None
         if hit.lastindex is not None:
             rule, _, _, groups, _ = self._answers[hit.lastindex]
-            converters = dict(rule.variables())
             for name, group in groups:
-                if converter := converters.get(name):
+                if converter := rule.converters.get(name):
                     value = hit[group]
                     message = converter.grammar.complaint(value)
                     if message is not None:
@@ -42,7 +41,7 @@ class Diagnosis:
 
 def _loose_pattern(rule: RegistryRule, variable: str) -> str:
     """What may stand for a variable, well-formed or not; of one in a prefix, what is."""
-    converter = dict(rule.variables()).get(variable)
+    converter = rule.converters.get(variable)
     if converter is not None:
         return converter.looks_like or converter.grammar.pattern
     found = re.search(rf"<(?:(\w+)(?:\((.*?)\))?:)?{variable}>", rule.rule)

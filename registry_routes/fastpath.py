@@ -145,7 +145,7 @@ class FastPath:
 
 
 def _grammars_pattern(rule: RegistryRule, variable: str) -> str:
-    return dict(rule.variables())[variable].grammar.pattern
+    return rule.converters[variable].grammar.pattern
 
 
 def _tree(
@@ -173,15 +173,14 @@ def other_ending(path: str) -> str:
 
 def _is_plain(rule: RegistryRule) -> bool:
     """Whether its values are as its dialect's grammars match them, up to a slash or the end."""
-    variables = rule.variables()
     return (
-        len(variables) == rule.rule.count("<")
+        len(rule.converters) == rule.rule.count("<")
         and not re.search(">[^/]", rule.rule)
         and all(
             converter.__init__ is BaseConverter.__init__
             and converter.to_python is BaseConverter.to_python
             and converter.regex == converter.grammar.regex
-            for _, converter in variables
+            for converter in rule.converters.values()
         )
     )
 
@@ -222,16 +221,15 @@ def _is_only_choice(rule: RegistryRule, rules: Sequence[Rule]) -> bool:
     """Whether its variables build no other rule of the endpoint, and are built as they are."""
     others = [other for other in rules if other.endpoint == rule.endpoint and other is not rule]
     return all(
-        converter.to_url is GrammarConverter.to_url for _, converter in rule.variables()
+        converter.to_url is GrammarConverter.to_url for converter in rule.converters.values()
     ) and not any(other.arguments <= rule.arguments for other in others)
 
 
 def _template(rule: RegistryRule) -> Template:
-    names = [name for name, _ in rule.variables()]
     texts = re.split("<[^>]*>", rule.rule.lstrip("/"))
     quoted = [quote(text, safe="!$&'()*+,/:;=@").replace("%", "%%") for text in texts]
     return Template(
-        tuple((name, converter.grammar.fullmatch) for name, converter in rule.variables()),
+        tuple((name, converter.grammar.fullmatch) for name, converter in rule.converters.items()),
         "%s".join(quoted),
-        itemgetter(*names) if names else lambda values: (),
+        itemgetter(*rule.converters) if rule.converters else lambda values: (),
     )

@@ -119,17 +119,18 @@ class RegistryMap(Map):
 
     def _diagnosis_at(self, domain: str | None) -> Diagnosis | None:
         """What knows the malformed paths of the registry's rules at a subdomain, or at a host."""
+        with suppress(KeyError):
+            return self._diagnoses[domain]
         with self._rules_lock:
-            if domain not in self._diagnoses:
-                rules = [
-                    rule
-                    for rule in self.iter_rules()
-                    if isinstance(rule, RegistryRule)
-                    and (rule.host if self.host_matching else rule.subdomain) == domain
-                ]
-                if not rules:  # and nothing to remember: there is no end of such domains
-                    return None
-                self._diagnoses[domain] = Diagnosis(rules)
+            rules = [
+                rule
+                for rule in self.iter_rules()
+                if isinstance(rule, RegistryRule)
+                and (rule.host if self.host_matching else rule.subdomain) == domain
+            ]
+            if not rules:  # and nothing to remember: there is no end of such domains
+                return None
+            self._diagnoses[domain] = Diagnosis(rules)
             return self._diagnoses[domain]
 
     def bind(

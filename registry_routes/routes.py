@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from posixpath import commonpath, dirname
 from typing import Any
 
@@ -204,13 +205,14 @@ class RegistryRule(Rule):
         self.route = route
         self.dialect = dialect
 
-    def variables(self) -> list[tuple[str, type[GrammarConverter]]]:
+    @cached_property
+    def converters(self) -> Mapping[str, type[GrammarConverter]]:
         """The variables of its path that have a converter of the dialect, in order, and these."""
-        return [
-            (variable, self.dialect.converters[name])
+        return {
+            variable: self.dialect.converters[name]
             for name, variable in re.findall(r"<(\w+):(\w+)>", self.rule)
             if name in self.dialect.converters
-        ]
+        }
 
     def get_empty_kwargs(self) -> dict[str, Any]:
         return {**super().get_empty_kwargs(), "route": self.route, "dialect": self.dialect}
