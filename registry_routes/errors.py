@@ -300,7 +300,8 @@ _BY_STATUS = {
 @cache
 def _of_status(status: int) -> type[RegistryError]:
     implied = exceptions.default_exceptions.get(status, exceptions.HTTPException)
-    return type("RegistryError", (RegistryError, implied), {"error_code": Unknown.error_code})
+    said = {"error_code": Unknown.error_code, "description": implied.description or "no message"}
+    return type("RegistryError", (RegistryError, implied), said)
 
 
 def _challenge(header: str) -> dict[str, Any]:

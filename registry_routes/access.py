@@ -1,0 +1,127 @@
+"""The access that a request needs, as the scopes of a token.
+
+Docker's token authentication specification says how a scope is written; which ones a request
+needs is what Go distribution's ``registry/handlers/app.go`` (``appendAccessRecords``) asks for.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs
+
+from .errors import NameInvalid
+from .grammar import NAME
+from .routes import RouteName
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Actions on a resource, written ``repository:library/nginx:pull,push``.
+
+    >>> scope = Scope.parse("repository:library/nginx:pull,push")
+    >>> scope
+    Scope(type='repository', name='library/nginx', actions=('pull', 'push'))
+    >>> str(scope)
+    'repository:library/nginx:pull,push'
+    """
+
+    type: str
+    """``repository`` or ``registry``."""
+
+    name: str
+    """The repository name; ``catalog`` of the registry."""
+
+    actions: tuple[str, ...]
+    """``pull``, ``push``, ``delete``; ``*`` for all that there are."""
+
+    def __str__(self) -> str:
+        return f"{self.type}:{self.name}:{','.join(self.actions)}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Scope":
+        """The scope that `text` is; raises `ValueError` if it is none."""
+        # A name may have ":" in it, where it starts with a host and a port.
+        found = re.fullmatch(
+            r"([a-z0-9]+(?:\([a-z0-9]+\))?):([^\s\"\\]+):([a-z*]*(?:,[a-z*]+)*)", text
+        )
+        if not found:
+            raise ValueError(f"scope {text!r} must be a type, a name and actions, joined by ':'")
+        return cls(found[1], found[2], tuple(found[3].split(",")) if found[3] else ())
+
+    def is_granted_by(self, granted: Iterable["Scope"]) -> bool:
+        """Whether `granted`, together, allow all that this scope asks for.
+
+        >>> granted = parse_scopes("repository:a:pull,push repository:b:pull")
+        >>> Scope("repository", "a", ("pull",)).is_granted_by(granted)
+        True
+        """
+        actions = {
+            action
+            for scope in granted
+            if (scope.type, scope.name) == (self.type, self.name)
+            for action in scope.actions
+        }
+        return "*" in actions or actions.issuperset(self.actions)
+
+
+def parse_scopes(text: str) -> list[Scope]:
+    """The scopes of a challenge or a token request, separated by spaces.
+
+    Raises `ValueError` naming the one that is malformed.
+    """
+    return [Scope.parse(one) for one in text.split()]
+
+
+def required_scopes(
+    endpoint: str,
+    method: str,
+    values: Mapping[str, Any],
+    query: Mapping[str, Any] | str = "",
+) -> list[Scope]:
+    """What a token must allow for a request; nothing for `base`, which any token opens.
+
+    `endpoint` and `values` are what the map has matched; `query` is the request's, as a string or
+    as parsed.
+
+    >>> required_scopes("manifest", "PUT", {"name": "library/nginx", "tag": "latest"})
+    [Scope(type='repository', name='library/nginx', actions=('pull', 'push'))]
+    >>> query = "mount=sha256:…&from=library/debian"
+    >>> " ".join(map(str, required_scopes("blob-upload", "POST", {"name": "me/app"}, query)))
+    'repository:me/app:pull,push repository:library/debian:pull'
+
+    What lists more than one repository, the catalog or an extension of the registry, needs
+    ``registry:catalog:*``. Raises `NameInvalid` where a mount is from no repository name.
+    """
+    name = values.get("name")
+    if name is None:
+        return [] if endpoint == RouteName.BASE else [Scope("registry", "catalog", ("*",))]
+    # A method that no specification knows may do anything.
+    scopes = [Scope("repository", name, _ACTIONS.get(method.upper(), ("*",)))]
+    if endpoint == RouteName.BLOB_UPLOAD:
+        for source in _values_of(query, "from"):
+            if not NAME.fits(source):
+                raise NameInvalid(NAME.complaint(source), detail={"name": source})
+            if source != name:
+                scopes.append(Scope("repository", source, ("pull",)))
+    return scopes
+
+
+_PULL, _PUSH = ("pull",), ("pull", "push")
+_ACTIONS = {
+    "GET": _PULL,
+    "HEAD": _PULL,
+    "POST": _PUSH,
+    "PUT": _PUSH,
+    "PATCH": _PUSH,
+    "DELETE": ("delete",),
+}
+
+
+def _values_of(query: Mapping[str, Any] | str, name: str) -> list[str]:
+    """Every one of them: who reads the request next may take the last for the first."""
+    if isinstance(query, str):
+        query = parse_qs(query, keep_blank_values=True)
+    getlist = getattr(query, "getlist", None)
+    found = getlist(name) if getlist else query.get(name, [])
+    return [found] if isinstance(found, str) else list(found)

@@ -1,0 +1,311 @@
+"""URLs for clients and servers: building them, following what a registry answers, paging."""
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote, urlencode, urljoin, urlsplit
+
+from werkzeug.http import parse_options_header
+from werkzeug.wsgi import get_host
+
+from .errors import PaginationNumberInvalid
+from .map import RegistryMap, url_map
+from .routes import RouteName
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+
+class URLBuilder:
+    """Builds every URL of a registry's API.
+
+    >>> urls = URLBuilder("https://registry.example.com/mirror")
+    >>> urls.manifest("library/nginx", "latest")
+    'https://registry.example.com/mirror/v2/library/nginx/manifests/latest'
+    >>> urls.tags("library/nginx", n=100, last="1.27")
+    'https://registry.example.com/mirror/v2/library/nginx/tags/list?n=100&last=1.27'
+    >>> urls.tags("library/Nginx")
+    Traceback (most recent call last):
+        ...
+    ValueError: repository name 'library/Nginx' must be lowercase
+
+    Each method returns a URL, and raises `ValueError`, which names the value and the rule it broke,
+    where an argument is malformed. Arguments that are `None` are left out.
+
+    :param root: where the registry is: an ``http`` or ``https`` URL, with a path if the API is not
+        at the root of the host, with or without a trailing slash.
+    :param relative: to build paths, ``/mirror/v2/``, in place of whole URLs; then `root` may be
+        just the path.
+    :param url_map: the routes.
+    """
+
+    def __init__(
+        self, root: str, *, relative: bool = False, url_map: RegistryMap = url_map
+    ) -> None:
+        parts = urlsplit(_printable("root", root))
+        is_path = relative and not (parts.scheme or parts.netloc)
+        if not is_path and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError(f"root {root!r} must be a URL of http or https")
+        if parts.query or parts.fragment or "@" in parts.netloc:
+            raise ValueError(f"root {root!r} must have no query, no fragment and no credentials")
+        path = parts.path.rstrip("/")
+        if path and not path.startswith("/"):
+            raise ValueError(f"root {root!r} must start with '/'")
+        self.root = path if relative else f"{parts.scheme}://{parts.netloc}{path}"
+        """What every URL starts with."""
+        self._routes = url_map.bind("registry.invalid")
+        self._grammars = {
+            name: converter.grammar for name, converter in url_map.dialect.converters.items()
+        }
+
+    @classmethod
+    def from_environ(
+        cls,
+        environ: "WSGIEnvironment",
+        *,
+        relative: bool = False,
+        url_map: RegistryMap = url_map,
+    ) -> Self:
+        """For the registry that a request came to: its scheme, its host, where it is mounted.
+
+        A header that a proxy has set is not looked at here, but in
+        `werkzeug.middleware.proxy_fix.ProxyFix`, which is told whom to trust.
+        """
+        script_name = quote(environ.get("SCRIPT_NAME", ""), safe=_SAFE_IN_PATH, encoding="latin-1")
+        root = f"/{script_name.strip('/')}"
+        if not relative:
+            root = f"{environ['wsgi.url_scheme']}://{get_host(environ)}{root}"
+        return cls(root, relative=relative, url_map=url_map)
+
+    def base(self) -> str:
+        """The API itself, ``/v2/``."""
+        return self._url(RouteName.BASE)
+
+    def catalog(self, *, n: int | None = None, last: str | None = None) -> str:
+        """The repositories: at most `n` of them, after `last`."""
+        return self._url(RouteName.CATALOG, n=_count(n), last=last)
+
+    def tags(self, name: str, *, n: int | None = None, last: str | None = None) -> str:
+        """The tags of a repository: at most `n` of them, after `last`."""
+        return self._url(RouteName.TAGS, {"name": name}, n=_count(n), last=last)
+
+    def manifest(
+        self,
+        name: str,
+        reference: str,
+        *,
+        tag: str | Iterable[str] = (),
+        ns: str | None = None,
+    ) -> str:
+        """A manifest, by a tag or by its digest; one with ``:`` in it is a digest.
+
+        :param tag: tags to give to a manifest that is pushed by its digest.
+        :param ns: the registry that a proxy is to pull from.
+        """
+        kind = "digest" if isinstance(reference, str) and ":" in reference else "tag"
+        tags = [tag] if isinstance(tag, str) else [*tag]
+        for one in tags:
+            self._grammars["tag"].check(one)
+        if tags and kind == "tag":
+            raise ValueError(f"manifest {reference!r} must be named by its digest to take tags")
+        return self._url(RouteName.MANIFEST, {"name": name, kind: reference}, tag=tags, ns=ns)
+
+    def blob(self, name: str, digest: str, *, ns: str | None = None) -> str:
+        """A blob. For `ns` see `manifest`."""
+        return self._url(RouteName.BLOB, {"name": name, "digest": digest}, ns=ns)
+
+    def blob_upload(
+        self,
+        name: str,
+        *,
+        mount: str | None = None,
+        from_: str | None = None,
+        digest: str | None = None,
+        digest_algorithm: str | None = None,
+        **query: str,
+    ) -> str:
+        """Where the upload of a blob begins.
+
+        :param mount: the digest of a blob to mount instead of uploading it.
+        :param from_: the repository that has it.
+        :param digest: the blob's digest, to upload it with this one request.
+        :param digest_algorithm: what the blob's digest will be made with, ``sha512`` say.
+        :param query: whatever else the registry wants to be told.
+        """
+        if from_ is not None:
+            self._grammars["repository"].check(from_)
+        if digest_algorithm is not None and not re.fullmatch(_ALGORITHM, digest_algorithm):
+            raise ValueError(
+                f"digest algorithm {digest_algorithm!r} must be a-z and 0-9, separated by one "
+                "'+', '.', '_' or '-'"
+            )
+        parameters = {
+            "mount": self._checked_digest(mount),
+            "from": from_,
+            "digest": self._checked_digest(digest),
+            "digest-algorithm": digest_algorithm,
+        }
+        return self._url(RouteName.BLOB_UPLOAD, {"name": name}, **parameters, **query)
+
+    def blob_upload_chunk(
+        self, name: str, uuid: str, *, digest: str | None = None, **query: str
+    ) -> str:
+        """The upload of a blob, on its way. (A client takes the ``Location`` it was given.)
+
+        :param digest: the blob's digest, to complete the upload.
+        :param query: whatever else the registry wants to be told.
+        """
+        values = {"name": name, "uuid": uuid}
+        checked = self._checked_digest(digest)
+        return self._url(RouteName.BLOB_UPLOAD_CHUNK, values, digest=checked, **query)
+
+    def referrers(
+        self, name: str, digest: str, *, artifact_type: str | Iterable[str] | None = None
+    ) -> str:
+        """The manifests whose subject is this one, of one type, or of several, if given."""
+        types = artifact_type if isinstance(artifact_type, str | None) else [*artifact_type]
+        values = {"name": name, "digest": digest}
+        return self._url(RouteName.REFERRERS, values, artifactType=types)
+
+    def extension(
+        self, extension: str, component: str, module: str, *, name: str | None = None
+    ) -> str:
+        """An extension's endpoint, of the registry, or of the repository `name`."""
+        values = {"extension": extension, "component": component, "module": module}
+        if name is not None:
+            values["name"] = name
+        return self._url(RouteName.EXTENSION, values)
+
+    def _url(self, endpoint: str, values: Mapping[str, str] | None = None, /, **query: Any) -> str:
+        path = self._routes.build(endpoint, dict(values or {}))
+        return _with_query(f"{self.root}{path}", query)
+
+    def _checked_digest(self, digest: str | None) -> str | None:
+        return digest if digest is None else self._grammars["digest"].check(digest)
+
+
+_SAFE_IN_PATH = "!$&'()*+,/:;=@"
+_ALGORITHM = "[a-z0-9]+(?:[+._-][a-z0-9]+)*"
+
+
+def _printable(kind: str, url: str) -> str:
+    """`url`, which `urlsplit` would otherwise strip of what is not."""
+    if not isinstance(url, str) or re.search(r"[\x00-\x20\x7f\\]", url):
+        raise ValueError(f"{kind} {url!r} must have no spaces, control characters or backslashes")
+    return url
+
+
+def _count(n: int | None) -> int | None:
+    if n is not None and (type(n) is not int or n < 0):
+        raise ValueError(f"n {n!r} must be a whole number, 0 or more")
+    return n
+
+
+def _with_query(url: str, query: Mapping[str, Any]) -> str:
+    given = {name: value for name, value in query.items() if value is not None}
+    encoded = urlencode(given, doseq=True, quote_via=quote, safe="")
+    if not encoded:
+        return url
+    if "?" not in url:
+        return f"{url}?{encoded}"
+    return f"{url}{encoded}" if url.endswith(("?", "&")) else f"{url}&{encoded}"
+
+
+def resolve_location(request_url: str, location: str, **query: Any) -> str:
+    """Where a ``Location`` leads, as an absolute URL; for clients.
+
+    Registries send them absolute, from the root of the host or relative to the request's URL, and
+    put parameters of their own into the query: it is kept byte for byte, and `query` appended
+    (``digest=…`` to complete an upload; ``**{"digest-algorithm": …}``). A list gives a parameter
+    several times, `None` leaves it out.
+
+    >>> resolve_location(
+    ...     "https://registry.example.com/v2/a/blobs/uploads/",
+    ...     "/v2/a/blobs/uploads/1?_state=x%2By==",
+    ...     digest="sha256:abc",
+    ... )
+    'https://registry.example.com/v2/a/blobs/uploads/1?_state=x%2By==&digest=sha256%3Aabc'
+
+    Raises `ValueError` where that is no URL of ``http`` or ``https``.
+    """
+    joined = urljoin(_printable("URL", request_url), _printable("Location", location))
+    # urljoin drops a query that is empty, and its "?"; what it keeps, it keeps as it is.
+    target, _, _ = joined.partition("#")
+    parts = urlsplit(target)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"Location {location!r} must lead to a URL of http or https")
+    return _with_query(target, query)
+
+
+# Paging: distribution-spec 1.1, "Listing Tags"; RFC 8288 for the Link header.
+
+
+def read_page(args: Mapping[str, str]) -> tuple[int | None, str | None]:
+    """``n`` and ``last`` of a request's query: how many results it wants, and after which.
+
+    Each is `None` where it is not given. Raises `PaginationNumberInvalid` for an ``n`` that is not
+    a whole number, 0 or more.
+
+    >>> read_page({"n": "100", "last": "1.27"})
+    (100, '1.27')
+    """
+    n = args.get("n")
+    if n is not None and not re.fullmatch("[0-9]+", n):
+        raise PaginationNumberInvalid(detail={"n": n})
+    # No list is longer than that, and int() refuses some thousand digits.
+    number = n if n is None else int(n) if len(n) < 19 else 10**18
+    return number, args.get("last")
+
+
+def page(names: Iterable[str], n: int | None, last: str | None) -> tuple[list[str], bool]:
+    """At most `n` of the names after `last`, in order; and whether to link to a next page.
+
+    The order is the specification's, alphabetical whatever the case.
+
+    >>> page(["b", "C", "a", "d"], 2, "a")
+    (['b', 'C'], True)
+    >>> page(["b", "C", "a", "d"], 2, "b")
+    (['C', 'd'], False)
+    >>> page(["a", "b"], 0, None)
+    ([], False)
+    """
+    ordered = sorted(names, key=_order)
+    begin = 0 if last is None else bisect_right(ordered, _order(last), key=_order)
+    end = len(ordered) if n is None else begin + n
+    return ordered[begin:end], bool(n) and end < len(ordered)
+
+
+def _order(name: str) -> tuple[str, str]:
+    return name.lower(), name
+
+
+def next_link(url: str) -> str:
+    """The ``Link`` header that leads to a next page.
+
+    >>> next_link(URLBuilder("/", relative=True).tags("a", n=2, last="c"))
+    '</v2/a/tags/list?n=2&last=c>; rel="next"'
+    """
+    return f'<{url}>; rel="next"'
+
+
+_LINK = re.compile(
+    r"""[\s,]*<([^<>]*)>\s*((?>(?:;[^,;"<>]*(?:"(?>(?:[^"\\]|\\.)*)"[^,;"<>]*)?)*))"""
+)
+
+
+def parse_next_link(request_url: str, header: str | None) -> str | None:
+    """The URL of the next page, from a response's ``Link`` header; `None` if there is none.
+
+    >>> parse_next_link("https://registry.example.com/v2/a/tags/list", '</next?n=2>; rel="next"')
+    'https://registry.example.com/next?n=2'
+
+    Raises `ValueError` where that is no URL of ``http`` or ``https``.
+    """
+    position = 0
+    while link := _LINK.match(header or "", position):
+        position = link.end()
+        _, parameters = parse_options_header(f"link{link[2]}")
+        if "next" in parameters.get("rel", "").lower().split():
+            return resolve_location(request_url, link[1])
+    return None

@@ -1,0 +1,140 @@
+"""Which scopes a request needs, and how they are written."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from werkzeug.datastructures import MultiDict
+
+from registry_routes import url_map
+from registry_routes.access import Scope, parse_scopes, required_scopes
+from registry_routes.errors import NameInvalid
+
+from .nasty import SHA256
+
+NAME = "library/nginx"
+SCOPES: list[tuple[str, str, str]] = [
+    ("GET", "/v2/", ""),
+    ("HEAD", "/v2/", ""),
+    ("GET", "/v2/_catalog", "registry:catalog:*"),
+    ("GET", "/v2/_oci/ext/discover", "registry:catalog:*"),
+    ("GET", f"/v2/{NAME}/_oci/ext/discover", f"repository:{NAME}:pull"),
+    ("GET", f"/v2/{NAME}/tags/list", f"repository:{NAME}:pull"),
+    ("GET", f"/v2/{NAME}/manifests/latest", f"repository:{NAME}:pull"),
+    ("HEAD", f"/v2/{NAME}/manifests/{SHA256}", f"repository:{NAME}:pull"),
+    ("PUT", f"/v2/{NAME}/manifests/latest", f"repository:{NAME}:pull,push"),
+    ("DELETE", f"/v2/{NAME}/manifests/latest", f"repository:{NAME}:delete"),
+    ("GET", f"/v2/{NAME}/blobs/{SHA256}", f"repository:{NAME}:pull"),
+    ("DELETE", f"/v2/{NAME}/blobs/{SHA256}", f"repository:{NAME}:delete"),
+    ("POST", f"/v2/{NAME}/blobs/uploads/", f"repository:{NAME}:pull,push"),
+    ("PATCH", f"/v2/{NAME}/blobs/uploads/x", f"repository:{NAME}:pull,push"),
+    ("PUT", f"/v2/{NAME}/blobs/uploads/x", f"repository:{NAME}:pull,push"),
+    ("GET", f"/v2/{NAME}/blobs/uploads/x", f"repository:{NAME}:pull"),
+    ("DELETE", f"/v2/{NAME}/blobs/uploads/x", f"repository:{NAME}:delete"),
+    ("GET", f"/v2/{NAME}/referrers/{SHA256}", f"repository:{NAME}:pull"),
+    ("GET", "/v2/a/b/c/d/e/f/tags/list", "repository:a/b/c/d/e/f:pull"),
+]
+
+
+def scopes_of(method: str, path: str, query: Any = "") -> list[Scope]:
+    endpoint, values = url_map.bind("h").match(path, method)
+    return required_scopes(endpoint, method, values, query)
+
+
+@pytest.mark.parametrize(("method", "path", "scopes"), SCOPES)
+def test_the_scopes_of_each_route(method: str, path: str, scopes: str) -> None:
+    found = scopes_of(method, path)
+    assert " ".join(map(str, found)) == scopes
+    assert parse_scopes(scopes) == found
+    assert scopes_of(method, path, "from=other/repository")[: len(found)] == found
+
+
+def test_every_route_has_its_scopes_shown() -> None:
+    shown = {(url_map.bind("h").match(path, method)[0], method) for method, path, _ in SCOPES}
+    every = {
+        (rule.endpoint, method) for rule in url_map.iter_rules() for method in rule.methods or ()
+    }
+    assert {endpoint for endpoint, _ in shown} == {endpoint for endpoint, _ in every}
+    assert {(e, m) for e, m in every if m != "HEAD"} <= shown
+
+
+@pytest.mark.parametrize(
+    ("query", "sources"),
+    [
+        (f"mount={SHA256}&from=a/b/c", "a/b/c"),
+        (f"mount={SHA256}&from=a%2Fb", "a/b"),
+        ({"mount": SHA256, "from": "a"}, "a"),
+        (MultiDict([("from", "a"), ("from", "b")]), "a b"),
+        ("from=a&from=b", "a b"),  # whichever of them the registry takes
+        (f"mount={SHA256}", ""),
+        (f"from={NAME}", ""),
+        ({"from": ["a", "b"]}, "a b"),
+    ],
+)
+def test_a_mount_needs_to_pull_from_its_source_too(query: Any, sources: str) -> None:
+    target, *others = scopes_of("POST", f"/v2/{NAME}/blobs/uploads/", query)
+    assert str(target) == f"repository:{NAME}:pull,push"
+    assert [str(scope) for scope in others] == [f"repository:{one}:pull" for one in sources.split()]
+
+
+@pytest.mark.parametrize("source", ["", "A", "a:pull,push repository:b", 'a"', "..", "a\n"])
+def test_a_mount_from_no_repository_name_is_refused(source: str) -> None:
+    with pytest.raises(NameInvalid) as error:
+        scopes_of("POST", f"/v2/{NAME}/blobs/uploads/", {"from": source})
+    assert error.value.code == 400
+    assert error.value.detail == {"name": source}
+
+
+def test_an_unknown_method_may_do_anything() -> None:
+    assert required_scopes("tags", "PROPFIND", {"name": "a"})[0].actions == ("*",)
+    assert required_scopes("tags", "get", {"name": "a"})[0].actions == ("pull",)
+
+
+@pytest.mark.parametrize(
+    ("text", "parsed"),
+    [
+        ("repository:localhost:5000/a/b:pull", ("repository", "localhost:5000/a/b", ("pull",))),
+        ("repository(plugin):a:pull", ("repository(plugin)", "a", ("pull",))),
+        ("registry:catalog:*", ("registry", "catalog", ("*",))),
+        ("repository:a:", ("repository", "a", ())),
+    ],
+)
+def test_what_scopes_look_like(text: str, parsed: tuple[str, str, tuple[str, ...]]) -> None:
+    scope = Scope.parse(text)
+    assert (scope.type, scope.name, scope.actions) == parsed
+    assert str(scope) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "repository", "repository:a", ":a:pull", "repository::pull", "r:a:PULL",
+             "repository:a b:pull", "repository:a:pull,", "repository:a:pull\n", 'r:a":pull']
+)  # fmt: skip
+def test_what_is_no_scope_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^scope .* must be a type, a name and actions"):
+        Scope.parse(text)
+
+
+@given(st.text(alphabet="a:,*(/) \n"))
+def test_scopes_are_parsed_as_they_are_written(text: str) -> None:
+    try:
+        scope = Scope.parse(text)
+    except ValueError:
+        return
+    assert str(scope) == text
+
+
+def test_what_is_granted() -> None:
+    needed = Scope("repository", "a", ("pull", "push"))
+    for granted, allowed in {
+        "": False,
+        "repository:a:pull": False,
+        "repository:a:pull,push": True,
+        "repository:a:push,pull,delete": True,
+        "repository:a:pull repository:a:push": True,
+        "repository:a:*": True,
+        "repository:b:*": False,
+        "repository:a/b:pull,push": False,
+        "registry:a:*": False,
+    }.items():
+        assert needed.is_granted_by(parse_scopes(granted)) == allowed, granted

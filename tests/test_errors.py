@@ -1,0 +1,177 @@
+"""The errors as responses, and as a client reads them."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from werkzeug import exceptions
+from werkzeug.datastructures import WWWAuthenticate
+
+from registry_routes import errors
+from registry_routes.access import Scope
+from registry_routes.errors import ERRORS, RegistryError, Unauthorized, Unsupported, read_errors
+
+# Status and exception of each code: distribution-spec 1.1, "Error Codes", and Go distribution.
+CODES: dict[str, tuple[int, type[exceptions.HTTPException]]] = {
+    "BLOB_UNKNOWN": (404, exceptions.NotFound),
+    "BLOB_UPLOAD_INVALID": (400, exceptions.BadRequest),
+    "BLOB_UPLOAD_UNKNOWN": (404, exceptions.NotFound),
+    "DIGEST_INVALID": (400, exceptions.BadRequest),
+    "MANIFEST_BLOB_UNKNOWN": (404, exceptions.NotFound),
+    "MANIFEST_INVALID": (400, exceptions.BadRequest),
+    "MANIFEST_UNKNOWN": (404, exceptions.NotFound),
+    "NAME_INVALID": (400, exceptions.BadRequest),
+    "NAME_UNKNOWN": (404, exceptions.NotFound),
+    "SIZE_INVALID": (400, exceptions.BadRequest),
+    "UNAUTHORIZED": (401, exceptions.Unauthorized),
+    "DENIED": (403, exceptions.Forbidden),
+    "UNSUPPORTED": (405, exceptions.MethodNotAllowed),
+    "TOOMANYREQUESTS": (429, exceptions.TooManyRequests),
+    "TAG_INVALID": (400, exceptions.BadRequest),
+    "MANIFEST_UNVERIFIED": (400, exceptions.BadRequest),
+    "RANGE_INVALID": (416, exceptions.RequestedRangeNotSatisfiable),
+    "PAGINATION_NUMBER_INVALID": (400, exceptions.BadRequest),
+    "UNAVAILABLE": (503, exceptions.ServiceUnavailable),
+    "UNKNOWN": (500, exceptions.InternalServerError),
+}
+
+
+def test_every_code_is_there() -> None:
+    assert set(ERRORS) == set(CODES)
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_an_error_is_the_response_that_the_specification_has(code: str) -> None:
+    status, implied = CODES[code]
+    error_class = ERRORS[code]
+    assert issubclass(error_class, implied)
+    for message, detail in (None, None), ("é\n", {"a": [1]}):
+        with pytest.raises(implied) as raised:
+            raise error_class(message, detail=detail)
+        response = raised.value.get_response()
+        assert response.status_code == status
+        assert response.headers.getlist("Content-Type") == ["application/json"]
+        (entry,) = json.loads(response.get_data())["errors"]
+        assert entry["code"] == code
+        assert entry["message"] == (message or error_class.description) != ""
+        assert entry.get("detail") == detail
+        assert ("detail" in entry) == (detail is not None)
+        [read] = read_errors(status, response.get_data(), dict(response.headers))
+        assert type(read) is error_class
+        assert (read.description, read.detail) == (entry["message"], detail)
+
+
+def test_a_challenge_is_quoted_and_read_back() -> None:
+    scopes = [Scope("repository", "a/b", ("pull", "push")), Scope("repository", "c", ("pull",))]
+    error = Unauthorized(realm='https://auth/"x', service="registry.example", scope=scopes)
+    header = error.get_response().headers["WWW-Authenticate"]
+    assert header == (
+        r'Bearer realm="https://auth/\"x",service="registry.example",'
+        'scope="repository:a/b:pull,push repository:c:pull"'
+    )
+    parsed = WWWAuthenticate.from_header(header)
+    assert parsed
+    assert parsed.type == "bearer"
+    assert parsed.parameters["realm"] == 'https://auth/"x'
+    [read] = read_errors(401, b"", {"www-authenticate": header})
+    assert isinstance(read, Unauthorized)
+    assert (read.realm, read.service, read.scope) == (error.realm, error.service, error.scope)
+    assert "WWW-Authenticate" not in Unauthorized().get_response().headers
+    bare = Unauthorized(realm="r").get_response().headers["WWW-Authenticate"]
+    assert bare == 'Bearer realm="r"'
+
+
+def test_retry_after_and_allow() -> None:
+    for error_class in errors.TooManyRequests, errors.Unavailable:
+        response = error_class(retry_after=30).get_response()
+        assert response.headers["Retry-After"] == "30"
+        for value, read in {
+            "30": 30,
+            "Tue, 24 Nov 2026 00:00:00 GMT": datetime(2026, 11, 24, tzinfo=UTC),
+            "soon": None,
+            "9" * 5000: 999_999_999,
+        }.items():
+            [error] = read_errors(response.status_code, "", {"Retry-After": value})
+            assert isinstance(error, error_class)
+            assert error.retry_after == read
+    allow = Unsupported(valid_methods=["GET", "HEAD"]).get_response().headers["Allow"]
+    assert allow == "GET, HEAD"
+
+
+Read = tuple[type[Exception], str, str]
+NOT_FOUND = exceptions.NotFound.description or ""
+BODIES: dict[tuple[int, str], Read] = {
+    (404, '{"errors": [{"code": "UNSUPPORTED", "message": "no"}]}'): (
+        *(errors.RouteUnknown, "UNSUPPORTED", "no"),
+    ),
+    (403, '{"errors": [{"code": "NAME_UNKNOWN", "message": 3}]}'): (
+        *(errors.NameUnknown, "NAME_UNKNOWN", "there is no such repository"),
+    ),
+    (404, '{"errors": [{"code": "TAG_EXPIRED", "message": "x"}]}'): (
+        *(exceptions.NotFound, "TAG_EXPIRED", "x"),
+    ),
+    (404, '{"errors": []}'): (exceptions.NotFound, "UNKNOWN", '{"errors": []}'),
+    (404, "404 page not found\n"): (exceptions.NotFound, "UNKNOWN", "404 page not found"),
+    (404, ""): (exceptions.NotFound, "UNKNOWN", NOT_FOUND),
+    (405, "Method not allowed"): (errors.Unsupported, "UNSUPPORTED", "Method not allowed"),
+    (502, "<html>\n<head><title>502 Bad &amp; ugly</title></head>…"): (
+        *(exceptions.BadGateway, "UNKNOWN", "502 Bad & ugly"),
+    ),
+    (500, "<p>It <b>broke"): (exceptions.InternalServerError, "UNKNOWN", "It broke"),
+    (401, '{"details":"incorrect password"}'): (
+        *(errors.Unauthorized, "UNAUTHORIZED", "incorrect password"),
+    ),
+    (400, '{"error": "invalid_scope", "error_description": "no"}'): (
+        *(exceptions.BadRequest, "UNKNOWN", "no"),
+    ),
+    (403, "\ufeff{}"): (errors.Denied, "DENIED", "\ufeff{}"),
+    (599, "?"): (RegistryError, "UNKNOWN", "?"),
+    (500, "[" * 100_000): (exceptions.InternalServerError, "UNKNOWN", "[" * 500),
+}
+
+
+@pytest.mark.parametrize(("response", "read"), BODIES.items(), ids=lambda x: str(x)[:30])
+def test_what_registries_really_send(response: tuple[int, str], read: Read) -> None:
+    status, body = response
+    [error] = read_errors(status, body.encode())
+    assert isinstance(error, read[0])
+    assert error.code == status
+    assert (error.error_code, error.description) == read[1:]
+    assert json.loads(error.get_response().get_data())
+
+
+def test_every_error_of_a_body_is_read() -> None:
+    body = {"errors": [{"code": "DENIED", "message": "no"}, 3, {"code": "NAME_UNKNOWN"}]}
+    found = read_errors(403, json.dumps(body))
+    assert [type(error) for error in found] == [errors.Denied, errors.NameUnknown]
+
+
+KEYS = st.sampled_from(["errors", "code", "message", "detail", "error", ""]) | st.text()
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+)
+
+
+@given(
+    st.sampled_from([200, 400, 401, 404, 418, 429, 503, 599, 0]),
+    st.binary()
+    | JSON.map(lambda value: json.dumps(value).encode())
+    | JSON.map(lambda entry: json.dumps({"errors": [entry]}).encode()),
+    st.dictionaries(st.sampled_from(["WWW-Authenticate", "Retry-After"]), st.text()),
+)
+@example(401, b"", {"WWW-Authenticate": "Bearer"})
+@example(401, b"", {"WWW-Authenticate": 'Bearer realm="'})
+@example(429, b"", {"Retry-After": "٣"})
+def test_junk_never_raises(status: int, body: bytes, headers: dict[str, str]) -> None:
+    found = read_errors(status, body, headers)
+    assert found
+    for error in found:
+        assert isinstance(error, RegistryError)
+        assert error.code == status
+        assert isinstance(error.description, str)
+        assert isinstance(error.error_code, str)
+        error.get_body()
