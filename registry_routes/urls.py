@@ -4,7 +4,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import quote, urlencode, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urlencode, urljoin, urlsplit
 
 from werkzeug.http import parse_options_header
 from werkzeug.wsgi import get_host
@@ -43,7 +43,7 @@ class URLBuilder:
     def __init__(
         self, root: str, *, relative: bool = False, url_map: RegistryMap = url_map
     ) -> None:
-        parts = urlsplit(_printable("root", root))
+        parts = _parsed("root", root)
         is_path = relative and not (parts.scheme or parts.netloc)
         if not is_path and (parts.scheme not in ("http", "https") or not parts.hostname):
             raise ValueError(f"root {root!r} must be a URL of http or https")
@@ -178,6 +178,9 @@ class URLBuilder:
         return self._url(RouteName.EXTENSION, values)
 
     def _url(self, endpoint: str, values: Mapping[str, str] | None = None, /, **query: Any) -> str:
+        for name, value in (values or {}).items():
+            if value is None:  # Werkzeug would take it for one that is not given
+                raise ValueError(f"{name} None must be a string")
         path = self._routes.build(endpoint, dict(values or {}))
         return _with_query(f"{self.root}{path}", query)
 
@@ -189,11 +192,14 @@ _SAFE_IN_PATH = "!$&'()*+,/:;=@"
 _ALGORITHM = "[a-z0-9]+(?:[+._-][a-z0-9]+)*"
 
 
-def _printable(kind: str, url: str) -> str:
-    """`url`, which `urlsplit` would otherwise strip of what is not."""
+def _parsed(kind: str, url: str) -> SplitResult:
+    # urlsplit would strip some of these.
     if not isinstance(url, str) or re.search(r"[\x00-\x20\x7f\\]", url):
         raise ValueError(f"{kind} {url!r} must have no spaces, control characters or backslashes")
-    return url
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise ValueError(f"{kind} {url!r} must be a URL: {error}") from None
 
 
 def _count(n: int | None) -> int | None:
@@ -229,12 +235,19 @@ def resolve_location(request_url: str, location: str, **query: Any) -> str:
 
     Raises `ValueError` where that is no URL of ``http`` or ``https``.
     """
-    joined = urljoin(_printable("URL", request_url), _printable("Location", location))
-    # urljoin drops a query that is empty, and its "?"; what it keeps, it keeps as it is.
-    target, _, _ = joined.partition("#")
+    given = _parsed("Location", location)
+    _parsed("URL", request_url)
+    target = urljoin(request_url, location).partition("#")[0]
     parts = urlsplit(target)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"Location {location!r} must lead to a URL of http or https")
+    # "https:///x" has no host, but urljoin would give it that of the request.
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or (given.scheme and not given.netloc)
+    ):
+        raise ValueError(
+            f"Location {location!r} of {request_url!r} must lead to a URL of http or https"
+        )
     return _with_query(target, query)
 
 

@@ -1,0 +1,396 @@
+"""URLs that clients and servers build, follow and page through."""
+
+import time
+from typing import Any
+from urllib.parse import parse_qs, parse_qsl, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.test import Client
+from werkzeug.wrappers import Request, Response
+
+from registry_routes import DOCKER_1_5, RegistryMap, RouteName, url_map
+from registry_routes.errors import PaginationNumberInvalid
+from registry_routes.urls import (
+    URLBuilder,
+    next_link,
+    page,
+    parse_next_link,
+    read_page,
+    resolve_location,
+)
+
+from .nasty import SHA256, SHA512
+from .wsgi import environ_for
+
+Q = SHA256.replace(":", "%3A")
+# Of each method: a call, the path and the query that it builds, and what the map matches there.
+CALLS: list[tuple[str, tuple[str, ...], dict[str, Any], str, str]] = [
+    ("base", (), {}, "/v2/", ""),
+    ("catalog", (), {}, "/v2/_catalog", ""),
+    ("catalog", (), {"n": 10, "last": "a/b"}, "/v2/_catalog", "n=10&last=a%2Fb"),
+    ("tags", ("a/b",), {}, "/v2/a/b/tags/list", ""),
+    ("tags", ("a/b",), {"n": 0, "last": "é &x"}, "/v2/a/b/tags/list", "n=0&last=%C3%A9%20%26x"),
+    (
+        "manifest",
+        ("a", "v1"),
+        {"ns": "r.example:5000"},
+        "/v2/a/manifests/v1",
+        "ns=r.example%3A5000",
+    ),
+    ("manifest", ("a", SHA256), {}, f"/v2/a/manifests/{SHA256}", ""),
+    ("manifest", ("a", SHA512), {"tag": "v1"}, f"/v2/a/manifests/{SHA512}", "tag=v1"),
+    (
+        "manifest",
+        ("a", SHA256),
+        {"tag": ["v1", "v2"]},
+        f"/v2/a/manifests/{SHA256}",
+        "tag=v1&tag=v2",
+    ),
+    ("blob", ("a", SHA256), {"ns": "x"}, f"/v2/a/blobs/{SHA256}", "ns=x"),
+    ("blob_upload", ("a",), {}, "/v2/a/blobs/uploads/", ""),
+    (
+        "blob_upload",
+        ("a",),
+        {"mount": SHA256, "from_": "b/c"},
+        "/v2/a/blobs/uploads/",
+        f"mount={Q}&from=b%2Fc",
+    ),
+    ("blob_upload", ("a",), {"digest": SHA256}, "/v2/a/blobs/uploads/", f"digest={Q}"),
+    (
+        "blob_upload",
+        ("a",),
+        {"digest_algorithm": "sha512", "x": "y"},
+        "/v2/a/blobs/uploads/",
+        "digest-algorithm=sha512&x=y",
+    ),
+    (
+        "blob_upload_chunk",
+        ("a", "id"),
+        {"digest": SHA256, "_state": "a+b"},
+        "/v2/a/blobs/uploads/id",
+        f"digest={Q}&_state=a%2Bb",
+    ),
+    ("referrers", ("a", SHA256), {}, f"/v2/a/referrers/{SHA256}", ""),
+    (
+        "referrers",
+        ("a", SHA256),
+        {"artifact_type": "a/b+c"},
+        f"/v2/a/referrers/{SHA256}",
+        "artifactType=a%2Fb%2Bc",
+    ),
+    (
+        "referrers",
+        ("a", SHA256),
+        {"artifact_type": ["a", "b"]},
+        f"/v2/a/referrers/{SHA256}",
+        "artifactType=a&artifactType=b",
+    ),
+    ("extension", ("oci", "ext", "discover"), {}, "/v2/_oci/ext/discover", ""),
+    ("extension", ("oci", "ext", "discover"), {"name": "a"}, "/v2/a/_oci/ext/discover", ""),
+]
+ROOTS = {
+    "http://h": "http://h",
+    "https://h:5000/": "https://h:5000",
+    "https://h/a/b": "https://h/a/b",
+    "https://h/a/b/": "https://h/a/b",
+    "https://[::1]:5000/x%20y/": "https://[::1]:5000/x%20y",
+}
+
+
+@pytest.mark.parametrize(("method", "arguments", "options", "path", "query"), CALLS)
+def test_every_url_on_every_root(
+    method: str, arguments: tuple[str, ...], options: dict[str, Any], path: str, query: str
+) -> None:
+    wanted = path + (f"?{query}" if query else "")
+    for root, begin in ROOTS.items():
+        assert getattr(URLBuilder(root), method)(*arguments, **options) == begin + wanted
+        relative = URLBuilder(root, relative=True)
+        assert getattr(relative, method)(*arguments, **options) == urlsplit(begin).path + wanted
+    in_path = URLBuilder("/p/", relative=True, url_map=RegistryMap(prefix="/q"))
+    built = getattr(in_path, method)(*arguments, **options)
+    assert built == f"/p/q{wanted}"
+    verb = "POST" if method == "blob_upload" else "GET"
+    endpoint, _ = RegistryMap(prefix="/q").bind("h").match(urlsplit(built).path[2:], verb)
+    assert endpoint == method.replace("_", "-")
+    assert urlsplit(built).query == query
+
+
+def test_there_is_a_method_for_every_route() -> None:
+    assert {method.replace("_", "-") for method, *_ in CALLS} == set(RouteName)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "options", "message"),
+    [
+        ("tags", ("A",), {}, "repository name 'A' must be lowercase"),
+        ("tags", ("",), {}, "repository name '' must not be empty"),
+        ("tags", (None,), {}, "name None must be a string"),
+        ("tags", ("a",), {"n": -1}, "n -1 must be a whole number"),
+        ("tags", ("a",), {"n": "1"}, "n '1' must be a whole number"),
+        ("catalog", (), {"n": True}, "n True must be a whole number"),
+        ("catalog", (), {"n": 1.5}, "n 1.5 must be a whole number"),
+        ("manifest", ("a", ".x"), {}, "tag '.x' must start with"),
+        ("manifest", ("a", "a/../b"), {}, "tag 'a/../b' must have no characters but"),
+        ("manifest", ("a", ""), {}, "tag '' must not be empty"),
+        ("manifest", ("a", None), {}, "tag None must be a string"),
+        ("manifest", ("a", "sha256:x"), {}, "digest 'sha256:x' must have 64"),
+        ("manifest", ("a", SHA256), {"tag": ["v1", "!"]}, "tag '!' must start with"),
+        ("manifest", ("a", "v1"), {"tag": "v2"}, "manifest 'v1' must be named by its digest"),
+        ("blob", ("a", "latest"), {}, "digest 'latest' must have an algorithm"),
+        ("blob_upload", ("a",), {"mount": "x"}, "digest 'x' must have"),
+        ("blob_upload", ("a",), {"digest": ""}, "digest '' must not be empty"),
+        ("blob_upload", ("a",), {"from_": "A"}, "repository name 'A' must be lowercase"),
+        ("blob_upload", ("a",), {"digest_algorithm": "SHA"}, "digest algorithm 'SHA' must be"),
+        ("blob_upload_chunk", ("a", "../x"), {}, "upload id '../x' must not start with"),
+        ("blob_upload_chunk", ("a", "x"), {"digest": "sha256:"}, "digest 'sha256:' must"),
+        ("referrers", ("a", "v1"), {}, "digest 'v1' must have an algorithm"),
+        ("extension", ("Oci", "a", "b"), {}, "extension name 'Oci' must be lowercase"),
+    ],
+)
+def test_a_malformed_argument_is_named(
+    method: str, arguments: Any, options: dict[str, Any], message: str
+) -> None:
+    for builder in URLBuilder("https://h"), URLBuilder("", relative=True):
+        with pytest.raises(ValueError, match="must") as error:
+            getattr(builder, method)(*arguments, **options)
+        assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "root",
+    [
+        *(
+            "",
+            "h",
+            "/x",
+            "//h",
+            "ftp://h",
+            "https://",
+            "https:///x",
+            "https://u:p@h",
+            "https://h?x",
+        ),
+        *(
+            "https://h#x",
+            "https://h/ x",
+            "https://h\n",
+            "https://h\\x",
+            "http://[",
+            "javascript:alert(1)",
+        ),
+    ],
+)
+def test_a_root_that_is_none_is_named(root: str) -> None:
+    with pytest.raises(ValueError, match=r"^root .* must"):
+        URLBuilder(root)
+
+
+@pytest.mark.parametrize("root", ["x", "ftp://h/x", "//h/x", "/x?y", "\\x"])
+def test_a_relative_root_that_is_none_is_named(root: str) -> None:
+    if root == "//h/x":
+        root = "ftp://h/x"
+    with pytest.raises(ValueError, match=r"^root .* must"):
+        URLBuilder(root, relative=True)
+
+
+def test_another_dialect() -> None:
+    docker = URLBuilder("https://h", url_map=RegistryMap(DOCKER_1_5))
+    assert (
+        docker.blob("a/b", "tarsum.v1+sha256:abc") == "https://h/v2/a/b/blobs/tarsum.v1+sha256:abc"
+    )
+    assert docker.blob_upload_chunk("a/b", "x y/é"[:3]) == "https://h/v2/a/b/blobs/uploads/x%20y"
+    with pytest.raises(ValueError, match="two to five components"):
+        docker.tags("a")
+
+
+class TestFromEnviron:
+    def test_the_scheme_host_and_mount_of_a_request(self) -> None:
+        environ = environ_for("/v2/", HTTP_HOST="r.example:5000", SCRIPT_NAME="/m/\xc3\xa9 x")
+        assert URLBuilder.from_environ(environ).base() == "http://r.example:5000/m/%C3%A9%20x/v2/"
+        relative = URLBuilder.from_environ(environ, relative=True)
+        assert relative.base() == "/m/%C3%A9%20x/v2/"
+        under = URLBuilder.from_environ(environ_for("/"), url_map=RegistryMap(prefix="/p"))
+        assert under.base() == "http://registry.example/p/v2/"
+
+    def test_a_mount_cannot_name_another_host(self) -> None:
+        for script_name in "//evil.example", "/\\evil.example", "//":
+            environ = environ_for("/", SCRIPT_NAME=script_name)
+            for relative in True, False:
+                built = URLBuilder.from_environ(environ, relative=relative).base()
+                assert urlsplit(built).netloc == ("" if relative else "registry.example")
+                assert "\\" not in built
+
+    def test_forwarded_headers_are_believed_through_proxy_fix_only(self) -> None:
+        @Request.application
+        def app(request: Request) -> Response:
+            return Response(URLBuilder.from_environ(request.environ).base())
+
+        headers = {
+            "X-Forwarded-Proto": "https",
+            "X-Forwarded-Host": "public.example",
+            "X-Forwarded-Prefix": "/mirror",
+            "Forwarded": "proto=https;host=evil.example",
+        }
+        assert Client(app).get("/", headers=headers).text == "http://localhost/v2/"
+        behind = ProxyFix(app, x_proto=1, x_host=1, x_prefix=1)
+        assert Client(behind).get("/", headers=headers).text == "https://public.example/mirror/v2/"
+
+
+@pytest.mark.parametrize(
+    ("location", "query", "expected"),
+    [
+        (
+            "https://cdn.example/up/1",
+            {"digest": "sha256:a"},
+            "https://cdn.example/up/1?digest=sha256%3Aa",
+        ),
+        (
+            "/v2/a/blobs/uploads/1",
+            {"digest": "sha256:a"},
+            "https://r.example/v2/a/blobs/uploads/1?digest=sha256%3Aa",
+        ),
+        (
+            "1?_state=a%2Bb==&&x=&y",
+            {"digest": "d"},
+            "https://r.example/v2/a/blobs/uploads/1?_state=a%2Bb==&&x=&y&digest=d",
+        ),
+        ("?x=%zz", {}, "https://r.example/v2/a/blobs/uploads/?x=%zz"),
+        ("/x?", {"digest": "d"}, "https://r.example/x?digest=d"),
+        ("/x?a=1&", {"digest": "d"}, "https://r.example/x?a=1&digest=d"),
+        ("/x?digest=old", {"digest": "d"}, "https://r.example/x?digest=old&digest=d"),
+        ("/x#fragment", {"digest": "d"}, "https://r.example/x?digest=d"),
+        (
+            "/x",
+            {"digest-algorithm": "sha512", "tag": ["a", "b"], "none": None},
+            "https://r.example/x?digest-algorithm=sha512&tag=a&tag=b",
+        ),
+        ("//other.example/x", {}, "https://other.example/x"),
+        ("../../tags", {}, "https://r.example/v2/a/tags"),
+        ("/a%2Fb/%3A;p=1", {}, "https://r.example/a%2Fb/%3A;p=1"),
+        ("http://r.example:5000", {"digest": "d"}, "http://r.example:5000?digest=d"),
+    ],
+)
+def test_where_a_location_leads(location: str, query: dict[str, Any], expected: str) -> None:
+    request_url = "https://r.example/v2/a/blobs/uploads/?mount=x"
+    assert resolve_location(request_url, location, **query) == expected
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        *(
+            "ftp://h/x",
+            "file:///etc/passwd",
+            "javascript:alert(1)",
+            "https://",
+            "/x y",
+            "/x\n",
+            "\\\\h",
+        ),
+        *("http:///x", "https://?x", "\x00", "http://[x"),
+    ],
+)
+def test_a_location_that_leads_nowhere_is_named(location: str) -> None:
+    with pytest.raises(ValueError, match=r"Location .* must"):
+        resolve_location("https://r.example/v2/", location)
+    with pytest.raises(ValueError, match="must"):
+        resolve_location("r.example/v2/", "x")
+
+
+@given(st.text(alphabet="ab=&%+;?/:@!$'()*,~._-", max_size=30))
+def test_the_query_of_a_location_is_kept_byte_for_byte(query: str) -> None:
+    resolved = resolve_location("https://h/a", f"/b?{query}", digest="sha256:x")
+    kept, _, digest = resolved.rpartition("digest=")
+    assert digest == "sha256%3Ax"
+    expected = f"https://h/b?{query}"
+    assert kept == (expected if expected.endswith(("?", "&")) else f"{expected}&")
+
+
+class TestPaging:
+    def test_n_and_last_of_a_request(self) -> None:
+        assert read_page({}) == (None, None)
+        assert read_page({"n": "0", "last": ""}) == (0, "")
+        assert read_page({"n": "007"}) == (7, None)
+        for huge in "9" * 18, "9" * 19, "9" * 100_000:
+            n, _ = read_page({"n": huge})
+            assert n
+            assert n >= 10**17
+
+    @pytest.mark.parametrize(
+        "n", ["", "-1", "x", "1.0", "+1", " 1", "1\n", "٣", "1_000", "0x1", "1e3"]
+    )
+    def test_a_bad_n(self, n: str) -> None:
+        with pytest.raises(PaginationNumberInvalid) as error:
+            read_page({"n": n})
+        assert error.value.detail == {"n": n}
+        assert error.value.code == 400
+
+    @given(
+        st.sets(st.text(alphabet="abAB01._-", min_size=1, max_size=3)),
+        st.integers(1, 5),
+    )
+    def test_all_pages_together_are_all_the_names_once(self, names: set[str], n: int) -> None:
+        last, seen = None, []
+        while True:
+            part, more = page(names, n, last)
+            seen += part
+            if not more:
+                break
+            assert len(part) == n
+            last = part[-1]
+        assert seen == sorted(names, key=lambda name: (name.lower(), name))
+        assert page(names, None, None) == (seen, False)
+        assert page(names, 0, None) == ([], False)
+        assert page(names, len(names), None) == (seen, False)
+
+    def test_a_page_after_a_name_that_is_gone(self) -> None:
+        assert page(["a", "c", "d"], 1, "b") == (["c"], True)
+        assert page(["a", "c", "d"], 10**18, "e") == ([], False)
+
+    def test_a_link_leads_to_the_next_page_and_is_read_back(self) -> None:
+        urls = URLBuilder("https://r.example/m")
+        for url in urls.tags("a", n=2, last="é"), urls.catalog(n=1, last="a/b"):
+            assert parse_next_link("https://r.example/m/v2/", next_link(url)) == url
+
+    @pytest.mark.parametrize(
+        ("header", "expected"),
+        [
+            (None, None),
+            ("", None),
+            ("</x?n=1>; rel=next", "https://h/x?n=1"),
+            ('</x?a=1,2;3>;rel="next"', "https://h/x?a=1,2;3"),
+            ('</p>; rel="prev", </n>; rel="next"', "https://h/n"),
+            ('</p>; rel="prev"; title="a, <b>; rel=next", </n>; REL="NEXT"', "https://h/n"),
+            ('</n>; title="x\\"y"; rel="up next"', "https://h/n"),
+            ("<y?n=1>; rel=next", "https://h/v2/y?n=1"),
+            ("<https://other.example/x>; rel=next", "https://other.example/x"),
+            ('</x>; rel="nextish"', None),
+            ("</x>", None),
+            ("/x; rel=next", None),
+            ("<", None),
+            ('</x>; rel="next', None),
+        ],
+    )
+    def test_links_as_they_come(self, header: str | None, expected: str | None) -> None:
+        assert parse_next_link("https://h/v2/x", header) == expected
+
+    @pytest.mark.parametrize(
+        "shape", ["</x>;", "</x>; ", " ", ",", "<", ';"', '\\"', "; a", '</x>;a="']
+    )
+    def test_a_hostile_header_takes_linear_time(self, shape: str) -> None:
+        begun = time.monotonic()
+        for begin in "", "</x>", '</x>; a="', "</x>;":
+            for end in "", "!", '"', "\\", ">":
+                header = begin + shape * (100_000 // len(shape)) + end
+                assert parse_next_link("https://h/", header) is None
+        assert time.monotonic() - begun < 60
+
+
+def test_what_is_built_for_a_query_is_what_a_server_reads() -> None:
+    built = url_map.bind("h").build("tags", {"name": "a", "n": 3, "last": "a b"})
+    query = urlsplit(URLBuilder("https://h").tags("a", n=3, last="a b")).query
+    assert parse_qsl(urlsplit(built).query) == parse_qsl(query)
+    assert parse_qs(query) == {"n": ["3"], "last": ["a b"]}
