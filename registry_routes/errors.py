@@ -269,8 +269,8 @@ def _read(status: int, headers: Mapping[str, str], entry: Mapping[str, Any]) -> 
     known = ERRORS.get(code) if isinstance(code, str) else None
     if known is Unsupported and status == 404:
         known = RouteUnknown
-    if known is None and status in _BY_STATUS:
-        known = _BY_STATUS[status]
+    if known is None and status in BY_STATUS:
+        known = BY_STATUS[status]
     options: dict[str, Any] = {}
     if known is Unauthorized:
         options = _challenge(headers.get("www-authenticate", ""))
@@ -287,8 +287,8 @@ def _read(status: int, headers: Mapping[str, str], entry: Mapping[str, Any]) -> 
     return error
 
 
-#: The exceptions for a response that does not say what is wrong.
-_BY_STATUS = {
+#: What a status alone says; others say too little.
+BY_STATUS: Mapping[int, type[RegistryError]] = {
     401: Unauthorized,
     403: Denied,
     405: Unsupported,

@@ -1,0 +1,356 @@
+"""`RegistryApp`: views, errors as JSON, and wherever it is mounted."""
+
+import asyncio
+import json
+import logging
+from typing import Any
+
+import pytest
+from a2wsgi import WSGIMiddleware
+from flask import Flask, abort
+from httpx import ASGITransport, AsyncClient
+from hypothesis import given
+from hypothesis import strategies as st
+from werkzeug import exceptions
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.routing import Rule
+from werkzeug.test import Client, TestResponse
+from werkzeug.wrappers import Response
+
+from registry_routes import DOCKER_1_5, RegistryMap, errors, url_map
+from registry_routes.app import RegistryApp, RegistryRequest, error_response
+
+from .nasty import SHA256
+
+VERSION = "Docker-Distribution-API-Version"
+
+
+def small_registry(routes: RegistryMap = url_map) -> RegistryApp:
+    app = RegistryApp(routes)
+
+    @app.view("manifest", "GET")
+    def get_manifest(
+        request: RegistryRequest, name: str, tag: str = "", digest: str = ""
+    ) -> Response:
+        return Response(f"{name} {tag or digest}")
+
+    @app.view("manifest", "PUT")
+    def put_manifest(request: RegistryRequest, name: str, **reference: str) -> Response:
+        response = Response(status=201)
+        response.location = request.urls.manifest(name, SHA256)
+        return response
+
+    @app.view("blob", "GET", "DELETE")
+    def blob(request: RegistryRequest, name: str, digest: str) -> Response:
+        raise errors.BlobUnknown(detail={"digest": digest})
+
+    @app.view("tags", "GET")
+    def tags(request: RegistryRequest, name: str) -> Response:
+        raise RuntimeError("a secret")
+
+    @app.view("blob-upload", "POST")
+    def upload(request: RegistryRequest, name: str) -> Response:
+        return Response(request.get_data() + request.url.encode())
+
+    return app
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client(small_registry())
+
+
+def code_of(response: TestResponse) -> str:
+    assert response.mimetype == "application/json"
+    assert response.headers[VERSION] == "registry/2.0"
+    (entry,) = response.get_json()["errors"]
+    assert isinstance(entry["code"], str)
+    return entry["code"]
+
+
+def test_views_by_endpoint_and_method(client: Client) -> None:
+    assert client.get("/v2/a/b/manifests/v1").text == "a/b v1"
+    assert client.get(f"/v2/a/manifests/{SHA256}").text == f"a {SHA256}"
+    put = client.put("/v2/a/manifests/v1")
+    assert put.status_code == 201
+    assert put.headers["Location"] == f"/v2/a/manifests/{SHA256}"
+    for response in put, client.get("/v2/a/b/manifests/v1"), client.get("/v2/"):
+        assert response.headers[VERSION] == "registry/2.0"
+
+
+def test_head_follows_get(client: Client) -> None:
+    head, get = (client.open("/v2/a/b/manifests/v1", method=m) for m in ("HEAD", "GET"))
+    assert head.status_code == 200
+    assert head.data == b""
+    assert dict(head.headers) == dict(get.headers)
+    missing = client.head(f"/v2/a/blobs/{SHA256}")
+    assert (missing.status_code, missing.data) == (404, b"")
+
+
+def test_base_has_a_view_and_may_get_another(client: Client) -> None:
+    assert client.get("/v2/").get_json() == {}
+    app = small_registry()
+
+    @app.view("base", "GET")
+    def base(request: RegistryRequest) -> Response:
+        raise errors.Unauthorized(realm="https://auth.example/token")
+
+    response = Client(app).get("/v2/")
+    assert response.status_code == 401
+    assert response.headers["WWW-Authenticate"] == 'Bearer realm="https://auth.example/token"'
+    assert code_of(response) == "UNAUTHORIZED"
+
+
+@pytest.mark.parametrize("ending", ["", "/"])
+@pytest.mark.parametrize("mount", ["", "/m"])
+def test_a_method_without_a_view_is_a_405_and_a_route_without_any_a_404(
+    ending: str, mount: str
+) -> None:
+    client = Client(DispatcherMiddleware(exceptions.NotFound(), {mount: small_registry()}))
+    for path, method, allowed in (
+        ("/v2/a/manifests/v1", "DELETE", "GET, HEAD, PUT"),
+        ("/v2/a/manifests/v1", "PATCH", "GET, HEAD, PUT"),
+        ("/v2/a/tags/list", "PUT", "GET, HEAD"),
+        (f"/v2/a/blobs/{SHA256}", "POST", "DELETE, GET, HEAD"),
+        ("/v2", "POST", "GET, HEAD"),
+    ):
+        response = client.open(f"{mount}{path}{ending}", method=method)
+        if response.status_code == 308:  # a method that the route takes, but no view
+            response = client.open(response.headers["Location"], method=method)
+        assert response.status_code == 405, path
+        assert response.headers["Allow"] == allowed
+        assert code_of(response) == "UNSUPPORTED"
+    for path in f"/v2/a/referrers/{SHA256}", "/v2/a/blobs/uploads/x", "/v2/_catalog":
+        for method in "GET", "POST", "HEAD", "PROPFIND":
+            response = client.open(f"{mount}{path}{ending}", method=method)
+            if response.status_code == 308:
+                response = client.open(response.headers["Location"], method=method)
+            assert response.status_code == 404
+            if method != "HEAD":
+                assert code_of(response) == "UNSUPPORTED"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/v2/A/tags/list", 400, "NAME_INVALID"),
+        ("/v2/a/blobs/x", 400, "DIGEST_INVALID"),
+        (f"/v2/a/blobs/{SHA256}", 404, "BLOB_UNKNOWN"),
+        ("/v2/a/manifests/.x", 404, "MANIFEST_UNKNOWN"),
+        ("/v2/x", 404, "UNSUPPORTED"),
+        ("/elsewhere", 404, "UNSUPPORTED"),
+    ],
+)
+def test_every_error_is_the_registrys_json(
+    client: Client, path: str, status: int, code: str
+) -> None:
+    response = client.get(path)
+    assert (response.status_code, code_of(response)) == (status, code)
+
+
+@pytest.mark.parametrize(
+    "error", [*exceptions.default_exceptions.values(), exceptions.ClientDisconnected]
+)
+def test_whatever_http_exception_a_view_raises(error: type[exceptions.HTTPException]) -> None:
+    app = RegistryApp()
+
+    @app.view("catalog", "GET")
+    def catalog(request: RegistryRequest) -> Response:
+        raise error
+
+    response = Client(app).get("/v2/_catalog")
+    assert response.status_code == error.code
+    assert code_of(response) in errors.ERRORS
+    assert response.headers.getlist("Content-Type") == ["application/json"]
+
+
+def test_an_exception_that_carries_a_response_is_that_response() -> None:
+    app = RegistryApp()
+
+    @app.view("catalog", "GET")
+    def catalog(request: RegistryRequest) -> Response:
+        abort(Response("mine", status=418))
+
+    response = Client(app).get("/v2/_catalog")
+    assert (response.status_code, response.text) == (418, "mine")
+
+
+def test_an_unexpected_exception_is_logged_and_kept_from_the_client(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        response = client.get("/v2/a/tags/list")
+    assert response.status_code == 500
+    assert code_of(response) == "UNKNOWN"
+    assert "secret" not in response.text
+    assert "Traceback" not in response.text
+    (record,) = caplog.records
+    assert record.exc_info
+    assert "a secret" in str(record.exc_info[1])
+    assert record.getMessage() == "GET '/v2/a/tags/list'"
+
+
+def test_redirects_keep_method_and_query(client: Client) -> None:
+    response = client.post("/v2/a/blobs/uploads?x=1", data=b"body")
+    assert response.status_code == 308
+    assert response.headers["Location"] == "/v2/a/blobs/uploads/?x=1"
+    assert response.headers[VERSION] == "registry/2.0"
+    assert response.data == b""
+    followed = client.post("/v2/a/blobs/uploads?x=1", data=b"body", follow_redirects=True)
+    assert followed.text == "bodyhttp://localhost/v2/a/blobs/uploads/?x=1"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "methods", "message"),
+    [
+        ("nothing", ["GET"], "endpoint 'nothing' must take the method 'GET'"),
+        ("catalog", ["GET", "POST"], "endpoint 'catalog' must take the method 'POST'"),
+        ("tags", [], "a view of 'tags' must have a method"),
+        ("tags", ["get"], "endpoint 'tags' must take the method 'get'"),
+        ("tags", ["HEAD", "GET"], "endpoint 'tags' must have one view for 'GET'"),
+    ],
+)
+def test_a_view_that_could_never_be_called_is_refused(
+    endpoint: str, methods: list[str], message: str
+) -> None:
+    app = small_registry()
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        app.view(endpoint, *methods)
+    assert Client(app).get("/v2/_catalog").status_code == 404
+
+
+def test_other_maps() -> None:
+    routes = RegistryMap(
+        DOCKER_1_5, prefix="/p", rules=[Rule("/healthz", endpoint="health", methods=["GET"])]
+    )
+    app = small_registry(routes)
+
+    @app.view("health", "GET")
+    def health(request: RegistryRequest) -> Response:
+        return Response(request.urls.base())
+
+    client = Client(app)
+    assert client.get("/healthz").text == "/p/v2/"
+    assert client.post("/healthz").status_code == 405
+    assert client.get("/p/v2/a/b/manifests/v1").text == "a/b v1"
+    assert (
+        client.open("/p/v2/a/b/manifests/v1", method="PROPFIND").headers["Allow"]
+        == "GET, HEAD, PUT"
+    )
+    assert code_of(client.get("/p/v2/a/manifests/v1")) == "UNSUPPORTED"
+
+
+@given(
+    st.text(max_size=20)
+    | st.lists(st.sampled_from(["v2", "a", "..", "", "tags", "list", "\n"])).map("/".join),
+    st.sampled_from(["GET", "HEAD", "POST", "get", "é", "TRACE", ""]),
+    st.sampled_from(["h", "", "a..b", "é", "x" * 300, "[", "h:x"]),
+)
+def test_no_request_line_is_a_500(path: str, method: str, host: str) -> None:
+    environ = {
+        "REQUEST_METHOD": method,
+        "PATH_INFO": f"/{path}".encode(errors="replace").decode("latin-1"),
+        "HTTP_HOST": host,
+        "SERVER_NAME": "h",
+        "SERVER_PORT": "80",
+        "wsgi.url_scheme": "http",
+    }
+    started: list[Any] = []
+    body = b"".join(small_registry()(environ, lambda *args: started.append(args)))  # type: ignore[arg-type]
+    status = int(started[0][0][:3])
+    assert status < 500
+    if status >= 400 and method.upper() != "HEAD":
+        assert json.loads(body)["errors"]
+
+
+# Where it is mounted.
+
+
+def assert_it_is_there(client: Client, mount: str = "") -> None:
+    assert client.get(f"{mount}/v2/a/b/manifests/v1").text == "a/b v1"
+    put = client.put(f"{mount}/v2/a/manifests/v1")
+    assert put.headers["Location"] == f"{mount}/v2/a/manifests/{SHA256}"
+    slashed = client.get(f"{mount}/v2/a/manifests/v1/")
+    assert slashed.headers["Location"] == f"{mount}/v2/a/manifests/v1"
+    assert code_of(client.get(f"{mount}/v2/A/tags/list")) == "NAME_INVALID"
+
+
+def test_under_dispatcher_middleware() -> None:
+    app = DispatcherMiddleware(exceptions.NotFound(), {"/registry": small_registry()})
+    assert_it_is_there(Client(app), "/registry")
+
+
+def test_behind_a_proxy() -> None:
+    app = ProxyFix(small_registry(), x_prefix=1)
+    client = Client(app)
+    headers = {"X-Forwarded-Prefix": "/public"}
+    put = client.put("/v2/a/manifests/v1", headers=headers)
+    assert put.headers["Location"] == f"/public/v2/a/manifests/{SHA256}"
+    slashed = client.get("/v2/a/manifests/v1/", headers=headers)
+    assert slashed.headers["Location"] == "/public/v2/a/manifests/v1"
+
+
+def test_in_flask() -> None:
+    flask_app = Flask(__name__)
+    flask_app.add_url_rule("/", view_func=lambda: "the page")
+    flask_app.wsgi_app = DispatcherMiddleware(  # type: ignore[method-assign]
+        flask_app.wsgi_app, {"/registry": small_registry()}
+    )
+    client = Client(flask_app)
+    assert client.get("/").text == "the page"
+    assert_it_is_there(client, "/registry")
+
+
+def test_errors_in_a_flask_app_that_has_the_map() -> None:
+    class App(Flask):
+        url_map_class = RegistryMap  # type: ignore[assignment]
+
+    app = App(__name__)
+    app.register_error_handler(exceptions.HTTPException, error_response)
+    client = app.test_client()
+    for path, code in {"/v2/A/tags/list": "NAME_INVALID", "/x": "UNSUPPORTED"}.items():
+        response = client.get(path)
+        assert response.get_json()["errors"][0]["code"] == code
+
+
+def test_beside_django() -> None:
+    import django
+    from django.conf import settings
+    from django.core.wsgi import get_wsgi_application
+    from django.http import HttpResponse
+    from django.urls import path
+
+    settings.configure(
+        ROOT_URLCONF=(path("", lambda request: HttpResponse("the page")),), ALLOWED_HOSTS=["*"]
+    )
+    django.setup()
+    django_app, registry = get_wsgi_application(), small_registry()
+
+    def app(environ: Any, start_response: Any) -> Any:
+        under_v2 = f"{environ['PATH_INFO']}/".startswith("/v2/")
+        return (registry if under_v2 else django_app)(environ, start_response)
+
+    client = Client(app)
+    assert client.get("/").text == "the page"
+    assert_it_is_there(client)
+
+
+def test_as_asgi() -> None:
+    async def answers() -> list[Any]:
+        transport = ASGITransport(WSGIMiddleware(small_registry()))  # type: ignore[arg-type]
+        async with AsyncClient(transport=transport, base_url="http://h") as client:
+            return [
+                await client.get("/v2/a/b/manifests/v1"),
+                await client.put("/v2/a/manifests/v1", content=b"x"),
+                await client.get("/v2/A/tags/list"),
+                await client.head("/v2/a/b/manifests/v1"),
+                await client.post("/v2/a/blobs/uploads/", content=b"body"),
+            ]
+
+    get, put, invalid, head, post = asyncio.run(answers())
+    assert get.text == "a/b v1"
+    assert put.headers["Location"] == f"/v2/a/manifests/{SHA256}"
+    assert invalid.json()["errors"][0]["code"] == "NAME_INVALID"
+    assert (head.status_code, head.content, head.headers["Content-Length"]) == (200, b"", "6")
+    assert post.text == "bodyhttp://h/v2/a/blobs/uploads/"
