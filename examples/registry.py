@@ -16,24 +16,19 @@ import os
 import re
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from werkzeug.exceptions import (
-    BadRequest,
-    ClientDisconnected,
-    HTTPException,
-    InternalServerError,
-    RequestEntityTooLarge,
-)
-from werkzeug.routing import RequestRedirect
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.utils import send_file
-from werkzeug.wrappers import Request, Response
+from werkzeug.wrappers import Response
 
-from registry_routes import errors, grammar, url_map
+from registry_routes import errors, grammar
+from registry_routes.app import RegistryApp, RegistryRequest
+from registry_routes.urls import next_link, page, read_page
 
 IMAGE_INDEX = "application/vnd.oci.image.index.v1+json"
 IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -281,55 +276,29 @@ def _copy_chunk(
         raise errors.SizeInvalid
 
 
-class Registry:
-    """The registry as a WSGI application: for each endpoint and method one method, below."""
-
-    def __init__(self, storage: Storage) -> None:
-        self.storage = storage
-
-    def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
-        try:
-            response = self.respond(Request(environ))
-        except HTTPException as error:
-            response = _error_response(error, environ)
-        except Exception:
-            log.exception("%s %s", environ["REQUEST_METHOD"], environ["PATH_INFO"])
-            response = _error_response(InternalServerError(), environ)
-        response.headers["Docker-Distribution-API-Version"] = "registry/2.0"
-        return response(environ, start_response)
-
-    def respond(self, request: Request) -> Response:
-        if not re.fullmatch("[0-9]*", request.headers.get("Content-Length", "")):
-            raise BadRequest  # Werkzeug would take the body for an empty one
-        self_url = url_map.bind_to_environ(request.environ)
-        endpoint, values = self_url.match()
-        method = "get" if request.method == "HEAD" else request.method.lower()
-        view = getattr(self, f"{method}_{endpoint.replace('-', '_')}", None)
-        if view is None:  # of the routes, only `extension` has no view here
-            raise errors.RouteUnknown
-        response: Response = view(request, self_url.build, **values)
-        return response
-
-    def get_base(self, request: Request, url: Any) -> Response:
-        return Response("{}", mimetype="application/json")
+def make_app(storage: Storage) -> RegistryApp:
+    """The registry as a WSGI application: a view for each endpoint and method."""
+    app = RegistryApp()
 
     # Manifests.
 
+    @app.view("manifest", "GET")
     def get_manifest(
-        self, request: Request, url: Any, name: str, tag: str = "", digest: str = ""
+        request: RegistryRequest, name: str, tag: str = "", digest: str = ""
     ) -> Response:
         if digest and not _is_supported(digest):
             raise errors.ManifestUnknown(detail={"digest": digest})
-        digest = digest or self.storage.tag(name, tag)
-        media_type, content = self.storage.manifest(name, digest)
+        digest = digest or storage.tag(name, tag)
+        media_type, content = storage.manifest(name, digest)
         response = Response(content, content_type=media_type)
         response.headers["Docker-Content-Digest"] = digest
         response.set_etag(digest)
         response.make_conditional(request)
         return response
 
+    @app.view("manifest", "PUT")
     def put_manifest(
-        self, request: Request, url: Any, name: str, tag: str = "", digest: str = ""
+        request: RegistryRequest, name: str, tag: str = "", digest: str = ""
     ) -> Response:
         request.max_content_length = MAX_MANIFEST + 1  # a longer body is cut off there
         content = request.get_data(cache=False)
@@ -338,7 +307,7 @@ class Registry:
         manifest = _parsed_manifest(content)
         subject = _subject_of(manifest)
         for blob in _blobs_of(manifest):
-            if not self.storage.blob(name, blob).exists():
+            if not storage.blob(name, blob).exists():
                 raise errors.ManifestBlobUnknown(detail={"digest": blob})
         algorithm = digest.partition(":")[0] or "sha256"
         _digest_path(f"{algorithm}:")
@@ -348,35 +317,37 @@ class Registry:
         media_type = request.content_type or manifest.get("mediaType") or IMAGE_MANIFEST
         if not isinstance(media_type, str) or not MEDIA_TYPE.fullmatch(media_type):
             raise errors.ManifestInvalid("the manifest's media type is malformed")
-        with self.storage.tagging:
-            self.storage.write_manifest(name, actual, media_type, content)
+        with storage.tagging:
+            storage.write_manifest(name, actual, media_type, content)
             if tag:
-                self.storage.write_tag(name, tag, actual)
+                storage.write_tag(name, tag, actual)
         response = Response(status=201)
-        response.location = url("manifest", {"name": name, "digest": actual})
+        response.location = request.urls.manifest(name, actual)
         response.headers["Docker-Content-Digest"] = actual
         if subject:
             response.headers["OCI-Subject"] = subject
         return response
 
+    @app.view("manifest", "DELETE")
     def delete_manifest(
-        self, request: Request, url: Any, name: str, tag: str = "", digest: str = ""
+        request: RegistryRequest, name: str, tag: str = "", digest: str = ""
     ) -> Response:
         if digest and not _is_supported(digest):
             raise errors.ManifestUnknown(detail={"digest": digest})
-        with self.storage.tagging:
+        with storage.tagging:
             if tag:
-                self.storage.delete_tag(name, tag)
+                storage.delete_tag(name, tag)
             else:
-                self.storage.delete_manifest(name, digest)
+                storage.delete_manifest(name, digest)
         return Response(status=202)
 
     # Blobs.
 
-    def get_blob(self, request: Request, url: Any, name: str, digest: str) -> Response:
+    @app.view("blob", "GET")
+    def get_blob(request: RegistryRequest, name: str, digest: str) -> Response:
         if not _is_supported(digest):
             raise errors.BlobUnknown(detail={"digest": digest})
-        path = self.storage.blob(name, digest)
+        path = storage.blob(name, digest)
         try:
             response = send_file(path, request.environ, "application/octet-stream", etag=digest)
         except FileNotFoundError:
@@ -384,87 +355,89 @@ class Registry:
         response.headers["Docker-Content-Digest"] = digest
         return response
 
-    def delete_blob(self, request: Request, url: Any, name: str, digest: str) -> Response:
+    @app.view("blob", "DELETE")
+    def delete_blob(request: RegistryRequest, name: str, digest: str) -> Response:
         if not _is_supported(digest):
             raise errors.BlobUnknown(detail={"digest": digest})
         try:
-            self.storage.blob(name, digest).unlink()
+            storage.blob(name, digest).unlink()
         except FileNotFoundError:
             raise errors.BlobUnknown(detail={"digest": digest}) from None
         return Response(status=202)
 
     # Uploads.
 
-    def post_blob_upload(self, request: Request, url: Any, name: str) -> Response:
+    @app.view("blob-upload", "POST")
+    def post_blob_upload(request: RegistryRequest, name: str) -> Response:
         mount, source = request.args.get("mount", ""), request.args.get("from", "")
         if (
             grammar.DIGEST.fits(mount)
             and _is_supported(mount)
             and grammar.NAME.fits(source)
             and len(source) <= MAX_NAME
-            and self.storage.mount(mount, source, name)
+            and storage.mount(mount, source, name)
         ):
-            return self._created(url, name, mount)
+            return _created(request, name, mount)
         digest = request.args.get("digest")
         if digest is not None:
             digest = _checked_digest(digest)
-        upload_id = self.storage.start_upload(name)
+        upload_id = storage.start_upload(name)
         if digest is None:
-            return self._upload_status(url, name, upload_id, 202, 0)
+            return _upload_status(request, name, upload_id, 202, 0)
         try:
-            self.storage.finish_upload(name, upload_id, request.stream, None, digest)
+            storage.finish_upload(name, upload_id, request.stream, None, digest)
         except BaseException:
-            self.storage.upload(name, upload_id).unlink()  # nobody was told its id
+            storage.upload(name, upload_id).unlink()  # nobody was told its id
             raise
-        return self._created(url, name, digest)
+        return _created(request, name, digest)
 
-    def get_blob_upload_chunk(self, request: Request, url: Any, name: str, uuid: str) -> Response:
-        return self._upload_status(url, name, uuid, 204, self.storage.upload_size(name, uuid))
+    @app.view("blob-upload-chunk", "GET")
+    def get_blob_upload_chunk(request: RegistryRequest, name: str, uuid: str) -> Response:
+        return _upload_status(request, name, uuid, 204, storage.upload_size(name, uuid))
 
-    def patch_blob_upload_chunk(self, request: Request, url: Any, name: str, uuid: str) -> Response:
-        size = self.storage.append(name, uuid, request.stream, request.headers.get("Content-Range"))
-        return self._upload_status(url, name, uuid, 202, size)
+    @app.view("blob-upload-chunk", "PATCH")
+    def patch_blob_upload_chunk(request: RegistryRequest, name: str, uuid: str) -> Response:
+        size = storage.append(name, uuid, request.stream, request.headers.get("Content-Range"))
+        return _upload_status(request, name, uuid, 202, size)
 
-    def put_blob_upload_chunk(self, request: Request, url: Any, name: str, uuid: str) -> Response:
+    @app.view("blob-upload-chunk", "PUT")
+    def put_blob_upload_chunk(request: RegistryRequest, name: str, uuid: str) -> Response:
         digest = _checked_digest(request.args.get("digest", ""))
         content_range = request.headers.get("Content-Range")
-        self.storage.finish_upload(name, uuid, request.stream, content_range, digest)
-        return self._created(url, name, digest)
+        storage.finish_upload(name, uuid, request.stream, content_range, digest)
+        return _created(request, name, digest)
 
-    def delete_blob_upload_chunk(
-        self, request: Request, url: Any, name: str, uuid: str
-    ) -> Response:
-        with self.storage.writing(name, uuid) as path:
+    @app.view("blob-upload-chunk", "DELETE")
+    def delete_blob_upload_chunk(request: RegistryRequest, name: str, uuid: str) -> Response:
+        with storage.writing(name, uuid) as path:
             path.unlink()
         return Response(status=204)
 
-    def _created(self, url: Any, name: str, digest: str) -> Response:
-        response = Response(status=201)
-        response.location = url("blob", {"name": name, "digest": digest})
-        response.headers["Docker-Content-Digest"] = digest
-        return response
-
-    def _upload_status(
-        self, url: Any, name: str, upload_id: str, status: int, size: int
-    ) -> Response:
-        response = Response(status=status)
-        response.location = url("blob-upload-chunk", {"name": name, "uuid": upload_id})
-        response.headers["Range"] = f"0-{max(size - 1, 0)}"
-        response.headers["Docker-Upload-UUID"] = upload_id
-        return response
-
     # Lists.
 
-    def get_tags(self, request: Request, url: Any, name: str) -> Response:
-        return _page(request, url, "tags", {"name": name}, self.storage.tags(name))
+    @app.view("tags", "GET")
+    def get_tags(request: RegistryRequest, name: str) -> Response:
+        n, last = read_page(request.args)
+        tags, more = page(storage.tags(name), n, last)
+        response = _json({"name": name, "tags": tags})
+        if more:
+            response.headers["Link"] = next_link(request.urls.tags(name, n=n, last=tags[-1]))
+        return response
 
-    def get_catalog(self, request: Request, url: Any) -> Response:
-        return _page(request, url, "catalog", {}, self.storage.repositories())
+    @app.view("catalog", "GET")
+    def get_catalog(request: RegistryRequest) -> Response:
+        n, last = read_page(request.args)
+        names, more = page(storage.repositories(), n, last)
+        response = _json({"repositories": names})
+        if more:
+            response.headers["Link"] = next_link(request.urls.catalog(n=n, last=names[-1]))
+        return response
 
-    def get_referrers(self, request: Request, url: Any, name: str, digest: str) -> Response:
+    @app.view("referrers", "GET")
+    def get_referrers(request: RegistryRequest, name: str, digest: str) -> Response:
         wanted = request.args.get("artifactType")
         found = []
-        for referrer, media_type, content in self.storage.manifests(name):
+        for referrer, media_type, content in storage.manifests(name):
             manifest = _parsed_manifest(content)
             if _subject_of(manifest) != digest:
                 continue
@@ -486,15 +459,27 @@ class Registry:
             response.headers["OCI-Filters-Applied"] = "artifactType"
         return response
 
+    return app
 
-def _error_response(error: HTTPException, environ: Any) -> Response:
-    """`error` as a response; as the registry's JSON, whatever raised it."""
-    response: Response = error.get_response(environ)
-    if not isinstance(error, errors.RegistryError | RequestRedirect):
-        codes = {404: "UNSUPPORTED", 405: "UNSUPPORTED", 413: "SIZE_INVALID", 416: "RANGE_INVALID"}
-        body = errors.error_body(codes.get(error.code or 500, "UNKNOWN"), error.name)
-        response.data = body
-        response.content_type = "application/json"
+
+def _json(content: dict[str, Any]) -> Response:
+    return Response(json.dumps(content), mimetype="application/json")
+
+
+def _created(request: RegistryRequest, name: str, digest: str) -> Response:
+    response = Response(status=201)
+    response.location = request.urls.blob(name, digest)
+    response.headers["Docker-Content-Digest"] = digest
+    return response
+
+
+def _upload_status(
+    request: RegistryRequest, name: str, upload_id: str, status: int, size: int
+) -> Response:
+    response = Response(status=status)
+    response.location = request.urls.blob_upload_chunk(name, upload_id)
+    response.headers["Range"] = f"0-{max(size - 1, 0)}"
+    response.headers["Docker-Upload-UUID"] = upload_id
     return response
 
 
@@ -543,33 +528,6 @@ def _is_map_of_strings(value: Any) -> bool:
 
 def _subject_of(manifest: dict[str, Any]) -> str | None:
     return _digest_of(manifest["subject"]) if manifest.get("subject") else None
-
-
-def _page(
-    request: Request, url: Any, endpoint: str, values: dict[str, Any], names: list[str]
-) -> Response:
-    """The names that ``n`` and ``last`` ask for, with a link to those that follow."""
-
-    def order(name: str) -> tuple[str, str]:
-        return name.lower(), name
-
-    names = sorted(names, key=order)
-    last, n = request.args.get("last"), request.args.get("n")
-    if last is not None:
-        names = [name for name in names if order(name) > order(last)]
-    link = None
-    if n is not None:
-        if not re.fullmatch("[0-9]{1,1000}", n):
-            raise errors.PaginationNumberInvalid(detail={"n": n[:64]})
-        page = names[: int(n)]
-        if page and len(page) < len(names):
-            link = url(endpoint, {**values, "n": n, "last": page[-1]})
-        names = page
-    listed = {"repositories": names} if endpoint == "catalog" else {**values, "tags": names}
-    response = Response(json.dumps(listed), mimetype="application/json")
-    if link:
-        response.headers["Link"] = f'<{link}>; rel="next"'
-    return response
 
 
 class ChunkedBody(io.RawIOBase):
@@ -630,7 +588,7 @@ def main() -> None:
     parser.add_argument("--storage", default="./registry-data", type=Path, help="a directory")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    registry = Registry(Storage(options.storage))
+    registry = make_app(Storage(options.storage))
     server = make_server(
         options.host, options.port, registry, threaded=True, request_handler=RequestHandler
     )

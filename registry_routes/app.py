@@ -132,6 +132,10 @@ class RegistryApp:
             view = views.get("GET")
         if view is None:
             raise self._refusal(endpoint)
+        length = environ.get("CONTENT_LENGTH", "")
+        if length and not (length.isascii() and length.isdecimal()):
+            # Werkzeug would take the body for an empty one.
+            raise SizeInvalid(f"Content-Length {length!r} must be a whole number")
         return view(RegistryRequest(environ, self.url_map), **values)
 
     def _views_of(self, endpoint: Any) -> dict[str, Callable[..., Response]]:

@@ -191,6 +191,13 @@ def test_an_unexpected_exception_is_logged_and_kept_from_the_client(
     assert record.getMessage() == "GET '/v2/a/tags/list'"
 
 
+@pytest.mark.parametrize("length", ["x", "-1", "1.0", "٣", "1 ", "0x1"])
+def test_a_body_of_no_length_is_not_taken_for_an_empty_one(client: Client, length: str) -> None:
+    environ = {"CONTENT_LENGTH": length}
+    response = client.post("/v2/a/blobs/uploads/", data=b"body", environ_overrides=environ)
+    assert (response.status_code, code_of(response)) == (400, "SIZE_INVALID")
+
+
 def test_redirects_keep_method_and_query(client: Client) -> None:
     response = client.post("/v2/a/blobs/uploads?x=1", data=b"body")
     assert response.status_code == 308

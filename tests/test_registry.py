@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from registry import MAX_MANIFEST, ChunkedBody, Registry, Storage
+from registry import MAX_MANIFEST, ChunkedBody, Storage, make_app
 from werkzeug.test import Client, TestResponse
 
 BLOB = b"hello, blob" * 1000
@@ -35,7 +35,7 @@ class RegistryClient(Client):
     """It reads responses to their end, and closes their files."""
 
     def __init__(self, root: Path) -> None:
-        super().__init__(Registry(Storage(root)))
+        super().__init__(make_app(Storage(root)))
 
     def open(self, *args: Any, **kwargs: Any) -> TestResponse:
         return super().open(*args, **{"buffered": True, **kwargs})
@@ -448,7 +448,8 @@ def test_tags_and_catalog_in_pages(client: Client) -> None:
     assert follow_pages(client, "/v2/x/y/tags/list?n=0", "tags") == [[]]
     assert follow_pages(client, "/v2/x/y/tags/list?last=bb&n=9", "tags") == [["c", "D", "e"]]
     assert follow_pages(client, "/v2/_catalog?n=3", "repositories") == [["a", "b/c", "x"], ["x/y"]]
-    for n in "-1", "x", "", "1.0", "٣", "9" * 5000:
+    assert follow_pages(client, f"/v2/x/y/tags/list?n={'9' * 5000}", "tags") == [tags]
+    for n in "-1", "x", "", "1.0", "٣":
         response = client.get("/v2/x/y/tags/list", query_string={"n": n})
         assert_error(response, 400, "PAGINATION_NUMBER_INVALID")
 

@@ -4,12 +4,17 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from werkzeug.serving import make_server
+
+from registry_routes import DOCKER_1_5, RegistryMap
+from registry_routes.app import RegistryApp
 
 from . import oci_layout
 
@@ -115,6 +120,16 @@ def test_list_tags_and_delete(registry: str, tmp_path: Path) -> None:
     assert tags() == ["V2.0_x"]
     assert "manifest unknown" in skopeo("inspect --tls-verify=false", f"{remote}:v1", fails=True)
     skopeo("inspect --tls-verify=false", f"{remote}:V2.0_x")
+
+
+def test_what_is_wrong_with_a_name_is_shown() -> None:
+    """skopeo sends no name that is malformed today; one of Docker 1.5.0 has two components."""
+    with make_server("127.0.0.1", 0, RegistryApp(RegistryMap(DOCKER_1_5)), threaded=True) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        remote = f"docker://127.0.0.1:{server.port}/nginx:latest"
+        message = skopeo("inspect --tls-verify=false", remote, fails=True)
+        server.shutdown()
+    assert "repository name 'nginx' must have two to five components" in message
 
 
 def test_what_is_not_there(registry: str) -> None:
