@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from werkzeug.exceptions import HTTPException
+from werkzeug.test import create_environ
 
 from . import chart, contenders, hostile
 from .contenders import match_or_none
@@ -38,6 +39,7 @@ LIMIT = "the limit: one expression and a dict"
 OURS = "registry_routes"
 NATURAL = "the same rules in a plain Werkzeug map"
 GO = "gorilla/mux (Go)"
+WHOLE = "whole WSGI requests, to a view that answers a constant"
 
 
 def timed(pieces: dict[str, dict[str, Piece]], rounds: int) -> Times:
@@ -92,6 +94,14 @@ def url_for_loop(call: Callable[..., Any], calls: Calls) -> None:
         call(endpoint, **values, _external=True)
 
 
+def wsgi_loop(app: Callable[..., Any], calls: Calls) -> None:
+    for (environ,) in calls:
+        b"".join(app(dict(environ), _start_response))
+
+
+def _start_response(status: str, headers: Any, exc_info: Any = None) -> None: ...
+
+
 def routers() -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {
         LIMIT: contenders.limit,
@@ -144,6 +154,24 @@ def check(who: str, match: Callable[..., Any], requests: Iterable[Any]) -> None:
         assert answer[0] == request.endpoint, (who, request, answer)
         given = "/".join(answer[1].values())
         assert given == "/".join(request.values.values()), (who, request, answer)
+
+
+def wsgi_times(rounds: int) -> Times:
+    """Whole requests, in process, to views that answer a constant."""
+    requests = mix()
+    environs = [create_environ(r.path, method=r.method) for r in requests]
+    those: dict[str, Piece] = {}
+    for who, app in contenders.wsgi_apps().items():
+        statuses: list[str] = []
+        for request, environ in zip(requests, environs, strict=True):
+            body = b"".join(app(dict(environ), lambda status, *_: statuses.append(status)))
+            if request.endpoint is not None:
+                assert statuses[-1] == "200 OK", (who, request)
+                assert body == (b"" if request.method == "HEAD" else b"ok"), (who, request)
+            else:
+                assert statuses[-1][:2] == "40" or "no grammar" in who, (who, request)
+        those[who] = wsgi_loop, app, [(environ,) for environ in environs]
+    return timed({"the mix": those}, rounds)
 
 
 def build_times(rounds: int) -> Times:
@@ -236,19 +264,22 @@ def import_times() -> dict[str, float]:
     return best
 
 
-def table(title: str, rows: Times, baseline: str) -> None:
-    """Ratios to the baseline first, then nanoseconds."""
+def table(title: str, rows: Times, baseline: str, unit: str = "ns") -> None:
+    """Ratios to the baseline first, then nanoseconds, or how many a second."""
     everyone = list(dict.fromkeys(who for times in rows.values() for who in times))
     width = max(len(row) for row in rows) + 2
-    print(f"\n{title}: × {baseline} (ns)")
-    for number, who in enumerate(everyone):
-        print(f"  {'ABCDEFGH'[number]}: {who}")
+    print(f"\n{title}: × {baseline} ({unit})")
+    for i, who in enumerate(everyone):
+        print(f"  {'ABCDEFGH'[i]}: {who}")
     print(" " * width + "".join(f"{'ABCDEFGH'[i]:>18}" for i in range(len(everyone))))
     for row, times in rows.items():
         cells = ""
         for who in everyone:
             took = times.get(who)
-            ratio = "" if took is None else f"{took / times[baseline]:.2f} ({took:,.0f})"
+            ratio = ""
+            if took is not None:
+                number = took if unit == "ns" else 1e9 / took
+                ratio = f"{took / times[baseline]:.2f} ({number:,.0f})"
             cells += f"{ratio:>18}"
         print(f"{row:<{width}}{cells}")
 
@@ -282,15 +313,17 @@ def main() -> None:
     built = build_times(options.rounds)
     if go:
         built["build"][GO] = go["build"]
+    whole = wsgi_times(options.rounds)
     results: dict[str, tuple[Times, str]] = {
         "match(path, method)": (matched, LIMIT),
         "bind_to_environ(environ).match()": (bound, LIMIT),
         "building a manifest's URL": (built, "an f-string, validated"),
         "misses, redirects and errors": (miss_times(options.rounds), LIMIT),
         "hostile paths": (hostile_times(options.rounds), LIMIT),
+        WHOLE: (whole, contenders.OUR_APP),
     }
     for title, (rows, baseline) in results.items():
-        table(title, rows, baseline)
+        table(title, rows, baseline, "requests a second" if title == WHOLE else "ns")
     imports = import_times()
     print("\nimport: " + ", ".join(f"{name} {took:.0f} ms" for name, took in imports.items()))
     if options.json:

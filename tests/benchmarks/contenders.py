@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map
+from werkzeug.wrappers import Request, Response
 
 from registry_routes import RegistryMap, RegistryRules
+from registry_routes.app import RegistryApp
 
 Answer = tuple[Any, Any] | None
 
@@ -87,18 +90,55 @@ def flask_environ() -> Callable[..., Answer]:
     return lambda environ: app.create_url_adapter(app.request_class(environ)).match()
 
 
-def falcon_router() -> Callable[..., Answer]:
-    """Falcon has no variable that spans slashes: its rules are unrolled to five components."""
-    from falcon.routing import CompiledRouter
+OUR_APP = "registry_routes, RegistryApp"
+
+
+def wsgi_apps() -> dict[str, Callable[..., Any]]:
+    """Applications with these routes and a view that answers "ok"."""
+    registry = RegistryApp(ours)
+    for endpoint in {rule.endpoint for rule in ours.iter_rules()}:
+        methods = {
+            m for rule in ours.iter_rules(endpoint) for m in rule.methods or () if m != "HEAD"
+        }
+        registry.view(endpoint, *methods)(lambda request, **values: Response("ok"))
+    found: dict[str, Callable[..., Any]] = {OUR_APP: registry, "bare Werkzeug": werkzeug_app}
+    if find_spec("flask"):
+        app = flask_app()
+        for rule in natural.iter_rules():
+            app.view_functions[rule.endpoint] = lambda **values: "ok"
+        found["Flask"] = app
+    if find_spec("falcon"):
+        found["Falcon, unrolled, no grammar"] = falcon_app()
+    return found
+
+
+@Request.application
+def werkzeug_app(request: Request) -> Any:
+    try:
+        natural.bind_to_environ(request.environ).match()
+    except HTTPException as error:
+        return error
+    return Response("ok")
+
+
+def falcon_app() -> Any:
+    from falcon import App
 
     class Resource:
-        def __init__(self, endpoint: str) -> None:
-            self.endpoint = endpoint
+        def on_get(self, request: Any, response: Any, **values: str) -> None:
+            response.text = "ok"
 
-        def on_get(self, *_: Any, **__: Any) -> None: ...
+        on_head = on_put = on_post = on_patch = on_delete = on_get
 
-    router = CompiledRouter()
-    router.add_route("/v2/", Resource("base"))
+    app = App()
+    for path in falcon_paths():
+        app.add_route(path, Resource())
+    return app
+
+
+def falcon_paths() -> dict[str, str]:
+    """Paths and endpoints; it has no variable that spans slashes: unrolled to five components."""
+    paths = {"/v2/": "base"}
     for length in range(1, 6):
         name = "/".join(f"{{c{i}}}" for i in range(length))
         for tail, endpoint in {
@@ -109,7 +149,22 @@ def falcon_router() -> Callable[..., Answer]:
             "blobs/uploads/{uuid}": "blob-upload-chunk",
             "referrers/{digest}": "referrers",
         }.items():
-            router.add_route(f"/v2/{name}/{tail}", Resource(endpoint))
+            paths[f"/v2/{name}/{tail}"] = endpoint
+    return paths
+
+
+def falcon_router() -> Callable[..., Answer]:
+    from falcon.routing import CompiledRouter
+
+    class Resource:
+        def __init__(self, endpoint: str) -> None:
+            self.endpoint = endpoint
+
+        def on_get(self, *_: Any, **__: Any) -> None: ...
+
+    router = CompiledRouter()
+    for path, endpoint in falcon_paths().items():
+        router.add_route(path, Resource(endpoint))
 
     def match(path: str, method: str) -> Answer:
         found = router.find(path)
