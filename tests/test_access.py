@@ -107,9 +107,20 @@ def test_what_scopes_look_like(text: str, parsed: tuple[str, str, tuple[str, ...
 
 
 @pytest.mark.parametrize(
-    "text", ["", "repository", "repository:a", ":a:pull", "repository::pull", "r:a:PULL",
-             "repository:a b:pull", "repository:a:pull,", "repository:a:pull\n", 'r:a":pull']
-)  # fmt: skip
+    "text",
+    [
+        "",
+        "repository",
+        "repository:a",
+        ":a:pull",
+        "repository::pull",
+        "r:a:PULL",
+        "repository:a b:pull",
+        "repository:a:pull,",
+        "repository:a:pull\n",
+        'r:a":pull',
+    ],
+)
 def test_what_is_no_scope_is_named(text: str) -> None:
     with pytest.raises(ValueError, match=r"^scope .* must be a type, a name and actions"):
         Scope.parse(text)

@@ -143,7 +143,7 @@ def test_an_empty_component_where_slashes_are_not_merged() -> None:
         *("/v2/_catalog/x", "/v2/_Oci/ext/discover", "/v2/a/_OCI/ext/discover", "/v2/a/sigs/x"),
         *("/v2/a/blobs/uploads/x/y", "/v2/manifests/latest", "/v2/a/../x", "//v2/x", "/v2/A"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("prefix", ["", "/registry"])
 def test_under_the_prefix_but_no_route(path: str, prefix: str) -> None:
     for method in "GET", "POST":
@@ -178,9 +178,16 @@ def test_a_method_that_a_route_does_not_take() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["a/tags/list", "a/b/c/d/e/f/tags/list", "A/b/tags/list", "a/b/manifests/.x", "a/b/blobs/x",
-     "a/b/manifests/sha256:abc", "_catalog"],
-)  # fmt: skip
+    [
+        "a/tags/list",
+        "a/b/c/d/e/f/tags/list",
+        "A/b/tags/list",
+        "a/b/manifests/.x",
+        "a/b/blobs/x",
+        "a/b/manifests/sha256:abc",
+        "_catalog",
+    ],
+)
 def test_in_docker_1_5_each_is_a_404(path: str) -> None:
     for method in "GET", "PUT":
         error = error_of(RegistryMap(DOCKER_1_5), f"/v2/{path}", method)

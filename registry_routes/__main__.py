@@ -1,0 +1,143 @@
+"""The command line: ``python -m registry_routes``, or ``registry-routes``."""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from urllib.parse import unquote, urlsplit
+
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import BuildError, RequestRedirect
+
+from .access import required_scopes
+from .errors import RegistryError
+from .map import RegistryMap
+from .routes import DOCKER_1_5, OCI_1_1
+from .urls import URLBuilder
+
+DIALECTS = {"oci-1.1": OCI_1_1, "docker-1.5": DOCKER_1_5}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line with `argv`; returns the exit status: 1 for no match, no URL."""
+    options = _parser().parse_args(argv)
+    try:
+        printed: str = options.command(options)
+    except RequestRedirect as redirect:
+        return _fail(f"{redirect.code} {redirect.name}: {redirect.new_url}")
+    except RegistryError as error:
+        return _fail(f"{error.code} {error.error_code}: {error.description}")
+    except HTTPException as error:
+        return _fail(f"{error.code} {error.name}: {error.description}")
+    except (BuildError, ValueError) as error:
+        return _fail(str(error))
+    print(printed)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="registry-routes", description="The routes of the container registry API."
+    )
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--dialect", choices=DIALECTS, default="oci-1.1", help="the route table (%(default)s)"
+    )
+    shared.add_argument(
+        "--prefix", default="", metavar="PATH", help="a path before every route, such as /registry"
+    )
+    shared.add_argument(
+        "--root", metavar="URL", help="where the registry is, such as https://registry.example.com"
+    )
+    commands = parser.add_subparsers(required=True)
+
+    routes = commands.add_parser("routes", parents=[shared], help="list the routes")
+    routes.add_argument("--format", choices=["text", "markdown", "json"], default="text")
+    routes.set_defaults(command=_routes)
+
+    match = commands.add_parser("match", parents=[shared], help="what a request is routed to")
+    match.add_argument("method", nargs="?", default="GET", metavar="METHOD")
+    match.add_argument("url", metavar="URL-or-path")
+    match.set_defaults(command=_match)
+
+    build = commands.add_parser("build", parents=[shared], help="build a URL")
+    build.add_argument("endpoint", metavar="ENDPOINT")
+    build.add_argument("values", nargs="*", type=_pair, metavar="key=value")
+    build.set_defaults(command=_build)
+    return parser
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} must be key=value")
+    return name, value
+
+
+def _map_and_urls(options: argparse.Namespace) -> tuple[RegistryMap, URLBuilder]:
+    routes = RegistryMap(DIALECTS[options.dialect], prefix=options.prefix)
+    root = "/" if options.root is None else options.root
+    return routes, URLBuilder(root, relative=options.root is None, url_map=routes)
+
+
+def _routes(options: argparse.Namespace) -> str:
+    _, urls = _map_and_urls(options)
+    table = [
+        {
+            "endpoint": route.name.value,
+            "rule": urls.root + options.prefix.rstrip("/") + re.sub(r"<\w+:", "<", route.path),
+            "methods": list(route.methods or ["any"]),
+            "spec": route.spec,
+            "doc": route.doc,
+        }
+        for route in DIALECTS[options.dialect].routes
+    ]
+    if options.format == "json":
+        return json.dumps(table, indent=2)
+    heads = ["endpoint", "rule", "methods", "spec"]
+    rows = [[" ".join(row[h]) if h == "methods" else str(row[h]) for h in heads] for row in table]
+    if options.format == "markdown":
+        rows = [[f"`{endpoint}`", f"`{rule}`", *rest] for endpoint, rule, *rest in rows]
+        lines = [heads, ["---"] * len(heads), *rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return _aligned([[head.upper() for head in heads], *rows])
+
+
+def _match(options: argparse.Namespace) -> str:
+    routes, urls = _map_and_urls(options)
+    target, method = urlsplit(options.url), options.method.upper()
+    path = unquote(target.path).removeprefix(unquote(urlsplit(urls.root).path))
+    endpoint, values = routes.bind("registry.invalid", query_args=target.query).match(path, method)
+    scopes = required_scopes(endpoint, method, values, target.query)
+    lines = [["endpoint", endpoint], *values.items(), ["scopes", " ".join(map(str, scopes)) or "-"]]
+    return _aligned(lines)
+
+
+def _build(options: argparse.Namespace) -> str:
+    routes, urls = _map_and_urls(options)
+    values: dict[str, str | list[str]] = {}
+    for name, value in options.values:
+        before = values.get(name)
+        if before is None:
+            values[name] = value
+        else:
+            values[name] = [*([before] if isinstance(before, str) else before), value]
+    return urls.root + routes.bind("registry.invalid").build(options.endpoint, values)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _fail(message: str) -> int:
+    print(message, file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

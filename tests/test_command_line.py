@@ -1,0 +1,180 @@
+"""`python -m registry_routes`, and the script of the same."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from registry_routes import DOCKER_1_5, OCI_1_1
+from registry_routes.__main__ import main
+
+from .nasty import SHA256
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def run(capsys: pytest.CaptureFixture[str], command: str) -> tuple[int, str]:
+    """The exit status, and what is printed; on a failure, to standard error."""
+    status = main(command.split())
+    captured = capsys.readouterr()
+    assert not (captured.err if status == 0 else captured.out)
+    return status, (captured.out or captured.err)
+
+
+@pytest.mark.parametrize(
+    ("command", "printed"),
+    [
+        (
+            "match /v2/library/nginx/manifests/latest",
+            [
+                "endpoint  manifest",
+                "name      library/nginx",
+                "tag       latest",
+                "scopes    repository:library/nginx:pull",
+            ],
+        ),
+        (
+            "match put https://h:5000/v2/a%2Fb/manifests/v1?x=1",
+            [
+                "endpoint  manifest",
+                "name      a/b",
+                "tag       v1",
+                "scopes    repository:a/b:pull,push",
+            ],
+        ),
+        (
+            "match POST /v2/a/blobs/uploads/?mount=x&from=b/c",
+            [
+                "endpoint  blob-upload",
+                "name      a",
+                "scopes    repository:a:pull,push repository:b/c:pull",
+            ],
+        ),
+        ("match /v2/", ["endpoint  base", "scopes    -"]),
+        (
+            "match --prefix /r --root https://h/m/ https://h/m/r/v2/_catalog",
+            [
+                "endpoint  catalog",
+                "scopes    registry:catalog:*",
+            ],
+        ),
+        (
+            "match --dialect docker-1.5 PROPFIND /v2/a/b/tags/list",
+            [
+                "endpoint  tags",
+                "name      a/b",
+                "scopes    repository:a/b:*",
+            ],
+        ),
+        ("build base", ["/v2/"]),
+        (
+            "build tags name=library/nginx n=10 last=a=b",
+            ["/v2/library/nginx/tags/list?n=10&last=a%3Db"],
+        ),
+        ("build --root https://h:5000/m/ --prefix /r base", ["https://h:5000/m/r/v2/"]),
+        (
+            f"build manifest name=a digest={SHA256} tag=v1 tag=v2 tag=v3",
+            [
+                f"/v2/a/manifests/{SHA256}?tag=v1&tag=v2&tag=v3",
+            ],
+        ),
+    ],
+)
+def test_what_is_printed(
+    capsys: pytest.CaptureFixture[str], command: str, printed: list[str]
+) -> None:
+    assert run(capsys, command) == (0, "\n".join(printed) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "printed"),
+    [
+        (
+            "match /v2/library/Nginx/tags/list",
+            "400 NAME_INVALID: repository name 'library/Nginx' must be lowercase",
+        ),
+        (
+            "match /v2/a/blobs/latest",
+            "400 DIGEST_INVALID: digest 'latest' must have an algorithm, ':' and an encoded hash",
+        ),
+        (
+            "match DELETE /v2/_catalog",
+            "405 UNSUPPORTED: the registry does not support this operation",
+        ),
+        ("match /v2/x", "404 UNSUPPORTED: the registry has no such endpoint"),
+        ("match POST /v2/a/blobs/uploads?x=1", "308 Permanent Redirect: /v2/a/blobs/uploads/?x=1"),
+        (
+            "match POST /v2/a/blobs/uploads/?from=A",
+            "400 NAME_INVALID: repository name 'A' must be lowercase",
+        ),
+        ("build tags name=A", "repository name 'A' must be lowercase"),
+        ("build --root ftp://h base", "root 'ftp://h' must be a URL of http or https"),
+        ("build --prefix r base", "prefix 'r' must start with '/'"),
+        ("build nothing", "Could not build url for endpoint 'nothing'"),
+        ("match /elsewhere", "404 Not Found"),
+    ],
+)
+def test_what_fails_is_said_and_the_exit_status_is_1(
+    capsys: pytest.CaptureFixture[str], command: str, printed: str
+) -> None:
+    status, said = run(capsys, command)
+    assert status == 1
+    assert said.startswith(printed)
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "command", ["", "routes x", "build tags name", "match", "match --dialect x /"]
+)
+def test_a_wrong_command_line_is_2(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(command.split())
+    assert stop.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_the_routes_in_each_format(capsys: pytest.CaptureFixture[str]) -> None:
+    for dialect, name in (OCI_1_1, "oci-1.1"), (DOCKER_1_5, "docker-1.5"):
+        for prefix, root in ("", ""), ("/r", "https://h/m"):
+            more = f"--dialect {name}" + (f" --prefix {prefix} --root {root}" if root else "")
+            listed = json.loads(run(capsys, f"routes --format json {more}")[1])
+            text = run(capsys, f"routes {more}")[1].splitlines()
+            markdown = run(capsys, f"routes --format markdown {more}")[1].splitlines()
+            assert len(listed) == len(text) - 1 == len(markdown) - 2 == len(dialect.routes)
+            for route, row, line, cells in zip(
+                dialect.routes, listed, text[1:], markdown[2:], strict=True
+            ):
+                rule = root + prefix + route.path.replace("<repository:", "<")
+                assert row["endpoint"] == route.name
+                assert row["rule"].startswith(rule.partition("<")[0])
+                assert ":" not in row["rule"].removeprefix("https://")
+                methods = " ".join(route.methods or ["any"])
+                assert " ".join(row["methods"]) == methods
+                assert (row["spec"], row["doc"]) == (route.spec, route.doc)
+                for value in row["endpoint"], row["rule"], methods, row["spec"]:
+                    assert value in line
+                    assert value in cells
+            assert len({line.index("/v2/") for line in text[1:]}) == 1
+
+
+def test_the_readmes_table_is_this_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "routes --format markdown")[1] in README.read_text()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [sys.executable, "-m", "registry_routes"],
+        [str(Path(sys.executable).parent / "registry-routes")],
+    ],
+)
+def test_as_a_program(command: list[str]) -> None:
+    good = subprocess.run([*command, "build", "base"], capture_output=True, text=True)
+    assert (good.returncode, good.stdout, good.stderr) == (0, "/v2/\n", "")
+    bad = subprocess.run([*command, "match", "/v2/A/tags/list"], capture_output=True, text=True)
+    assert bad.returncode == 1
+    assert "must be lowercase" in bad.stderr
+    helped = subprocess.run([*command, "--help"], capture_output=True, text=True)
+    assert helped.stdout.startswith("usage: registry-routes")
