@@ -1,9 +1,6 @@
 """A real client, skopeo, against `examples/registry.py` as a newcomer starts it."""
 
 import json
-import shutil
-import subprocess
-import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -17,45 +14,15 @@ from registry_routes import DOCKER_1_5, RegistryMap
 from registry_routes.app import RegistryApp
 
 from . import oci_layout
-
-EXAMPLE = Path(__file__).parent.parent / "examples" / "registry.py"
-
-pytestmark = pytest.mark.skipif(
-    not shutil.which("skopeo"), reason="skopeo is not installed (Debian: apt install skopeo)"
-)
+from .servers import example, files_of, skopeo
 
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Host and port of a running registry."""
     storage = tmp_path_factory.mktemp("storage")
-    command = [sys.executable, str(EXAMPLE), "--port", "0", "--storage", str(storage)]
-    with (
-        (storage / "log").open("w") as log,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as server,
-    ):
-        assert server.stdout
-        yield server.stdout.readline().split("http://")[1].split("/")[0]
-        server.terminate()
-    logged = (storage / "log").read_text()
-    assert "Traceback" not in logged
-    assert '" 500 ' not in logged
-
-
-def skopeo(command: str, *arguments: str, fails: bool = False) -> str:
-    """What skopeo prints; the errors, where it must fail."""
-    run = subprocess.run(
-        ["skopeo", "--insecure-policy", *command.split(), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert (run.returncode != 0) == fails, run.stderr
-    return run.stderr if fails else run.stdout
-
-
-def files_of(layout: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (layout / "blobs" / "sha256").iterdir()}
+    with example("registry", storage / "log", "--storage", str(storage / "data")) as host:
+        yield host
 
 
 @pytest.mark.parametrize("name", ["one", "two/two", "a/b__c/d-e/f.g/h--i/j0"])

@@ -1,0 +1,360 @@
+"""Pull an image from a registry into an OCI image layout, or push one from there.
+
+    python examples/client.py pull http://127.0.0.1:5000 library/busybox:latest ./busybox
+    python examples/client.py push http://127.0.0.1:5000 library/busybox:latest ./busybox
+
+Blobs that are there already are left alone; those that broke off are taken up where they did; all
+are checked against their digests. With ``--user NAME:PASSWORD`` it gets tokens as that user.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from requests.auth import AuthBase, HTTPBasicAuth
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+from tqdm import tqdm
+
+from registry_routes import errors, grammar
+from registry_routes.urls import URLBuilder, resolve_location
+
+INDEXES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+MANIFESTS = (
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+)
+REF_NAME = "org.opencontainers.image.ref.name"
+CHUNK = 8 * 1024 * 1024
+BLOCK = 256 * 1024
+ATTEMPTS = 5
+TIMEOUT = 60  # seconds without an answer
+MAX_MANIFEST = 16 * 1024 * 1024
+
+
+class Layout:
+    """An OCI image layout (image-spec 1.1, image-layout.md)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def blob(self, digest: str) -> Path:
+        algorithm, _, encoded = grammar.DIGEST.check(digest).partition(":")
+        if algorithm not in grammar.REGISTERED_ALGORITHMS:
+            raise ValueError(f"digest {digest!r} must be of a registered algorithm")
+        return self.root / "blobs" / algorithm / encoded
+
+    def write(self, digest: str, content: bytes) -> None:
+        path = self.blob(digest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.part")
+        temporary.write_bytes(content)
+        temporary.replace(path)
+
+    def descriptor(self, tag: str) -> dict[str, Any]:
+        """What the layout has under `tag`, which is its digest or the name of it."""
+        for one in self._index()["manifests"]:
+            if tag in (one["digest"], (one.get("annotations") or {}).get(REF_NAME)):
+                return dict(one)
+        raise ValueError(f"image {tag!r} must be in the layout {str(self.root)!r}")
+
+    def add(self, descriptor: dict[str, Any], tag: str | None) -> None:
+        """List an image in the index, as `tag` in place of what was that before."""
+        index = self._index()
+        kept = [
+            one
+            for one in index["manifests"]
+            if one["digest"] != descriptor["digest"]
+            and (tag is None or (one.get("annotations") or {}).get(REF_NAME) != tag)
+        ]
+        if tag is not None:
+            descriptor = {**descriptor, "annotations": {REF_NAME: tag}}
+        index["manifests"] = [*kept, descriptor]
+        self.root.mkdir(parents=True, exist_ok=True)
+        (self.root / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+        temporary = self.root / ".index.json.part"
+        temporary.write_text(json.dumps(index, indent=2))
+        temporary.replace(self.root / "index.json")
+
+    def _index(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads((self.root / "index.json").read_bytes()))
+        except FileNotFoundError:
+            return {"schemaVersion": 2, "manifests": []}
+
+
+class Tokens(AuthBase):
+    """Answers a registry's challenges (Docker token authentication), and only that registry's."""
+
+    def __init__(self, host: str, user: str | None) -> None:
+        self.host = host
+        self.basic = HTTPBasicAuth(*user.split(":", 1)) if user else None
+        self.token: str | None = None
+
+    def __call__(self, request: Any) -> Any:
+        if self.token and urlsplit(request.url).netloc == self.host:
+            request.headers["Authorization"] = f"Bearer {self.token}"
+        return request
+
+    def challenged(self, response: requests.Response) -> bool:
+        """Get the token that a response asks for; whether it asks for one, and there is one."""
+        if response.status_code != 401 or urlsplit(response.url).netloc != self.host:
+            return False
+        [error, *_] = read_errors(response)
+        if not isinstance(error, errors.Unauthorized) or not error.realm:
+            return False
+        asked = {"service": error.service, "scope": error.scope.split()}
+        answer = requests.get(error.realm, asked, auth=self.basic, timeout=TIMEOUT)
+        if not answer.ok:
+            raise read_errors(answer)[0]
+        content = answer.json()
+        self.token = content.get("token") or content.get("access_token")
+        return self.token is not None
+
+
+def read_errors(response: requests.Response) -> list[errors.RegistryError]:
+    return errors.read_errors(response.status_code, response.content, response.headers)
+
+
+class Registry:
+    """A repository of a registry, as a client sees it."""
+
+    def __init__(self, root: str, name: str, user: str | None = None) -> None:
+        self.urls = URLBuilder(root)
+        self.name = grammar.NAME.check(name)
+        self.session = requests.Session()
+        self.tokens = Tokens(urlsplit(root).netloc, user)
+
+    def ask(self, method: str, url: str, **options: Any) -> requests.Response:
+        """A response that is no error; raises the registry's error, whatever it is."""
+        for _ in range(2):
+            response = self.session.request(
+                method, url, auth=self.tokens, timeout=TIMEOUT, **options
+            )
+            if not self.tokens.challenged(response):
+                break
+        if not response.ok:
+            raise read_errors(response)[0]
+        return response
+
+    # Pulling.
+
+    def manifest(self, reference: str) -> tuple[dict[str, Any], bytes]:
+        """The descriptor and the content of a manifest."""
+        url = self.urls.manifest(self.name, reference)
+        accept = ", ".join(INDEXES + MANIFESTS)
+        with self.ask("GET", url, headers={"Accept": accept}, stream=True) as response:
+            content = response.raw.read(MAX_MANIFEST + 1, decode_content=True)
+        if len(content) > MAX_MANIFEST:
+            raise ValueError(f"manifest {reference!r} must have at most {MAX_MANIFEST} bytes")
+        wanted = reference if ":" in reference else response.headers.get("Docker-Content-Digest")
+        algorithm = (wanted or "sha256:").partition(":")[0]
+        digest = f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
+        if wanted not in (None, digest):
+            raise ValueError(f"manifest {reference!r} must have the digest {wanted}, not {digest}")
+        media_type = response.headers.get("Content-Type", MANIFESTS[0]).partition(";")[0]
+        return {"mediaType": media_type, "digest": digest, "size": len(content)}, content
+
+    def fetch(self, digest: str, size: int, layout: Layout, progress: Any) -> None:
+        """Put a blob into the layout."""
+        path = layout.blob(digest)
+        if path.exists():
+            progress.update(size)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        begun = part.stat().st_size if part.exists() else 0
+        progress.update(begun)
+        for attempt in _attempts():
+            with attempt:
+                self._fetch_rest(digest, part, progress)
+        with part.open("rb") as file:
+            actual = hashlib.file_digest(file, digest.partition(":")[0]).hexdigest()
+        if actual != digest.partition(":")[2]:
+            part.unlink()
+            raise ValueError(f"blob {digest} must have that digest, but has {actual}")
+        part.replace(path)
+
+    def _fetch_rest(self, digest: str, part: Path, progress: Any) -> None:
+        begun = part.stat().st_size if part.exists() else 0
+        headers = {"Range": f"bytes={begun}-"} if begun else {}
+        url = self.urls.blob(self.name, digest)
+        try:
+            response = self.ask("GET", url, headers=headers, stream=True)
+        except errors.RegistryError as error:
+            if error.code != 416:
+                raise
+            return  # there is no more of it
+        with response, part.open("ab") as file:
+            if response.status_code != 206:  # all of it
+                progress.update(-begun)
+                file.truncate(0)
+            for block in response.iter_content(BLOCK):
+                file.write(block)
+                progress.update(len(block))
+
+    # Pushing.
+
+    def has_blob(self, digest: str) -> bool:
+        try:
+            self.ask("HEAD", self.urls.blob(self.name, digest))
+        except errors.RegistryError as error:
+            if error.code == 404:
+                return False
+            raise
+        return True
+
+    def send(self, digest: str, path: Path, progress: Any) -> None:
+        """Upload a blob in chunks; one that broke off is asked after, and gone on with."""
+        size = path.stat().st_size
+        if self.has_blob(digest):
+            progress.update(size)
+            return
+        location = self._location(self.ask("POST", self.urls.blob_upload(self.name)))
+        sent, failed = 0, False
+        with path.open("rb") as file:
+            for attempt in _attempts():
+                with attempt:
+                    if failed:
+                        location, known = self._upload_status(location)
+                        progress.update(known - sent)
+                        sent = known
+                    failed = True
+                    while sent < size:
+                        file.seek(sent)
+                        chunk = file.read(CHUNK)
+                        headers = {
+                            "Content-Range": f"{sent}-{sent + len(chunk) - 1}",
+                            "Content-Type": "application/octet-stream",
+                        }
+                        location = self._location(
+                            self.ask("PATCH", location, data=chunk, headers=headers)
+                        )
+                        sent += len(chunk)
+                        progress.update(len(chunk))
+                    self.ask("PUT", resolve_location(location, location, digest=digest))
+
+    def _upload_status(self, location: str) -> tuple[str, int]:
+        response = self.ask("GET", location)
+        end = response.headers.get("Range", "0-0").removeprefix("bytes=").partition("-")[2]
+        # "0-0" is one byte, or none: a chunk has more, so it is none.
+        return self._location(response), int(end) + 1 if int(end) else 0
+
+    @staticmethod
+    def _location(response: requests.Response) -> str:
+        return resolve_location(response.url, response.headers["Location"])
+
+    def put_manifest(self, reference: str, content: bytes, media_type: str) -> None:
+        url = self.urls.manifest(self.name, reference)
+        self.ask("PUT", url, data=content, headers={"Content-Type": media_type})
+
+
+def _attempts() -> Retrying:
+    """Tries anew where a connection fails, a few times."""
+    broken = (
+        requests.ConnectionError,
+        requests.Timeout,
+        requests.exceptions.ChunkedEncodingError,
+    )
+    return Retrying(
+        retry=retry_if_exception_type(broken),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_exponential(0.2),
+        reraise=True,
+    )
+
+
+def pull(registry: Registry, reference: str, layout: Layout) -> str:
+    """Pull an image, or an index with all its images; returns its digest."""
+    descriptor, content = registry.manifest(reference)
+    _pull(registry, descriptor, content, layout)
+    layout.add(descriptor, None if ":" in reference else reference)
+    return str(descriptor["digest"])
+
+
+def _pull(registry: Registry, descriptor: Any, content: bytes, layout: Layout) -> None:
+    manifest = json.loads(content)
+    for child in manifest.get("manifests") or []:
+        _pull(registry, *registry.manifest(child["digest"]), layout)
+    blobs = _blobs_of(manifest)
+    with _progress(descriptor, blobs) as progress:
+        for blob in blobs:
+            registry.fetch(blob["digest"], blob["size"], layout, progress)
+    layout.write(descriptor["digest"], content)
+
+
+def push(registry: Registry, reference: str, layout: Layout) -> str:
+    """Push what the layout has under `reference`, and all it consists of; returns its digest."""
+    descriptor = layout.descriptor(reference)
+    _push(registry, descriptor, layout, reference)
+    return str(descriptor["digest"])
+
+
+def _push(registry: Registry, descriptor: Any, layout: Layout, reference: str) -> None:
+    content = layout.blob(descriptor["digest"]).read_bytes()
+    manifest = json.loads(content)
+    for child in manifest.get("manifests") or []:
+        if layout.blob(child["digest"]).exists():  # a layout may hold some platforms only
+            _push(registry, child, layout, child["digest"])
+    blobs = _blobs_of(manifest)
+    with _progress(descriptor, blobs) as progress:
+        for blob in blobs:
+            registry.send(blob["digest"], layout.blob(blob["digest"]), progress)
+    registry.put_manifest(reference, content, descriptor["mediaType"])
+
+
+def _blobs_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each blob of an image once, but those that are not to be distributed."""
+    every = [
+        *([manifest["config"]] if "config" in manifest else []),
+        *(manifest.get("layers") or []),
+    ]
+    kept = {
+        one["digest"]: one
+        for one in every
+        if "nondistributable" not in one["mediaType"] and ".foreign." not in one["mediaType"]
+    }
+    return list(kept.values())
+
+
+def _progress(descriptor: Any, blobs: list[dict[str, Any]]) -> Any:
+    return tqdm(
+        desc=descriptor["digest"].partition(":")[2][:12],
+        total=sum(blob["size"] for blob in blobs),
+        unit="B",
+        unit_scale=True,
+        disable=None,  # where nobody looks
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("action", choices=["pull", "push"])
+    parser.add_argument("root", help="where the registry is: http://127.0.0.1:5000")
+    parser.add_argument("image", help="NAME:TAG or NAME@DIGEST")
+    parser.add_argument("layout", type=Path, help="the directory of the OCI image layout")
+    parser.add_argument("--user", metavar="NAME:PASSWORD", help="whose tokens to use")
+    options = parser.parse_args()
+    name, at, reference = options.image.partition("@")
+    if not at:
+        name, _, reference = options.image.rpartition(":")
+    try:
+        registry = Registry(options.root, name, options.user)
+        act = pull if options.action == "pull" else push
+        print(act(registry, reference, Layout(options.layout)))
+    except (errors.RegistryError, ValueError, OSError) as error:
+        message = getattr(error, "description", None) or error
+        print(f"{options.action} {options.image}: {message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""A gateway in front of a registry: it asks for a token with the scopes that a request needs.
+
+    python examples/gateway.py --port 5001 --storage ./registry-data --user alice:secret
+
+`Gateway` is WSGI middleware for any registry application; `TokenServer` gives out the tokens, as
+Docker's token authentication specification says. Here both stand before the registry of
+`registry.py`, with this rule: anyone may pull, the users may do anything.
+"""
+
+import argparse
+import hmac
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jwt
+from registry import RequestHandler, Storage
+from registry import make_app as make_registry
+from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.serving import make_server
+from werkzeug.wrappers import Request, Response
+
+from registry_routes import RegistryMap, errors, url_map
+from registry_routes.access import Scope, parse_scopes, required_scopes
+from registry_routes.app import error_response
+
+LIFETIME = 300  # seconds
+SERVICE = "registry_routes example"
+
+Wsgi = Callable[[Any, Any], Iterable[bytes]]
+
+
+class Gateway:
+    """Lets a request through to `app` if its token has the scopes that the request needs.
+
+    :param app: a registry, on the routes of `url_map`.
+    :param key: what the token server signs with.
+    """
+
+    def __init__(self, app: Wsgi, key: bytes, url_map: RegistryMap = url_map) -> None:
+        self.app = app
+        self.key = key
+        self.url_map = url_map
+
+    def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
+        try:
+            self.check(Request(environ))
+        except HTTPException as error:
+            response = error_response(error, environ)
+            response.headers["Docker-Distribution-API-Version"] = "registry/2.0"
+            return response(environ, start_response)
+        return self.app(environ, start_response)
+
+    def check(self, request: Request) -> None:
+        """Raise `errors.Unauthorized` if the request's token does not allow it."""
+        # What is no route of the registry is answered here: a redirect, 404 or 405.
+        endpoint, values = self.url_map.bind_to_environ(request.environ).match()
+        query = request.environ.get("QUERY_STRING", "")
+        needed = required_scopes(endpoint, request.method, values, query)
+        granted = self.granted(request)
+        if granted is None or not all(scope.is_granted_by(granted) for scope in needed):
+            realm = f"{request.host_url}token"
+            raise errors.Unauthorized(realm=realm, service=SERVICE, scope=needed)
+
+    def granted(self, request: Request) -> list[Scope] | None:
+        """The scopes of the request's token; `None` if it has no token that is valid."""
+        authorization = request.authorization
+        if authorization is None or authorization.type != "bearer" or not authorization.token:
+            return None
+        try:
+            claims = jwt.decode(
+                authorization.token,
+                self.key,
+                algorithms=["HS256"],
+                audience=SERVICE,
+                options={"require": ["exp", "aud", "access"]},
+            )
+            return [Scope(a["type"], a["name"], tuple(a["actions"])) for a in claims["access"]]
+        except (jwt.InvalidTokenError, KeyError, TypeError):
+            return None
+
+
+class TokenServer:
+    """Gives a token to whom `allowed` allows something of what is asked for.
+
+    :param key: what it signs with.
+    :param users: passwords by name.
+    :param allowed: of a user (`None` is anyone) and a scope, the actions that are allowed.
+    """
+
+    def __init__(
+        self,
+        key: bytes,
+        users: Mapping[str, str],
+        allowed: Callable[[str | None, Scope], Iterable[str]],
+    ) -> None:
+        self.key = key
+        self.users = users
+        self.allowed = allowed
+
+    def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
+        request = Request(environ)
+        try:
+            response = self.token(request)
+        except HTTPException as error:
+            response = error_response(error, environ)
+        return response(environ, start_response)
+
+    def token(self, request: Request) -> Response:
+        user = self.user(request)
+        access = []
+        for text in request.args.getlist("scope"):
+            with suppress(ValueError):  # of a kind that this registry does not have
+                for scope in parse_scopes(text):
+                    actions = tuple(self.allowed(user, scope))
+                    access.append(asdict(Scope(scope.type, scope.name, actions)))
+        now = int(time.time())
+        claims = {
+            "aud": SERVICE,
+            "sub": user or "",
+            "iat": now,
+            "exp": now + LIFETIME,
+            "access": access,
+        }
+        token = jwt.encode(claims, self.key, algorithm="HS256")
+        body = {"token": token, "access_token": token, "expires_in": LIFETIME}
+        return Response(json.dumps(body), mimetype="application/json")
+
+    def user(self, request: Request) -> str | None:
+        """The user whose name and password the request has; `None` if it has none."""
+        authorization = request.authorization
+        if authorization is None:
+            return None
+        name, password = authorization.username or "", authorization.password or ""
+        known = self.users.get(name, "")
+        if not (hmac.compare_digest(known.encode(), password.encode()) and name in self.users):
+            raise errors.Unauthorized("incorrect username or password")
+        return name
+
+
+def pull_or_user(user: str | None, scope: Scope) -> Iterable[str]:
+    """Anyone may pull, the users may do anything."""
+    return scope.actions if user else {"pull"}.intersection(scope.actions)
+
+
+def make_app(storage: Path, users: Mapping[str, str]) -> Wsgi:
+    key = secrets.token_bytes(32)
+    gateway = Gateway(make_registry(Storage(storage)), key)
+    return DispatcherMiddleware(gateway, {"/token": TokenServer(key, users, pull_or_user)})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="A registry behind a gateway that asks for tokens."
+    )
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", default=5001, type=int, help="the port; 0 takes a free one")
+    parser.add_argument("--storage", default="./registry-data", type=Path)
+    parser.add_argument(
+        "--user", action="append", default=[], metavar="NAME:PASSWORD", help="may be repeated"
+    )
+    options = parser.parse_args()
+    users = dict(user.split(":", 1) for user in options.user)
+    app = make_app(options.storage, users)
+    server = make_server(
+        options.host, options.port, app, threaded=True, request_handler=RequestHandler
+    )
+    print(f"A registry at http://{options.host}:{server.port}/v2/, for who has a token", flush=True)
+    with suppress(KeyboardInterrupt):
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

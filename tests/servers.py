@@ -1,0 +1,84 @@
+"""Programs that serve, started as anyone starts them, on a free port."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@contextmanager
+def serving(command: list[str], port: int, log: Path) -> Iterator[str]:
+    """Host and port of what `command` serves; it must log no traceback and no 500."""
+    with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=file) as server:
+        try:
+            for _ in range(300):
+                assert server.poll() is None, log.read_text()
+                with socket.socket() as one:
+                    if not one.connect_ex(("127.0.0.1", port)):
+                        break
+                time.sleep(0.1)
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.terminate()
+    logged = log.read_text()
+    assert "Traceback" not in logged
+    assert '" 500 ' not in logged
+
+
+@contextmanager
+def example(name: str, log: Path, *options: str) -> Iterator[str]:
+    """Host and port of ``examples/<name>.py``."""
+    port = free_port()
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), "--port", str(port), *options]
+    with serving(command, port, log) as host:
+        yield host
+
+
+@contextmanager
+def debians_registry(directory: Path) -> Iterator[str]:
+    """Host and port of Debian's ``docker-registry``, Go distribution."""
+    program = shutil.which("docker-registry")
+    if program is None:
+        pytest.skip("docker-registry is not installed (Debian: apt install docker-registry)")
+    port = free_port()
+    config = directory / "config.yml"
+    config.write_text(
+        f"{{version: 0.1, http: {{addr: '127.0.0.1:{port}'}}, storage: {{delete: {{enabled: true}},"
+        f" filesystem: {{rootdirectory: '{directory}/data'}}}}}}"
+    )
+    with serving([program, "serve", str(config)], port, directory / "log") as host:
+        yield host
+
+
+def files_of(layout: Path) -> dict[str, bytes]:
+    """The blobs of an OCI image layout."""
+    return {path.name: path.read_bytes() for path in (layout / "blobs" / "sha256").iterdir()}
+
+
+def skopeo(command: str, *arguments: str, fails: bool = False) -> str:
+    """What skopeo prints; the errors, where it must fail."""
+    program = shutil.which("skopeo")
+    if program is None:
+        pytest.skip("skopeo is not installed (Debian: apt install skopeo)")
+    run = subprocess.run(
+        [program, "--insecure-policy", *command.split(), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (run.returncode != 0) == fails, run.stderr
+    return run.stderr if fails else run.stdout

@@ -1,0 +1,355 @@
+"""The examples beside the registry: the client, the gateway, the Flask app, run as they are."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+import requests
+from client import CHUNK, Layout, Registry, pull, push
+from flask_app import make_app as make_flask_app
+from gateway import SERVICE, Gateway
+from werkzeug.serving import make_server
+from werkzeug.test import Client
+from werkzeug.wrappers import Response
+
+from registry_routes import errors
+from registry_routes.access import parse_scopes
+
+from . import oci_layout
+from .nasty import SHA256
+from .servers import EXAMPLES, debians_registry, example, files_of, skopeo
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    directory = tmp_path_factory.mktemp("ours")
+    with example("registry", directory / "log", "--storage", str(directory / "data")) as host:
+        yield f"http://{host}"
+
+
+@pytest.fixture(scope="module")
+def debians(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with debians_registry(tmp_path_factory.mktemp("debians")) as host:
+        yield f"http://{host}"
+
+
+@pytest.fixture(params=["ours", "debians"])
+def root(request: pytest.FixtureRequest) -> str:
+    found: str = request.getfixturevalue(request.param)
+    return found
+
+
+def run_client(*arguments: object, fails: bool = False) -> str:
+    command = [sys.executable, str(EXAMPLES / "client.py"), *map(str, arguments)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (run.returncode != 0) == fails, run.stderr
+    assert "Traceback" not in run.stderr
+    return run.stderr if fails else run.stdout
+
+
+class TestClient:
+    def test_an_image_goes_there_and_back(self, root: str, tmp_path: Path) -> None:
+        image, back = tmp_path / "image", tmp_path / "back"
+        oci_layout.write(image, [2 * CHUNK + 5, 100_000, 1, 0], ["amd64"])
+        digest = run_client("push", root, "library/app:v1", image).strip()
+        assert run_client("pull", root, "library/app:v1", back).strip() == digest
+        assert files_of(back) == files_of(image)
+        by_digest = tmp_path / "by-digest"
+        run_client("pull", root, f"library/app@{digest}", by_digest)
+        assert files_of(by_digest) == files_of(image)
+        for layout, reference in (back, "v1"), (by_digest, digest):
+            assert Layout(layout).descriptor(reference)["digest"] == digest
+
+    def test_an_index_goes_there_and_back_and_skopeo_reads_it(
+        self, root: str, tmp_path: Path
+    ) -> None:
+        image, back = tmp_path / "image", tmp_path / "back"
+        oci_layout.write(image, [1_000, 2_000], ["amd64", "arm64"], seed=1)
+        run_client("push", root, "multi/arch:v1", image)
+        run_client("pull", root, "multi/arch:v1", back)
+        assert files_of(back) == files_of(image)
+        copied = tmp_path / "copied"
+        skopeo("copy --all", f"oci:{back}:v1", f"oci:{copied}:v1")
+        assert files_of(copied) == files_of(image)
+
+    def test_twice_is_as_good_as_once(self, root: str, tmp_path: Path) -> None:
+        image, back = tmp_path / "image", tmp_path / "back"
+        oci_layout.write(image, [1_000], ["amd64"], seed=2)
+        for _ in range(2):
+            run_client("push", root, "again:v1", image)
+            run_client("pull", root, "again:v1", back)
+        assert files_of(back) == files_of(image)
+        assert len(json.loads((back / "index.json").read_text())["manifests"]) == 1
+
+    def test_what_fails_is_said(self, root: str, tmp_path: Path) -> None:
+        assert "manifest" in run_client("pull", root, "no/such:v1", tmp_path, fails=True)
+        message = "repository name 'No/such' must be lowercase"
+        assert message in run_client("pull", root, "No/such:v1", tmp_path, fails=True)
+        message = "image 'v1' must be in the layout"
+        assert message in run_client("push", root, "no/such:v1", tmp_path / "none", fails=True)
+        closed = "http://127.0.0.1:1"
+        assert "pull x:v1" in run_client("pull", closed, "x:v1", tmp_path, fails=True)
+
+    def test_a_pull_goes_on_where_it_broke_off(self, ours: str, tmp_path: Path) -> None:
+        image, back = tmp_path / "image", tmp_path / "back"
+        oci_layout.write(image, [3_000_000], ["amd64"], seed=3)
+        run_client("push", ours, "resumed:v1", image)
+        largest = max(files_of(image).values(), key=len)
+        name = hashlib.sha256(largest).hexdigest()
+        part = back / "blobs" / "sha256" / f".{name}.part"
+        part.parent.mkdir(parents=True)
+        asked: list[Any] = []
+        registry = Registry(ours, "resumed")
+        ask = registry.ask
+
+        def watched(method: str, url: str, **options: Any) -> Any:
+            response = ask(method, url, **options)
+            asked.append((url, response.status_code, options.get("headers", {}).get("Range")))
+            return response
+
+        registry.ask = watched  # type: ignore[method-assign]
+        for begun in 2_000_000, len(largest):  # some of it, and all of it
+            part.write_bytes(largest[:begun])
+            pull(registry, "v1", Layout(back))
+            assert files_of(back) == files_of(image)
+            (part.parent / name).unlink()
+        assert [one[1:] for one in asked if name in one[0]] == [(206, "bytes=2000000-")]
+
+    def test_a_part_that_is_wrong_is_found_out(self, ours: str, tmp_path: Path) -> None:
+        image, back = tmp_path / "image", tmp_path / "back"
+        oci_layout.write(image, [3_000_000], ["amd64"], seed=4)
+        run_client("push", ours, "wrong:v1", image)
+        largest = max(files_of(image).values(), key=len)
+        name = hashlib.sha256(largest).hexdigest()
+        part = back / "blobs" / "sha256" / f".{name}.part"
+        part.parent.mkdir(parents=True)
+        part.write_bytes(b"x" * 1000)
+        message = run_client("pull", ours, "wrong:v1", back, fails=True)
+        assert f"blob sha256:{name} must have that digest" in message
+        assert not (back / "index.json").exists()
+        run_client("pull", ours, "wrong:v1", back)  # from the beginning
+        assert files_of(back) == files_of(image)
+
+    def test_a_push_goes_on_where_it_broke_off(
+        self, ours: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("client.CHUNK", 100_000)
+        image = tmp_path / "image"
+        oci_layout.write(image, [350_000], ["amd64"], seed=5)
+        registry = Registry(ours, "broken/off")
+        request, seen = registry.session.request, list[str]()
+
+        def failing(method: str, url: str, **options: Any) -> Any:
+            seen.append(method)
+            response = request(method, url, **options)
+            if seen.count("PATCH") in (2, 3) and seen[-1] == "PATCH":  # it came, but no answer
+                raise requests.ConnectionError("broken")
+            return response
+
+        monkeypatch.setattr(registry.session, "request", failing)
+        push(registry, "v1", Layout(image))
+        assert seen.count("PATCH") >= 4
+        assert seen.count("GET") == 2  # how far is it?
+        pull(Registry(ours, "broken/off"), "v1", Layout(tmp_path / "back"))
+        assert files_of(tmp_path / "back") == files_of(image)
+
+    def test_a_content_that_is_not_the_digests_is_refused(self, tmp_path: Path) -> None:
+        def lies(environ: Any, start_response: Any) -> Any:
+            return Response(b"{}", headers={"Docker-Content-Digest": SHA256})(
+                environ, start_response
+            )
+
+        with serving_app(lies) as root:
+            for reference in SHA256, "v1":
+                with pytest.raises(ValueError, match="must have the digest"):
+                    pull(Registry(root, "a"), reference, Layout(tmp_path))
+            with pytest.raises(ValueError, match="must have that digest"):
+                Registry(root, "a").fetch(SHA256, 2, Layout(tmp_path), Progress())
+        assert not list(tmp_path.rglob("*.json"))
+
+    def test_a_token_goes_to_the_registrys_host_only(self, tmp_path: Path) -> None:
+        asked: list[str | None] = []
+
+        def elsewhere(environ: Any, start_response: Any) -> Any:
+            asked.append(environ.get("HTTP_AUTHORIZATION"))
+            return Response(b"x" * 10, status=401)(environ, start_response)
+
+        with serving_app(elsewhere) as other:
+            registry = Registry("http://127.0.0.1:9", "a")
+            registry.tokens.token = "secret"
+            with pytest.raises(errors.Unauthorized):
+                registry.ask("PATCH", f"{other}/upload", data=b"x")
+        assert asked == [None]
+
+
+class Progress:
+    def update(self, amount: int) -> None: ...
+
+
+class serving_app:
+    """The root of a WSGI application, served on a thread."""
+
+    def __init__(self, app: Any) -> None:
+        self.server = make_server("127.0.0.1", 0, app, threaded=True)
+
+    def __enter__(self) -> str:
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{self.server.port}"
+
+    def __exit__(self, *_: object) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    directory = tmp_path_factory.mktemp("gateway")
+    options = ["--storage", str(directory / "data")]
+    options += ["--user", "alice:se:cret", "--user", "bob:other"]
+    with example("gateway", directory / "log", *options) as host:
+        yield host
+
+
+class TestGateway:
+    KEY = b"k" * 32
+
+    def test_skopeo_gets_its_tokens(self, gateway: str, tmp_path: Path) -> None:
+        image, back, remote = tmp_path / "image", tmp_path / "back", f"docker://{gateway}/a/b/c"
+        oci_layout.write(image, [10_000], ["amd64"])
+        push = "copy --dest-tls-verify=false"
+        denied = skopeo(push, f"oci:{image}:v1", f"{remote}:v1", fails=True)
+        assert "authentication" in denied or "unauthorized" in denied
+        wrong = skopeo(push, "--dest-creds=alice:no", f"oci:{image}:v1", f"{remote}:v1", fails=True)
+        assert "incorrect username or password" in wrong
+        skopeo(push, "--dest-creds=alice:se:cret", f"oci:{image}:v1", f"{remote}:v1")
+        skopeo("copy --src-tls-verify=false", f"{remote}:v1", f"oci:{back}:v1")  # as anyone
+        assert files_of(back) == files_of(image)
+        assert skopeo("delete --tls-verify=false", f"{remote}:v1", fails=True)
+        skopeo("delete --tls-verify=false --creds=bob:other", f"{remote}:v1")
+
+    def test_our_client_gets_its_tokens(self, gateway: str, tmp_path: Path) -> None:
+        image, back, root = tmp_path / "image", tmp_path / "back", f"http://{gateway}"
+        oci_layout.write(image, [10_000], ["amd64"], seed=1)
+        assert "authentication is required" in run_client("push", root, "x:v1", image, fails=True)
+        run_client("push", root, "x:v1", image, "--user", "alice:se:cret")
+        run_client("pull", root, "x:v1", back)
+        assert files_of(back) == files_of(image)
+
+    def test_a_mount_needs_the_source_as_well(self, gateway: str) -> None:
+        url = f"http://{gateway}/v2/mine/blobs/uploads/?mount={SHA256}&from=others"
+        challenge = requests.post(url, timeout=10).headers["WWW-Authenticate"]
+        assert 'scope="repository:mine:pull,push repository:others:pull"' in challenge
+        assert f'realm="http://{gateway}/token"' in challenge
+
+    # What passes, without a server.
+
+    def get(self, token: str | None, method: str = "GET", path: str = "/v2/a/tags/list") -> Any:
+        passed = Response("passed")
+        client = Client(Gateway(passed, self.KEY))
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        return client.open(path, method=method, headers=headers)
+
+    def token(self, scopes: str, key: bytes = KEY, **claims: Any) -> str:
+        access = [
+            {"type": scope.type, "name": scope.name, "actions": list(scope.actions)}
+            for scope in parse_scopes(scopes)
+        ]
+        claims = {"aud": SERVICE, "exp": 10**10, "access": access, **claims}
+        given = {name: value for name, value in claims.items() if value is not None}
+        return jwt.encode(given, key, algorithm="HS256")
+
+    def test_a_token_opens_what_its_scopes_say(self) -> None:
+        assert self.get(self.token(""), path="/v2/").text == "passed"
+        pull, push = self.token("repository:a:pull"), self.token("repository:a:pull,push")
+        assert self.get(pull).text == "passed"
+        assert self.get(push, "PUT", "/v2/a/manifests/v1").text == "passed"
+        for token, method, path in (
+            (pull, "PUT", "/v2/a/manifests/v1"),
+            (pull, "GET", "/v2/a/b/tags/list"),
+            (push, "DELETE", "/v2/a/manifests/v1"),
+            (push, "GET", "/v2/_catalog"),
+            (push, "POST", "/v2/a/blobs/uploads/?from=b"),
+        ):
+            response = self.get(token, method, path)
+            assert response.status_code == 401
+            assert "scope=" in response.headers["WWW-Authenticate"]
+            assert response.get_json()["errors"][0]["code"] == "UNAUTHORIZED"
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda self: None,
+            lambda self: "",
+            lambda self: "junk",
+            lambda self: self.token("repository:a:pull", key=b"x" * 32),
+            lambda self: self.token("repository:a:pull", aud="another"),
+            lambda self: self.token("repository:a:pull", exp=1),
+            lambda self: self.token("repository:a:pull", exp=None),
+            lambda self: self.token("", access=None),
+            lambda self: self.token("", access=3),
+            lambda self: self.token("", access=[3]),
+            lambda self: self.token("", access=[{"type": "repository"}]),
+            lambda self: jwt.encode(
+                {"aud": SERVICE, "exp": 10**10, "access": []}, "", algorithm="none"
+            ),
+        ],
+    )
+    def test_what_is_no_token_opens_nothing(self, make: Callable[[Any], str | None]) -> None:
+        token = make(self)
+        assert self.get(token).status_code == 401
+        assert self.get(token, path="/v2/").status_code == 401
+
+    def test_what_is_no_route_is_answered_at_the_gate(self) -> None:
+        for path, status in {"/v2": 308, "/v2/A/tags/list": 400, "/x": 404}.items():
+            assert self.get(None, path=path).status_code == status
+        assert self.get(None, "POST").status_code == 405
+        bad = self.get(self.token("repository:a:*"), "POST", "/v2/a/blobs/uploads/?from=%22")
+        assert bad.status_code == 400
+
+
+class TestFlaskApp:
+    @pytest.fixture
+    def layout(self, tmp_path: Path) -> Path:
+        oci_layout.write(tmp_path / "image", [10_000], ["amd64"])
+        return tmp_path / "image"
+
+    def test_skopeo_pulls_from_it(self, layout: Path, tmp_path: Path) -> None:
+        options = "--layout", str(layout), "--name", "library/app"
+        with example("flask_app", tmp_path / "log", *options) as host:
+            back = tmp_path / "back"
+            remote = f"docker://{host}/library/app:v1"
+            skopeo("copy --src-tls-verify=false", remote, f"oci:{back}:v1")
+            assert files_of(back) == files_of(layout)
+            assert "library/app" in requests.get(f"http://{host}/", timeout=10).text
+
+    def test_its_page_and_its_errors(self, layout: Path) -> None:
+        client = make_flask_app(layout, "library/app").test_client()
+        assert '<a href="/v2/library/app/manifests/v1">v1</a>' in client.get("/").text
+        tags = client.get("/v2/library/app/tags/list?n=1")
+        assert tags.get_json() == {"name": "library/app", "tags": ["v1"]}
+        for method, path, status, code in (
+            ("GET", "/v2/other/tags/list", 404, "NAME_UNKNOWN"),
+            ("GET", "/v2/library/App/tags/list", 400, "NAME_INVALID"),
+            ("GET", "/v2/library/app/manifests/v2", 404, "MANIFEST_UNKNOWN"),
+            ("GET", "/v2/library/app/blobs/md5:x", 404, "BLOB_UNKNOWN"),
+            ("GET", f"/v2/library/app/referrers/{SHA256}", 404, "UNSUPPORTED"),
+            ("GET", "/nothing", 404, "UNSUPPORTED"),
+            ("PUT", "/v2/library/app/manifests/v1", 405, "UNSUPPORTED"),
+            ("POST", "/v2/library/app/tags/list", 405, "UNSUPPORTED"),
+            ("GET", "/v2/library/app/tags/list?n=x", 400, "PAGINATION_NUMBER_INVALID"),
+        ):
+            response = client.open(path, method=method)
+            assert (response.status_code, response.get_json()["errors"][0]["code"]) == (
+                status,
+                code,
+            )
+            assert response.headers["Docker-Distribution-API-Version"] == "registry/2.0"
+        assert client.get("/v2/").status_code == 200
+        assert client.get("/v2").location == "/v2/"
