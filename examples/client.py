@@ -20,8 +20,7 @@ from requests.auth import AuthBase, HTTPBasicAuth
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 from tqdm import tqdm
 
-from registry_routes import errors, grammar
-from registry_routes.urls import URLBuilder, resolve_location
+from registry_routes import URLBuilder, errors, grammar, resolve_location
 
 INDEXES = (
     "application/vnd.oci.image.index.v1+json",

@@ -14,9 +14,7 @@ from typing import Any
 from flask import Flask, Response, jsonify, render_template_string, request, send_file, url_for
 from werkzeug.exceptions import HTTPException
 
-from registry_routes import RegistryMap, errors, grammar
-from registry_routes.app import error_response
-from registry_routes.urls import next_link, page, read_page
+from registry_routes import RegistryMap, error_response, errors, grammar, next_link, page, read_page
 
 PAGE = """<!doctype html>
 <title>{{ name }}</title>

@@ -26,9 +26,15 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
-from registry_routes import RegistryMap, errors, url_map
-from registry_routes.access import Scope, parse_scopes, required_scopes
-from registry_routes.app import error_response
+from registry_routes import (
+    RegistryMap,
+    Scope,
+    error_response,
+    errors,
+    parse_scopes,
+    required_scopes,
+    url_map,
+)
 
 LIFETIME = 300  # seconds
 SERVICE = "registry_routes example"

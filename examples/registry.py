@@ -26,9 +26,15 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.utils import send_file
 from werkzeug.wrappers import Response
 
-from registry_routes import errors, grammar
-from registry_routes.app import RegistryApp, RegistryRequest
-from registry_routes.urls import next_link, page, read_page
+from registry_routes import (
+    RegistryApp,
+    RegistryRequest,
+    errors,
+    grammar,
+    next_link,
+    page,
+    read_page,
+)
 
 IMAGE_INDEX = "application/vnd.oci.image.index.v1+json"
 IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"

@@ -8,6 +8,9 @@
 'https://registry.example.com/v2/library/nginx/manifests/latest'
 """
 
+from . import errors
+from .access import Scope, parse_scopes, required_scopes
+from .app import RegistryApp, RegistryRequest, error_response
 from .converters import (
     CONVERTERS,
     DigestConverter,
@@ -16,8 +19,10 @@ from .converters import (
     TagConverter,
     UploadIdConverter,
 )
+from .errors import RegistryError, read_errors
 from .map import RegistryMap, url_map
 from .routes import DOCKER_1_5, OCI_1_1, Dialect, RegistryRules, Route, RouteName
+from .urls import URLBuilder, next_link, page, parse_next_link, read_page, resolve_location
 
 __all__ = [
     "CONVERTERS",
@@ -26,12 +31,27 @@ __all__ = [
     "Dialect",
     "DigestConverter",
     "ExtensionConverter",
+    "RegistryApp",
+    "RegistryError",
     "RegistryMap",
+    "RegistryRequest",
     "RegistryRules",
     "RepositoryNameConverter",
     "Route",
     "RouteName",
+    "Scope",
     "TagConverter",
+    "URLBuilder",
     "UploadIdConverter",
+    "error_response",
+    "errors",
+    "next_link",
+    "page",
+    "parse_next_link",
+    "parse_scopes",
+    "read_errors",
+    "read_page",
+    "required_scopes",
+    "resolve_location",
     "url_map",
 ]

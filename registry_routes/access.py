@@ -68,6 +68,9 @@ class Scope:
 def parse_scopes(text: str) -> list[Scope]:
     """The scopes of a challenge or a token request, separated by spaces.
 
+    >>> [scope.name for scope in parse_scopes("repository:a:pull registry:catalog:*")]
+    ['a', 'catalog']
+
     Raises `ValueError` naming the one that is malformed.
     """
     return [Scope.parse(one) for one in text.split()]

@@ -31,7 +31,13 @@ log = logging.getLogger(__name__)
 
 
 class RegistryRequest(Request):
-    """The `werkzeug.wrappers.Request` that a view gets."""
+    """The `werkzeug.wrappers.Request` that a view gets.
+
+    >>> from werkzeug.test import create_environ
+    >>> request = RegistryRequest(create_environ("/v2/", "https://registry.example.com/mirror"))
+    >>> request.urls.tags("library/nginx")
+    '/mirror/v2/library/nginx/tags/list'
+    """
 
     def __init__(self, environ: "WSGIEnvironment", url_map: RegistryMap = url_map) -> None:
         super().__init__(environ)
@@ -179,6 +185,10 @@ def error_response(error: HTTPException, environ: "WSGIEnvironment | None" = Non
 
     A redirect stays one, and an error that carries a response is that response. For Flask, say:
     ``app.register_error_handler(HTTPException, error_response)``.
+
+    >>> from werkzeug.exceptions import Forbidden
+    >>> error_response(Forbidden("not you")).get_json()
+    {'errors': [{'code': 'DENIED', 'message': 'not you'}]}
     """
     response = error.get_response(environ)
     if isinstance(error, RequestRedirect):

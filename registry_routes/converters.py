@@ -81,7 +81,11 @@ class RepositoryNameConverter(GrammarConverter, grammar=grammar.NAME):
 
 
 class TagConverter(GrammarConverter, grammar=grammar.TAG):
-    """A tag: up to 128 letters, digits, ``_``, ``.`` and ``-``, like ``3.19-alpine``."""
+    """A tag: up to 128 letters, digits, ``_``, ``.`` and ``-``, like ``3.19-alpine``.
+
+    >>> TagConverter.grammar.fits("3.19-alpine"), TagConverter.grammar.fits(".hidden")
+    (True, False)
+    """
 
     looks_like = "[^/:]+"  # a reference with ":" in it is meant to be a digest
 
@@ -91,7 +95,11 @@ class TagConverter(GrammarConverter, grammar=grammar.TAG):
 
 
 class DigestConverter(GrammarConverter, grammar=grammar.DIGEST):
-    """A digest: algorithm, ``:``, encoded hash; 64 lowercase hex digits where it is sha256."""
+    """A digest: algorithm, ``:``, encoded hash; 64 lowercase hex digits where it is sha256.
+
+    >>> DigestConverter.grammar.complaint("sha256:abc")
+    "digest 'sha256:abc' must have 64 lowercase hexadecimal digits after 'sha256:'"
+    """
 
     looks_like = "[^/]+"
 
@@ -101,7 +109,11 @@ class DigestConverter(GrammarConverter, grammar=grammar.DIGEST):
 
 
 class UploadIdConverter(GrammarConverter, grammar=grammar.UPLOAD_ID):
-    """An upload id, as a registry made it up: one URL-safe segment with no leading dot."""
+    """An upload id, as a registry made it up: one URL-safe segment with no leading dot.
+
+    >>> UploadIdConverter.grammar.fits("any-id_9f=="), UploadIdConverter.grammar.fits("..")
+    (True, False)
+    """
 
     looks_like = "[^/]+"
 
@@ -111,7 +123,11 @@ class UploadIdConverter(GrammarConverter, grammar=grammar.UPLOAD_ID):
 
 
 class ExtensionConverter(GrammarConverter, grammar=grammar.EXTENSION):
-    """An extension's name, without its leading ``_``; also its component and its module."""
+    """An extension's name, without its leading ``_``; also its component and its module.
+
+    >>> ExtensionConverter.grammar.fits("oci"), ExtensionConverter.grammar.fits("_oci")
+    (True, False)
+    """
 
 
 class _Docker(GrammarConverter):

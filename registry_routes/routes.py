@@ -35,7 +35,11 @@ class RouteName(StrEnum):
 
 @dataclass(frozen=True)
 class Route:
-    """One line of the route table."""
+    """One line of the route table.
+
+    >>> [(route.name.value, route.methods) for route in OCI_1_1.routes if "tags" in route.path]
+    [('tags', ('GET',))]
+    """
 
     name: RouteName
     """The endpoint."""
@@ -58,6 +62,11 @@ class Dialect:
     """A route table, and the converters that its rules use.
 
     Its routes exclude one another: no path may fit two of them, whatever the method.
+
+    >>> OCI_1_1
+    Dialect(name='OCI 1.1')
+    >>> OCI_1_1.root, len(OCI_1_1.routes), len(DOCKER_1_5.routes)
+    ('/v2', 11, 6)
     """
 
     name: str

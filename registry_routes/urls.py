@@ -71,6 +71,11 @@ class URLBuilder:
 
         A header that a proxy has set is not looked at here, but in
         `werkzeug.middleware.proxy_fix.ProxyFix`, which is told whom to trust.
+
+        >>> from werkzeug.test import create_environ
+        >>> environ = create_environ("/v2/", "https://registry.example.com/mirror")
+        >>> URLBuilder.from_environ(environ).base()
+        'https://registry.example.com/mirror/v2/'
         """
         script_name = quote(environ.get("SCRIPT_NAME", ""), safe=_SAFE_IN_PATH, encoding="latin-1")
         root = f"/{script_name.strip('/')}"

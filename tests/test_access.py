@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.datastructures import MultiDict
 
-from registry_routes import url_map
-from registry_routes.access import Scope, parse_scopes, required_scopes
+from registry_routes import Scope, parse_scopes, required_scopes, url_map
 from registry_routes.errors import NameInvalid
 
 from .nasty import SHA256

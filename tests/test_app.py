@@ -18,8 +18,15 @@ from werkzeug.routing import Rule
 from werkzeug.test import Client, TestResponse
 from werkzeug.wrappers import Response
 
-from registry_routes import DOCKER_1_5, RegistryMap, errors, url_map
-from registry_routes.app import RegistryApp, RegistryRequest, error_response
+from registry_routes import (
+    DOCKER_1_5,
+    RegistryApp,
+    RegistryMap,
+    RegistryRequest,
+    error_response,
+    errors,
+    url_map,
+)
 
 from .nasty import SHA256
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from werkzeug import exceptions
 from werkzeug.datastructures import WWWAuthenticate
 
-from registry_routes import errors
-from registry_routes.access import Scope
+from registry_routes import Scope, errors
 from registry_routes.errors import ERRORS, RegistryError, Unauthorized, Unsupported, read_errors
 
 # Status and exception of each code: distribution-spec 1.1, "Error Codes", and Go distribution.

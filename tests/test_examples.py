@@ -19,8 +19,7 @@ from werkzeug.serving import make_server
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
-from registry_routes import errors
-from registry_routes.access import parse_scopes
+from registry_routes import errors, parse_scopes
 
 from . import oci_layout
 from .nasty import SHA256

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+import registry_routes
+from registry_routes.__main__ import main
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
@@ -29,7 +32,25 @@ def test_python_block(block: str) -> None:
 
 def test_there_are_blocks_to_run() -> None:
     assert sum(language == "python" for language, _ in BLOCKS) >= 3
-    assert {language for language, _ in BLOCKS} <= {"python", "sh"}
+    assert {language for language, _ in BLOCKS} <= {"python", "sh", "console"}
+
+
+def test_what_the_command_line_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = [text for language, text in BLOCKS if language == "console"]
+    commands = re.findall(r"^\$ registry-routes (.*)\n((?:[^$].*\n)+)", block, re.MULTILINE)
+    assert len(commands) == 3
+    for command, printed in commands:
+        main(command.split())
+        captured = capsys.readouterr()
+        assert captured.out + captured.err == printed
+
+
+def test_the_examples_that_are_named_are_there_and_take_the_options_shown() -> None:
+    for name, options in re.findall(r"python examples/(\w+\.py)(.*)", README):
+        command = [sys.executable, str(ROOT / "examples" / name), "--help"]
+        run = subprocess.run(command, capture_output=True, text=True, check=True)
+        for option in re.findall(r"--[a-z]+", options):
+            assert option in run.stdout
 
 
 def test_the_command_for_the_registry_is_the_examples_own() -> None:
@@ -49,3 +70,11 @@ def test_ci_runs_the_readmes_test_command_as_written() -> None:
     commands = [text.strip() for language, text in BLOCKS if language == "sh"]
     (command,) = [text for text in commands if "pytest" in text]
     assert command in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("name", registry_routes.__all__)
+def test_a_public_name_says_what_it_is_and_shows_it(name: str) -> None:
+    """Doctests are run (``--doctest-modules``); data and modules are shown elsewhere."""
+    public = getattr(registry_routes, name)
+    if isinstance(public, type) or callable(public):
+        assert ">>> " in (public.__doc__ or "")

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from werkzeug.serving import make_server
 
-from registry_routes import DOCKER_1_5, RegistryMap
-from registry_routes.app import RegistryApp
+from registry_routes import DOCKER_1_5, RegistryApp, RegistryMap
 
 from . import oci_layout
 from .servers import example, files_of, skopeo

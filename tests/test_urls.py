@@ -11,16 +11,19 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import Client
 from werkzeug.wrappers import Request, Response
 
-from registry_routes import DOCKER_1_5, RegistryMap, RouteName, url_map
-from registry_routes.errors import PaginationNumberInvalid
-from registry_routes.urls import (
+from registry_routes import (
+    DOCKER_1_5,
+    RegistryMap,
+    RouteName,
     URLBuilder,
     next_link,
     page,
     parse_next_link,
     read_page,
     resolve_location,
+    url_map,
 )
+from registry_routes.errors import PaginationNumberInvalid
 
 from .nasty import SHA256, SHA512
 from .wsgi import environ_for
