@@ -11,7 +11,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BuildError, RequestRedirect
 
 from .access import required_scopes
-from .errors import RegistryError
+from .errors import RegistryError, Unsupported
 from .map import RegistryMap
 from .routes import DOCKER_1_5, OCI_1_1
 from .urls import URLBuilder
@@ -26,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         printed: str = options.command(options)
     except RequestRedirect as redirect:
         return _fail(f"{redirect.code} {redirect.name}: {redirect.new_url}")
+    except Unsupported as error:
+        allowed = ", ".join(error.valid_methods or ())
+        return _fail(f"{error.code} {error.error_code}: {error.description} (Allow: {allowed})")
     except RegistryError as error:
         return _fail(f"{error.code} {error.error_code}: {error.description}")
     except HTTPException as error:
@@ -76,6 +79,8 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _map_and_urls(options: argparse.Namespace) -> tuple[RegistryMap, URLBuilder]:
+    if "<" in options.prefix:
+        raise ValueError(f"prefix {options.prefix!r} must be a path without variables")
     routes = RegistryMap(DIALECTS[options.dialect], prefix=options.prefix)
     root = "/" if options.root is None else options.root
     return routes, URLBuilder(root, relative=options.root is None, url_map=routes)
@@ -106,10 +111,20 @@ def _routes(options: argparse.Namespace) -> str:
 
 def _match(options: argparse.Namespace) -> str:
     routes, urls = _map_and_urls(options)
-    target, method = urlsplit(options.url), options.method.upper()
-    path = unquote(target.path).removeprefix(unquote(urlsplit(urls.root).path))
-    endpoint, values = routes.bind("registry.invalid", query_args=target.query).match(path, method)
-    scopes = required_scopes(endpoint, method, values, target.query)
+    method = options.method.upper()
+    url, _, query = options.url.partition("#")[0].partition("?")
+    if "://" in url:
+        parts = urlsplit(url)
+        root = urlsplit(urls.root)
+        if root.netloc and (parts.scheme, parts.netloc) != (root.scheme, root.netloc):
+            raise ValueError(f"URL {options.url!r} must be under the root {urls.root!r}")
+        url = parts.path
+    mount = urlsplit(urls.root).path
+    if mount and not f"{url}/".startswith(f"{mount}/"):
+        raise ValueError(f"URL {options.url!r} must be under the root {urls.root!r}")
+    adapter = routes.bind("registry.invalid", unquote(mount), query_args=query)
+    endpoint, values = adapter.match(unquote(url.removeprefix(mount)), method)
+    scopes = required_scopes(endpoint, method, values, query)
     lines = [["endpoint", endpoint], *values.items(), ["scopes", " ".join(map(str, scopes)) or "-"]]
     return _aligned(lines)
 

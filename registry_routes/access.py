@@ -84,8 +84,8 @@ def required_scopes(
 ) -> list[Scope]:
     """What a token must allow for a request; nothing for `base`, which any token opens.
 
-    `endpoint` and `values` are what the map has matched; `query` is the request's, as a string or
-    as parsed.
+    `endpoint` and `values` are what the map has matched, the endpoint as the map calls it, prefix
+    and all; `query` is the request's, as a string or as parsed.
 
     >>> required_scopes("manifest", "PUT", {"name": "library/nginx", "tag": "latest"})
     [Scope(type='repository', name='library/nginx', actions=('pull', 'push'))]
@@ -98,10 +98,11 @@ def required_scopes(
     """
     name = values.get("name")
     if name is None:
-        return [] if endpoint == RouteName.BASE else [Scope("registry", "catalog", ("*",))]
+        is_base = endpoint.rpartition(".")[2] == RouteName.BASE
+        return [] if is_base else [Scope("registry", "catalog", ("*",))]
     # A method that no specification knows may do anything.
     scopes = [Scope("repository", name, _ACTIONS.get(method.upper(), ("*",)))]
-    if endpoint == RouteName.BLOB_UPLOAD:
+    if method.upper() == "POST":  # whatever the endpoint is called: a map may prefix them
         for source in _values_of(query, "from"):
             if not NAME.fits(source):
                 raise NameInvalid(NAME.complaint(source), detail={"name": source})
@@ -126,5 +127,5 @@ def _values_of(query: Mapping[str, Any] | str, name: str) -> list[str]:
     if isinstance(query, str):
         query = parse_qs(query, keep_blank_values=True)
     getlist = getattr(query, "getlist", None)
-    found = getlist(name) if getlist else query.get(name, [])
-    return [found] if isinstance(found, str) else list(found)
+    found = getlist(name) if getlist else query.get(name)
+    return [found] if isinstance(found, str) else list(found or ())

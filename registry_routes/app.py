@@ -116,9 +116,10 @@ class RegistryApp:
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         try:
-            response = self._respond(environ)
-        except HTTPException as error:
-            response = error_response(error, environ)
+            try:
+                response = self._respond(environ)
+            except HTTPException as error:
+                response = error_response(error, environ)
         except Exception:
             log.exception("%s %r", environ["REQUEST_METHOD"], environ.get("PATH_INFO"))
             response = error_response(Unknown(), environ)
@@ -130,41 +131,47 @@ class RegistryApp:
         try:
             endpoint, values = adapter.match()
         except MethodNotAllowed as error:
-            raise self._refusal(self._refused_endpoint(adapter, error)) from None
+            raise self._refusal(adapter, error.valid_methods or ()) from None
         method = environ["REQUEST_METHOD"].upper()
-        views = self._views_of(endpoint)
-        view = views.get(method)
-        if view is None and method == "HEAD":
-            view = views.get("GET")
+        view = self._view_of(endpoint, method)
         if view is None:
-            raise self._refusal(endpoint)
+            # A rule that takes any method has no list of them.
+            others = adapter.allowed_methods() or {*self._views.get(endpoint, ()), "HEAD"}
+            raise self._refusal(adapter, others)
         length = environ.get("CONTENT_LENGTH", "")
-        if length and not (length.isascii() and length.isdecimal()):
+        if length and not (length.isascii() and length.isdecimal() and len(length) < 19):
             # Werkzeug would take the body for an empty one.
-            raise SizeInvalid(f"Content-Length {length!r} must be a whole number")
-        return view(RegistryRequest(environ, self.url_map), **values)
+            raise SizeInvalid(f"Content-Length {length[:64]!r} must be a whole number of bytes")
+        response = view(RegistryRequest(environ, self.url_map), **values)
+        if not isinstance(response, Response):
+            raise TypeError(f"view of {endpoint!r} must return a Response, not {response!r}")
+        return response
 
-    def _views_of(self, endpoint: Any) -> dict[str, Callable[..., Response]]:
-        views = self._views.get(endpoint)
-        if views is None:
-            return {"GET": _base} if endpoint == RouteName.BASE else {}
-        return views
+    def _view_of(self, endpoint: Any, method: str) -> Callable[..., Response] | None:
+        views = self._views.get(endpoint, {})
+        if method == "HEAD" and "HEAD" not in views:
+            method = "GET"
+        if endpoint == RouteName.BASE and method == "GET":
+            return views.get("GET", _base)
+        return views.get(method)
 
-    def _refused_endpoint(self, adapter: RegistryMapAdapter, error: MethodNotAllowed) -> Any:
-        """The endpoint that takes other methods on the path."""
-        method = next(iter(error.valid_methods or ["GET"]))
-        try:
-            return adapter.match(method=method)[0]
-        except RequestRedirect as redirect:  # the path has a slash too many or too few
-            path = unquote(urlsplit(redirect.new_url).path)
-            return adapter.match(path.removeprefix(adapter.script_name.rstrip("/")), method)[0]
-
-    def _refusal(self, endpoint: Any) -> RegistryError:
-        """The error for a method that an endpoint has no view for."""
-        methods = set(self._views_of(endpoint))
-        if "GET" in methods:
-            methods.add("HEAD")
-        return Unsupported(valid_methods=sorted(methods)) if methods else RouteUnknown()
+    def _refusal(self, adapter: RegistryMapAdapter, methods: Iterable[str]) -> RegistryError:
+        """The error for a path that takes these methods, some of which may have a view."""
+        viewed = []
+        for method in sorted(methods):
+            try:
+                endpoint, _ = adapter.match(method=method)
+            except RequestRedirect as redirect:  # the path has a slash too many or too few
+                path = unquote(urlsplit(redirect.new_url).path)
+                path = path.removeprefix(adapter.script_name.rstrip("/"))
+                try:
+                    endpoint, _ = adapter.match(path, method)
+                except HTTPException:
+                    viewed.append(method)  # a redirect of a user's, to somewhere else
+                    continue
+            if self._view_of(endpoint, method) is not None:
+                viewed.append(method)
+        return Unsupported(valid_methods=viewed) if viewed else RouteUnknown()
 
 
 def _base(request: RegistryRequest) -> Response:
@@ -191,11 +198,15 @@ def error_response(error: HTTPException, environ: "WSGIEnvironment | None" = Non
     {'errors': [{'code': 'DENIED', 'message': 'not you'}]}
     """
     response = error.get_response(environ)
+    if error.response is not None:
+        return response
     if isinstance(error, RequestRedirect):
         response.data = b""
         del response.headers["Content-Type"]
-    elif not isinstance(error, RegistryError) and error.response is None:
-        code = _CODES.get(error.code or 500, Unknown.error_code)
+        return response
+    response.status_code = error.code or 500
+    if not isinstance(error, RegistryError):
+        code = _CODES.get(response.status_code, Unknown.error_code)
         response.data = error_body(code, error.description or error.name)
         response.content_type = "application/json"
     return response

@@ -6,12 +6,37 @@ from collections.abc import Sequence
 from werkzeug.routing.rules import parse_converter_args
 
 from .errors import RegistryError, RouteUnknown
-from .fastpath import Expression
+from .expression import Expression
 from .routes import RegistryRule
 
 
+class Diagnoses:
+    """Says what is wrong with a path that fits none of `rules`, those of a map's route tables."""
+
+    def __init__(self, rules: Sequence[RegistryRule]) -> None:
+        self._rules = rules
+        self._domains = {
+            domain: re.compile(_pattern(rule, domain)).fullmatch
+            for rule in rules
+            for domain in [_domain_of(rule)]
+        }
+        #: By the rules' domains: one diagnosis for each set of rules that meet somewhere.
+        self._diagnoses: dict[tuple[str, ...], Diagnosis] = {}
+
+    def error(self, domain: str, path: str, method: str) -> RegistryError | None:
+        """The error for a path at a subdomain (or host, where the map matches these), which no
+        rule fits; `None` if it is not one of the API at all."""
+        here = tuple(one for one, fits in self._domains.items() if fits(domain))
+        if not here:
+            return None
+        if here not in self._diagnoses:
+            rules = [rule for rule in self._rules if _domain_of(rule) in here]
+            self._diagnoses[here] = Diagnosis(rules)
+        return self._diagnoses[here].error(path, method)
+
+
 class Diagnosis:
-    """Says what is wrong with a path that fits none of `rules`, the rules of route tables.
+    """Says what is wrong with a path that fits none of `rules`, all of them at one place.
 
     One expression, as for the fast path, but with a looser pattern for each value. The rules are
     tried last one first, so that a manifest's reference is a tag if it may be meant as one.
@@ -19,7 +44,7 @@ class Diagnosis:
 
     def __init__(self, rules: Sequence[RegistryRule]) -> None:
         expression = Expression(rules[::-1], _loose_pattern)
-        roots = "|".join(sorted({_root_pattern(rule) for rule in rules}))
+        roots = "|".join(sorted({_pattern(rule, _root_of(rule)) for rule in rules}))
         self._answers = expression.answers
         self._fullmatch = re.compile(f"{expression.pattern}|(?:{roots})(?:/(?s:.*))?").fullmatch
 
@@ -40,21 +65,35 @@ class Diagnosis:
 
 
 def _loose_pattern(rule: RegistryRule, variable: str) -> str:
-    """What may stand for a variable, well-formed or not; of one in a prefix, what is."""
+    """What may stand for a variable of a rule's path, well-formed or not."""
     converter = rule.converters.get(variable)
     if converter is not None:
         return converter.looks_like or converter.grammar.pattern
-    found = re.search(rf"<(?:(\w+)(?:\((.*?)\))?:)?{variable}>", rule.rule)
-    assert found  # noqa: S101 - it is one of the rule's variables
+    return _foreign_pattern(rule, rule.rule, variable)
+
+
+def _foreign_pattern(rule: RegistryRule, text: str, variable: str) -> str:
+    """What a variable is that `text`, a prefix or a domain of the rule, has."""
+    found = re.search(rf"<(?:(\w+)(?:\((.*?)\))?:)?{variable}>", text)
+    assert found  # noqa: S101 - it is one of the text's variables
     args, kwargs = parse_converter_args(found[2] or "")
     pattern = rule.get_converter(variable, found[1] or "default", args, kwargs).regex
     return f"(?:{pattern})" if re.compile(pattern).groups == 0 else "[^/]+"
 
 
-def _root_pattern(rule: RegistryRule) -> str:
-    """An expression for the path that the rule's route table is under."""
-    root = rule.rule.removesuffix(rule.route.path) + rule.dialect.root
-    texts = re.split(r"<(?:[^>]*:)?(\w+)>", root)
+def _root_of(rule: RegistryRule) -> str:
+    """The path that the rule's route table is under."""
+    return rule.rule.removesuffix(rule.route.path) + rule.dialect.root
+
+
+def _domain_of(rule: RegistryRule) -> str:
+    """The subdomain of a rule, or its host where the map matches hosts."""
+    return (rule.host if rule.map.host_matching else rule.subdomain) or ""
+
+
+def _pattern(rule: RegistryRule, text: str) -> str:
+    """An expression for what `text`, a root or a domain of the rule, may be."""
+    texts = re.split(r"<(?:[^>]*:)?(\w+)>", text)
     texts[::2] = map(re.escape, texts[::2])
-    texts[1::2] = (_loose_pattern(rule, variable) for variable in texts[1::2])
+    texts[1::2] = (_foreign_pattern(rule, text, variable) for variable in texts[1::2])
     return "".join(texts)

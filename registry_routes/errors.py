@@ -9,7 +9,7 @@ RANGE_INVALID, PAGINATION_NUMBER_INVALID, UNAVAILABLE and UNKNOWN are Docker's: 
 import json
 import re
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from html import unescape
 from types import MappingProxyType
@@ -29,14 +29,14 @@ def error_body(code: str, message: str, detail: Any = None) -> str:
     error = {"code": code, "message": message, "detail": detail}
     if detail is None:
         del error["detail"]
-    return json.dumps({"errors": [error]})
+    return json.dumps({"errors": [error]}, default=str)
 
 
 class RegistryError(exceptions.HTTPException):
     """An error of the registry, as an exception and as the response to send.
 
     `message` says what went wrong to a person, in place of the code's own words; `detail` is
-    anything that JSON can hold. Other options go to the Werkzeug exception.
+    anything that JSON can hold, or that prints. Other options go to the Werkzeug exception.
 
     >>> error = BlobUnknown(detail={"digest": "sha256:…"})
     >>> isinstance(error, exceptions.NotFound), error.code, error.error_code
@@ -45,7 +45,7 @@ class RegistryError(exceptions.HTTPException):
     'application/json'
     """
 
-    error_code: str
+    error_code = "UNKNOWN"
 
     def __init__(self, message: str | None = None, *, detail: Any = None, **options: Any) -> None:
         super().__init__(description=message, **options)
@@ -180,7 +180,7 @@ class Unauthorized(RegistryError, exceptions.Unauthorized):
             parameters = {"realm": self.realm, "service": self.service, "scope": self.scope}
             # Always quoted: many clients look for the quotes.
             challenge = ",".join(
-                f"{name}={quote_header_value(value, allow_token=False)}"
+                f"{name}={quote_header_value(' '.join(value.split()), allow_token=False)}"
                 for name, value in parameters.items()
                 if value
             )
@@ -305,16 +305,36 @@ def _of_status(status: int) -> type[RegistryError]:
 
 
 def _challenge(header: str) -> dict[str, Any]:
-    challenge = WWWAuthenticate.from_header(header)
-    if challenge is None or challenge.type != "bearer":
-        return {}
-    return {name: challenge.get(name) or "" for name in ("realm", "service", "scope")}
+    for scheme in _schemes(header):
+        challenge = WWWAuthenticate.from_header(scheme)
+        if challenge is not None and challenge.type == "bearer":
+            return {name: challenge.get(name) or "" for name in ("realm", "service", "scope")}
+    return {}
+
+
+def _schemes(header: str) -> list[str]:
+    """The challenges of a header, which may have several, one behind the other (RFC 9110, 11.6.1).
+
+    Each begins with a scheme, a word that no "=" follows.
+    """
+    parts = re.findall(r"""(?:[^",]|"(?:[^"\\]|\\.)*"?)+""", header)
+    schemes: list[str] = []
+    for part in parts:
+        if schemes and re.match(r"\s*[^\s=]+\s*=", part):
+            schemes[-1] += f",{part}"
+        else:
+            schemes.append(part.strip())
+    return schemes
 
 
 def _retry_after(header: str) -> datetime | int | None:
     if header.isascii() and header.isdecimal():
         return min(int(header[:9]), 10**9)
-    return parse_date(header)
+    try:
+        date = parse_date(header)
+        return date and date.astimezone(UTC)
+    except (OverflowError, ValueError):  # a date that no calendar has
+        return None
 
 
 def _plain_text(text: str) -> str:

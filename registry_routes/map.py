@@ -19,9 +19,9 @@ from werkzeug.routing import (
     Submount,
 )
 
-from .diagnosis import Diagnosis
 from .errors import Unsupported
-from .fastpath import FastPath, other_ending
+from .expression import other_ending
+from .fastpath import FastPath
 from .routes import OCI_1_1, Dialect, RegistryRule, RegistryRules
 
 if TYPE_CHECKING:
@@ -83,7 +83,6 @@ class RegistryMap(Map):
         self.dialect = dialect
         self._good_hosts: set[str] = set()
         self._fast_path: FastPath | None = None
-        self._diagnoses: dict[str | None, Diagnosis] = {}
         self._rules_lock = RLock()  # a rule factory may match in the map that it is added to
         self._own_rules: list[Any] = list(
             Submount(prefix, [RegistryRules(dialect)]).get_rules(self)
@@ -104,7 +103,6 @@ class RegistryMap(Map):
                 super().add(rulefactory)
             finally:
                 self._fast_path = None
-                self._diagnoses.clear()
 
     def update(self) -> None:
         """As `werkzeug.routing.Map.update`, which a rule added meanwhile would upset."""
@@ -116,22 +114,6 @@ class RegistryMap(Map):
             if self._fast_path is None:
                 self._fast_path = FastPath(self._own_rules, self)
             return self._fast_path
-
-    def _diagnosis_at(self, domain: str | None) -> Diagnosis | None:
-        """What knows the malformed paths of the registry's rules at a subdomain, or at a host."""
-        with suppress(KeyError):
-            return self._diagnoses[domain]
-        with self._rules_lock:
-            rules = [
-                rule
-                for rule in self.iter_rules()
-                if isinstance(rule, RegistryRule)
-                and (rule.host if self.host_matching else rule.subdomain) == domain
-            ]
-            if not rules:  # and nothing to remember: there is no end of such domains
-                return None
-            self._diagnoses[domain] = Diagnosis(rules)
-            return self._diagnoses[domain]
 
     def bind(
         self,
@@ -464,8 +446,8 @@ class RegistryMapAdapter(MapAdapter):
     def _not_found(self, path: str, method: str) -> HTTPException:
         """The error for a clean path that nothing fits."""
         domain = self.server_name if self.map.host_matching else self.subdomain
-        diagnosis = self.map._diagnosis_at(domain)
-        return (diagnosis and diagnosis.error(path, method)) or NotFound()
+        diagnoses = self.map._current_fast_path().diagnoses
+        return diagnoses.error(domain or "", path, method) or NotFound()
 
     def _location(self, path: str, query_args: Mapping[str, Any] | str | None) -> str:
         """A redirect's target: a path with one leading slash, so that it cannot name a host."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import SplitResult, quote, urlencode, urljoin, urlsplit
 
+from werkzeug.exceptions import SecurityError
 from werkzeug.http import parse_options_header
 from werkzeug.wsgi import get_host
 
@@ -50,8 +51,8 @@ class URLBuilder:
         if parts.query or parts.fragment or "@" in parts.netloc:
             raise ValueError(f"root {root!r} must have no query, no fragment and no credentials")
         path = parts.path.rstrip("/")
-        if path and not path.startswith("/"):
-            raise ValueError(f"root {root!r} must start with '/'")
+        if path and (not path.startswith("/") or path.startswith("//")):
+            raise ValueError(f"root {root!r} must have a path that starts with one '/'")
         self.root = path if relative else f"{parts.scheme}://{parts.netloc}{path}"
         """What every URL starts with."""
         self._routes = url_map.bind("registry.invalid")
@@ -70,7 +71,8 @@ class URLBuilder:
         """For the registry that a request came to: its scheme, its host, where it is mounted.
 
         A header that a proxy has set is not looked at here, but in
-        `werkzeug.middleware.proxy_fix.ProxyFix`, which is told whom to trust.
+        `werkzeug.middleware.proxy_fix.ProxyFix`, which is told whom to trust. Raises
+        `werkzeug.exceptions.SecurityError`, a 400, where the ``Host`` is malformed.
 
         >>> from werkzeug.test import create_environ
         >>> environ = create_environ("/v2/", "https://registry.example.com/mirror")
@@ -80,7 +82,10 @@ class URLBuilder:
         script_name = quote(environ.get("SCRIPT_NAME", ""), safe=_SAFE_IN_PATH, encoding="latin-1")
         root = f"/{script_name.strip('/')}"
         if not relative:
-            root = f"{environ['wsgi.url_scheme']}://{get_host(environ)}{root}"
+            host = get_host(environ)
+            if not host:
+                raise SecurityError("the request's Host is malformed")
+            root = f"{environ['wsgi.url_scheme']}://{host}{root}"
         return cls(root, relative=relative, url_map=url_map)
 
     def base(self) -> str:
@@ -100,7 +105,7 @@ class URLBuilder:
         name: str,
         reference: str,
         *,
-        tag: str | Iterable[str] = (),
+        tag: str | Iterable[str] | None = None,
         ns: str | None = None,
     ) -> str:
         """A manifest, by a tag or by its digest; one with ``:`` in it is a digest.
@@ -109,7 +114,7 @@ class URLBuilder:
         :param ns: the registry that a proxy is to pull from.
         """
         kind = "digest" if isinstance(reference, str) and ":" in reference else "tag"
-        tags = [tag] if isinstance(tag, str) else [*tag]
+        tags = [tag] if isinstance(tag, str) else [*(tag or ())]
         for one in tags:
             self._grammars["tag"].check(one)
         if tags and kind == "tag":
@@ -151,6 +156,8 @@ class URLBuilder:
             "digest": self._checked_digest(digest),
             "digest-algorithm": digest_algorithm,
         }
+        for parameter in parameters.keys() & query.keys():
+            raise ValueError(f"parameter {parameter!r} must be given by its own argument")
         return self._url(RouteName.BLOB_UPLOAD, {"name": name}, **parameters, **query)
 
     def blob_upload_chunk(

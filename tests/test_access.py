@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.datastructures import MultiDict
+from werkzeug.routing import EndpointPrefix, Map
 
-from registry_routes import Scope, parse_scopes, required_scopes, url_map
+from registry_routes import RegistryRules, Scope, parse_scopes, required_scopes, url_map
 from registry_routes.errors import NameInvalid
 
 from .nasty import SHA256
@@ -83,6 +84,16 @@ def test_a_mount_from_no_repository_name_is_refused(source: str) -> None:
         scopes_of("POST", f"/v2/{NAME}/blobs/uploads/", {"from": source})
     assert error.value.code == 400
     assert error.value.detail == {"name": source}
+
+
+def test_endpoints_may_have_a_prefix() -> None:
+    own = Map([EndpointPrefix("registry.", [RegistryRules()])]).bind("h")
+    endpoint, values = own.match("/v2/a/blobs/uploads/", "POST")
+    needed = required_scopes(endpoint, "POST", values, {"from": "b", "mount": None})
+    assert [str(scope) for scope in needed] == ["repository:a:pull,push", "repository:b:pull"]
+    assert required_scopes(*own.match("/v2/")[:1], "GET", {}) == []
+    assert required_scopes("registry.catalog", "GET", {}) != []
+    assert len(required_scopes(endpoint, "POST", values, {"from": None})) == 1
 
 
 def test_an_unknown_method_may_do_anything() -> None:

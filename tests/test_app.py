@@ -198,11 +198,62 @@ def test_an_unexpected_exception_is_logged_and_kept_from_the_client(
     assert record.getMessage() == "GET '/v2/a/tags/list'"
 
 
-@pytest.mark.parametrize("length", ["x", "-1", "1.0", "٣", "1 ", "0x1"])
+@pytest.mark.parametrize("length", ["x", "-1", "1.0", "٣", "1 ", "0x1", "9" * 5000])
 def test_a_body_of_no_length_is_not_taken_for_an_empty_one(client: Client, length: str) -> None:
     environ = {"CONTENT_LENGTH": length}
     response = client.post("/v2/a/blobs/uploads/", data=b"body", environ_overrides=environ)
     assert (response.status_code, code_of(response)) == (400, "SIZE_INVALID")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: None,
+        lambda: "a string",
+        lambda: fail(errors.RegistryError("x")),
+        lambda: fail(exceptions.HTTPException("x")),
+        lambda: fail(errors.BlobUnknown(detail=Unprintable())),
+    ],
+)
+def test_whatever_goes_wrong_leaves_as_a_500(wrong: Any, caplog: pytest.LogCaptureFixture) -> None:
+    app = RegistryApp()
+    app.view("catalog", "GET")(lambda request: wrong())
+    response = Client(app).get("/v2/_catalog")
+    assert (response.status_code, code_of(response)) == (500, "UNKNOWN")
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def fail(error: Exception) -> Response:
+    raise error
+
+
+def test_a_path_of_two_endpoints_and_one_that_redirects() -> None:
+    routes = RegistryMap(
+        rules=[
+            Rule("/x", endpoint="a", methods=["GET"]),
+            Rule("/x", endpoint="b", methods=["PUT"]),
+            Rule("/x", endpoint="c", methods=["DELETE"]),
+            Rule("/old", endpoint="old", methods=["GET"], redirect_to="/new"),
+        ]
+    )
+    app = RegistryApp(routes)
+    app.view("a", "GET")(lambda request: Response())
+    app.view("b", "PUT")(lambda request: Response())
+    response = Client(app).post("/x")
+    assert (response.status_code, response.headers["Allow"]) == (405, "GET, HEAD, PUT")
+    assert Client(app).delete("/x").headers["Allow"] == "GET, HEAD, PUT"
+    assert Client(app).post("/old").headers["Allow"] == "GET, HEAD"
+
+
+def test_a_view_for_head_alone_leaves_the_one_for_get() -> None:
+    app = RegistryApp()
+    app.view("base", "HEAD")(lambda request: Response(status=204))
+    assert Client(app).get("/v2/").status_code == 200
+    assert Client(app).head("/v2/").status_code == 204
 
 
 def test_redirects_keep_method_and_query(client: Client) -> None:
@@ -211,6 +262,7 @@ def test_redirects_keep_method_and_query(client: Client) -> None:
     assert response.headers["Location"] == "/v2/a/blobs/uploads/?x=1"
     assert response.headers[VERSION] == "registry/2.0"
     assert response.data == b""
+    assert "Content-Type" not in response.headers
     followed = client.post("/v2/a/blobs/uploads?x=1", data=b"body", follow_redirects=True)
     assert followed.text == "bodyhttp://localhost/v2/a/blobs/uploads/?x=1"
 

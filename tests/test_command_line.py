@@ -101,7 +101,7 @@ def test_what_is_printed(
         ),
         (
             "match DELETE /v2/_catalog",
-            "405 UNSUPPORTED: the registry does not support this operation",
+            "405 UNSUPPORTED: the registry does not support this operation (Allow: GET, HEAD)",
         ),
         ("match /v2/x", "404 UNSUPPORTED: the registry has no such endpoint"),
         ("match POST /v2/a/blobs/uploads?x=1", "308 Permanent Redirect: /v2/a/blobs/uploads/?x=1"),
@@ -114,6 +114,14 @@ def test_what_is_printed(
         ("build --prefix r base", "prefix 'r' must start with '/'"),
         ("build nothing", "Could not build url for endpoint 'nothing'"),
         ("match /elsewhere", "404 Not Found"),
+        ("match //v2/_catalog?n=1", "308 Permanent Redirect: /v2/_catalog?n=1"),
+        ("match --root https://h/m https://h/m/v2", "308 Permanent Redirect: /m/v2/"),
+        ("match --root https://h/m https://h/mv2/", "URL 'https://h/mv2/' must be under the root"),
+        (
+            "match --root https://h https://other/v2/",
+            "URL 'https://other/v2/' must be under the root",
+        ),
+        ("match --prefix /<foo:x> /v2/", "prefix '/<foo:x>' must be a path without variables"),
     ],
 )
 def test_what_fails_is_said_and_the_exit_status_is_1(

@@ -2,11 +2,12 @@
 
 import json
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from werkzeug.exceptions import BadRequest, HTTPException, MethodNotAllowed, NotFound
-from werkzeug.routing import EndpointPrefix, Map, Rule, Subdomain, Submount
+from werkzeug.routing import EndpointPrefix, Map, Rule, RuleFactory, Subdomain, Submount
 
 from registry_routes import DOCKER_1_5, RegistryMap, RegistryRules
 from registry_routes.errors import RegistryError, Unsupported
@@ -214,6 +215,29 @@ def test_wherever_the_registrys_rules_are_mounted() -> None:
     error = error_of(url_map, "/s/v2/A/tags/list", subdomain="sub")
     assert body_of(error)["code"] == "NAME_INVALID"
     assert type(error_of(url_map, "/plain/v2/x", subdomain="elsewhere")) is NotFound
+
+
+def test_at_a_subdomain_or_a_host_that_is_a_variable() -> None:
+    class AtHost(RuleFactory):
+        def get_rules(self, map: Map) -> Iterable[Rule]:
+            for rule in RegistryRules().get_rules(map):
+                rule.host = "<tenant>.registry.example"
+                yield rule
+
+    by_subdomain = RegistryMap(prefix="/x", rules=[Subdomain("<tenant>", [RegistryRules()])])
+    by_host = RegistryMap(prefix="/x", host_matching=True, rules=[AtHost()])
+    for number in range(3):
+        error = error_of(by_subdomain, "/v2/A/tags/list", subdomain=f"t{number}")
+        assert body_of(error)["message"] == "repository name 'A' must be lowercase"
+        with pytest.raises(RegistryError):
+            by_host.bind(f"t{number}.registry.example").match("/v2/A/tags/list")
+    assert type(error_of(by_subdomain, "/v2/A/tags/list")) is NotFound
+    assert type(error_of(by_host, "/v2/A/tags/list")) is NotFound
+
+
+def test_values_with_newlines_are_of_the_api_as_well() -> None:
+    for path in "/v2/x\ny", "/v2/\n", "/v2/A\n/tags/list":
+        assert isinstance(error_of(RegistryMap(), path), RegistryError)
 
 
 def test_a_rule_added_later_is_known() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,6 +84,29 @@ def test_a_challenge_is_quoted_and_read_back() -> None:
     assert bare == 'Bearer realm="r"'
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        'Bearer realm="https://a/t",service="s",scope="x:y:z w:v:u"',
+        'bearer service=s, scope="x:y:z w:v:u", realm="https://a/t"',
+        'Basic realm="x, Bearer realm=y", Bearer realm="https://a/t",service="s",scope="x:y:z w:v:u"',
+        'Negotiate, Bearer realm="https://a/t",service="s",scope="x:y:z w:v:u"',
+        'Bearer realm="https://a/t",service="s",scope="x:y:z w:v:u", Basic realm="b"',
+    ],
+)
+def test_a_challenge_among_others(header: str) -> None:
+    [read] = read_errors(401, b"", {"WWW-Authenticate": header})
+    assert isinstance(read, Unauthorized)
+    assert (read.realm, read.service, read.scope) == ("https://a/t", "s", "x:y:z w:v:u")
+
+
+def test_what_cannot_stand_in_a_header_or_in_json_is_made_to() -> None:
+    header = Unauthorized(realm="a\r\nX: y", scope=["b\n"]).get_response().headers
+    assert header["WWW-Authenticate"] == 'Bearer realm="a X: y",scope="b"'
+    body = errors.BlobUnknown(detail={"path": Path("x")}).get_body()
+    assert json.loads(body)["errors"][0]["detail"] == {"path": "x"}
+
+
 def test_retry_after_and_allow() -> None:
     for error_class in errors.TooManyRequests, errors.Unavailable:
         response = error_class(retry_after=30).get_response()
@@ -91,6 +115,9 @@ def test_retry_after_and_allow() -> None:
             "30": 30,
             "Tue, 24 Nov 2026 00:00:00 GMT": datetime(2026, 11, 24, tzinfo=UTC),
             "soon": None,
+            "Mon, 01 Jan 99999999999 00:00:00 GMT": None,
+            "Mon, 01 Jan 2026 99999999999999999999:00:00 GMT": None,
+            "Sun, 31 Dec 9999 23:59:59 -2300": None,
             "9" * 5000: 999_999_999,
         }.items():
             [error] = read_errors(response.status_code, "", {"Retry-After": value})
@@ -160,7 +187,12 @@ JSON: st.SearchStrategy[Any] = st.recursive(
     st.binary()
     | JSON.map(lambda value: json.dumps(value).encode())
     | JSON.map(lambda entry: json.dumps({"errors": [entry]}).encode()),
-    st.dictionaries(st.sampled_from(["WWW-Authenticate", "Retry-After"]), st.text()),
+    st.dictionaries(
+        st.sampled_from(["WWW-Authenticate", "Retry-After"]),
+        st.text()
+        | st.text(alphabet='Bearer realm="x,\\\\= \n')
+        | st.from_regex(r"Mon, [0-9]{2} Jan [0-9]{1,30} [0-9]{2,30}:00:00 [-+]?[A-Z0-9]{1,5}"),
+    ),
 )
 @example(401, b"", {"WWW-Authenticate": "Bearer"})
 @example(401, b"", {"WWW-Authenticate": 'Bearer realm="'})
@@ -173,4 +205,5 @@ def test_junk_never_raises(status: int, body: bytes, headers: dict[str, str]) ->
         assert error.code == status
         assert isinstance(error.description, str)
         assert isinstance(error.error_code, str)
-        error.get_body()
+        assert error.get_response().status_code == status
+        json.loads(error.get_body())

@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from werkzeug.exceptions import SecurityError
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import Client
 from werkzeug.wrappers import Request, Response
@@ -199,6 +200,18 @@ def test_a_relative_root_that_is_none_is_named(root: str) -> None:
         URLBuilder(root, relative=True)
 
 
+def test_a_root_cannot_name_another_host() -> None:
+    for root in "////evil.example", "http://h//evil.example":
+        with pytest.raises(ValueError, match="must have a path that starts with one '/'"):
+            URLBuilder(root, relative=True)
+
+
+def test_a_parameter_is_given_by_its_own_argument() -> None:
+    with pytest.raises(ValueError, match="parameter 'from' must be given by its own argument"):
+        URLBuilder("http://h").blob_upload("a", **{"from": "B"})
+    assert URLBuilder("http://h").manifest("a", "v1", tag=None) == "http://h/v2/a/manifests/v1"
+
+
 def test_another_dialect() -> None:
     docker = URLBuilder("https://h", url_map=RegistryMap(DOCKER_1_5))
     assert (
@@ -225,6 +238,13 @@ class TestFromEnviron:
                 built = URLBuilder.from_environ(environ, relative=relative).base()
                 assert urlsplit(built).netloc == ("" if relative else "registry.example")
                 assert "\\" not in built
+
+    @pytest.mark.parametrize("host", ["", "h x", "u:p@h", "h/x", "é", "h?x"])
+    def test_a_malformed_host_is_a_400(self, host: str) -> None:
+        environ = environ_for("/", HTTP_HOST=host, SERVER_NAME="")
+        with pytest.raises(SecurityError):
+            URLBuilder.from_environ(environ)
+        assert URLBuilder.from_environ(environ, relative=True).base() == "/v2/"
 
     def test_forwarded_headers_are_believed_through_proxy_fix_only(self) -> None:
         @Request.application
