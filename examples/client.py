@@ -45,10 +45,7 @@ class Layout:
         self.root = root
 
     def blob(self, digest: str) -> Path:
-        algorithm, _, encoded = grammar.DIGEST.check(digest).partition(":")
-        if algorithm not in grammar.REGISTERED_ALGORITHMS:
-            raise ValueError(f"digest {digest!r} must be of a registered algorithm")
-        return self.root / "blobs" / algorithm / encoded
+        return self.root / "blobs" / _algorithm_of(digest) / digest.partition(":")[2]
 
     def write(self, digest: str, content: bytes) -> None:
         path = self.blob(digest)
@@ -67,11 +64,17 @@ class Layout:
     def add(self, descriptor: dict[str, Any], tag: str | None) -> None:
         """List an image in the index, as `tag` in place of what was that before."""
         index = self._index()
+
+        def name_of(one: dict[str, Any]) -> str | None:
+            return (one.get("annotations") or {}).get(REF_NAME)
+
+        if tag is None and any(one["digest"] == descriptor["digest"] for one in index["manifests"]):
+            return
         kept = [
             one
             for one in index["manifests"]
-            if one["digest"] != descriptor["digest"]
-            and (tag is None or (one.get("annotations") or {}).get(REF_NAME) != tag)
+            if name_of(one) not in (tag, None) or one["digest"] != descriptor["digest"]
+            if tag is None or name_of(one) != tag
         ]
         if tag is not None:
             descriptor = {**descriptor, "annotations": {REF_NAME: tag}}
@@ -89,22 +92,30 @@ class Layout:
             return {"schemaVersion": 2, "manifests": []}
 
 
+def _algorithm_of(digest: str) -> str:
+    """The algorithm of a digest that can be checked."""
+    algorithm = grammar.DIGEST.check(digest).partition(":")[0]
+    if algorithm not in grammar.REGISTERED_ALGORITHMS:
+        raise ValueError(f"digest {digest!r} must be of a registered algorithm")
+    return algorithm
+
+
 class Tokens(AuthBase):
     """Answers a registry's challenges (Docker token authentication), and only that registry's."""
 
-    def __init__(self, host: str, user: str | None) -> None:
-        self.host = host
+    def __init__(self, root: str, user: str | None) -> None:
+        self.origin = _origin(root)
         self.basic = HTTPBasicAuth(*user.split(":", 1)) if user else None
         self.token: str | None = None
 
     def __call__(self, request: Any) -> Any:
-        if self.token and urlsplit(request.url).netloc == self.host:
+        if self.token and _origin(request.url) == self.origin:
             request.headers["Authorization"] = f"Bearer {self.token}"
         return request
 
     def challenged(self, response: requests.Response) -> bool:
         """Get the token that a response asks for; whether it asks for one, and there is one."""
-        if response.status_code != 401 or urlsplit(response.url).netloc != self.host:
+        if response.status_code != 401 or _origin(response.url) != self.origin:
             return False
         [error, *_] = read_errors(response)
         if not isinstance(error, errors.Unauthorized) or not error.realm:
@@ -113,9 +124,26 @@ class Tokens(AuthBase):
         answer = requests.get(error.realm, asked, auth=self.basic, timeout=TIMEOUT)
         if not answer.ok:
             raise read_errors(answer)[0]
-        content = answer.json()
-        self.token = content.get("token") or content.get("access_token")
+        content = _json_object(answer.content, "token")
+        token = content.get("token") or content.get("access_token")
+        self.token = token if isinstance(token, str) else None
         return self.token is not None
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port: where a token may go, and never from https to http."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _json_object(content: bytes, kind: str) -> dict[str, Any]:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{kind} must be a JSON object, not {content[:40]!r}")
+    return found
 
 
 def read_errors(response: requests.Response) -> list[errors.RegistryError]:
@@ -129,7 +157,7 @@ class Registry:
         self.urls = URLBuilder(root)
         self.name = grammar.NAME.check(name)
         self.session = requests.Session()
-        self.tokens = Tokens(urlsplit(root).netloc, user)
+        self.tokens = Tokens(root, user)
 
     def ask(self, method: str, url: str, **options: Any) -> requests.Response:
         """A response that is no error; raises the registry's error, whatever it is."""
@@ -149,12 +177,15 @@ class Registry:
         """The descriptor and the content of a manifest."""
         url = self.urls.manifest(self.name, reference)
         accept = ", ".join(INDEXES + MANIFESTS)
-        with self.ask("GET", url, headers={"Accept": accept}, stream=True) as response:
-            content = response.raw.read(MAX_MANIFEST + 1, decode_content=True)
-        if len(content) > MAX_MANIFEST:
-            raise ValueError(f"manifest {reference!r} must have at most {MAX_MANIFEST} bytes")
+        for attempt in _attempts():
+            with attempt, self.ask("GET", url, headers={"Accept": accept}, stream=True) as response:
+                content = b""
+                for block in response.iter_content(BLOCK):
+                    content += block
+                    if len(content) > MAX_MANIFEST:
+                        raise ValueError(f"manifest must have at most {MAX_MANIFEST} bytes")
         wanted = reference if ":" in reference else response.headers.get("Docker-Content-Digest")
-        algorithm = (wanted or "sha256:").partition(":")[0]
+        algorithm = "sha256" if wanted is None else _algorithm_of(wanted)
         digest = f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
         if wanted not in (None, digest):
             raise ValueError(f"manifest {reference!r} must have the digest {wanted}, not {digest}")
@@ -173,7 +204,7 @@ class Registry:
         progress.update(begun)
         for attempt in _attempts():
             with attempt:
-                self._fetch_rest(digest, part, progress)
+                self._fetch_rest(digest, size, part, progress)
         with part.open("rb") as file:
             actual = hashlib.file_digest(file, digest.partition(":")[0]).hexdigest()
         if actual != digest.partition(":")[2]:
@@ -181,7 +212,7 @@ class Registry:
             raise ValueError(f"blob {digest} must have that digest, but has {actual}")
         part.replace(path)
 
-    def _fetch_rest(self, digest: str, part: Path, progress: Any) -> None:
+    def _fetch_rest(self, digest: str, size: int, part: Path, progress: Any) -> None:
         begun = part.stat().st_size if part.exists() else 0
         headers = {"Range": f"bytes={begun}-"} if begun else {}
         url = self.urls.blob(self.name, digest)
@@ -195,7 +226,12 @@ class Registry:
             if response.status_code != 206:  # all of it
                 progress.update(-begun)
                 file.truncate(0)
+                begun = 0
             for block in response.iter_content(BLOCK):
+                begun += len(block)
+                if begun > size:
+                    file.truncate(0)
+                    raise ValueError(f"blob {digest} must have {size} bytes, but has more")
                 file.write(block)
                 progress.update(len(block))
 
@@ -211,22 +247,30 @@ class Registry:
         return True
 
     def send(self, digest: str, path: Path, progress: Any) -> None:
-        """Upload a blob in chunks; one that broke off is asked after, and gone on with."""
+        """Upload a blob in chunks; one that broke off is asked after, and gone on with, or begun
+        anew where the registry has lost track."""
         size = path.stat().st_size
         if self.has_blob(digest):
             progress.update(size)
             return
-        location = self._location(self.ask("POST", self.urls.blob_upload(self.name)))
+        location = self._begin_upload()
         sent, failed = 0, False
         with path.open("rb") as file:
             for attempt in _attempts():
                 with attempt:
                     if failed:
-                        location, known = self._upload_status(location)
+                        if self.has_blob(digest):  # only the answer was lost
+                            return
+                        try:
+                            location, known = self._upload_status(location)
+                        except errors.RegistryError:  # some want to see their latest Location
+                            location, known = self._begin_upload(), 0
                         progress.update(known - sent)
                         sent = known
                     failed = True
-                    while sent < size:
+                    # What fits into one chunk goes with the PUT: a status cannot tell one byte
+                    # from none.
+                    while size > CHUNK and sent < size:
                         file.seek(sent)
                         chunk = file.read(CHUNK)
                         headers = {
@@ -238,17 +282,29 @@ class Registry:
                         )
                         sent += len(chunk)
                         progress.update(len(chunk))
-                    self.ask("PUT", resolve_location(location, location, digest=digest))
+                    file.seek(sent)
+                    rest = file.read(CHUNK)
+                    headers = {"Content-Type": "application/octet-stream"}
+                    url = resolve_location(location, location, digest=digest)
+                    self.ask("PUT", url, data=rest, headers=headers)
+                    progress.update(len(rest))
+
+    def _begin_upload(self) -> str:
+        return self._location(self.ask("POST", self.urls.blob_upload(self.name)))
 
     def _upload_status(self, location: str) -> tuple[str, int]:
         response = self.ask("GET", location)
         end = response.headers.get("Range", "0-0").removeprefix("bytes=").partition("-")[2]
-        # "0-0" is one byte, or none: a chunk has more, so it is none.
+        if not end.isdecimal() or len(end) > 18:
+            raise ValueError(f"Range {end!r} of an upload must end in a number")
         return self._location(response), int(end) + 1 if int(end) else 0
 
     @staticmethod
     def _location(response: requests.Response) -> str:
-        return resolve_location(response.url, response.headers["Location"])
+        location = response.headers.get("Location")
+        if location is None:
+            raise ValueError(f"answer of {response.url!r} must have a Location")
+        return resolve_location(response.url, location)
 
     def put_manifest(self, reference: str, content: bytes, media_type: str) -> None:
         url = self.urls.manifest(self.name, reference)
@@ -279,10 +335,9 @@ def pull(registry: Registry, reference: str, layout: Layout) -> str:
 
 
 def _pull(registry: Registry, descriptor: Any, content: bytes, layout: Layout) -> None:
-    manifest = json.loads(content)
-    for child in manifest.get("manifests") or []:
+    children, blobs = _parts_of(content)
+    for child in children:
         _pull(registry, *registry.manifest(child["digest"]), layout)
-    blobs = _blobs_of(manifest)
     with _progress(descriptor, blobs) as progress:
         for blob in blobs:
             registry.fetch(blob["digest"], blob["size"], layout, progress)
@@ -298,29 +353,39 @@ def push(registry: Registry, reference: str, layout: Layout) -> str:
 
 def _push(registry: Registry, descriptor: Any, layout: Layout, reference: str) -> None:
     content = layout.blob(descriptor["digest"]).read_bytes()
-    manifest = json.loads(content)
-    for child in manifest.get("manifests") or []:
+    children, blobs = _parts_of(content)
+    for child in children:
         if layout.blob(child["digest"]).exists():  # a layout may hold some platforms only
             _push(registry, child, layout, child["digest"])
-    blobs = _blobs_of(manifest)
     with _progress(descriptor, blobs) as progress:
         for blob in blobs:
             registry.send(blob["digest"], layout.blob(blob["digest"]), progress)
     registry.put_manifest(reference, content, descriptor["mediaType"])
 
 
-def _blobs_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each blob of an image once, but those that are not to be distributed."""
-    every = [
-        *([manifest["config"]] if "config" in manifest else []),
-        *(manifest.get("layers") or []),
-    ]
-    kept = {
+def _parts_of(content: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The manifests of an index; the blobs of an image, each once, that are to be distributed."""
+    manifest = _json_object(content, "manifest")
+    config = [manifest["config"]] if manifest.get("config") else []
+    lists = _list(manifest.get("manifests")), config + _list(manifest.get("layers"))
+    for one in lists[0] + lists[1]:
+        if not isinstance(one, dict) or not isinstance(one.get("mediaType"), str):
+            raise ValueError(f"descriptor {one!r} must have a media type")
+        grammar.DIGEST.check(one.get("digest"))
+        if type(one.get("size")) is not int or one["size"] < 0:
+            raise ValueError(f"descriptor {one!r} must have a size")
+    blobs = {
         one["digest"]: one
-        for one in every
+        for one in lists[1]
         if "nondistributable" not in one["mediaType"] and ".foreign." not in one["mediaType"]
     }
-    return list(kept.values())
+    return lists[0], list(blobs.values())
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list | None):
+        raise ValueError(f"manifest must have a list, not {value!r:.40}")
+    return value or []
 
 
 def _progress(descriptor: Any, blobs: list[dict[str, Any]]) -> Any:
@@ -333,13 +398,19 @@ def _progress(descriptor: Any, blobs: list[dict[str, Any]]) -> Any:
     )
 
 
+def user(text: str) -> str:
+    if ":" not in text:
+        raise argparse.ArgumentTypeError(f"{text!r} must be NAME:PASSWORD")
+    return text
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("action", choices=["pull", "push"])
     parser.add_argument("root", help="where the registry is: http://127.0.0.1:5000")
     parser.add_argument("image", help="NAME:TAG or NAME@DIGEST")
     parser.add_argument("layout", type=Path, help="the directory of the OCI image layout")
-    parser.add_argument("--user", metavar="NAME:PASSWORD", help="whose tokens to use")
+    parser.add_argument("--user", metavar="NAME:PASSWORD", type=user, help="whose tokens to use")
     options = parser.parse_args()
     name, at, reference = options.image.partition("@")
     if not at:
@@ -348,7 +419,7 @@ def main() -> int:
         registry = Registry(options.root, name, options.user)
         act = pull if options.action == "pull" else push
         print(act(registry, reference, Layout(options.layout)))
-    except (errors.RegistryError, ValueError, OSError) as error:
+    except (errors.RegistryError, ValueError, OSError) as error:  # OSError: requests' as well
         message = getattr(error, "description", None) or error
         print(f"{options.action} {options.image}: {message}", file=sys.stderr)
         return 1

@@ -31,6 +31,7 @@ class App(Flask):
 
 def make_app(layout: Path, name: str) -> Flask:
     """An app that serves the images of `layout` as those of the repository `name`."""
+    layout = layout.resolve()  # Flask takes a relative path from where this file is
     app = App(__name__)
     app.register_error_handler(HTTPException, error_response)
 
@@ -40,7 +41,19 @@ def make_app(layout: Path, name: str) -> Flask:
 
     def tags() -> dict[str, dict[str, Any]]:
         key = "org.opencontainers.image.ref.name"
-        return {one["annotations"][key]: one for one in descriptors() if one.get("annotations")}
+        named = (((one.get("annotations") or {}).get(key, ""), one) for one in descriptors())
+        return {tag: one for tag, one in named if grammar.TAG.fits(tag)}
+
+    def manifests() -> dict[str, dict[str, Any]]:
+        """Every manifest of the layout, by its digest: those of its index, and theirs."""
+        found, left = {}, descriptors()
+        while left:
+            one = left.pop()
+            path = file_of(one["digest"])
+            if one["digest"] not in found and path is not None:
+                found[one["digest"]] = one
+                left += json.loads(path.read_bytes()).get("manifests") or []
+        return found
 
     def file_of(digest: str) -> Path | None:
         """The file of a blob, and a manifest is one, if the layout has it."""
@@ -85,11 +98,10 @@ def make_app(layout: Path, name: str) -> Flask:
     @app.endpoint("manifest")
     def manifest(name: str, tag: str = "", digest: str = "") -> Response:
         digest = digest or tags().get(tag, {}).get("digest", "")
-        path = file_of(digest)
-        if path is None:
+        descriptor, path = manifests().get(digest), file_of(digest)
+        if descriptor is None or path is None:
             raise errors.ManifestUnknown(detail={"reference": tag or digest})
-        media_type = json.loads(path.read_bytes()).get("mediaType")
-        return content(path, media_type or "application/vnd.oci.image.manifest.v1+json", digest)
+        return content(path, descriptor["mediaType"], digest)
 
     @app.endpoint("blob")
     def blob(name: str, digest: str) -> Response:

@@ -15,15 +15,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import jwt
-from registry import RequestHandler, Storage
+from registry import Server, Storage, server_options
 from registry import make_app as make_registry
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, SecurityError
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
-from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
 from registry_routes import (
@@ -71,7 +69,9 @@ class Gateway:
         needed = required_scopes(endpoint, request.method, values, query)
         granted = self.granted(request)
         if granted is None or not all(scope.is_granted_by(granted) for scope in needed):
-            realm = f"{request.host_url}token"
+            if not request.host:
+                raise SecurityError("the request's Host is malformed")
+            realm = f"{request.root_url}token"
             raise errors.Unauthorized(realm=realm, service=SERVICE, scope=needed)
 
     def granted(self, request: Request) -> list[Scope] | None:
@@ -155,31 +155,38 @@ def pull_or_user(user: str | None, scope: Scope) -> Iterable[str]:
     return scope.actions if user else {"pull"}.intersection(scope.actions)
 
 
-def make_app(storage: Path, users: Mapping[str, str]) -> Wsgi:
-    key = secrets.token_bytes(32)
-    gateway = Gateway(make_registry(Storage(storage)), key)
+def make_app(storage: Storage, key: bytes, users: Mapping[str, str]) -> Wsgi:
+    gateway = Gateway(make_registry(storage), key)
     return DispatcherMiddleware(gateway, {"/token": TokenServer(key, users, pull_or_user)})
+
+
+def _name_and_password(text: str) -> tuple[str, str]:
+    name, colon, password = text.partition(":")
+    if not (name and colon and password):
+        raise argparse.ArgumentTypeError(f"{text!r} must be NAME:PASSWORD")
+    return name, password
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="A registry behind a gateway that asks for tokens."
     )
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", default=5001, type=int, help="the port; 0 takes a free one")
-    parser.add_argument("--storage", default="./registry-data", type=Path)
+    server_options(parser, port=5001)
     parser.add_argument(
-        "--user", action="append", default=[], metavar="NAME:PASSWORD", help="may be repeated"
+        "--user",
+        action="append",
+        default=[],
+        type=_name_and_password,
+        metavar="NAME:PASSWORD",
+        help="may be repeated",
     )
     options = parser.parse_args()
-    users = dict(user.split(":", 1) for user in options.user)
-    app = make_app(options.storage, users)
-    server = make_server(
-        options.host, options.port, app, threaded=True, request_handler=RequestHandler
-    )
-    print(f"A registry at http://{options.host}:{server.port}/v2/, for who has a token", flush=True)
-    with suppress(KeyboardInterrupt):
-        server.serve_forever()
+    key = secrets.token_bytes(32)
+    Server(
+        lambda: make_app(Storage.at(options.storage), key, dict(options.user)),
+        options,
+        "A registry at http://{host}/v2/, for who has a token",
+    ).run()
 
 
 if __name__ == "__main__":

@@ -2,39 +2,41 @@
 
     python examples/registry.py --host 127.0.0.1 --port 5000 --storage ./registry-data
 
-It pushes and pulls blobs and manifests, lists tags, repositories and referrers, deletes, mounts
-blobs across repositories, and takes uploads whole or in chunks. It has no authentication and no
-TLS: put it behind something that has, or keep it on your own machine.
+It is the whole of the distribution-spec 1.1: blobs, whole or in chunks, mounted across
+repositories; manifests, tags, referrers; listing and deletion. What it keeps is in a directory or
+in an object store (``--storage s3://bucket/prefix``), and nothing in the process: ``--workers N``
+serve it together, on one machine or on several. It has no authentication and no TLS: put it behind
+something that has, or keep it on your own machine.
 """
 
 import argparse
 import hashlib
-import io
 import json
-import logging
-import os
 import re
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from gunicorn.app.base import BaseApplication
+from gunicorn.http.errors import ParseException
+from obstore import open_writer
+from obstore.exceptions import AlreadyExistsError
+from obstore.store import LocalStore, MemoryStore, from_url
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
-from werkzeug.serving import WSGIRequestHandler, make_server
-from werkzeug.utils import send_file
+from werkzeug.serving import make_server
 from werkzeug.wrappers import Response
 
 from registry_routes import (
     RegistryApp,
     RegistryRequest,
     errors,
-    grammar,
     next_link,
     page,
     read_page,
 )
+from registry_routes.grammar import DIGEST, NAME, REGISTERED_ALGORITHMS, TAG
 
 IMAGE_INDEX = "application/vnd.oci.image.index.v1+json"
 IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -43,243 +45,329 @@ _RESTRICTED_NAME = "[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]{0,126}"
 MEDIA_TYPE = re.compile(f"{_RESTRICTED_NAME}/{_RESTRICTED_NAME}")
 MAX_MANIFEST = 4 * 1024 * 1024
 MAX_NAME = 255  # what most clients hold to; it also keeps every path within a filesystem's limits
+MAX_TAGS = 100  # that one manifest may be given at once
 BLOCK = 1024 * 1024
-LOOKS = range(10)  # an upload may change its name, to and fro, between two looks at it
+PART = 8 * 1024 * 1024  # of an object that is written: at most two are held in memory
 
-log = logging.getLogger("registry")
+Blocks = Iterable[bytes]
 
 
 class Storage:
-    """Repositories in a directory.
+    """Repositories in an object store.
 
-    ``<name>/_blobs/<algorithm>/<hash>``, ``<name>/_manifests/<algorithm>/<hash>`` (its media type
-    on a first line), ``<name>/_tags/<tag>`` (a digest), ``<name>/_uploads/<id>``. No component of a
-    name starts with "_", and no value that the routes let through can leave its directory.
-    A file appears under its name only when it is whole: it is written elsewhere, then renamed.
+    ``blobs/<algorithm>/<hash>`` are the contents, and under ``repositories/<name>/``:
+
+    - ``_blobs/<algorithm>/<hash>``, empty: the repository has this blob;
+    - ``_manifests/<algorithm>/<hash>``: a manifest, its media type on a first line;
+    - ``_tags/<tag>``: the digest that it points at;
+    - ``_referrers/<subject's algorithm>/<hash>/<algorithm>/<hash>``, empty;
+    - ``_uploads/<id>/``: ``begun``, empty; ``data/<random>``, what a request has brought; and
+      ``chunks/<start>``, which says which of these goes there.
+
+    No component of a name starts with "_", and no value that the routes let through can leave its
+    place. An object appears when it is whole, and of two requests that create ``chunks/<start>``
+    one succeeds. What is pointed at is there before what points at it: a process may be killed at
+    any moment.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.temporary = root / "_temporary"
-        self.temporary.mkdir(parents=True, exist_ok=True)
-        # What a process that was stopped at it has left behind.
-        for unfinished in self.temporary.iterdir():
-            unfinished.unlink()
-        for claimed in root.glob("**/_uploads/.*"):
-            claimed.rename(claimed.with_name(claimed.name[1:]))
-        #: Held where a tag and its manifest come or go together.
-        self.tagging = threading.Lock()
+    def __init__(self, store: Any) -> None:
+        self.store = store
 
-    def repository(self, name: str) -> Path:
-        if len(name) > MAX_NAME:
-            raise errors.NameInvalid(f"repository name must have at most {MAX_NAME} characters")
-        return self.root / name
+    @classmethod
+    def at(cls, place: str) -> "Storage":
+        """In a directory, or at a URL that obstore knows: memory, S3, GCS, Azure."""
+        if "://" in place:
+            return cls(MemoryStore() if place.startswith("memory:") else from_url(place))
+        return cls(LocalStore(place, mkdir=True))
 
-    def repositories(self) -> list[str]:
-        found = []
-        for directory, subdirectories, _ in os.walk(self.root):
-            if "_manifests" in subdirectories:
-                found.append(Path(directory).relative_to(self.root).as_posix())
-            subdirectories[:] = [name for name in subdirectories if not name.startswith("_")]
-        return found
-
-    def blob(self, name: str, digest: str) -> Path:
-        return self.repository(name) / "_blobs" / _digest_path(digest)
-
-    def mount(self, digest: str, source: str, target: str) -> bool:
-        """Give `target` the blob of `source`; whether `source` has it."""
-        blob = self.blob(target, digest)
-        blob.parent.mkdir(parents=True, exist_ok=True)
+    def _read(self, path: str) -> bytes | None:
         try:
-            with suppress(FileExistsError):
-                os.link(self.blob(source, digest), blob)
+            return bytes(self.store.get(path).bytes())
+        except FileNotFoundError:
+            return None
+
+    def _exists(self, path: str) -> bool:
+        try:
+            self.store.head(path)
         except FileNotFoundError:
             return False
         return True
 
-    # Uploads. Whoever writes to one claims it by renaming it, so that nobody else can: upload ids
-    # never start with a dot, so a request cannot name a file that does.
+    def _list(self, prefix: str) -> Iterator[str]:
+        """The rest of each path under a prefix that ends in a slash."""
+        for objects in self.store.list(prefix):
+            for one in objects:
+                yield one["path"].removeprefix(prefix)
 
-    def start_upload(self, name: str) -> str:
+    def _delete(self, path: str) -> None:
+        with suppress(FileNotFoundError):
+            self.store.delete(path)
+
+    def _write_blocks(self, path: str, blocks: Blocks) -> None:
+        """Write a stream; where it raises, nothing appears."""
+        writer = open_writer(self.store, path, buffer_size=PART, max_concurrency=1)
+        for block in blocks:
+            writer.write(block)
+        writer.close()
+
+    # Blobs.
+
+    def has_blob(self, name: str, digest: str) -> bool:
+        return is_supported(digest) and self._exists(_path(name, "_blobs", digest))
+
+    def blob_size(self, name: str, digest: str) -> int:
+        if not self.has_blob(name, digest):
+            raise errors.BlobUnknown(detail={"digest": digest})
+        return int(self.store.head(f"blobs/{_digest_path(digest)}")["size"])
+
+    def blob(self, digest: str, start: int, end: int) -> Iterator[bytes]:
+        if start == end:  # which is no range that an object store knows
+            return iter(())
+        options: Any = {"range": (start, end)}
+        found = self.store.get(f"blobs/{_digest_path(digest)}", options=options)
+        return map(bytes, found.stream(min_chunk_size=BLOCK))
+
+    def has_content(self, digest: str) -> bool:
+        return self._exists(f"blobs/{_digest_path(digest)}")
+
+    def add_blob(self, name: str, digest: str) -> None:
+        """Say that a repository has a blob whose content is there."""
+        self.store.put(_path(name, "_blobs", digest), b"")
+
+    def delete_blob(self, name: str, digest: str) -> None:
+        """Take a blob from a repository. (Its content stays: others may have it, or get it now.)"""
+        self.blob_size(name, digest)
+        self._delete(_path(name, "_blobs", digest))
+
+    def write_blob(self, name: str, digest: str, blocks: Blocks) -> None:
+        """Keep a blob; raises `errors.DigestInvalid` if it is not the content of `digest`."""
+        self._write_blocks(f"blobs/{_digest_path(digest)}", _checked(digest, blocks))
+        self.add_blob(name, digest)
+
+    # Uploads.
+
+    def begin_upload(self, name: str) -> str:
         upload_id = uuid.uuid4().hex
-        path = self.upload(name, upload_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(exist_ok=False)
+        self.store.put(f"{self._upload(name, upload_id)}begun", b"")
         return upload_id
 
-    def upload(self, name: str, upload_id: str) -> Path:
+    def _upload(self, name: str, upload_id: str) -> str:
         if not re.fullmatch("[0-9a-f]{32}", upload_id):  # the form of the ids above
             raise errors.BlobUploadUnknown
-        return self.repository(name) / "_uploads" / upload_id
+        return f"{_path(name, '_uploads')}{upload_id}/"
 
-    @contextmanager
-    def writing(self, name: str, upload_id: str) -> Iterator[Path]:
-        path = self.upload(name, upload_id)
-        claimed = path.with_name(f".{upload_id}")
-        for _ in LOOKS:
-            try:
-                path.rename(claimed)
-                break
-            except FileNotFoundError:
-                if claimed.exists():
-                    raise errors.RangeInvalid("another request writes to this upload") from None
-        else:
+    def chunks(self, name: str, upload_id: str) -> list[dict[str, Any]]:
+        """What an upload consists of so far, in order."""
+        upload = self._upload(name, upload_id)
+        if not self._exists(f"{upload}begun"):
             raise errors.BlobUploadUnknown
+        chunks = []
+        for start in sorted(self._list(f"{upload}chunks/")):
+            content = self._read(f"{upload}chunks/{start}")
+            if content is not None:  # it is not being deleted
+                chunks.append(json.loads(content))
+        return chunks
+
+    def append(
+        self, name: str, upload_id: str, blocks: Blocks, content_range: str | None
+    ) -> list[dict[str, Any]]:
+        """Add a chunk to an upload; what it consists of then. One that fails leaves no trace."""
+        chunks = self.chunks(name, upload_id)
+        start = upload_size(chunks)
+        size = _size_of(content_range, start)
+        upload = self._upload(name, upload_id)
+        data = f"{upload}data/{uuid.uuid4().hex}"
+        hashed, counted = hashlib.sha256(), 0
+
+        def counting() -> Iterator[bytes]:
+            nonlocal counted
+            for block in blocks:
+                hashed.update(block)
+                counted += len(block)
+                yield block
+
+        self._write_blocks(data, counting())
         try:
-            yield claimed
-        finally:
-            if claimed.exists():
-                claimed.rename(path)
-
-    def upload_size(self, name: str, upload_id: str) -> int:
-        path = self.upload(name, upload_id)
-        for _ in LOOKS:
-            for form in path, path.with_name(f".{upload_id}"):
-                with suppress(FileNotFoundError):
-                    return form.stat().st_size
-        raise errors.BlobUploadUnknown
-
-    def append(self, name: str, upload_id: str, body: IO[bytes], content_range: str | None) -> int:
-        """Add a chunk to an upload; its size then. A chunk that fails leaves no trace."""
-        with self.writing(name, upload_id) as path, path.open("ab") as file:
-            with _undone_on_error(file):
-                _copy_chunk(body, file, content_range)
-            return file.tell()
+            if size not in (None, counted):
+                raise errors.SizeInvalid
+            if not counted:
+                raise AlreadyExistsError  # it would stand where the next one belongs
+            chunk = {
+                "start": start,
+                "size": counted,
+                "data": data,
+                "sha256": hashed.hexdigest(),
+            }
+            path = f"{upload}chunks/{start:020}"
+            self.store.put(path, json.dumps(chunk).encode(), mode="create")
+        except BaseException as error:
+            self._delete(data)
+            if not isinstance(error, AlreadyExistsError):
+                raise
+            if not counted:
+                return chunks
+            raise errors.RangeInvalid("another request has written this chunk") from None
+        return [*chunks, chunk]
 
     def finish_upload(
-        self, name: str, upload_id: str, body: IO[bytes], content_range: str | None, digest: str
+        self, name: str, upload_id: str, blocks: Blocks, content_range: str | None, digest: str
     ) -> None:
         """Add the last chunk, which may be empty, and keep the whole as the blob `digest`."""
-        blob = self.blob(name, digest)
-        with self.writing(name, upload_id) as path:
-            hashed = hashlib.new(digest.partition(":")[0])
-            with path.open("rb+") as file, _undone_on_error(file):
-                for block in _blocks(file):
-                    hashed.update(block)
-                _copy_chunk(body, file, content_range, hashed.update)
-                if hashed.hexdigest() != digest.partition(":")[2]:
-                    raise errors.DigestInvalid(detail={"digest": digest})
-                file.flush()
-                os.fsync(file.fileno())
-            blob.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(blob)
+        before = self.chunks(name, upload_id)
+        chunks = self.append(name, upload_id, blocks, content_range)
+        try:
+            if len(chunks) == 1 and digest == f"sha256:{chunks[0]['sha256']}":
+                self.store.copy(chunks[0]["data"], f"blobs/{_digest_path(digest)}")
+                self.add_blob(name, digest)
+            else:
+                self.write_blob(name, digest, self._content(chunks))
+        except errors.DigestInvalid:
+            for chunk in chunks[len(before) :]:
+                self._delete(f"{self._upload(name, upload_id)}chunks/{chunk['start']:020}")
+                self._delete(chunk["data"])
+            raise
+        self._delete_upload(name, upload_id)
+
+    def _content(self, chunks: list[dict[str, Any]]) -> Iterator[bytes]:
+        for chunk in chunks:
+            yield from map(bytes, self.store.get(chunk["data"]).stream(min_chunk_size=BLOCK))
+
+    def cancel_upload(self, name: str, upload_id: str) -> None:
+        self.chunks(name, upload_id)
+        self._delete_upload(name, upload_id)
+
+    def _delete_upload(self, name: str, upload_id: str) -> None:
+        upload = self._upload(name, upload_id)
+        self._delete(f"{upload}begun")
+        for path in list(self._list(upload)):
+            self._delete(upload + path)
 
     # Manifests and tags.
 
-    def manifests(self, name: str) -> Iterator[tuple[str, str, bytes]]:
-        """Digest, media type and content of each manifest of a repository."""
-        for path in (self.repository(name) / "_manifests").glob("*/*"):
-            digest = f"{path.parent.name}:{path.name}"
-            try:
-                yield digest, *self.manifest(name, digest)
-            except errors.ManifestUnknown:
-                continue  # deleted meanwhile
-
     def manifest(self, name: str, digest: str) -> tuple[str, bytes]:
         """Media type and content."""
-        path = self.repository(name) / "_manifests" / _digest_path(digest)
-        try:
-            media_type, _, content = path.read_bytes().partition(b"\n")
-        except FileNotFoundError:
-            raise errors.ManifestUnknown(detail={"digest": digest}) from None
+        found = self._read(_path(name, "_manifests", digest)) if is_supported(digest) else None
+        if found is None:
+            raise errors.ManifestUnknown(detail={"digest": digest})
+        media_type, _, content = found.partition(b"\n")
         return media_type.decode("latin-1"), content
 
-    def write_manifest(self, name: str, digest: str, media_type: str, content: bytes) -> None:
-        path = self.repository(name) / "_manifests" / _digest_path(digest)
-        self._write(path, media_type.encode("latin-1") + b"\n" + content)
+    def write_manifest(
+        self, name: str, digest: str, media_type: str, content: bytes, subject: str | None
+    ) -> None:
+        if subject and is_supported(subject):  # before the manifest: without it, it is not shown
+            self.store.put(_path(name, "_referrers", subject) + f"/{_digest_path(digest)}", b"")
+        path = _path(name, "_manifests", digest)
+        self.store.put(path, media_type.encode("latin-1") + b"\n" + content)
+
+    def write_tag(self, name: str, tag: str, digest: str) -> None:
+        self.store.put(f"{_path(name, '_tags')}{tag}", digest.encode())
 
     def delete_manifest(self, name: str, digest: str) -> None:
-        """Delete a manifest, and the tags that point at it before it; hold `tagging` meanwhile."""
+        """Delete a manifest, and the tags that point at it: before it, and those made meanwhile."""
         self.manifest(name, digest)
-        for tag in self.tags(name):
-            try:
-                if self.tag(name, tag) == digest:
-                    self.delete_tag(name, tag)
-            except errors.ManifestUnknown:
-                continue  # deleted meanwhile
-        path = self.repository(name) / "_manifests" / _digest_path(digest)
-        path.unlink(missing_ok=True)
+        self._delete_tags_of(name, digest)
+        self._delete(_path(name, "_manifests", digest))
+        self._delete_tags_of(name, digest)
+
+    def _delete_tags_of(self, name: str, digest: str) -> None:
+        tags = _path(name, "_tags")
+        for tag in list(self._list(tags)):
+            if self._read(tags + tag) == digest.encode():
+                self._delete(tags + tag)
+
+    def has_manifest(self, name: str, digest: str) -> bool:
+        return self._exists(_path(name, "_manifests", digest))
 
     def tags(self, name: str) -> list[str]:
-        repository = self.repository(name)
-        if not (repository / "_manifests").exists():
+        if not any(self._list(_path(name, "_manifests"))):
             raise errors.NameUnknown(detail={"name": name})
-        tags = repository / "_tags"
-        return os.listdir(tags) if tags.exists() else []
+        return list(self._list(_path(name, "_tags")))
 
     def tag(self, name: str, tag: str) -> str:
         """The digest that a tag points at."""
-        try:
-            return (self.repository(name) / "_tags" / tag).read_text()
-        except FileNotFoundError:
-            raise errors.ManifestUnknown(detail={"tag": tag}) from None
-
-    def write_tag(self, name: str, tag: str, digest: str) -> None:
-        self._write(self.repository(name) / "_tags" / tag, digest.encode())
+        digest = self._read(f"{_path(name, '_tags')}{tag}")
+        if digest is None:
+            raise errors.ManifestUnknown(detail={"tag": tag})
+        return digest.decode()
 
     def delete_tag(self, name: str, tag: str) -> None:
-        try:
-            (self.repository(name) / "_tags" / tag).unlink()
-        except FileNotFoundError:
-            raise errors.ManifestUnknown(detail={"tag": tag}) from None
+        self.tag(name, tag)
+        self._delete(f"{_path(name, '_tags')}{tag}")
 
-    def _write(self, path: Path, content: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.temporary / uuid.uuid4().hex
-        try:
-            with temporary.open("xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    def referrers(self, name: str, subject: str) -> Iterator[tuple[str, str, bytes]]:
+        """Digest, media type and content of each manifest whose subject is this one."""
+        if not is_supported(subject):
+            return
+        for path in self._list(f"{_path(name, '_referrers', subject)}/"):
+            digest = path.replace("/", ":")
+            with suppress(errors.ManifestUnknown):  # deleted, or not there yet
+                yield digest, *self.manifest(name, digest)
+
+    def repositories(self, under: str = "repositories/") -> Iterator[str]:
+        for prefix in self.store.list_with_delimiter(under)["common_prefixes"]:
+            if prefix.endswith("/_manifests"):
+                if any(self._list(f"{prefix}/")):
+                    yield under.removeprefix("repositories/").removesuffix("/")
+            elif not prefix.removeprefix(under).startswith("_"):
+                yield from self.repositories(f"{prefix}/")
 
 
-def _is_supported(digest: str) -> bool:
-    return digest.partition(":")[0] in grammar.REGISTERED_ALGORITHMS
+def is_supported(digest: str) -> bool:
+    return digest.partition(":")[0] in REGISTERED_ALGORITHMS
 
 
 def _digest_path(digest: str) -> str:
     """A digest as a path; only of algorithms whose digests we can check."""
     algorithm, _, encoded = digest.partition(":")
-    if not _is_supported(digest):
+    if not is_supported(digest):
         raise errors.DigestInvalid(f"digest algorithm {algorithm[:64]!r} is not supported")
     return f"{algorithm}/{encoded}"
 
 
-def _blocks(stream: IO[bytes]) -> Iterator[bytes]:
-    return iter(lambda: stream.read(BLOCK), b"")
+def _path(name: str, kind: str, digest: str | None = None) -> str:
+    if len(name) > MAX_NAME:
+        raise errors.NameInvalid(f"repository name must have at most {MAX_NAME} characters")
+    return f"repositories/{name}/{kind}/{'' if digest is None else _digest_path(digest)}"
 
 
-@contextmanager
-def _undone_on_error(file: IO[bytes]) -> Iterator[None]:
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
+def _checked(digest: str, blocks: Blocks) -> Iterator[bytes]:
+    """The blocks, with an error at their end if they are not the content of `digest`."""
+    algorithm, _, encoded = digest.partition(":")
+    hashed = hashlib.new(algorithm)
+    for block in blocks:
+        hashed.update(block)
+        yield block
+    if hashed.hexdigest() != encoded:
+        raise errors.DigestInvalid(detail={"digest": digest})
+
+
+def _size_of(content_range: str | None, start: int) -> int | None:
+    """The size that a chunk's ``Content-Range`` announces, which must begin at `start`."""
+    if content_range is None:
+        return None
+    found = re.fullmatch(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/.*)?", content_range)
+    if not found or int(found[1]) != start or int(found[2]) < start:
+        raise errors.RangeInvalid(detail={"expected start": start})
+    return int(found[2]) + 1 - start
+
+
+def upload_size(chunks: list[dict[str, Any]]) -> int:
+    return chunks[-1]["start"] + chunks[-1]["size"] if chunks else 0
+
+
+def _body_of(request: RegistryRequest) -> Iterator[bytes]:
+    """The body in blocks; one that breaks off is an error, not an end."""
+    received = 0
     try:
-        yield
-    except BaseException:
-        file.truncate(size)
-        raise
-
-
-def _copy_chunk(
-    body: IO[bytes],
-    file: IO[bytes],
-    content_range: str | None,
-    also: Callable[[bytes], object] = lambda block: None,
-) -> None:
-    """Append `body` to `file`, and hand each block to `also`."""
-    start = file.seek(0, os.SEEK_END)
-    if content_range is not None:
-        found = re.fullmatch(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/.*)?", content_range)
-        if not found or int(found[1]) != start:
-            raise errors.RangeInvalid(detail={"expected start": start})
-    for block in _blocks(body):
-        file.write(block)
-        also(block)
-    if content_range is not None and found and file.tell() != int(found[2]) + 1:
-        raise errors.SizeInvalid
+        while block := request.stream.read(BLOCK):
+            received += len(block)
+            yield block
+    except (OSError, ParseException) as error:  # a time-out, a reset, a chunk that is none
+        raise ClientDisconnected from error
+    announced = request.environ.get("CONTENT_LENGTH")
+    if announced and int(announced) != received:
+        raise ClientDisconnected
 
 
 def make_app(storage: Storage) -> RegistryApp:
@@ -292,8 +380,6 @@ def make_app(storage: Storage) -> RegistryApp:
     def get_manifest(
         request: RegistryRequest, name: str, tag: str = "", digest: str = ""
     ) -> Response:
-        if digest and not _is_supported(digest):
-            raise errors.ManifestUnknown(detail={"digest": digest})
         digest = digest or storage.tag(name, tag)
         media_type, content = storage.manifest(name, digest)
         response = Response(content, content_type=media_type)
@@ -306,30 +392,35 @@ def make_app(storage: Storage) -> RegistryApp:
     def put_manifest(
         request: RegistryRequest, name: str, tag: str = "", digest: str = ""
     ) -> Response:
-        request.max_content_length = MAX_MANIFEST + 1  # a longer body is cut off there
-        content = request.get_data(cache=False)
-        if len(content) > MAX_MANIFEST:
-            raise RequestEntityTooLarge
+        content = b""
+        for block in _body_of(request):
+            content += block
+            if len(content) > MAX_MANIFEST:
+                raise RequestEntityTooLarge
         manifest = _parsed_manifest(content)
         subject = _subject_of(manifest)
         for blob in _blobs_of(manifest):
-            if not storage.blob(name, blob).exists():
+            if not storage.has_blob(name, blob):
                 raise errors.ManifestBlobUnknown(detail={"digest": blob})
         algorithm = digest.partition(":")[0] or "sha256"
         _digest_path(f"{algorithm}:")
         actual = f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
         if digest not in ("", actual):
             raise errors.DigestInvalid(detail={"digest": digest, "actual": actual})
+        tags = [tag] if tag else _tags_to_give(request)
         media_type = request.content_type or manifest.get("mediaType") or IMAGE_MANIFEST
         if not isinstance(media_type, str) or not MEDIA_TYPE.fullmatch(media_type):
             raise errors.ManifestInvalid("the manifest's media type is malformed")
-        with storage.tagging:
-            storage.write_manifest(name, actual, media_type, content)
-            if tag:
-                storage.write_tag(name, tag, actual)
+        storage.write_manifest(name, actual, media_type, content, subject)
+        for one in tags:
+            storage.write_tag(name, one, actual)
+        if tags and not storage.has_manifest(name, actual):  # deleted meanwhile: the tags were not
+            storage.write_manifest(name, actual, media_type, content, subject)
         response = Response(status=201)
         response.location = request.urls.manifest(name, actual)
         response.headers["Docker-Content-Digest"] = actual
+        for one in tags if digest else []:
+            response.headers.add("OCI-Tag", one)
         if subject:
             response.headers["OCI-Subject"] = subject
         return response
@@ -338,91 +429,87 @@ def make_app(storage: Storage) -> RegistryApp:
     def delete_manifest(
         request: RegistryRequest, name: str, tag: str = "", digest: str = ""
     ) -> Response:
-        if digest and not _is_supported(digest):
-            raise errors.ManifestUnknown(detail={"digest": digest})
-        with storage.tagging:
-            if tag:
-                storage.delete_tag(name, tag)
-            else:
-                storage.delete_manifest(name, digest)
+        if tag:
+            storage.delete_tag(name, tag)
+        else:
+            storage.delete_manifest(name, digest)
         return Response(status=202)
 
     # Blobs.
 
     @app.view("blob", "GET")
     def get_blob(request: RegistryRequest, name: str, digest: str) -> Response:
-        if not _is_supported(digest):
-            raise errors.BlobUnknown(detail={"digest": digest})
-        path = storage.blob(name, digest)
-        try:
-            response = send_file(path, request.environ, "application/octet-stream", etag=digest)
-        except FileNotFoundError:
-            raise errors.BlobUnknown(detail={"digest": digest}) from None
+        size = storage.blob_size(name, digest)
+        wanted = None if request.method == "HEAD" else _wanted_range(request, digest, size)
+        start, end = wanted or (0, size)
+        response = Response(
+            storage.blob(digest, start, end) if request.method == "GET" else b"",
+            206 if wanted else 200,
+            content_type="application/octet-stream",
+        )
+        response.content_length = end - start
+        response.headers["Accept-Ranges"] = "bytes"
         response.headers["Docker-Content-Digest"] = digest
+        response.set_etag(digest)
+        if wanted:
+            response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+        else:
+            response.make_conditional(request)
         return response
 
     @app.view("blob", "DELETE")
     def delete_blob(request: RegistryRequest, name: str, digest: str) -> Response:
-        if not _is_supported(digest):
-            raise errors.BlobUnknown(detail={"digest": digest})
-        try:
-            storage.blob(name, digest).unlink()
-        except FileNotFoundError:
-            raise errors.BlobUnknown(detail={"digest": digest}) from None
+        storage.delete_blob(name, digest)
         return Response(status=202)
 
     # Uploads.
 
     @app.view("blob-upload", "POST")
-    def post_blob_upload(request: RegistryRequest, name: str) -> Response:
-        mount, source = request.args.get("mount", ""), request.args.get("from", "")
-        if (
-            grammar.DIGEST.fits(mount)
-            and _is_supported(mount)
-            and grammar.NAME.fits(source)
-            and len(source) <= MAX_NAME
-            and storage.mount(mount, source, name)
-        ):
+    def begin_upload(request: RegistryRequest, name: str) -> Response:
+        mount, source = request.args.get("mount", ""), request.args.get("from")
+        if DIGEST.fits(mount) and is_supported(mount) and _is_there(mount, source):
+            storage.add_blob(name, mount)
             return _created(request, name, mount)
         digest = request.args.get("digest")
         if digest is not None:
-            digest = _checked_digest(digest)
-        upload_id = storage.start_upload(name)
-        if digest is None:
-            return _upload_status(request, name, upload_id, 202, 0)
-        try:
-            storage.finish_upload(name, upload_id, request.stream, None, digest)
-        except BaseException:
-            storage.upload(name, upload_id).unlink()  # nobody was told its id
-            raise
-        return _created(request, name, digest)
+            storage.write_blob(name, _checked_digest(digest), _body_of(request))
+            return _created(request, name, digest)
+        _supported_algorithm(request.args.get("digest-algorithm", "sha256"))
+        return _upload_status(request, name, storage.begin_upload(name), 202, 0)
+
+    def _is_there(digest: str, source: str | None) -> bool:
+        """Whether a repository has a blob; without one, whether any had it."""
+        if source is None:
+            return storage.has_content(digest)
+        return NAME.fits(source) and len(source) <= MAX_NAME and storage.has_blob(source, digest)
 
     @app.view("blob-upload-chunk", "GET")
-    def get_blob_upload_chunk(request: RegistryRequest, name: str, uuid: str) -> Response:
-        return _upload_status(request, name, uuid, 204, storage.upload_size(name, uuid))
+    def get_upload(request: RegistryRequest, name: str, uuid: str) -> Response:
+        size = upload_size(storage.chunks(name, uuid))
+        return _upload_status(request, name, uuid, 204, size)
 
     @app.view("blob-upload-chunk", "PATCH")
-    def patch_blob_upload_chunk(request: RegistryRequest, name: str, uuid: str) -> Response:
-        size = storage.append(name, uuid, request.stream, request.headers.get("Content-Range"))
-        return _upload_status(request, name, uuid, 202, size)
+    def append_to_upload(request: RegistryRequest, name: str, uuid: str) -> Response:
+        content_range = request.headers.get("Content-Range")
+        chunks = storage.append(name, uuid, _body_of(request), content_range)
+        return _upload_status(request, name, uuid, 202, upload_size(chunks))
 
     @app.view("blob-upload-chunk", "PUT")
-    def put_blob_upload_chunk(request: RegistryRequest, name: str, uuid: str) -> Response:
+    def finish_upload(request: RegistryRequest, name: str, uuid: str) -> Response:
         digest = _checked_digest(request.args.get("digest", ""))
         content_range = request.headers.get("Content-Range")
-        storage.finish_upload(name, uuid, request.stream, content_range, digest)
+        storage.finish_upload(name, uuid, _body_of(request), content_range, digest)
         return _created(request, name, digest)
 
     @app.view("blob-upload-chunk", "DELETE")
-    def delete_blob_upload_chunk(request: RegistryRequest, name: str, uuid: str) -> Response:
-        with storage.writing(name, uuid) as path:
-            path.unlink()
+    def cancel_upload(request: RegistryRequest, name: str, uuid: str) -> Response:
+        storage.cancel_upload(name, uuid)
         return Response(status=204)
 
     # Lists.
 
     @app.view("tags", "GET")
-    def get_tags(request: RegistryRequest, name: str) -> Response:
+    def list_tags(request: RegistryRequest, name: str) -> Response:
         n, last = read_page(request.args)
         tags, more = page(storage.tags(name), n, last)
         response = _json({"name": name, "tags": tags})
@@ -431,7 +518,7 @@ def make_app(storage: Storage) -> RegistryApp:
         return response
 
     @app.view("catalog", "GET")
-    def get_catalog(request: RegistryRequest) -> Response:
+    def list_repositories(request: RegistryRequest) -> Response:
         n, last = read_page(request.args)
         names, more = page(storage.repositories(), n, last)
         response = _json({"repositories": names})
@@ -440,27 +527,16 @@ def make_app(storage: Storage) -> RegistryApp:
         return response
 
     @app.view("referrers", "GET")
-    def get_referrers(request: RegistryRequest, name: str, digest: str) -> Response:
-        wanted = request.args.get("artifactType")
-        found = []
-        for referrer, media_type, content in storage.manifests(name):
-            manifest = _parsed_manifest(content)
-            if _subject_of(manifest) != digest:
-                continue
-            config = manifest.get("config")
-            config_type = config.get("mediaType") if isinstance(config, dict) else None
-            artifact_type = manifest.get("artifactType") or config_type
-            annotations = manifest.get("annotations")
-            if wanted and wanted != artifact_type:
-                continue
-            descriptor = {"mediaType": media_type, "digest": referrer, "size": len(content)}
-            if isinstance(artifact_type, str):
-                descriptor["artifactType"] = artifact_type
-            if annotations and _is_map_of_strings(annotations):
-                descriptor["annotations"] = annotations
-            found.append(descriptor)
+    def list_referrers(request: RegistryRequest, name: str, digest: str) -> Response:
+        wanted = [one for one in request.args.getlist("artifactType") if one]
+        found = [
+            _descriptor(referrer, media_type, content)
+            for referrer, media_type, content in storage.referrers(name, digest)
+        ]
+        if wanted:
+            found = [one for one in found if one.get("artifactType") in wanted]
         index = {"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": found}
-        response = Response(json.dumps(index), content_type=IMAGE_INDEX)
+        response = _json(index, IMAGE_INDEX)
         if wanted:
             response.headers["OCI-Filters-Applied"] = "artifactType"
         return response
@@ -468,8 +544,8 @@ def make_app(storage: Storage) -> RegistryApp:
     return app
 
 
-def _json(content: dict[str, Any]) -> Response:
-    return Response(json.dumps(content), mimetype="application/json")
+def _json(content: dict[str, Any], content_type: str = "application/json") -> Response:
+    return Response(json.dumps(content), content_type=content_type)
 
 
 def _created(request: RegistryRequest, name: str, digest: str) -> Response:
@@ -489,19 +565,56 @@ def _upload_status(
     return response
 
 
+def _wanted_range(request: RegistryRequest, digest: str, size: int) -> tuple[int, int] | None:
+    """The one range that a request wants; `None` for all of it. (RFC 9110, section 14.2: what is
+    no range of bytes, or more than one, may be ignored.)"""
+    found = re.fullmatch("bytes=([0-9]{0,18})-([0-9]{0,18})", request.headers.get("Range", ""))
+    if_range = request.headers.get("If-Range")
+    if not found or found[0] == "bytes=-" or if_range not in (None, f'"{digest}"'):
+        return None
+    if not found[1]:  # the last so many
+        start, end = max(size - int(found[2]), 0), size
+    else:
+        start, end = int(found[1]), min(int(found[2]) + 1, size) if found[2] else size
+        if found[2] and int(found[2]) < start:
+            return None
+    if start >= end:
+        raise errors.RangeInvalid("the range is not within the blob", length=size)
+    return start, end
+
+
 def _checked_digest(digest: str) -> str:
-    """A digest from a query."""
-    try:
-        grammar.DIGEST.check(digest)
-    except ValueError as error:
-        raise errors.DigestInvalid(str(error)) from None
+    """A digest from a query, of an algorithm that is supported."""
+    message = DIGEST.complaint(digest)
+    if message is not None:
+        raise errors.DigestInvalid(message)
     _digest_path(digest)
     return digest
 
 
+def _supported_algorithm(algorithm: str) -> None:
+    _digest_path(f"{algorithm}:")
+
+
+def _tags_to_give(request: RegistryRequest) -> list[str]:
+    """The tags of the query of a manifest that is pushed by its digest."""
+    tags = list(dict.fromkeys(request.args.getlist("tag")))
+    if len(tags) > MAX_TAGS:
+        raise TooManyTags(f"a manifest is given at most {MAX_TAGS} tags at once")
+    for tag in tags:
+        message = TAG.complaint(tag)
+        if message is not None:
+            raise errors.TagInvalid(message)
+    return tags
+
+
+class TooManyTags(errors.TagInvalid):
+    code = 414
+
+
 def _parsed_manifest(content: bytes) -> dict[str, Any]:
     try:
-        manifest = json.loads(content)
+        manifest = json.loads(content.decode())
     except (ValueError, RecursionError):
         raise errors.ManifestInvalid("the manifest is not JSON") from None
     if not isinstance(manifest, dict):
@@ -511,7 +624,7 @@ def _parsed_manifest(content: bytes) -> dict[str, Any]:
 
 def _digest_of(descriptor: Any) -> str:
     digest = descriptor.get("digest") if isinstance(descriptor, dict) else None
-    if not isinstance(digest, str) or not grammar.DIGEST.fits(digest):
+    if not isinstance(digest, str) or not DIGEST.fits(digest):
         raise errors.ManifestInvalid("the manifest has a descriptor without a valid digest")
     return digest
 
@@ -528,60 +641,98 @@ def _blobs_of(manifest: dict[str, Any]) -> Iterator[str]:
             yield digest
 
 
-def _is_map_of_strings(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
-
-
 def _subject_of(manifest: dict[str, Any]) -> str | None:
     return _digest_of(manifest["subject"]) if manifest.get("subject") else None
 
 
-class ChunkedBody(io.RawIOBase):
-    """A body in chunks (RFC 9112, section 7.1). One that breaks off is an error, not an end."""
-
-    def __init__(self, stream: io.BufferedIOBase) -> None:
-        self.stream = stream
-        self.left: int | None = None  # in the current chunk; None before the first
-        self.ended = False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            if not self.left and not self.ended:
-                self._begin_chunk()
-            data = self.stream.read(min(len(buffer), self.left or 0))
-        except OSError:  # a time-out, or a connection that was reset
-            raise ClientDisconnected from None
-        if self.left and not data:
-            raise ClientDisconnected
-        self.left = (self.left or 0) - len(data)
-        buffer[: len(data)] = data
-        return len(data)
-
-    def _begin_chunk(self) -> None:
-        if self.left is not None and self.stream.readline(3) not in (b"\r\n", b"\n"):
-            raise ClientDisconnected
-        size = re.fullmatch(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?\r?\n", self.stream.readline(4096))
-        if not size:
-            raise ClientDisconnected
-        self.left = int(size[1], 16)
-        if self.left == 0:
-            while (line := self.stream.readline(4096)) not in (b"\r\n", b"\n"):  # trailers
-                if not line:
-                    raise ClientDisconnected
-            self.ended = True
+def _descriptor(digest: str, media_type: str, content: bytes) -> dict[str, Any]:
+    """What a list of referrers says of a manifest (distribution-spec 1.1, Listing Referrers)."""
+    manifest = _parsed_manifest(content)
+    descriptor = {"mediaType": media_type, "digest": digest, "size": len(content)}
+    config = manifest.get("config")
+    config_type = config.get("mediaType") if isinstance(config, dict) else None
+    artifact_type = manifest.get("artifactType") or config_type
+    if isinstance(artifact_type, str):
+        descriptor["artifactType"] = artifact_type
+    annotations = manifest.get("annotations")
+    if annotations and _is_map_of_strings(annotations):
+        descriptor["annotations"] = annotations
+    return descriptor
 
 
-class RequestHandler(WSGIRequestHandler):
-    timeout = 60  # seconds that a client may be silent
+def _is_map_of_strings(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
 
-    def make_environ(self) -> Any:
-        environ = super().make_environ()
-        if "wsgi.input_terminated" in environ:  # Werkzeug's own reads on where a chunk breaks off
-            environ["wsgi.input"] = ChunkedBody(self.rfile)
-        return environ
+
+@contextmanager
+def running(storage: str = "memory://") -> Iterator[str]:
+    """The URL of a registry on a free port, served by a thread of this process: for test suites."""
+    app = make_app(Storage.at(storage))
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class Server(BaseApplication):  # type: ignore[misc]
+    """gunicorn, set up by the options of a command line.
+
+    :param make: makes the application, in each worker: a store must not outlive a fork.
+    :param options: those of `server_options`.
+    :param greeting: what is printed when it listens, with "{host}" for where.
+    """
+
+    def __init__(self, make: Callable[[], Any], options: argparse.Namespace, greeting: str) -> None:
+        self.make = make
+        self.options = options
+        self.greeting = greeting
+        super().__init__()
+
+    def load_config(self) -> None:
+        settings = {
+            "bind": f"{self.options.host}:{self.options.port}",
+            "workers": self.options.workers,
+            "worker_class": "gthread",
+            "threads": self.options.threads,
+            "accesslog": "-",
+            "when_ready": self.greet,
+        }
+        for name, value in settings.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        app = self.make()
+
+        def patient(environ: Any, start_response: Any) -> Any:
+            environ["gunicorn.socket"].settimeout(self.options.patience)
+            return app(environ, start_response)
+
+        return patient
+
+    def greet(self, server: Any) -> None:
+        host = "{}:{}".format(*server.LISTENERS[0].getsockname()[:2])
+        print(self.greeting.format(host=host), flush=True)
+
+
+def server_options(parser: argparse.ArgumentParser, port: int) -> None:
+    """Add what a `Server` needs to a command line."""
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+    parser.add_argument("--port", default=port, type=int, help="the port; 0 takes a free one")
+    parser.add_argument(
+        "--storage",
+        default="./registry-data",
+        help="a directory, or memory://, s3://bucket/prefix, gs://…, az://…",
+    )
+    parser.add_argument("--workers", default=1, type=int, help="processes that serve")
+    parser.add_argument("--threads", default=16, type=int, help="requests at once in each of them")
+    parser.add_argument(
+        "--patience", default=60, type=float, help="seconds that a client may be silent"
+    )
 
 
 def main() -> None:
@@ -589,25 +740,17 @@ def main() -> None:
         description="A container registry on the routes of registry_routes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
-    parser.add_argument("--port", default=5000, type=int, help="the port; 0 takes a free one")
-    parser.add_argument("--storage", default="./registry-data", type=Path, help="a directory")
+    server_options(parser, port=5000)
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    registry = make_app(Storage(options.storage))
-    server = make_server(
-        options.host, options.port, registry, threaded=True, request_handler=RequestHandler
+    if options.workers > 1 and options.storage.startswith("memory:"):
+        parser.error("memory:// cannot be shared by several workers")
+    greeting = (
+        f"A registry at http://{{host}}/v2/, its data in {options.storage}. Try:\n"
+        "  skopeo copy --dest-tls-verify=false docker://busybox docker://{host}/library/busybox\n"
+        "  skopeo inspect --tls-verify=false docker://{host}/library/busybox\n"
+        "  curl http://{host}/v2/_catalog"
     )
-    host = f"{options.host}:{server.port}"
-    print(
-        f"A registry at http://{host}/v2/, its data in {options.storage}. Try:\n"
-        f"  skopeo copy --dest-tls-verify=false docker://busybox docker://{host}/library/busybox\n"
-        f"  skopeo inspect --tls-verify=false docker://{host}/library/busybox\n"
-        f"  curl http://{host}/v2/_catalog",
-        flush=True,
-    )
-    with suppress(KeyboardInterrupt):
-        server.serve_forever()
+    Server(lambda: make_app(Storage.at(options.storage)), options, greeting).run()
 
 
 if __name__ == "__main__":

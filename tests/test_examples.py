@@ -12,9 +12,11 @@ from typing import Any
 import jwt
 import pytest
 import requests
-from client import CHUNK, Layout, Registry, pull, push
+from client import CHUNK, Layout, Registry, Tokens, pull, push
 from flask_app import make_app as make_flask_app
-from gateway import SERVICE, Gateway
+from gateway import SERVICE, Gateway, TokenServer, pull_or_user
+from werkzeug.exceptions import NotFound
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.serving import make_server
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
@@ -173,6 +175,155 @@ class TestClient:
                 Registry(root, "a").fetch(SHA256, 2, Layout(tmp_path), Progress())
         assert not list(tmp_path.rglob("*.json"))
 
+    def test_a_tag_does_not_take_anothers_place_in_the_layout(self, tmp_path: Path) -> None:
+        layout = Layout(tmp_path)
+        one = {"mediaType": "x/y", "digest": SHA256, "size": 2}
+        other = {**one, "digest": SHA256.replace("0", "1")}
+        for descriptor, tag in (one, None), (one, "v1"), (one, "v2"), (one, None), (other, "v2"):
+            layout.add(descriptor, tag)
+        assert layout.descriptor("v1")["digest"] == SHA256
+        assert layout.descriptor("v2")["digest"] == other["digest"]
+        assert len(json.loads((tmp_path / "index.json").read_text())["manifests"]) == 2
+
+    @pytest.mark.parametrize("digest", ["md5:00", "shake_128:00", "../../x:y", "sha256:..", "x"])
+    def test_a_digest_that_cannot_be_checked_is_no_path(self, tmp_path: Path, digest: str) -> None:
+        with pytest.raises(ValueError, match=f"digest '{digest}' must"):
+            Layout(tmp_path).blob(digest)
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            *(
+                b"",
+                b"[]",
+                b"[" * 100_000,
+                b'{"manifests": [{}]}',
+                b'{"manifests": 3}',
+                b'{"layers": "x"}',
+            ),
+            *(b'{"layers": [{"digest": "x"}]}', b'{"config": [3]}'),
+            f'{{"layers": [{{"mediaType": "a", "digest": "{SHA256}", "size": "z"}}]}}'.encode(),
+            f'{{"layers": [{{"mediaType": "a", "digest": "{SHA256}", "size": -1}}]}}'.encode(),
+        ],
+        ids=lambda content: str(content)[:20],
+    )
+    def test_a_manifest_that_is_none_is_an_error_not_a_crash(
+        self, tmp_path: Path, content: bytes
+    ) -> None:
+        with serving_app(Response(content)) as root:
+            assert "must" in run_client("pull", root, "a:v1", tmp_path, fails=True)
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"Docker-Content-Digest": "shake_128:00"},
+            {"Docker-Content-Digest": "junk"},
+            {"Content-Encoding": "gzip"},
+        ],
+    )
+    def test_headers_that_lie_are_an_error_not_a_crash(
+        self, tmp_path: Path, headers: dict[str, str]
+    ) -> None:
+        with serving_app(Response(b"{}", headers=headers)) as root:
+            assert run_client("pull", root, "a:v1", tmp_path, fails=True).startswith("pull a:v1: ")
+
+    def test_a_blob_that_does_not_end_is_cut_off(self, tmp_path: Path) -> None:
+        sent = []
+
+        def endless(environ: Any, start_response: Any) -> Any:
+            def blocks() -> Iterator[bytes]:
+                for _ in range(1000):
+                    sent.append(1)
+                    yield b"x" * 2**20
+
+            return Response(blocks())(environ, start_response)
+
+        with (
+            serving_app(endless) as root,
+            pytest.raises(ValueError, match="must have 10 bytes, but has more"),
+        ):
+            Registry(root, "a").fetch(SHA256, 10, Layout(tmp_path), Progress())
+        assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) == 0
+        assert len(sent) < 100
+
+    @pytest.mark.parametrize("size", [0, 1, 1000, 250_000])
+    @pytest.mark.parametrize("lost", ["PATCH", "PUT"])
+    def test_an_answer_that_is_lost(
+        self, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, lost: str
+    ) -> None:
+        monkeypatch.setattr("client.CHUNK", 100_000)
+        blob = tmp_path / "blob"
+        blob.write_bytes(bytes([len(lost)]) * size)
+        digest = f"sha256:{hashlib.sha256(blob.read_bytes()).hexdigest()}"
+        registry = Registry(root, f"lost/{lost.lower()}-{size}")
+        request, lose = registry.session.request, [lost]
+
+        def failing(method: str, url: str, **options: Any) -> Any:
+            response = request(method, url, **options)
+            if method in lose:
+                lose.clear()
+                raise requests.ConnectionError("broken")
+            return response
+
+        monkeypatch.setattr(registry.session, "request", failing)
+        registry.send(digest, blob, Progress())
+        assert registry.has_blob(digest)
+
+    def test_a_registry_that_ignores_ranges(self, tmp_path: Path) -> None:
+        content = b"0123456789" * 1000
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        part = tmp_path / "blobs" / "sha256" / f".{digest[7:]}.part"
+        part.parent.mkdir(parents=True)
+        part.write_bytes(content[:500])
+        with serving_app(Response(content)) as root:
+            Registry(root, "a").fetch(digest, len(content), Layout(tmp_path), Progress())
+        assert Layout(tmp_path).blob(digest).read_bytes() == content
+
+    def test_a_token_goes_to_the_registrys_origin_only(self) -> None:
+        tokens = Tokens("https://Registry.example/m", "alice:secret")
+        tokens.token = "secret"
+        for url, goes in {
+            "https://registry.example/x": True,
+            "https://registry.example:443/x": True,
+            "http://registry.example/x": False,
+            "http://registry.example:443/x": False,
+            "https://registry.example:5000/x": False,
+            "https://other.example/x": False,
+        }.items():
+            prepared = requests.Request("GET", url, auth=tokens).prepare()
+            assert ("Authorization" in prepared.headers) == goes, url
+
+    def test_another_hosts_challenge_is_not_answered(self) -> None:
+        asked = []
+
+        def elsewhere(environ: Any, start_response: Any) -> Any:
+            asked.append((environ["PATH_INFO"], environ.get("HTTP_AUTHORIZATION")))
+            error = errors.Unauthorized(realm=f"http://{environ['HTTP_HOST']}/token")
+            return error.get_response(environ)(environ, start_response)
+
+        with serving_app(elsewhere) as other:
+            registry = Registry("http://127.0.0.1:9", "a", "alice:secret")
+            with pytest.raises(errors.Unauthorized):
+                registry.ask("PATCH", f"{other}/upload", data=b"x")
+        assert asked == [("/upload", None)]
+
+    def test_several_scopes_of_a_challenge_are_asked_for(self) -> None:
+        asked = []
+
+        def registry(environ: Any, start_response: Any) -> Any:
+            asked.append((environ["PATH_INFO"], environ["QUERY_STRING"]))
+            if environ["PATH_INFO"] == "/token":
+                return Response(b'{"access_token": "t"}')(environ, start_response)
+            if environ.get("HTTP_AUTHORIZATION") == "Bearer t":
+                return Response(b"ok")(environ, start_response)
+            realm = f"http://{environ['HTTP_HOST']}/token"
+            error = errors.Unauthorized(realm=realm, service="s", scope=["a:b:c", "d:e:f"])
+            return error.get_response(environ)(environ, start_response)
+
+        with serving_app(registry) as root:
+            assert Registry(root, "a").ask("GET", f"{root}/x").content == b"ok"
+        assert asked[1] == ("/token", "service=s&scope=a%3Ab%3Ac&scope=d%3Ae%3Af")
+
     def test_a_token_goes_to_the_registrys_host_only(self, tmp_path: Path) -> None:
         asked: list[str | None] = []
 
@@ -305,6 +456,36 @@ class TestGateway:
         assert self.get(token).status_code == 401
         assert self.get(token, path="/v2/").status_code == 401
 
+    @pytest.mark.parametrize(
+        ("user", "scope", "status", "actions"),
+        [
+            (None, "repository:a:pull,push", 200, ["pull"]),
+            (None, "repository:a:push", 200, []),
+            (None, "repository:a:*", 200, []),
+            (("alice", "secret"), "repository:a:push,delete", 200, ["push", "delete"]),
+            (("alice", ""), "repository:a:pull", 401, None),
+            (("alice", "secre"), "repository:a:pull", 401, None),
+            (("nobody", ""), "repository:a:pull", 401, None),
+            (("", ""), "repository:a:pull", 401, None),
+        ],
+    )
+    def test_what_the_token_server_gives(
+        self, user: Any, scope: str, status: int, actions: list[str] | None
+    ) -> None:
+        client = Client(TokenServer(self.KEY, {"alice": "secret"}, pull_or_user))
+        response = client.get("/", query_string={"scope": scope}, auth=user)
+        assert response.status_code == status
+        if actions is not None:
+            token = response.get_json()["token"]
+            claims = jwt.decode(token, self.KEY, algorithms=["HS256"], audience=SERVICE)
+            assert [access["actions"] for access in claims["access"]] == [actions]
+
+    def test_the_token_server_is_where_the_gateway_is(self) -> None:
+        client = Client(DispatcherMiddleware(NotFound(), {"/pub": Gateway(Response(), self.KEY)}))
+        challenge = client.get("/pub/v2/").headers["WWW-Authenticate"]
+        assert 'realm="http://localhost/pub/token"' in challenge
+        assert client.get("/pub/v2/", headers={"Host": "a b"}).status_code == 400
+
     def test_what_is_no_route_is_answered_at_the_gate(self) -> None:
         for path, status in {"/v2": 308, "/v2/A/tags/list": 400, "/x": 404}.items():
             assert self.get(None, path=path).status_code == status
@@ -327,6 +508,27 @@ class TestFlaskApp:
             skopeo("copy --src-tls-verify=false", remote, f"oci:{back}:v1")
             assert files_of(back) == files_of(layout)
             assert "library/app" in requests.get(f"http://{host}/", timeout=10).text
+
+    def test_a_layout_by_a_relative_path_and_what_is_no_manifest(
+        self, layout: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        index = json.loads((layout / "index.json").read_text())
+        index["manifests"].append({**index["manifests"][0], "annotations": {"x": "y"}})
+        (layout / "index.json").write_text(json.dumps(index))
+        monkeypatch.chdir(layout.parent)
+        client = make_flask_app(Path(layout.name), "a").test_client()
+        monkeypatch.chdir("/")
+        assert client.get("/v2/a/manifests/v1", buffered=True).status_code == 200
+        assert client.get("/v2/a/tags/list").get_json()["tags"] == ["v1"]
+        listed = {
+            name: client.get(f"/v2/a/manifests/sha256:{name}", buffered=True)
+            for name in files_of(layout)
+        }
+        found = {name for name, response in listed.items() if response.status_code == 200}
+        assert found == {index["manifests"][0]["digest"].partition(":")[2]}
+        assert {response.status_code for response in listed.values()} == {200, 404}
+        for name in listed:
+            assert client.get(f"/v2/a/blobs/sha256:{name}", buffered=True).status_code == 200
 
     def test_its_page_and_its_errors(self, layout: Path) -> None:
         client = make_flask_app(layout, "library/app").test_client()

@@ -45,6 +45,13 @@ def test_what_the_command_line_prints(capsys: pytest.CaptureFixture[str]) -> Non
         assert captured.out + captured.err == printed
 
 
+def test_the_fixture_of_the_readme_is_the_one_in_use() -> None:
+    (block,) = [text for language, text in BLOCKS if language == "python" and "fixture" in text]
+    used = (ROOT / "tests" / "test_fixture.py").read_text()
+    for line in block.splitlines():
+        assert line.partition("  #")[0] in used
+
+
 def test_the_examples_that_are_named_are_there_and_take_the_options_shown() -> None:
     for name, options in re.findall(r"python examples/(\w+\.py)(.*)", README):
         command = [sys.executable, str(ROOT / "examples" / name), "--help"]

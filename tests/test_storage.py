@@ -1,0 +1,215 @@
+"""Several registries on one storage: a directory, S3, memory; workers that take turns."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import obstore
+import pytest
+import requests
+from obstore.store import S3Store
+from registry import Storage, make_app
+from werkzeug.test import Client
+
+from registry_routes import resolve_location
+
+from . import oci_layout
+from .servers import example, files_of, free_port, serving, skopeo
+
+S3 = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_REGION": "us-east-1",
+    "AWS_ALLOW_HTTP": "true",
+}
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment for a bucket named "images", of moto's server on loopback."""
+    port = free_port()
+    log = tmp_path_factory.mktemp("moto") / "log"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    # Under many requests at once moto itself fails at times; obstore asks again.
+    with serving(command, port, log, clean=False) as host:
+        requests.put(f"http://{host}/images", timeout=10).raise_for_status()
+        yield {**S3, "AWS_ENDPOINT_URL": f"http://{host}"}
+
+
+@pytest.fixture(params=["directory", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A storage that several processes may share."""
+    if request.param == "directory":
+        return str(tmp_path / "data")
+    for name, value in request.getfixturevalue("s3").items():
+        monkeypatch.setenv(name, value)
+    return f"s3://images/{tmp_path.name}"
+
+
+def digest_of(content: bytes, algorithm: str = "sha256") -> str:
+    return f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_two_registries_take_turns_chunk_by_chunk(
+    place: str, tmp_path: Path, algorithm: str
+) -> None:
+    content = os.urandom(3_000_000)
+    with (
+        example("registry", tmp_path / "log-1", "--storage", place) as one,
+        example("registry", tmp_path / "log-2", "--storage", place) as two,
+    ):
+        roots = [f"http://{one}", f"http://{two}"]
+        response = requests.post(f"{roots[0]}/v2/a/b/blobs/uploads/", timeout=30)
+        location = response.headers["Location"]
+        for turn, start in enumerate(range(0, len(content), 500_000)):
+            root = roots[turn % 2]
+            chunk = content[start : start + 500_000]
+            headers = {"Content-Range": f"{start}-{start + len(chunk) - 1}"}
+            response = requests.patch(root + location, chunk, headers=headers, timeout=30)
+            assert response.status_code == 202
+            status = requests.get(roots[(turn + 1) % 2] + location, timeout=30)
+            assert status.headers["Range"] == f"0-{start + len(chunk) - 1}"
+            again = requests.patch(
+                roots[(turn + 1) % 2] + location, chunk, headers=headers, timeout=30
+            )
+            assert again.status_code == 416
+        digest = digest_of(content, algorithm)
+        put = requests.put(resolve_location(roots[1], location, digest=digest), timeout=30)
+        assert put.status_code == 201
+        for root in roots:
+            blob = requests.get(f"{root}/v2/a/b/blobs/{digest}", timeout=30)
+            assert blob.content == content
+            assert requests.get(root + location, timeout=30).status_code == 404
+
+
+def test_an_image_goes_to_one_registry_and_comes_from_another(place: str, tmp_path: Path) -> None:
+    image, back = tmp_path / "image", tmp_path / "back"
+    oci_layout.write(image, [6_000_000, 1, 0], ["amd64", "arm64"])
+    with (
+        example("registry", tmp_path / "log-1", "--storage", place, "--workers", "2") as one,
+        example("registry", tmp_path / "log-2", "--storage", place) as two,
+    ):
+        skopeo("copy --all --dest-tls-verify=false", f"oci:{image}:v1", f"docker://{one}/x/y:v1")
+        skopeo("copy --all --src-tls-verify=false", f"docker://{two}/x/y:v1", f"oci:{back}:v1")
+        assert files_of(back) == files_of(image)
+        listed = requests.get(f"http://{two}/v2/_catalog", timeout=30).json()
+        assert listed == {"repositories": ["x/y"]}
+        skopeo("delete --tls-verify=false", f"docker://{two}/x/y:v1")
+        assert skopeo("inspect --tls-verify=false", f"docker://{one}/x/y:v1", fails=True)
+
+
+def test_two_pushes_of_one_blob_and_one_tag_at_once_end_well(place: str) -> None:
+    content, other = os.urandom(200_000), os.urandom(200_000)
+    clients = [Client(make_app(Storage.at(place))) for _ in range(2)]
+    digest = digest_of(content)
+
+    def push(i: int) -> int:
+        client = clients[i % 2]
+        location = client.post("/v2/a/blobs/uploads/").location or ""
+        client.patch(location, data=content)
+        put = client.put(location, query_string={"digest": digest})
+        manifest = b'{"i": %d}' % (i % 2)
+        tagged = client.put("/v2/a/manifests/v1", data=manifest)
+        return max(put.status_code, tagged.status_code)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(push, range(16))) == {201}
+    client = clients[0]
+    assert client.get(f"/v2/a/blobs/{digest}").data == content
+    assert client.get("/v2/a/manifests/v1").data in (b'{"i": 0}', b'{"i": 1}')
+
+    # One upload, two requests at once for the same place: one of them is told so.
+    location = client.post("/v2/a/blobs/uploads/").location or ""
+
+    def patch(chunk: bytes) -> Any:
+        one = clients[chunk is other]
+        headers = {"Content-Range": f"0-{len(chunk) - 1}"}
+        return one.patch(location, data=chunk, headers=headers).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(patch, [content, other] * 4))
+    assert sorted(statuses) == [202, *[416] * 7]
+    won = (content, other)[statuses.index(202) % 2]
+    put = client.put(location, query_string={"digest": digest_of(won)})
+    assert put.status_code == 201
+
+
+def test_deleting_a_manifest_while_it_is_tagged_leaves_no_tag_that_points_nowhere(
+    tmp_path: Path,
+) -> None:
+    client = Client(make_app(Storage.at(str(tmp_path))))
+    manifest = b"{}"
+    path = f"/v2/a/manifests/{digest_of(manifest)}"
+
+    def push(i: int) -> int:
+        return client.put(f"/v2/a/manifests/v{i}", data=manifest).status_code
+
+    def delete(_: int) -> int:
+        return client.delete(path).status_code
+
+    for _ in range(20):
+        with ThreadPoolExecutor(8) as pool:
+            pushed, deleted = pool.map(push, range(6)), pool.map(delete, range(3))
+            assert set(pushed) == {201}
+            assert set(deleted) <= {202, 404}
+        tags = client.get("/v2/a/tags/list")
+        for tag in tags.get_json().get("tags", []):
+            assert client.get(f"/v2/a/manifests/{tag}").data == manifest
+
+
+def test_in_memory(tmp_path: Path) -> None:
+    with example("registry", tmp_path / "log", "--storage", "memory://") as host:
+        image = tmp_path / "image"
+        oci_layout.write(image, [1000], ["amd64"])
+        skopeo("copy --dest-tls-verify=false", f"oci:{image}:v1", f"docker://{host}/a:v1")
+        skopeo("inspect --tls-verify=false", f"docker://{host}/a:v1")
+    command = [sys.executable, "examples/registry.py", "--storage", "memory://", "--workers", "2"]
+    run = subprocess.run(
+        command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 2
+    assert "memory:// cannot be shared by several workers" in run.stderr
+
+
+def test_a_storage_that_fails_is_an_error_and_does_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a full disk, or an object store that is away."""
+    storage = Storage.at(str(tmp_path))
+    client = Client(make_app(storage))
+    location = client.post("/v2/a/blobs/uploads/").location or ""
+    client.patch(location, data=b"01234")
+
+    class Full:
+        def __init__(self, *_: object, **__: object) -> None: ...
+        def write(self, block: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("registry.open_writer", Full)
+        response = client.patch(location, data=b"56789")
+        assert response.status_code == 500
+        assert response.get_json()["errors"][0]["code"] == "UNKNOWN"
+        digest = digest_of(b"0123456789")
+        assert client.put(f"{location}?digest={digest}", data=b"56789").status_code == 500
+    assert client.get(location).headers["Range"] == "0-4"
+    client.patch(location, data=b"56789")
+    assert client.put(f"{location}?digest={digest}").status_code == 201
+
+
+def test_s3_is_written_to_conditionally(
+    s3: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the chunks of an upload rely on: of two that create an object, one fails."""
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    store = S3Store("images", prefix="conditional")
+    obstore.put(store, "x", b"1", mode="create")
+    with pytest.raises(obstore.exceptions.AlreadyExistsError):
+        obstore.put(store, "x", b"2", mode="create")
