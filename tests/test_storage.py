@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from werkzeug.test import Client
 from registry_routes import resolve_location
 
 from . import oci_layout
-from .servers import example, files_of, free_port, serving, skopeo
+from .servers import EXAMPLES, example, files_of, free_port, serving, skopeo
 
 S3 = {
     "AWS_ACCESS_KEY_ID": "test",
@@ -213,3 +214,34 @@ def test_s3_is_written_to_conditionally(
     obstore.put(store, "x", b"1", mode="create")
     with pytest.raises(obstore.exceptions.AlreadyExistsError):
         obstore.put(store, "x", b"2", mode="create")
+
+
+@pytest.mark.skipif(not shutil.which("prlimit"), reason="prlimit is not installed (util-linux)")
+def test_a_disk_that_is_full(tmp_path: Path) -> None:
+    """No file may be larger than a megabyte: what does not fit is an error, what does is kept."""
+    port, storage = free_port(), tmp_path / "data"
+    command = ["prlimit", "--fsize=1000000", sys.executable, str(EXAMPLES / "registry.py")]
+    command += ["--port", str(port), "--storage", str(storage)]
+    with serving(command, port, tmp_path / "log", clean=False) as host:
+        uploads = f"http://{host}/v2/a/blobs/uploads/"
+        small, large = os.urandom(900_000), os.urandom(20_000_000)
+        for content, status in (small, 201), (large, 500), (small[:1000], 201):
+            query = {"digest": digest_of(content)}
+            response = requests.post(uploads, content, params=query, timeout=60)
+            assert response.status_code == status
+        location = requests.post(uploads, timeout=60).headers["Location"]
+        url = resolve_location(uploads, location)
+        assert requests.patch(url, small, timeout=60).status_code == 202
+        assert requests.patch(url, large, timeout=60).status_code == 500
+        assert requests.get(url, timeout=60).headers["Range"] == "0-899999"
+        assert (
+            requests.get(f"http://{host}/v2/a/blobs/{digest_of(large)}", timeout=60).status_code
+            == 404
+        )
+        assert (
+            requests.get(f"http://{host}/v2/a/blobs/{digest_of(small)}", timeout=60).content
+            == small
+        )
+    for path in storage.glob("blobs/*/*"):
+        assert digest_of(path.read_bytes()) == f"sha256:{path.name}"
+    assert not list(storage.rglob("*#*"))
