@@ -83,7 +83,9 @@ class URLBuilder:
         root = f"/{script_name.strip('/')}"
         if not relative:
             host = get_host(environ)
-            if not host:
+            if not re.fullmatch(
+                r"[a-zA-Z0-9._-]+(?::[0-9]+)?|\[[0-9a-fA-F:.]+\](?::[0-9]+)?", host
+            ):
                 raise SecurityError("the request's Host is malformed")
             root = f"{environ['wsgi.url_scheme']}://{host}{root}"
         return cls(root, relative=relative, url_map=url_map)

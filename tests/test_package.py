@@ -1,0 +1,118 @@
+"""What is installed and published: the wheel, the sdist, and the types that a user's checker sees."""
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# A user's program; each reveal_type is what it must infer, and the last line is wrong.
+PROGRAM = """
+from flask import Flask
+from werkzeug.routing import Map, Rule
+from werkzeug.wrappers import Response
+
+from registry_routes import (
+    DOCKER_1_5, RegistryApp, RegistryMap, RegistryRequest, RouteName, URLBuilder,
+    errors, read_errors, required_scopes, url_map,
+)
+
+adapter = url_map.bind("registry.example.com")
+reveal_type(adapter.build("base"))  # str
+endpoint, values = adapter.match("/v2/")
+rule, _ = adapter.match("/v2/", return_rule=True)
+reveal_type(rule)  # werkzeug.routing.rules.Rule
+own: Map = RegistryMap(DOCKER_1_5, prefix="/r", rules=[Rule("/x", endpoint="x")])
+app = RegistryApp()
+
+
+@app.view(RouteName.TAGS, "GET")
+def tags(request: RegistryRequest, name: str) -> Response:
+    reveal_type(request.urls)  # registry_routes.urls.URLBuilder
+    raise errors.NameUnknown(detail={"name": name})
+
+
+reveal_type(URLBuilder("https://h").tags("a", n=3))  # str
+reveal_type(read_errors(404)[0])  # registry_routes.errors.RegistryError
+reveal_type(required_scopes("tags", "GET", {"name": "a"})[0].actions)  # tuple[str, ...]
+URLBuilder("https://h").tags("a", n="three")
+"""
+
+
+@pytest.mark.parametrize("checker", ["mypy --strict", f"pyright --pythonpath {sys.executable}"])
+def test_a_users_program_is_checked(tmp_path: Path, checker: str) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    command = [sys.executable, "-m", *checker.split(), str(program)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    said = run.stdout.splitlines()
+    lines = PROGRAM.splitlines()
+    for number, line in enumerate(lines, start=1):
+        if "reveal_type" in line:
+            wanted = line.rpartition("# ")[2]
+            if checker.startswith("pyright"):  # it leaves out the modules
+                wanted = wanted.rpartition(".")[2] if wanted[-3:] != "..]" else wanted
+            here = [one for one in said if re.search(rf"program\.py:{number}\b", one)]
+            assert any(wanted in one.replace("builtins.", "") for one in here), (line, run.stdout)
+    errors = [one for one in said if re.search(r"program\.py:[0-9:]+ (?:- )?error", one)]
+    assert [one for one in errors if f"program.py:{len(lines)}" in one] == errors, run.stdout
+    assert errors
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the sdist, and the wheel built from it."""
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    return out
+
+
+def test_the_wheel_has_the_package_and_nothing_else(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        (metadata,) = [archive.read(name).decode() for name in names if name.endswith("METADATA")]
+    package = {name for name in names if ".dist-info/" not in name}
+    assert package == {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "registry_routes").iterdir()
+        if path.suffix in (".py", ".typed")
+    }
+    assert "registry_routes/py.typed" in package
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    for field in (
+        "Name: registry-routes",
+        "Requires-Python: >=3.11",
+        "Requires-Dist: werkzeug<4,>=3.1",
+        "License-Expression: Apache-2.0",
+        "Keywords: ",
+        "Project-URL: ",
+        "Classifier: Typing :: Typed",
+        "Description-Content-Type: text/markdown",
+    ):
+        assert field in metadata
+
+
+def test_the_sdist_passes_its_tests(built: Path, tmp_path: Path) -> None:
+    """Some of them, those that do not themselves start programs."""
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (unpacked,) = tmp_path.iterdir()
+    tracked = {"README.md", "LICENSE", "pyproject.toml", "tests", "examples", "registry_routes"}
+    assert tracked <= {path.name for path in unpacked.iterdir()}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["tests/test_oracle.py", "tests/test_grammar.py", "registry_routes"]
+    environ = {**os.environ, "PYTHONPATH": str(unpacked)}
+    run = subprocess.run(command, cwd=unpacked, env=environ, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+    collect = [*command[:4], "--collect-only"]
+    run = subprocess.run(collect, cwd=unpacked, env=environ, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
