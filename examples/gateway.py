@@ -20,13 +20,14 @@ from typing import Any
 import jwt
 from registry import Server, Storage, server_options
 from registry import make_app as make_registry
-from werkzeug.exceptions import HTTPException, SecurityError
+from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.wrappers import Request, Response
 
 from registry_routes import (
     RegistryMap,
     Scope,
+    URLBuilder,
     error_response,
     errors,
     parse_scopes,
@@ -69,9 +70,7 @@ class Gateway:
         needed = required_scopes(endpoint, request.method, values, query)
         granted = self.granted(request)
         if granted is None or not all(scope.is_granted_by(granted) for scope in needed):
-            if not request.host:
-                raise SecurityError("the request's Host is malformed")
-            realm = f"{request.root_url}token"
+            realm = f"{URLBuilder.from_environ(request.environ).root}/token"
             raise errors.Unauthorized(realm=realm, service=SERVICE, scope=needed)
 
     def granted(self, request: Request) -> list[Scope] | None:
