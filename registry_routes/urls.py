@@ -175,12 +175,22 @@ class URLBuilder:
         return self._url(RouteName.BLOB_UPLOAD_CHUNK, values, digest=checked, **query)
 
     def referrers(
-        self, name: str, digest: str, *, artifact_type: str | Iterable[str] | None = None
+        self,
+        name: str,
+        digest: str,
+        *,
+        artifact_type: str | Iterable[str] | None = None,
+        n: int | None = None,
+        last: str | None = None,
     ) -> str:
-        """The manifests whose subject is this one, of one type, or of several, if given."""
+        """The manifests whose subject is this one, of one type, or of several, if given.
+
+        `n` and `last` are for the ``Link`` of a registry that gives them in pages.
+        """
         types = artifact_type if isinstance(artifact_type, str | None) else [*artifact_type]
         values = {"name": name, "digest": digest}
-        return self._url(RouteName.REFERRERS, values, artifactType=types)
+        query = {"artifactType": types, "n": _count(n), "last": last}
+        return self._url(RouteName.REFERRERS, values, **query)
 
     def extension(
         self, extension: str, component: str, module: str, *, name: str | None = None

@@ -88,6 +88,13 @@ CALLS: list[tuple[str, tuple[str, ...], dict[str, Any], str, str]] = [
     (
         "referrers",
         ("a", SHA256),
+        {"artifact_type": "x", "n": 5, "last": SHA512},
+        f"/v2/a/referrers/{SHA256}",
+        f"artifactType=x&n=5&last={SHA512.replace(':', '%3A')}",
+    ),
+    (
+        "referrers",
+        ("a", SHA256),
         {"artifact_type": ["a", "b"]},
         f"/v2/a/referrers/{SHA256}",
         "artifactType=a&artifactType=b",
@@ -375,7 +382,11 @@ class TestPaging:
 
     def test_a_link_leads_to_the_next_page_and_is_read_back(self) -> None:
         urls = URLBuilder("https://r.example/m")
-        for url in urls.tags("a", n=2, last="é"), urls.catalog(n=1, last="a/b"):
+        for url in (
+            urls.tags("a", n=2, last="é"),
+            urls.catalog(n=1, last="a/b"),
+            urls.referrers("a", SHA256, n=1, last=SHA512),
+        ):
             assert parse_next_link("https://r.example/m/v2/", next_link(url)) == url
 
     @pytest.mark.parametrize(
