@@ -415,6 +415,8 @@ def main() -> int:
     name, at, reference = options.image.partition("@")
     if not at:
         name, _, reference = options.image.rpartition(":")
+    if not name:
+        parser.error(f"image {options.image!r} must be NAME:TAG or NAME@DIGEST")
     try:
         registry = Registry(options.root, name, options.user)
         act = pull if options.action == "pull" else push

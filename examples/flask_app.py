@@ -3,7 +3,7 @@
     python examples/flask_app.py --layout ./busybox --name library/busybox --port 5002
 
 The app's URL map is a `RegistryMap`: the registry's routes are its routes too, and ``url_for``
-builds their URLs. Only the views of what can be read are registered; Flask answers the rest.
+builds their URLs. Flask answers a route without a view with a 500, so a hook makes that a 404.
 """
 
 import argparse

@@ -12,6 +12,7 @@ something that has, or keep it on your own machine.
 import argparse
 import hashlib
 import json
+import os
 import re
 import threading
 import uuid
@@ -74,8 +75,9 @@ class Storage:
         self.store = store
 
     @classmethod
-    def at(cls, place: str) -> "Storage":
+    def at(cls, place: str | os.PathLike[str]) -> "Storage":
         """In a directory, or at a URL that obstore knows: memory, S3, GCS, Azure."""
+        place = os.fspath(place)
         if "://" in place:
             return cls(MemoryStore() if place.startswith("memory:") else from_url(place))
         return cls(LocalStore(place, mkdir=True))
@@ -665,7 +667,7 @@ def _is_map_of_strings(value: Any) -> bool:
 
 
 @contextmanager
-def running(storage: str = "memory://") -> Iterator[str]:
+def running(storage: str | os.PathLike[str] = "memory://") -> Iterator[str]:
     """The URL of a registry on a free port, served by a thread of this process: for test suites."""
     app = make_app(Storage.at(storage))
     server = make_server("127.0.0.1", 0, app, threaded=True)
@@ -702,6 +704,8 @@ class Server(BaseApplication):  # type: ignore[misc]
             "accesslog": "-",
             "when_ready": self.greet,
         }
+        if "control_socket_disable" in self.cfg.settings:  # one for all, in the home directory
+            settings["control_socket_disable"] = True
         for name, value in settings.items():
             self.cfg.set(name, value)
 

@@ -6,6 +6,12 @@
 ('manifest', {'name': 'library/nginx', 'tag': 'latest'})
 >>> adapter.build("manifest", {"name": "library/nginx", "tag": "latest"}, force_external=True)
 'https://registry.example.com/v2/library/nginx/manifests/latest'
+
+- Matching and building: `url_map`, `RegistryMap`; in a map of your own, `RegistryRules` and
+  `CONVERTERS`; the route tables, `OCI_1_1` and `DOCKER_1_5`.
+- Serving: `RegistryApp`, the exceptions in `errors`, `read_page`, `page` and `next_link`.
+- Clients: `URLBuilder`, `resolve_location`, `read_errors`, `parse_next_link`.
+- Tokens: `required_scopes`, `parse_scopes`, `Scope`.
 """
 
 from . import errors

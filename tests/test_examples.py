@@ -95,6 +95,8 @@ class TestClient:
         assert message in run_client("pull", root, "No/such:v1", tmp_path, fails=True)
         message = "image 'v1' must be in the layout"
         assert message in run_client("push", root, "no/such:v1", tmp_path / "none", fails=True)
+        message = "image 'library/app' must be NAME:TAG or NAME@DIGEST"
+        assert message in run_client("pull", root, "library/app", tmp_path, fails=True)
         closed = "http://127.0.0.1:1"
         assert "pull x:v1" in run_client("pull", closed, "x:v1", tmp_path, fails=True)
 

@@ -35,7 +35,7 @@ def test_two_are_two(registry: str) -> None:
 
 def test_in_a_directory(tmp_path: Path) -> None:
     for status in 201, 200:
-        with running(str(tmp_path)) as url:
+        with running(tmp_path) as url:
             ask = requests.put if status == 201 else requests.get
             response = ask(f"{url}/v2/x/manifests/v1", data=b"{}", timeout=10)
             assert response.status_code == status
