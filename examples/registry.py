@@ -14,6 +14,9 @@ import hashlib
 import json
 import os
 import re
+import shutil
+import socket
+import struct
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +26,7 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 from gunicorn.http.errors import ParseException
 from obstore import open_writer
-from obstore.exceptions import AlreadyExistsError
+from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, MemoryStore, from_url
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.serving import make_server
@@ -46,9 +49,11 @@ _RESTRICTED_NAME = "[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]{0,126}"
 MEDIA_TYPE = re.compile(f"{_RESTRICTED_NAME}/{_RESTRICTED_NAME}")
 MAX_MANIFEST = 4 * 1024 * 1024
 MAX_NAME = 255  # what most clients hold to; it also keeps every path within a filesystem's limits
-MAX_TAGS = 100  # that one manifest may be given at once
+MAX_TAGS = 50  # that one manifest may be given at once: each is a header of the response
 BLOCK = 1024 * 1024
-PART = 8 * 1024 * 1024  # of an object that is written: at most two are held in memory
+PART = 5 * 1024 * 1024  # of an object that is written, the least of S3; two are held in memory
+MAX_COPY = 4 * 1024 * 1024 * 1024  # what S3 copies in one request is a little more
+MAX_UNREAD = 256 * 1024 * 1024  # of a body that nobody wanted
 
 Blocks = Iterable[bytes]
 
@@ -188,8 +193,8 @@ class Storage:
                 counted += len(block)
                 yield block
 
-        self._write_blocks(data, counting())
         try:
+            self._write_blocks(data, counting())
             if size not in (None, counted):
                 raise errors.SizeInvalid
             if not counted:
@@ -202,9 +207,14 @@ class Storage:
             }
             path = f"{upload}chunks/{start:020}"
             self.store.put(path, json.dumps(chunk).encode(), mode="create")
+            if not self._exists(f"{upload}begun"):  # cancelled meanwhile
+                self._delete_upload(name, upload_id)
+                raise errors.BlobUploadUnknown
         except BaseException as error:
             self._delete(data)
             if not isinstance(error, AlreadyExistsError):
+                if isinstance(error, OSError | BaseError) and not self._exists(f"{upload}begun"):
+                    raise errors.BlobUploadUnknown from None  # it was cancelled under our hands
                 raise
             if not counted:
                 return chunks
@@ -215,11 +225,24 @@ class Storage:
         self, name: str, upload_id: str, blocks: Blocks, content_range: str | None, digest: str
     ) -> None:
         """Add the last chunk, which may be empty, and keep the whole as the blob `digest`."""
+        try:
+            self._finish_upload(name, upload_id, blocks, content_range, digest)
+        except (FileNotFoundError, errors.BlobUploadUnknown):
+            # Another request has ended the upload. If it was the same one, both have succeeded.
+            self._delete_upload(name, upload_id)
+            if not self.has_blob(name, digest):
+                raise errors.BlobUploadUnknown from None
+
+    def _finish_upload(
+        self, name: str, upload_id: str, blocks: Blocks, content_range: str | None, digest: str
+    ) -> None:
         before = self.chunks(name, upload_id)
         chunks = self.append(name, upload_id, blocks, content_range)
         try:
-            if len(chunks) == 1 and digest == f"sha256:{chunks[0]['sha256']}":
-                self.store.copy(chunks[0]["data"], f"blobs/{_digest_path(digest)}")
+            is_one = len(chunks) == 1 and chunks[0]["size"] <= MAX_COPY
+            if is_one and digest == f"sha256:{chunks[0]['sha256']}":
+                if not self.has_content(digest):
+                    self.store.copy(chunks[0]["data"], f"blobs/{_digest_path(digest)}")
                 self.add_blob(name, digest)
             else:
                 self.write_blob(name, digest, self._content(chunks))
@@ -243,6 +266,8 @@ class Storage:
         self._delete(f"{upload}begun")
         for path in list(self._list(upload)):
             self._delete(upload + path)
+        if isinstance(self.store, LocalStore):  # it has directories, which would pile up
+            shutil.rmtree(f"{self.store.prefix}/{upload}", ignore_errors=True)
 
     # Manifests and tags.
 
@@ -410,7 +435,8 @@ def make_app(storage: Storage) -> RegistryApp:
         if digest not in ("", actual):
             raise errors.DigestInvalid(detail={"digest": digest, "actual": actual})
         tags = [tag] if tag else _tags_to_give(request)
-        media_type = request.content_type or manifest.get("mediaType") or IMAGE_MANIFEST
+        sent_type = (request.content_type or "").partition(";")[0].strip()
+        media_type = sent_type or manifest.get("mediaType") or IMAGE_MANIFEST
         if not isinstance(media_type, str) or not MEDIA_TYPE.fullmatch(media_type):
             raise errors.ManifestInvalid("the manifest's media type is malformed")
         storage.write_manifest(name, actual, media_type, content, subject)
@@ -453,10 +479,9 @@ def make_app(storage: Storage) -> RegistryApp:
         response.headers["Accept-Ranges"] = "bytes"
         response.headers["Docker-Content-Digest"] = digest
         response.set_etag(digest)
-        if wanted:
+        response.make_conditional(request)
+        if response.status_code == 206:
             response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-        else:
-            response.make_conditional(request)
         return response
 
     @app.view("blob", "DELETE")
@@ -578,8 +603,6 @@ def _wanted_range(request: RegistryRequest, digest: str, size: int) -> tuple[int
         start, end = max(size - int(found[2]), 0), size
     else:
         start, end = int(found[1]), min(int(found[2]) + 1, size) if found[2] else size
-        if found[2] and int(found[2]) < start:
-            return None
     if start >= end:
         raise errors.RangeInvalid("the range is not within the blob", length=size)
     return start, end
@@ -702,6 +725,8 @@ class Server(BaseApplication):  # type: ignore[misc]
             "worker_class": "gthread",
             "threads": self.options.threads,
             "accesslog": "-",
+            "graceful_timeout": 10,
+            "limit_request_line": 8190,
             "when_ready": self.greet,
         }
         if "control_socket_disable" in self.cfg.settings:  # one for all, in the home directory
@@ -714,11 +739,22 @@ class Server(BaseApplication):  # type: ignore[misc]
 
         def patient(environ: Any, start_response: Any) -> Any:
             environ["gunicorn.socket"].settimeout(self.options.patience)
-            return app(environ, start_response)
+            response = app(environ, start_response)
+            # A client that is still sending would not see an answer that comes before it is done.
+            with suppress(OSError, ParseException):
+                for _ in range(MAX_UNREAD // BLOCK):
+                    if not environ["wsgi.input"].read(BLOCK):
+                        break
+            return response
 
         return patient
 
     def greet(self, server: Any) -> None:
+        # Connections take this over: gunicorn waits for a request's headers without end.
+        seconds, fraction = divmod(self.options.patience, 1)
+        timeout = struct.pack("ll", int(seconds), int(fraction * 1e6))
+        for listener in server.LISTENERS:
+            listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
         host = "{}:{}".format(*server.LISTENERS[0].getsockname()[:2])
         print(self.greeting.format(host=host), flush=True)
 

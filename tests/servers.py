@@ -40,11 +40,11 @@ def serving(command: list[str], port: int, log: Path, *, clean: bool = True) -> 
 
 
 @contextmanager
-def example(name: str, log: Path, *options: str) -> Iterator[str]:
+def example(name: str, log: Path, *options: str, clean: bool = True) -> Iterator[str]:
     """Host and port of ``examples/<name>.py``."""
     port = free_port()
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), "--port", str(port), *options]
-    with serving(command, port, log) as host:
+    with serving(command, port, log, clean=clean) as host:
         yield host
 
 

@@ -286,6 +286,37 @@ def test_slow_bodies_do_not_keep_others_waiting(
             connection.close()
 
 
+def test_half_a_request_does_not_keep_others_waiting(tmp_path: Path) -> None:
+    options = ["--storage", str(tmp_path / "data"), "--threads", "2", "--patience", "0.5"]
+    # gunicorn logs such an end with a traceback.
+    with example("registry", tmp_path / "log", *options, clean=False) as host:
+        address = (host.partition(":")[0], int(host.partition(":")[2]))
+        silent = [socket.create_connection(address, timeout=10) for _ in range(6)]
+        for connection, half in zip(
+            silent, [b"G", b"GET /v2/ HTTP/1.1\r\nHost: x\r\n"] * 3, strict=True
+        ):
+            connection.sendall(half)
+        assert requests.get(f"http://{host}/v2/", timeout=20).status_code == 200
+        for connection in silent:
+            connection.close()
+
+
+def test_an_early_answer_to_a_large_body_arrives(tmp_path: Path) -> None:
+    with example("registry", tmp_path / "log", "--storage", str(tmp_path / "data")) as host:
+        root, body = f"http://{host}", bytes(30_000_000)
+        location = requests.post(f"{root}/v2/a/blobs/uploads/", timeout=30).headers["Location"]
+        headers = {"Content-Range": f"5-{len(body) + 4}"}
+        for _ in range(3):
+            for method, url, status in (
+                ("PATCH", root + location, 416),
+                ("PUT", f"{root}/v2/a/manifests/v1", 413),
+                ("PATCH", f"{root}/v2/a/blobs/uploads/none", 404),
+                ("PUT", f"{root}/v2/_catalog", 405),
+            ):
+                response = requests.request(method, url, data=body, headers=headers, timeout=30)
+                assert response.status_code == status
+
+
 def test_every_endpoint_is_among_the_hostile_requests() -> None:
     adapter, found = url_map.bind("h"), set()
     for request in hostile_requests(Random(SEED), 10_000):

@@ -238,6 +238,64 @@ def test_an_upload_being_written_to_is_not_written_to_twice(client: Client, tmp_
     assert put.status_code == 201
 
 
+class Meanwhile(RawIOBase):
+    """A body, before whose end something else happens."""
+
+    def __init__(self, body: bytes, happens: Any) -> None:
+        self.left, self.happens = body, happens
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self.left:
+            self.happens()
+        taken, self.left = self.left[: len(buffer)], self.left[len(buffer) :]
+        buffer[: len(taken)] = taken
+        return len(taken)
+
+
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+def test_an_upload_that_is_cancelled_meanwhile(client: Client, tmp_path: Path, method: str) -> None:
+    location = client.post("/v2/a/blobs/uploads/").location or ""
+    client.patch(location, data=b"01234")
+    digest = digest_of(b"01234567")
+    body = Meanwhile(b"567", lambda: client.delete(location))
+    response = client.open(
+        location,
+        method=method,
+        query_string={"digest": digest},
+        environ_overrides={"wsgi.input": body, "wsgi.input_terminated": True},
+    )
+    assert_error(response, 404, "BLOB_UPLOAD_UNKNOWN")
+    assert not uploads_in(tmp_path)
+
+
+@pytest.mark.parametrize("chunks", [[], [b"01234"], [b"01", b"234"]])
+def test_an_upload_that_is_finished_twice(
+    client: Client, tmp_path: Path, chunks: list[bytes]
+) -> None:
+    location = client.post("/v2/a/blobs/uploads/").location or ""
+    for chunk in chunks:
+        client.patch(location, data=chunk)
+    last = b"" if chunks else b"01234"
+    query = {"digest": digest_of(b"01234")}
+    body = Meanwhile(last, lambda: client.put(location, query_string=query, data=last))
+    overrides = {"wsgi.input": body, "wsgi.input_terminated": True}
+    for _ in range(2):
+        put = client.put(location, query_string=query, environ_overrides=overrides)
+        assert put.status_code == 201
+    assert client.get(f"/v2/a/blobs/{digest_of(b'01234')}").data == b"01234"
+    assert_nothing_half_written(tmp_path)
+    assert not uploads_in(tmp_path)
+    assert not list(tmp_path.rglob("_uploads/*"))
+
+
+def test_a_manifests_type_may_come_with_parameters(client: Client) -> None:
+    client.put("/v2/a/manifests/v1", data=b"{}", content_type=f"{INDEX_TYPE}; charset=utf-8")
+    assert client.get("/v2/a/manifests/v1").content_type == INDEX_TYPE
+
+
 def test_mount(client: Client) -> None:
     digest = push_blob(client, "from/here")
     uploads = "/v2/to/there/blobs/uploads/"
@@ -287,9 +345,10 @@ RANGES: dict[str, tuple[int, int] | int | None] = {
     f"bytes={len(BLOB)}-": 416,
     f"bytes={len(BLOB)}-{len(BLOB) + 5}": 416,
     "bytes=-0": 416,
+    "bytes=9-3": 416,  # the conformance program wants it so
     # What is no range, or more than one, is ignored (RFC 9110, section 14.2).
     **dict.fromkeys(
-        ("bytes=9-3", "bytes=-", "bytes=", "bytes=x-y", "lines=1-2", "bytes=0-1,3-4", "", "x", "٣-")
+        ("bytes=-", "bytes=", "bytes=x-y", "lines=1-2", "bytes=0-1,3-4", "", "x", "٣-")
     ),
     f"bytes={'9' * 5000}-": None,
 }
@@ -320,7 +379,10 @@ def test_a_range_of_what_it_was_and_of_nothing(client: Client) -> None:
     for etag, status in {f'"{digest}"': 206, '"other"': 200}.items():
         headers = {"Range": "bytes=3-9", "If-Range": etag}
         assert client.get(path, headers=headers).status_code == status
-    assert client.get(path, headers={"If-None-Match": f'"{digest}"'}).status_code == 304
+    for headers in {}, {"Range": "bytes=3-9"}:
+        cached = client.get(path, headers={"If-None-Match": f'"{digest}"', **headers})
+        assert (cached.status_code, cached.data) == (304, b"")
+        assert "Content-Range" not in cached.headers
     empty = f"/v2/a/b/blobs/{push_blob(client, 'a/b', b'')}"
     assert client.get(empty).data == b""
     assert_error(client.get(empty, headers={"Range": "bytes=0-"}), 416, "RANGE_INVALID")
@@ -351,7 +413,7 @@ def test_tags_for_a_manifest_that_is_pushed_by_its_digest(client: Client, algori
     assert response.headers.getlist("OCI-Tag") == tags
     for tag in tags:
         assert client.get(f"/v2/a/manifests/{tag}").headers["Docker-Content-Digest"] == digest
-    for bad, status in (["v1", "!"], 400), ([""], 400), ([f"t{i}" for i in range(101)], 414):
+    for bad, status in (["v1", "!"], 400), ([""], 400), ([f"t{i}" for i in range(51)], 414):
         response = client.put(path, query_string={"tag": bad}, data=content)
         assert_error(response, status, "TAG_INVALID")
     assert len(client.get("/v2/a/tags/list").get_json()["tags"]) == 20

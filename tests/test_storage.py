@@ -141,6 +141,24 @@ def test_two_pushes_of_one_blob_and_one_tag_at_once_end_well(place: str) -> None
     assert put.status_code == 201
 
 
+def test_uploads_that_are_cancelled_and_finished_at_once_end_well(place: str) -> None:
+    client = Client(make_app(Storage.at(place)))
+    content = os.urandom(100_000)
+    query = {"digest": digest_of(content)}
+    for turn in range(15):
+        location = client.post("/v2/a/blobs/uploads/").location or ""
+        asks = [
+            lambda: client.put(location, query_string=query, data=content),
+            lambda: client.patch(location, data=content),
+            lambda: client.delete(location),
+            lambda: client.put(location, query_string=query, data=content),
+        ]
+        with ThreadPoolExecutor(4) as pool:
+            jobs = [pool.submit(asks[(turn + i) % 4]) for i in range(4)]
+            statuses = [job.result().status_code for job in jobs]
+        assert set(statuses) <= {201, 202, 204, 400, 404, 416}, statuses
+
+
 def test_deleting_a_manifest_while_it_is_tagged_leaves_no_tag_that_points_nowhere(
     tmp_path: Path,
 ) -> None:
