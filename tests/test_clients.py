@@ -18,6 +18,8 @@ from dxf import DXF
 from . import oci_layout
 from .servers import EXAMPLES, example, files_of, free_port, serving, skopeo
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

@@ -24,6 +24,8 @@ from registry_routes import resolve_location, url_map
 from . import nasty
 from .servers import EXAMPLES, example, free_port
 
+pytestmark = pytest.mark.slow
+
 SEED = int(os.environ.get("REGISTRY_ROUTES_SEED", "1500"))
 
 

@@ -22,6 +22,8 @@ from registry_routes import resolve_location
 from . import oci_layout
 from .servers import EXAMPLES, example, files_of, free_port, serving, skopeo
 
+pytestmark = pytest.mark.slow
+
 S3 = {
     "AWS_ACCESS_KEY_ID": "test",
     "AWS_SECRET_ACCESS_KEY": "test",
