@@ -41,7 +41,7 @@ def debians(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"http://{host}"
 
 
-@pytest.fixture(params=["ours", "debians"])
+@pytest.fixture(params=["ours", pytest.param("debians", marks=pytest.mark.slow)])
 def root(request: pytest.FixtureRequest) -> str:
     found: str = request.getfixturevalue(request.param)
     return found
