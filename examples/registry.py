@@ -307,9 +307,13 @@ class Storage:
         return self._exists(_path(name, "_manifests", digest))
 
     def tags(self, name: str) -> list[str]:
-        if not any(self._list(_path(name, "_manifests"))):
+        tags = list(self._list(_path(name, "_tags")))
+        # When all is deleted but a blob, there still is a repository, with no tags.
+        if not tags and not any(
+            any(self._list(_path(name, one))) for one in ("_manifests", "_blobs")
+        ):
             raise errors.NameUnknown(detail={"name": name})
-        return list(self._list(_path(name, "_tags")))
+        return tags
 
     def tag(self, name: str, tag: str) -> str:
         """The digest that a tag points at."""

@@ -470,6 +470,15 @@ def test_delete_of_a_tag_and_of_a_manifest(client: Client) -> None:
     assert client.get(other.location or "").status_code == 200
 
 
+def test_the_tags_of_a_repository_whose_manifests_are_deleted(client: Client) -> None:
+    push_blob(client, "a")
+    push_manifest(client, "a", "v1", manifest_of(BLOB))
+    client.delete(f"/v2/a/manifests/{digest_of(manifest_of(BLOB))}")
+    assert client.get("/v2/a/tags/list").get_json() == {"name": "a", "tags": []}
+    client.delete(f"/v2/a/blobs/{digest_of(BLOB)}")
+    assert_error(client.get("/v2/a/tags/list"), 404, "NAME_UNKNOWN")
+
+
 @pytest.mark.parametrize(
     ("content", "status", "code"),
     [
