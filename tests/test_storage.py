@@ -107,6 +107,31 @@ def test_an_image_goes_to_one_registry_and_comes_from_another(place: str, tmp_pa
         assert skopeo("inspect --tls-verify=false", f"docker://{one}/x/y:v1", fails=True)
 
 
+def test_blobs_and_their_ranges_on_the_wire(place: str, tmp_path: Path) -> None:
+    content = os.urandom(3_000_000)
+    path = f"/v2/a/blobs/{digest_of(content)}"
+    with example("registry", tmp_path / "log", "--storage", place) as host:
+        uploads, params = f"http://{host}/v2/a/blobs/uploads/", {"digest": digest_of(content)}
+        requests.post(uploads, content, params=params, timeout=30)
+        with requests.Session() as session:  # one connection: what is too long or short shows
+            for wanted, start, end in (
+                (None, 0, len(content)),
+                ("bytes=5-", 5, len(content)),
+                ("bytes=-7", len(content) - 7, len(content)),
+                ("bytes=2000000-2000999", 2_000_000, 2_001_000),
+                ("bytes=0-0", 0, 1),
+                (None, 0, len(content)),
+            ):
+                response = session.get(
+                    f"http://{host}{path}", headers={"Range": wanted}, timeout=30
+                )
+                assert response.status_code == (206 if wanted else 200)
+                assert response.content == content[start:end]
+                assert response.headers["Content-Length"] == str(end - start)
+                head = session.head(f"http://{host}{path}", headers={"Range": wanted}, timeout=30)
+                assert head.headers["Content-Length"] == str(len(content))
+
+
 def test_two_pushes_of_one_blob_and_one_tag_at_once_end_well(place: str) -> None:
     content, other = os.urandom(200_000), os.urandom(200_000)
     clients = [Client(make_app(Storage.at(place))) for _ in range(2)]
@@ -124,7 +149,7 @@ def test_two_pushes_of_one_blob_and_one_tag_at_once_end_well(place: str) -> None
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(push, range(16))) == {201}
     client = clients[0]
-    assert client.get(f"/v2/a/blobs/{digest}").data == content
+    assert client.get(f"/v2/a/blobs/{digest}", buffered=True).data == content
     assert client.get("/v2/a/manifests/v1").data in (b'{"i": 0}', b'{"i": 1}')
 
     # One upload, two requests at once for the same place: one of them is told so.
