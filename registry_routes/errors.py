@@ -47,6 +47,10 @@ class RegistryError(exceptions.HTTPException):
 
     error_code = "UNKNOWN"
 
+    def __init_subclass__(cls) -> None:
+        if cls.__doc__ is None:
+            cls.__doc__ = f"``{cls.error_code}``, status {cls.code}: {cls.description}."
+
     def __init__(self, message: str | None = None, *, detail: Any = None, **options: Any) -> None:
         super().__init__(description=message, **options)
         self.detail = detail

@@ -47,6 +47,7 @@ def test_every_code_is_there() -> None:
 def test_an_error_is_the_response_that_the_specification_has(code: str) -> None:
     status, implied = CODES[code]
     error_class = ERRORS[code]
+    assert error_class.__doc__
     assert issubclass(error_class, implied)
     for message, detail in (None, None), ("é\n", {"a": [1]}):
         with pytest.raises(implied) as raised:
