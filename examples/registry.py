@@ -153,7 +153,8 @@ class Storage:
 
     def delete_blob(self, name: str, digest: str) -> None:
         """Take a blob from a repository. (Its content stays: others may have it, or get it now.)"""
-        self.blob_size(name, digest)
+        if not self.has_blob(name, digest):
+            raise errors.BlobUnknown(detail={"digest": digest})
         self._delete(_path(name, "_blobs", digest))
 
     def write_blob(self, name: str, digest: str, blocks: Blocks) -> None:
@@ -190,6 +191,16 @@ class Storage:
     ) -> list[dict[str, Any]]:
         """Add a chunk to an upload; what it consists of then. One that fails leaves no trace."""
         chunks = self.chunks(name, upload_id)
+        return self._append(name, upload_id, chunks, blocks, content_range)
+
+    def _append(
+        self,
+        name: str,
+        upload_id: str,
+        chunks: list[dict[str, Any]],
+        blocks: Blocks,
+        content_range: str | None,
+    ) -> list[dict[str, Any]]:
         start = upload_size(chunks)
         size = _size_of(content_range, start)
         upload = self._upload(name, upload_id)
@@ -247,7 +258,7 @@ class Storage:
         self, name: str, upload_id: str, blocks: Blocks, content_range: str | None, digest: str
     ) -> None:
         before = self.chunks(name, upload_id)
-        chunks = self.append(name, upload_id, blocks, content_range)
+        chunks = self._append(name, upload_id, before, blocks, content_range)
         try:
             is_one = len(chunks) == 1 and chunks[0]["size"] <= MAX_COPY
             if is_one and digest == f"sha256:{chunks[0]['sha256']}":
@@ -444,7 +455,7 @@ def make_app(storage: Storage) -> RegistryApp:
             if not storage.has_blob(name, blob):
                 raise errors.ManifestBlobUnknown(detail={"digest": blob})
         algorithm = digest.partition(":")[0] or "sha256"
-        _digest_path(f"{algorithm}:")
+        _supported_algorithm(algorithm)
         actual = f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
         if digest not in ("", actual):
             raise errors.DigestInvalid(detail={"digest": digest, "actual": actual})

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from werkzeug.routing.rules import parse_converter_args
 
 from .errors import RegistryError, RouteUnknown
-from .expression import Expression
+from .expression import VARIABLE, Expression
 from .routes import RegistryRule
 
 
@@ -93,7 +93,7 @@ def _domain_of(rule: RegistryRule) -> str:
 
 def _pattern(rule: RegistryRule, text: str) -> str:
     """An expression for what `text`, a root or a domain of the rule, may be."""
-    texts = re.split(r"<(?:[^>]*:)?(\w+)>", text)
+    texts = re.split(VARIABLE, text)
     texts[::2] = map(re.escape, texts[::2])
     texts[1::2] = (_foreign_pattern(rule, text, variable) for variable in texts[1::2])
     return "".join(texts)

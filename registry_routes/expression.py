@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from .routes import RegistryRule
 
+#: A variable in a rule, and its name.
+VARIABLE = r"<(?:[^>]*:)?(\w+)>"
 END = None  # in the tree, where a rule ends
 
 
@@ -69,7 +71,7 @@ def _tree(
         for rule in rules:
             path = rule.rule if as_it_stands else other_ending(rule.rule)
             branch = tree
-            for text, variable in re.findall(r"(/|[^</]+)|<(?:[^>]*:)?(\w+)>", path):
+            for text, variable in re.findall(f"(/|[^</]+)|{VARIABLE}", path):
                 piece = text or (variable, pattern_of(rule, variable))
                 branch = branch.setdefault(piece, {})
             branch.setdefault(END, (rule, as_it_stands))

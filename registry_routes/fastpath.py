@@ -26,6 +26,9 @@ from .diagnosis import Diagnoses
 from .expression import Expression
 from .routes import RegistryRule
 
+# What the URL standard leaves unencoded in a path segment, and "/".
+SAFE_IN_PATH = "!$&'()*+,/:;=@"
+
 
 class Template(NamedTuple):
     """How a rule is built from exactly its variables."""
@@ -162,7 +165,7 @@ def _is_only_choice(rule: RegistryRule, rules: Sequence[Rule]) -> bool:
 
 def _template(rule: RegistryRule) -> Template:
     texts = re.split("<[^>]*>", rule.rule.lstrip("/"))
-    quoted = [quote(text, safe="!$&'()*+,/:;=@").replace("%", "%%") for text in texts]
+    quoted = [quote(text, safe=SAFE_IN_PATH).replace("%", "%%") for text in texts]
     return Template(
         tuple((name, converter.grammar.fullmatch) for name, converter in rule.converters.items()),
         "%s".join(quoted),

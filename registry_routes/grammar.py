@@ -135,9 +135,15 @@ TAG = Grammar(
 #: hexadecimal digits each has after the colon.
 REGISTERED_ALGORITHMS = {"sha256": 64, "sha512": 128}
 
-_ALGORITHM = r"[a-z0-9]++(?>(?:[+._-][a-z0-9]++)*)"
+ALGORITHM = Grammar(
+    kind="digest algorithm",
+    pattern=r"[a-z0-9]++(?>(?:[+._-][a-z0-9]++)*)",
+    source="OCI image-spec 1.1, Digests",
+    rules=(("", "must be a-z and 0-9, separated by one '+', '.', '_' or '-'"),),
+)
+
 _REGISTERED = "|".join(f"{name}:[a-f0-9]{{{n}}}" for name, n in REGISTERED_ALGORITHMS.items())
-_UNREGISTERED = rf"(?!(?:{'|'.join(REGISTERED_ALGORITHMS)}):){_ALGORITHM}:[a-zA-Z0-9=_-]++"
+_UNREGISTERED = rf"(?!(?:{'|'.join(REGISTERED_ALGORITHMS)}):){ALGORITHM.pattern}:[a-zA-Z0-9=_-]++"
 
 DIGEST = Grammar(
     kind="digest",
@@ -151,7 +157,7 @@ DIGEST = Grammar(
             for name, n in REGISTERED_ALGORITHMS.items()
         ),
         (
-            rf"\A(?!{_ALGORITHM}:)",
+            rf"\A(?!{ALGORITHM.pattern}:)",
             "must have an algorithm of a-z and 0-9, separated by one '+', '.', '_' or '-'",
         ),
         ("", "must have after its first ':' one or more of a-z, A-Z, 0-9, '=', '_' and '-'"),

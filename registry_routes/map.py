@@ -21,7 +21,7 @@ from werkzeug.routing import (
 
 from .errors import Unsupported
 from .expression import other_ending
-from .fastpath import FastPath
+from .fastpath import SAFE_IN_PATH, FastPath
 from .routes import OCI_1_1, Dialect, RegistryRule, RegistryRules
 
 if TYPE_CHECKING:
@@ -407,7 +407,7 @@ class RegistryMapAdapter(MapAdapter):
                 return found, values
             error = NotFound()
         except RequestRedirect as redirect:
-            targets = [quote(form, safe=_SAFE_IN_PATH) for form in forms]
+            targets = [quote(form, safe=SAFE_IN_PATH) for form in forms]
             if redirect.new_url not in [self.make_redirect_url(t, query_args) for t in targets]:
                 raise
             error = redirect
@@ -454,17 +454,15 @@ class RegistryMapAdapter(MapAdapter):
         if query_args is None:
             query_args = self.query_args or {}
         location = "/" + f"{self.script_name}{path.lstrip('/')}".lstrip("/")
-        location = quote(location, safe=_SAFE_IN_PATH)
+        location = quote(location, safe=SAFE_IN_PATH)
         query = self.encode_query_args(query_args)
         return f"{location}?{quote(query, safe=_SAFE_IN_QUERY)}" if query else location
 
 
 _may_be_unclean = re.compile("/[/.]").search
 
-# What the URL standard leaves unencoded in a path segment, and "/".
-_SAFE_IN_PATH = "!$&'()*+,/:;=@"
-# The same for a query, and "%": it is encoded already.
-_SAFE_IN_QUERY = "%?" + _SAFE_IN_PATH
+# For a query, which may have "?" as well, and "%": it is encoded already.
+_SAFE_IN_QUERY = "%?" + SAFE_IN_PATH
 
 
 def _clean(path: str) -> str:

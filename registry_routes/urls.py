@@ -11,6 +11,8 @@ from werkzeug.http import parse_options_header
 from werkzeug.wsgi import get_host
 
 from .errors import PaginationNumberInvalid
+from .fastpath import SAFE_IN_PATH
+from .grammar import ALGORITHM
 from .map import RegistryMap, url_map
 from .routes import RouteName
 
@@ -79,7 +81,7 @@ class URLBuilder:
         >>> URLBuilder.from_environ(environ).base()
         'https://registry.example.com/mirror/v2/'
         """
-        script_name = quote(environ.get("SCRIPT_NAME", ""), safe=_SAFE_IN_PATH, encoding="latin-1")
+        script_name = quote(environ.get("SCRIPT_NAME", ""), safe=SAFE_IN_PATH, encoding="latin-1")
         root = f"/{script_name.strip('/')}"
         if not relative:
             host = get_host(environ)
@@ -147,11 +149,8 @@ class URLBuilder:
         """
         if from_ is not None:
             self._grammars["repository"].check(from_)
-        if digest_algorithm is not None and not re.fullmatch(_ALGORITHM, digest_algorithm):
-            raise ValueError(
-                f"digest algorithm {digest_algorithm!r} must be a-z and 0-9, separated by one "
-                "'+', '.', '_' or '-'"
-            )
+        if digest_algorithm is not None:
+            ALGORITHM.check(digest_algorithm)
         parameters = {
             "mount": self._checked_digest(mount),
             "from": from_,
@@ -210,10 +209,6 @@ class URLBuilder:
 
     def _checked_digest(self, digest: str | None) -> str | None:
         return digest if digest is None else self._grammars["digest"].check(digest)
-
-
-_SAFE_IN_PATH = "!$&'()*+,/:;=@"
-_ALGORITHM = "[a-z0-9]+(?:[+._-][a-z0-9]+)*"
 
 
 def _parsed(kind: str, url: str) -> SplitResult:

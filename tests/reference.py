@@ -30,6 +30,7 @@ def is_valid(kind: str, value: str) -> bool:
         "name": NAME,
         "tag": TAG,
         "digest": DIGEST,
+        "algorithm": DIGEST.partition(":")[0],
         "uuid": UPLOAD_ID,
         "extension": EXTENSION,
         "component": EXTENSION,

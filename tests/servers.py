@@ -1,5 +1,6 @@
 """Programs that serve, started as anyone starts them, on a free port."""
 
+import json
 import shutil
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,17 +51,21 @@ def example(name: str, log: Path, *options: str, clean: bool = True) -> Iterator
 
 
 @contextmanager
-def debians_registry(directory: Path) -> Iterator[str]:
-    """Host and port of Debian's ``docker-registry``, Go distribution."""
+def debians_registry(directory: Path, **settings: Any) -> Iterator[str]:
+    """Host and port of Debian's ``docker-registry``, Go distribution, with more `settings`."""
     program = shutil.which("docker-registry")
     if program is None:
         pytest.skip("docker-registry is not installed (Debian: apt install docker-registry)")
     port = free_port()
     config = directory / "config.yml"
-    config.write_text(
-        f"{{version: 0.1, http: {{addr: '127.0.0.1:{port}'}}, storage: {{delete: {{enabled: true}},"
-        f" filesystem: {{rootdirectory: '{directory}/data'}}}}}}"
-    )
+    filesystem = {"rootdirectory": str(directory / "data")}
+    content = {
+        "version": 0.1,
+        "http": {"addr": f"127.0.0.1:{port}"},
+        "storage": {"delete": {"enabled": True}, "filesystem": filesystem},
+        **settings,
+    }
+    config.write_text(json.dumps(content))  # which is YAML
     with serving([program, "serve", str(config)], port, directory / "log") as host:
         yield host
 

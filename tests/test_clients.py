@@ -16,7 +16,7 @@ import requests
 from dxf import DXF
 
 from . import oci_layout
-from .servers import EXAMPLES, example, files_of, free_port, serving, skopeo
+from .servers import EXAMPLES, debians_registry, example, files_of, skopeo
 
 pytestmark = pytest.mark.slow
 
@@ -82,19 +82,10 @@ def pulled_by(dxf: DXF, digest: str) -> bytes:
 
 
 def test_debians_registry_as_a_pull_through_cache(registry: str, tmp_path: Path) -> None:
-    program = shutil.which("docker-registry")
-    if program is None:
-        pytest.skip("docker-registry is not installed (Debian: apt install docker-registry)")
     image, back = tmp_path / "image", tmp_path / "back"
     oci_layout.write(image, [300_000, 1], ["amd64"], seed=1)
     skopeo("copy --dest-tls-verify=false", f"oci:{image}:v1", f"docker://{registry}/cached/a:v1")
-    port = free_port()
-    config = tmp_path / "config.yml"
-    config.write_text(
-        f"{{version: 0.1, http: {{addr: '127.0.0.1:{port}'}}, proxy: {{remoteurl: 'http://{registry}'}},"
-        f" storage: {{filesystem: {{rootdirectory: '{tmp_path}/cache'}}}}}}"
-    )
-    with serving([program, "serve", str(config)], port, tmp_path / "log") as cache:
+    with debians_registry(tmp_path, proxy={"remoteurl": f"http://{registry}"}) as cache:
         for _ in range(2):
             shutil.rmtree(back, ignore_errors=True)
             skopeo("copy --src-tls-verify=false", f"docker://{cache}/cached/a:v1", f"oci:{back}:v1")

@@ -55,6 +55,13 @@ def run_client(*arguments: object, fails: bool = False) -> str:
     return run.stderr if fails else run.stdout
 
 
+def part_in(layout: Path, name: str) -> Path:
+    """Where the client keeps what it has of a blob that broke off."""
+    part = layout / "blobs" / "sha256" / f".{name}.part"
+    part.parent.mkdir(parents=True)
+    return part
+
+
 class TestClient:
     def test_an_image_goes_there_and_back(self, root: str, tmp_path: Path) -> None:
         image, back = tmp_path / "image", tmp_path / "back"
@@ -106,8 +113,7 @@ class TestClient:
         run_client("push", ours, "resumed:v1", image)
         largest = max(files_of(image).values(), key=len)
         name = hashlib.sha256(largest).hexdigest()
-        part = back / "blobs" / "sha256" / f".{name}.part"
-        part.parent.mkdir(parents=True)
+        part = part_in(back, name)
         asked: list[Any] = []
         registry = Registry(ours, "resumed")
         ask = registry.ask
@@ -131,8 +137,7 @@ class TestClient:
         run_client("push", ours, "wrong:v1", image)
         largest = max(files_of(image).values(), key=len)
         name = hashlib.sha256(largest).hexdigest()
-        part = back / "blobs" / "sha256" / f".{name}.part"
-        part.parent.mkdir(parents=True)
+        part = part_in(back, name)
         part.write_bytes(b"x" * 1000)
         message = run_client("pull", ours, "wrong:v1", back, fails=True)
         assert f"blob sha256:{name} must have that digest" in message
@@ -274,8 +279,7 @@ class TestClient:
     def test_a_registry_that_ignores_ranges(self, tmp_path: Path) -> None:
         content = b"0123456789" * 1000
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        part = tmp_path / "blobs" / "sha256" / f".{digest[7:]}.part"
-        part.parent.mkdir(parents=True)
+        part = part_in(tmp_path, digest.partition(":")[2])
         part.write_bytes(content[:500])
         with serving_app(Response(content)) as root:
             Registry(root, "a").fetch(digest, len(content), Layout(tmp_path), Progress())

@@ -25,6 +25,7 @@ OCI = {
     grammar.NAME: "name",
     grammar.TAG: "tag",
     grammar.DIGEST: "digest",
+    grammar.ALGORITHM: "algorithm",
     grammar.UPLOAD_ID: "uuid",
     grammar.EXTENSION: "extension",
 }
@@ -96,6 +97,7 @@ BROKEN = [
     (grammar.TAG, ".x", "must start with a letter, a digit or '_'"),
     (grammar.TAG, "a b", "must have no characters but a-z, A-Z, 0-9, '.', '_' and '-'"),
     (grammar.TAG, "x" * 129, "must have at most 128 characters"),
+    (grammar.ALGORITHM, "SHA", "must be a-z and 0-9, separated by one '+', '.', '_' or '-'"),
     (grammar.DIGEST, "", "must not be empty"),
     (grammar.DIGEST, "latest", "must have an algorithm, ':' and an encoded hash"),
     (
