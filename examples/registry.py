@@ -36,10 +36,10 @@ from werkzeug.wsgi import wrap_file
 from registry_routes import (
     RegistryApp,
     RegistryRequest,
+    cut_page,
     errors,
     next_link,
-    page,
-    read_page,
+    requested_page,
 )
 from registry_routes.grammar import DIGEST, NAME, REGISTERED_ALGORITHMS, TAG
 
@@ -565,8 +565,8 @@ def make_app(storage: Storage) -> RegistryApp:
 
     @app.view("tags", "GET")
     def list_tags(request: RegistryRequest, name: str) -> Response:
-        n, last = read_page(request.args)
-        tags, more = page(storage.tags(name), n, last)
+        n, last = requested_page(request.args)
+        tags, more = cut_page(storage.tags(name), n, last)
         response = _json({"name": name, "tags": tags})
         if more:
             response.headers["Link"] = next_link(request.urls.tags(name, n=n, last=tags[-1]))
@@ -574,8 +574,8 @@ def make_app(storage: Storage) -> RegistryApp:
 
     @app.view("catalog", "GET")
     def list_repositories(request: RegistryRequest) -> Response:
-        n, last = read_page(request.args)
-        names, more = page(storage.repositories(), n, last)
+        n, last = requested_page(request.args)
+        names, more = cut_page(storage.repositories(), n, last)
         response = _json({"repositories": names})
         if more:
             response.headers["Link"] = next_link(request.urls.catalog(n=n, last=names[-1]))

@@ -9,12 +9,13 @@
 
 - Matching and building: `url_map`, `RegistryMap`; in a map of your own, `RegistryRules` and
   `CONVERTERS`; the route tables, `OCI_1_1` and `DOCKER_1_5`.
-- Serving: `RegistryApp`, the exceptions in `errors`, `read_page`, `page` and `next_link`.
+- Serving: `RegistryApp`, the exceptions in `errors`, `requested_page`, `cut_page` and `next_link`.
 - Clients: `URLBuilder`, `resolve_location`, `read_errors`, `parse_next_link`.
 - Tokens: `required_scopes`, `parse_scopes`, `Scope`.
+- Values: `grammar`, what a repository name, a tag, a digest is.
 """
 
-from . import errors
+from . import errors, grammar
 from .access import Scope, parse_scopes, required_scopes
 from .app import RegistryApp, RegistryRequest, error_response
 from .converters import (
@@ -28,7 +29,7 @@ from .converters import (
 from .errors import RegistryError, read_errors
 from .map import RegistryMap, url_map
 from .routes import DOCKER_1_5, OCI_1_1, Dialect, RegistryRules, Route, RouteName
-from .urls import URLBuilder, next_link, page, parse_next_link, read_page, resolve_location
+from .urls import URLBuilder, cut_page, next_link, parse_next_link, requested_page, resolve_location
 
 __all__ = [
     "CONVERTERS",
@@ -49,14 +50,15 @@ __all__ = [
     "TagConverter",
     "URLBuilder",
     "UploadIdConverter",
+    "cut_page",
     "error_response",
     "errors",
+    "grammar",
     "next_link",
-    "page",
     "parse_next_link",
     "parse_scopes",
     "read_errors",
-    "read_page",
+    "requested_page",
     "required_scopes",
     "resolve_location",
     "url_map",

@@ -20,7 +20,8 @@ from .errors import (
     Unsupported,
     error_body,
 )
-from .map import RegistryMap, RegistryMapAdapter, url_map
+from .map import RegistryMap, RegistryMapAdapter
+from .map import url_map as ready_made_map
 from .routes import RouteName
 from .urls import URLBuilder
 
@@ -39,7 +40,7 @@ class RegistryRequest(Request):
     '/mirror/v2/library/nginx/tags/list'
     """
 
-    def __init__(self, environ: "WSGIEnvironment", url_map: RegistryMap = url_map) -> None:
+    def __init__(self, environ: "WSGIEnvironment", url_map: RegistryMap | None = None) -> None:
         super().__init__(environ)
         self._url_map = url_map
 
@@ -80,11 +81,12 @@ class RegistryApp:
     is no HTTP exception is logged, and leaves as UNKNOWN. Every response has the
     ``Docker-Distribution-API-Version``. The view of `base` is there, and may be replaced.
 
-    :param url_map: the routes; rules of your own in it may have views too.
+    :param url_map: the routes, where they are not those of `registry_routes.url_map`; rules of
+        your own in it may have views too.
     """
 
-    def __init__(self, url_map: RegistryMap = url_map) -> None:
-        self.url_map = url_map
+    def __init__(self, url_map: RegistryMap | None = None) -> None:
+        self.url_map = url_map or ready_made_map
         self._views: dict[Any, dict[str, Callable[..., Response]]] = {}
 
     def view(self, endpoint: str, *methods: str) -> Callable[[View], View]:

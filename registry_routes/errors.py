@@ -56,9 +56,11 @@ class RegistryError(exceptions.HTTPException):
         self.detail = detail
 
     def get_body(self, environ: Any = None, scope: Any = None) -> str:
+        """The JSON body, as text."""
         return error_body(self.error_code, self.description or self.name, self.detail)
 
     def get_headers(self, environ: Any = None, scope: Any = None) -> list[tuple[str, str]]:
+        """The headers: that the body is JSON, and those of the Werkzeug exception."""
         others = super().get_headers(environ, scope)
         return [
             ("Content-Type", "application/json"),

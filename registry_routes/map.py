@@ -47,12 +47,21 @@ class RegistryMap(Map):
         ...
     werkzeug.routing.exceptions.RequestRedirect: 308 Permanent Redirect: /v2/library/nginx/tags/list
 
-    A value that is outside the grammar is not built:
+    The endpoints are those of `RouteName`. The values are strings: ``name``; ``tag`` or ``digest``;
+    ``uuid``, of an upload; ``extension``, ``component`` and ``module``. A malformed one is neither
+    matched nor built, and the error says what is wrong with it:
 
-    >>> adapter.build("tags", {"name": "library/Nginx"})
+    >>> adapter.match("/v2/Nginx/tags/list", "GET")
     Traceback (most recent call last):
         ...
-    ValueError: repository name 'library/Nginx' must be lowercase
+    registry_routes.errors.NameInvalid: 400 Bad Request: repository name 'Nginx' must be lowercase
+    >>> adapter.build("tags", {"name": "Nginx"})
+    Traceback (most recent call last):
+        ...
+    ValueError: repository name 'Nginx' must be lowercase
+
+    A method that a route does not take is an `errors.Unsupported`, and any other path under the API
+    an `errors.RouteUnknown`: Werkzeug's `MethodNotAllowed` and `NotFound`, as the registry's JSON.
 
     Rules of your own go beside the registry's, as in any map, and are treated as in any map; one
     that matches a path as it stands comes before a redirect to a route of the registry.
@@ -97,7 +106,7 @@ class RegistryMap(Map):
             self._own_rules = []
 
     def add(self, rulefactory: RuleFactory) -> None:
-        """As `werkzeug.routing.Map.add`."""
+        """Add rules of your own. As `werkzeug.routing.Map.add`."""
         with self._rules_lock:
             try:
                 super().add(rulefactory)
@@ -125,7 +134,7 @@ class RegistryMap(Map):
         path_info: str | None = None,
         query_args: Mapping[str, Any] | str | None = None,
     ) -> "RegistryMapAdapter":
-        """As `werkzeug.routing.Map.bind`."""
+        """An adapter for a host, which matches and builds. As `werkzeug.routing.Map.bind`."""
         return RegistryMapAdapter.of(
             super().bind(
                 server_name,
@@ -144,7 +153,7 @@ class RegistryMap(Map):
         server_name: str | None = None,
         subdomain: str | None = None,
     ) -> "RegistryMapAdapter":
-        """As `werkzeug.routing.Map.bind_to_environ`.
+        """An adapter for a request. As `werkzeug.routing.Map.bind_to_environ`.
 
         What a match does not need, the adapter gets from `environ` when it is first asked for.
         """
@@ -262,8 +271,9 @@ class RegistryMapAdapter(MapAdapter):
         `RegistryMap`) is redirected to the route of the registry that it means, or answered as
         that route, where the route has ``strict_slashes=False``.
 
-        Raises `RequestRedirect`, and `MethodNotAllowed` where the route has other methods only;
-        `NotFound` where there is no such route.
+        Raises `RequestRedirect`; `errors.Unsupported`, a `MethodNotAllowed`, where the route has
+        other methods only; the error of a malformed value, `errors.NameInvalid` say, where it would
+        be a route but for that; else `errors.RouteUnknown` under the API, `NotFound` elsewhere.
         """
         path = self.path_info if path_info is None else path_info
         if websocket is None:

@@ -13,7 +13,8 @@ from werkzeug.wsgi import get_host
 from .errors import PaginationNumberInvalid
 from .fastpath import SAFE_IN_PATH
 from .grammar import ALGORITHM
-from .map import RegistryMap, url_map
+from .map import RegistryMap
+from .map import url_map as ready_made_map
 from .routes import RouteName
 
 if TYPE_CHECKING:
@@ -40,11 +41,11 @@ class URLBuilder:
         at the root of the host, with or without a trailing slash.
     :param relative: to build paths, ``/mirror/v2/``, in place of whole URLs; then `root` may be
         just the path.
-    :param url_map: the routes.
+    :param url_map: the routes, where they are not those of `registry_routes.url_map`.
     """
 
     def __init__(
-        self, root: str, *, relative: bool = False, url_map: RegistryMap = url_map
+        self, root: str, *, relative: bool = False, url_map: RegistryMap | None = None
     ) -> None:
         parts = _parsed("root", root)
         is_path = relative and not (parts.scheme or parts.netloc)
@@ -57,6 +58,7 @@ class URLBuilder:
             raise ValueError(f"root {root!r} must have a path that starts with one '/'")
         self.root = path if relative else f"{parts.scheme}://{parts.netloc}{path}"
         """What every URL starts with."""
+        url_map = url_map or ready_made_map
         self._routes = url_map.bind("registry.invalid")
         self._grammars = {
             name: converter.grammar for name, converter in url_map.dialect.converters.items()
@@ -68,7 +70,7 @@ class URLBuilder:
         environ: "WSGIEnvironment",
         *,
         relative: bool = False,
-        url_map: RegistryMap = url_map,
+        url_map: RegistryMap | None = None,
     ) -> Self:
         """For the registry that a request came to: its scheme, its host, where it is mounted.
 
@@ -273,13 +275,13 @@ def resolve_location(request_url: str, location: str, **query: Any) -> str:
 # Paging: distribution-spec 1.1, "Listing Tags"; RFC 8288 for the Link header.
 
 
-def read_page(args: Mapping[str, str]) -> tuple[int | None, str | None]:
+def requested_page(args: Mapping[str, str]) -> tuple[int | None, str | None]:
     """``n`` and ``last`` of a request's query: how many results it wants, and after which.
 
     Each is `None` where it is not given. Raises `PaginationNumberInvalid` for an ``n`` that is not
     a whole number, 0 or more.
 
-    >>> read_page({"n": "100", "last": "1.27"})
+    >>> requested_page({"n": "100", "last": "1.27"})
     (100, '1.27')
     """
     n = args.get("n")
@@ -290,16 +292,16 @@ def read_page(args: Mapping[str, str]) -> tuple[int | None, str | None]:
     return number, args.get("last")
 
 
-def page(names: Iterable[str], n: int | None, last: str | None) -> tuple[list[str], bool]:
+def cut_page(names: Iterable[str], n: int | None, last: str | None) -> tuple[list[str], bool]:
     """At most `n` of the names after `last`, in order; and whether to link to a next page.
 
     The order is the specification's, alphabetical whatever the case.
 
-    >>> page(["b", "C", "a", "d"], 2, "a")
+    >>> cut_page(["b", "C", "a", "d"], 2, "a")
     (['b', 'C'], True)
-    >>> page(["b", "C", "a", "d"], 2, "b")
+    >>> cut_page(["b", "C", "a", "d"], 2, "b")
     (['C', 'd'], False)
-    >>> page(["a", "b"], 0, None)
+    >>> cut_page(["a", "b"], 0, None)
     ([], False)
     """
     ordered = sorted(names, key=_order)

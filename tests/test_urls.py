@@ -17,10 +17,10 @@ from registry_routes import (
     RegistryMap,
     RouteName,
     URLBuilder,
+    cut_page,
     next_link,
-    page,
     parse_next_link,
-    read_page,
+    requested_page,
     resolve_location,
     url_map,
 )
@@ -341,11 +341,11 @@ def test_the_query_of_a_location_is_kept_byte_for_byte(query: str) -> None:
 
 class TestPaging:
     def test_n_and_last_of_a_request(self) -> None:
-        assert read_page({}) == (None, None)
-        assert read_page({"n": "0", "last": ""}) == (0, "")
-        assert read_page({"n": "007"}) == (7, None)
+        assert requested_page({}) == (None, None)
+        assert requested_page({"n": "0", "last": ""}) == (0, "")
+        assert requested_page({"n": "007"}) == (7, None)
         for huge in "9" * 18, "9" * 19, "9" * 100_000:
-            n, _ = read_page({"n": huge})
+            n, _ = requested_page({"n": huge})
             assert n
             assert n >= 10**17
 
@@ -354,7 +354,7 @@ class TestPaging:
     )
     def test_a_bad_n(self, n: str) -> None:
         with pytest.raises(PaginationNumberInvalid) as error:
-            read_page({"n": n})
+            requested_page({"n": n})
         assert error.value.detail == {"n": n}
         assert error.value.code == 400
 
@@ -365,20 +365,20 @@ class TestPaging:
     def test_all_pages_together_are_all_the_names_once(self, names: set[str], n: int) -> None:
         last, seen = None, []
         while True:
-            part, more = page(names, n, last)
+            part, more = cut_page(names, n, last)
             seen += part
             if not more:
                 break
             assert len(part) == n
             last = part[-1]
         assert seen == sorted(names, key=lambda name: (name.lower(), name))
-        assert page(names, None, None) == (seen, False)
-        assert page(names, 0, None) == ([], False)
-        assert page(names, len(names), None) == (seen, False)
+        assert cut_page(names, None, None) == (seen, False)
+        assert cut_page(names, 0, None) == ([], False)
+        assert cut_page(names, len(names), None) == (seen, False)
 
     def test_a_page_after_a_name_that_is_gone(self) -> None:
-        assert page(["a", "c", "d"], 1, "b") == (["c"], True)
-        assert page(["a", "c", "d"], 10**18, "e") == ([], False)
+        assert cut_page(["a", "c", "d"], 1, "b") == (["c"], True)
+        assert cut_page(["a", "c", "d"], 10**18, "e") == ([], False)
 
     def test_a_link_leads_to_the_next_page_and_is_read_back(self) -> None:
         urls = URLBuilder("https://r.example/m")
