@@ -23,9 +23,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(command: list[str], port: int, log: Path, *, clean: bool = True) -> Iterator[str]:
+def serving(
+    command: list[str], port: int, log: Path, *, clean: bool = True, cwd: Path | None = None
+) -> Iterator[str]:
     """Host and port of what `command` serves; to be `clean`, it logs no traceback and no 500."""
-    with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=file) as server:
+    with (
+        log.open("w") as file,
+        subprocess.Popen(command, stdout=file, stderr=file, cwd=cwd) as server,
+    ):
         try:
             for _ in range(300):
                 assert server.poll() is None, log.read_text()

@@ -2,14 +2,21 @@
 
 import doctest
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+from collections import defaultdict
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 import registry_routes
 from registry_routes.__main__ import main
+
+from . import oci_layout
+from .servers import EXAMPLES, files_of, free_port, serving
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -87,3 +94,36 @@ def test_a_public_name_says_what_it_is_and_shows_it(name: str) -> None:
     public = getattr(registry_routes, name)
     if isinstance(public, type) or callable(public):
         assert ">>> " in (public.__doc__ or "")
+
+
+@pytest.mark.slow
+def test_the_shell_commands_work_one_after_another(tmp_path: Path) -> None:
+    """As they stand there; but nothing is installed, the image is from here, the ports are free."""
+    if shutil.which("skopeo") is None:
+        pytest.skip("skopeo is not installed (Debian: apt install skopeo)")
+    (tmp_path / "examples").symlink_to(EXAMPLES)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    oci_layout.write(tmp_path / "image", [10_000], ["amd64"])
+    blocks = [text for language, text in BLOCKS if language == "sh"]
+    ports: defaultdict[str, int] = defaultdict(free_port)
+    ran = []
+    with ExitStack() as servers:
+        for line in "".join(blocks).splitlines():
+            command = line.rpartition(" && ")[2]
+            if not command.startswith(("skopeo", ".venv/bin/python examples/")):
+                continue  # tests, benchmarks, what wants an account
+            command = command.replace("docker://docker.io/library/busybox", "oci:image:v1")
+            command = re.sub(r"\b50\d\d\b", lambda written: str(ports[written[0]]), command)
+            arguments = shlex.split(command)
+            if "skopeo" in command or "client.py" in command:
+                subprocess.run(arguments, cwd=tmp_path, timeout=60, check=True)
+            else:
+                if "--port" not in arguments:
+                    arguments += ["--port", str(free_port())]
+                port = int(arguments[arguments.index("--port") + 1])
+                log = tmp_path / f"{port}.log"
+                servers.enter_context(serving(arguments, port, log, cwd=tmp_path))
+            ran.append(command)
+    assert len(ran) == 10
+    assert files_of(tmp_path / "busybox-copy") == files_of(tmp_path / "image")
+    assert files_of(tmp_path / "busybox") == files_of(tmp_path / "image")
