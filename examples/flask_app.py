@@ -133,6 +133,8 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", default=5002, type=int)
     options = parser.parse_args()
+    if not (options.layout / "index.json").is_file():
+        parser.error(f"{str(options.layout)!r} must be an OCI image layout, with an index.json")
     app = make_app(options.layout, grammar.NAME.check(options.name))
     app.run(options.host, options.port)
 

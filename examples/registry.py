@@ -722,7 +722,7 @@ def running(storage: str | os.PathLike[str] = "memory://") -> Iterator[str]:
     """The URL of a registry on a free port, served by a thread of this process: for test suites."""
     app = make_app(Storage.at(storage))
     server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=[0.02], daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.port}"
@@ -753,6 +753,8 @@ class Server(BaseApplication):  # type: ignore[misc]
             "worker_class": "gthread",
             "threads": self.options.threads,
             "accesslog": "-",
+            # As by default, but for the length: gunicorn does not count what the kernel sends.
+            "access_log_format": '%(h)s - - %(t)s "%(r)s" %(s)s %({content-length}o)s "%(a)s"',
             "graceful_timeout": 10,
             "limit_request_line": 8190,
             "when_ready": self.greet,

@@ -9,7 +9,8 @@
 
 - Matching and building: `url_map`, `RegistryMap`; in a map of your own, `RegistryRules` and
   `CONVERTERS`; the route tables, `OCI_1_1` and `DOCKER_1_5`.
-- Serving: `RegistryApp`, the exceptions in `errors`, `requested_page`, `cut_page` and `next_link`.
+- Serving: `RegistryApp`; in other frameworks, `error_response`; the exceptions in `errors`;
+  `requested_page`, `cut_page` and `next_link`.
 - Clients: `URLBuilder`, `resolve_location`, `read_errors`, `parse_next_link`.
 - Tokens: `required_scopes`, `parse_scopes`, `Scope`.
 - Values: `grammar`, what a repository name, a tag, a digest is.

@@ -93,8 +93,8 @@ def required_scopes(
     >>> " ".join(map(str, required_scopes("blob-upload", "POST", {"name": "me/app"}, query)))
     'repository:me/app:pull,push repository:library/debian:pull'
 
-    What lists more than one repository, the catalog or an extension of the registry, needs
-    ``registry:catalog:*``. Raises `NameInvalid` where a mount is from no repository name.
+    Whatever has no ``name``, the catalog, an extension of the registry or an endpoint of your own,
+    needs ``registry:catalog:*``. Raises `NameInvalid` where a mount is from no repository name.
     """
     name = values.get("name")
     if name is None:

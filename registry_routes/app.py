@@ -97,10 +97,13 @@ class RegistryApp:
         """
         if not methods:
             raise ValueError(f"a view of {endpoint!r} must have a method")
+        methods = tuple(method.upper() for method in methods)
+        rules = [rule for rule in self.url_map.iter_rules() if rule.endpoint == endpoint]
+        if not rules:
+            raise ValueError(f"endpoint {endpoint!r} must be one of the map's")
         taken: set[str] = set()
-        for rule in self.url_map.iter_rules():
-            if rule.endpoint == endpoint:
-                taken.update(methods if rule.methods is None else rule.methods)
+        for rule in rules:
+            taken.update(methods if rule.methods is None else rule.methods)
         views = self._views.get(endpoint, {})
         for method in methods:
             if method not in taken:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from html import unescape
+from inspect import cleandoc
 from types import MappingProxyType
 from typing import Any
 
@@ -48,8 +49,8 @@ class RegistryError(exceptions.HTTPException):
     error_code = "UNKNOWN"
 
     def __init_subclass__(cls) -> None:
-        if cls.__doc__ is None:
-            cls.__doc__ = f"``{cls.error_code}``, status {cls.code}: {cls.description}."
+        more = f"\n\n{cleandoc(cls.__doc__)}" if cls.__doc__ else ""
+        cls.__doc__ = f"``{cls.error_code}``, status {cls.code}: {cls.description}.{more}"
 
     def __init__(self, message: str | None = None, *, detail: Any = None, **options: Any) -> None:
         super().__init__(description=message, **options)
@@ -214,7 +215,7 @@ class Unsupported(RegistryError, exceptions.MethodNotAllowed):
 
 
 class RouteUnknown(RegistryError, exceptions.NotFound):
-    """UNSUPPORTED as a 404: the registry has no such endpoint, so clients do without it."""
+    """Clients do without it then. (`Unsupported`, of the same code, is about the method.)"""
 
     error_code = "UNSUPPORTED"
     description = "the registry has no such endpoint"
@@ -238,7 +239,10 @@ def read_errors(
     `status`, `body` and `headers` are the response's; the body may be JSON, as the specification
     has it, or any text or HTML, as proxies send it. Each error has the response's `status` as its
     ``code``. A known error code gives its own exception; whatever else, the Werkzeug exception
-    that the status implies, as a `RegistryError`. The message is what the registry said.
+    that the status implies, as a `RegistryError`. The message is what the registry said. An
+    `Unauthorized` has the challenge's `realm`, `service` and `scope`, each "" if it is not given; a
+    `TooManyRequests` or `Unavailable` its `retry_after`, seconds or a `datetime`. A proxy can raise
+    what it has read: the response to its own client has it all.
 
     >>> [error] = read_errors(404, b'{"errors": [{"code": "NAME_UNKNOWN", "message": "no"}]}')
     >>> error, error.description
@@ -246,6 +250,9 @@ def read_errors(
     >>> [error] = read_errors(502, b"<html><title>Bad gateway</title></html>")
     >>> error.error_code, error.description, isinstance(error, exceptions.BadGateway)
     ('UNKNOWN', 'Bad gateway', True)
+    >>> [error] = read_errors(401, b"", {"WWW-Authenticate": 'Bearer realm="https://auth.example/"'})
+    >>> error.realm, error.scope
+    ('https://auth.example/', '')
     """
     text = body if isinstance(body, str) else body.decode(errors="replace")
     headers = {name.lower(): value for name, value in (headers or {}).items()}

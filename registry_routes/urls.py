@@ -37,8 +37,8 @@ class URLBuilder:
     Each method returns a URL, and raises `ValueError`, which names the value and the rule it broke,
     where an argument is malformed. Arguments that are `None` are left out.
 
-    :param root: where the registry is: an ``http`` or ``https`` URL, with a path if the API is not
-        at the root of the host, with or without a trailing slash.
+    :param root: where the registry is: an ``http`` or ``https`` URL, with a path if the API's
+        ``/v2/`` is not at the root of the host, with or without a trailing slash.
     :param relative: to build paths, ``/mirror/v2/``, in place of whole URLs; then `root` may be
         just the path.
     :param url_map: the routes, where they are not those of `registry_routes.url_map`.
@@ -214,8 +214,10 @@ class URLBuilder:
 
 
 def _parsed(kind: str, url: str) -> SplitResult:
+    if not isinstance(url, str):
+        raise ValueError(f"{kind} must be a string, not {type(url).__name__}")
     # urlsplit would strip some of these.
-    if not isinstance(url, str) or re.search(r"[\x00-\x20\x7f\\]", url):
+    if re.search(r"[\x00-\x20\x7f\\]", url):
         raise ValueError(f"{kind} {url!r} must have no spaces, control characters or backslashes")
     try:
         return urlsplit(url)

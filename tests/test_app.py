@@ -270,10 +270,10 @@ def test_redirects_keep_method_and_query(client: Client) -> None:
 @pytest.mark.parametrize(
     ("endpoint", "methods", "message"),
     [
-        ("nothing", ["GET"], "endpoint 'nothing' must take the method 'GET'"),
+        ("nothing", ["GET"], "endpoint 'nothing' must be one of the map's"),
         ("catalog", ["GET", "POST"], "endpoint 'catalog' must take the method 'POST'"),
         ("tags", [], "a view of 'tags' must have a method"),
-        ("tags", ["get"], "endpoint 'tags' must take the method 'get'"),
+        ("tags", ["get"], "endpoint 'tags' must have one view for 'GET'"),
         ("tags", ["HEAD", "GET"], "endpoint 'tags' must have one view for 'GET'"),
     ],
 )

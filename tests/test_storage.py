@@ -130,6 +130,9 @@ def test_blobs_and_their_ranges_on_the_wire(place: str, tmp_path: Path) -> None:
                 assert response.headers["Content-Length"] == str(end - start)
                 head = session.head(f"http://{host}{path}", headers={"Range": wanted}, timeout=30)
                 assert head.headers["Content-Length"] == str(len(content))
+    logged = (tmp_path / "log").read_text()
+    assert f'"GET {path} HTTP/1.1" 200 3000000 "' in logged
+    assert f'"GET {path} HTTP/1.1" 206 1000 "' in logged
 
 
 def test_two_pushes_of_one_blob_and_one_tag_at_once_end_well(place: str) -> None:

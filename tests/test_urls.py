@@ -330,6 +330,11 @@ def test_a_location_that_leads_nowhere_is_named(location: str) -> None:
         resolve_location("r.example/v2/", "x")
 
 
+def test_a_location_that_is_not_there_is_said() -> None:
+    with pytest.raises(ValueError, match="Location must be a string, not NoneType"):
+        resolve_location("https://r.example/v2/", None)  # type: ignore[arg-type]
+
+
 @given(st.text(alphabet="ab=&%+;?/:@!$'()*,~._-", max_size=30))
 def test_the_query_of_a_location_is_kept_byte_for_byte(query: str) -> None:
     resolved = resolve_location("https://h/a", f"/b?{query}", digest="sha256:x")
