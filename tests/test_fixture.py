@@ -11,7 +11,7 @@ from . import oci_layout
 from .servers import files_of
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def registry():  # type: ignore[no-untyped-def]
     with running() as url:
         yield url

@@ -23,23 +23,24 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize(
-    "block", [text for language, text in BLOCKS if language == "python"], ids=lambda text: text[:40]
-)
-def test_python_block(block: str) -> None:
-    """With prompts it is a doctest, without it is run."""
-    if ">>>" not in block:
-        exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
-        return
-    test = doctest.DocTestParser().get_doctest(block, {}, "README.md", "README.md", 0)
-    assert test.examples
-    result = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test)
-    assert not result.failed
+def test_the_python_blocks_work_one_after_another() -> None:
+    """With prompts it is a doctest, without it is run; a block may use what those above define."""
+    defined: dict[str, object] = {"__name__": "readme"}
+    blocks = [text for language, text in BLOCKS if language == "python"]
+    assert len(blocks) >= 11
+    for block in blocks:
+        line = README[: README.index(block)].count("\n")
+        if ">>>" in block:
+            test = doctest.DocTestParser().get_doctest(block, defined, "README", "README.md", line)
+            assert test.examples
+            assert not doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed
+        else:
+            exec(compile("\n" * line + block, "README.md", "exec"), defined)
 
 
-def test_there_are_blocks_to_run() -> None:
-    assert sum(language == "python" for language, _ in BLOCKS) >= 3
-    assert {language for language, _ in BLOCKS} <= {"python", "sh", "console"}
+def test_there_are_no_blocks_but_those_that_are_run() -> None:
+    assert {language for language, _ in BLOCKS} == {"python", "sh", "console"}
+    assert README.count("```") == 2 * len(BLOCKS)
 
 
 def test_what_the_command_line_prints(capsys: pytest.CaptureFixture[str]) -> None:
