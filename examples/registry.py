@@ -365,8 +365,11 @@ class Storage:
                 yield from self.repositories(f"{prefix}/")
 
 
+SUPPORTED_ALGORITHMS = REGISTERED_ALGORITHMS.keys() & hashlib.algorithms_available
+
+
 def is_supported(digest: str) -> bool:
-    return digest.partition(":")[0] in REGISTERED_ALGORITHMS
+    return digest.partition(":")[0] in SUPPORTED_ALGORITHMS
 
 
 def _digest_path(digest: str) -> str:

@@ -29,8 +29,9 @@ from .converters import (
 )
 from .errors import RegistryError, read_errors
 from .map import RegistryMap, url_map
+from .paging import cut_page, next_link, parse_next_link, requested_page
 from .routes import DOCKER_1_5, OCI_1_1, Dialect, RegistryRules, Route, RouteName
-from .urls import URLBuilder, cut_page, next_link, parse_next_link, requested_page, resolve_location
+from .urls import URLBuilder, resolve_location
 
 __all__ = [
     "CONVERTERS",

@@ -7,16 +7,14 @@ import sys
 from collections.abc import Sequence
 from urllib.parse import unquote, urlsplit
 
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import BuildError, RequestRedirect
 
 from .access import required_scopes
-from .errors import RegistryError, Unsupported
+from .errors import RegistryError
 from .map import RegistryMap
-from .routes import DOCKER_1_5, OCI_1_1
+from .routes import DIALECTS, OCI_1_1
 from .urls import URLBuilder
-
-DIALECTS = {"oci-1.1": OCI_1_1, "docker-1.5": DOCKER_1_5}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,13 +24,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         printed: str = options.command(options)
     except RequestRedirect as redirect:
         return _fail(f"{redirect.code} {redirect.name}: {redirect.new_url}")
-    except Unsupported as error:
-        allowed = ", ".join(error.valid_methods or ())
-        return _fail(f"{error.code} {error.error_code}: {error.description} (Allow: {allowed})")
-    except RegistryError as error:
-        return _fail(f"{error.code} {error.error_code}: {error.description}")
     except HTTPException as error:
-        return _fail(f"{error.code} {error.name}: {error.description}")
+        code = error.error_code if isinstance(error, RegistryError) else error.name
+        methods = error.valid_methods if isinstance(error, MethodNotAllowed) else None
+        allow = f" (Allow: {', '.join(methods)})" if methods else ""
+        return _fail(f"{error.code} {code}: {error.description}{allow}")
     except (BuildError, ValueError) as error:
         return _fail(str(error))
     print(printed)
@@ -45,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
-        "--dialect", choices=DIALECTS, default="oci-1.1", help="the route table (%(default)s)"
+        "--dialect", choices=DIALECTS, default=OCI_1_1.name, help="the route table (%(default)s)"
     )
     shared.add_argument(
         "--prefix", default="", metavar="PATH", help="a path before every route, such as /registry"
@@ -116,7 +112,8 @@ def _match(options: argparse.Namespace) -> str:
     if "://" in url:
         parts = urlsplit(url)
         root = urlsplit(urls.root)
-        if root.netloc and (parts.scheme, parts.netloc) != (root.scheme, root.netloc):
+        origin = parts.scheme, parts.netloc.lower()
+        if root.netloc and origin != (root.scheme, root.netloc.lower()):
             raise ValueError(f"URL {options.url!r} must be under the root {urls.root!r}")
         url = parts.path
     mount = urlsplit(urls.root).path

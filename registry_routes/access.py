@@ -84,8 +84,8 @@ def required_scopes(
 ) -> list[Scope]:
     """What a token must allow for a request; nothing for `base`, which any token opens.
 
-    `endpoint` and `values` are what the map has matched, the endpoint as the map calls it, prefix
-    and all; `query` is the request's, as a string or as parsed.
+    `endpoint` and `values` are what the map has matched, the endpoint as the map calls it, with a
+    prefix too, if that ends in "."; `query` is the request's, as a string or as parsed.
 
     >>> required_scopes("manifest", "PUT", {"name": "library/nginx", "tag": "latest"})
     [Scope(type='repository', name='library/nginx', actions=('pull', 'push'))]
@@ -94,7 +94,8 @@ def required_scopes(
     'repository:me/app:pull,push repository:library/debian:pull'
 
     Whatever has no ``name``, the catalog, an extension of the registry or an endpoint of your own,
-    needs ``registry:catalog:*``. Raises `NameInvalid` where a mount is from no repository name.
+    needs ``registry:catalog:*``. A POST with ``from`` in its query is taken for a mount, whatever
+    the endpoint; raises `NameInvalid` where that is no repository name.
     """
     name = values.get("name")
     if name is None:
@@ -102,7 +103,7 @@ def required_scopes(
         return [] if is_base else [Scope("registry", "catalog", ("*",))]
     # A method that no specification knows may do anything.
     scopes = [Scope("repository", name, _ACTIONS.get(method.upper(), ("*",)))]
-    if method.upper() == "POST":  # whatever the endpoint is called: a map may prefix them
+    if method.upper() == "POST":  # whatever the endpoint is called in this map
         for source in _values_of(query, "from"):
             if not NAME.fits(source):
                 raise NameInvalid(NAME.complaint(source), detail={"name": source})

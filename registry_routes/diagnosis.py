@@ -3,14 +3,12 @@
 import re
 from collections.abc import Sequence
 
-from werkzeug.routing.rules import parse_converter_args
-
 from .errors import RegistryError, RouteUnknown
 from .expression import VARIABLE, Expression
 from .routes import RegistryRule
 
 
-class Diagnoses:
+class Diagnosis:
     """Says what is wrong with a path that fits none of `rules`, those of a map's route tables."""
 
     def __init__(self, rules: Sequence[RegistryRule]) -> None:
@@ -20,8 +18,8 @@ class Diagnoses:
             for rule in rules
             for domain in [_domain_of(rule)]
         }
-        #: By the rules' domains: one diagnosis for each set of rules that meet somewhere.
-        self._diagnoses: dict[tuple[str, ...], Diagnosis] = {}
+        #: One for each set of rules that meet at some domain.
+        self._by_domains: dict[tuple[str, ...], DomainDiagnosis] = {}
 
     def error(self, domain: str, path: str, method: str) -> RegistryError | None:
         """The error for a path at a subdomain (or host, where the map matches these), which no
@@ -29,14 +27,14 @@ class Diagnoses:
         here = tuple(one for one, fits in self._domains.items() if fits(domain))
         if not here:
             return None
-        if here not in self._diagnoses:
+        if here not in self._by_domains:
             rules = [rule for rule in self._rules if _domain_of(rule) in here]
-            self._diagnoses[here] = Diagnosis(rules)
-        return self._diagnoses[here].error(path, method)
+            self._by_domains[here] = DomainDiagnosis(rules)
+        return self._by_domains[here].error(path, method)
 
 
-class Diagnosis:
-    """Says what is wrong with a path that fits none of `rules`, all of them at one place.
+class DomainDiagnosis:
+    """Says what is wrong with a path that fits none of `rules`, all of them at one domain.
 
     One expression, as for the fast path, but with a looser pattern for each value. The rules are
     tried last one first, so that a manifest's reference is a tag if it may be meant as one.
@@ -69,15 +67,12 @@ def _loose_pattern(rule: RegistryRule, variable: str) -> str:
     converter = rule.converters.get(variable)
     if converter is not None:
         return converter.looks_like or converter.grammar.pattern
-    return _foreign_pattern(rule, rule.rule, variable)
+    return _exact_pattern(rule, variable)
 
 
-def _foreign_pattern(rule: RegistryRule, text: str, variable: str) -> str:
-    """What a variable is that `text`, a prefix or a domain of the rule, has."""
-    found = re.search(rf"<(?:(\w+)(?:\((.*?)\))?:)?{variable}>", text)
-    assert found  # noqa: S101 - it is one of the text's variables
-    args, kwargs = parse_converter_args(found[2] or "")
-    pattern = rule.get_converter(variable, found[1] or "default", args, kwargs).regex
+def _exact_pattern(rule: RegistryRule, variable: str) -> str:
+    """What a variable is, of the rule's prefix or domain."""
+    pattern = (rule.foreign.get(variable) or rule.converters[variable]).regex
     return f"(?:{pattern})" if re.compile(pattern).groups == 0 else "[^/]+"
 
 
@@ -95,5 +90,5 @@ def _pattern(rule: RegistryRule, text: str) -> str:
     """An expression for what `text`, a root or a domain of the rule, may be."""
     texts = re.split(VARIABLE, text)
     texts[::2] = map(re.escape, texts[::2])
-    texts[1::2] = (_foreign_pattern(rule, text, variable) for variable in texts[1::2])
+    texts[1::2] = (_exact_pattern(rule, variable) for variable in texts[1::2])
     return "".join(texts)

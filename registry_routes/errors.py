@@ -1,9 +1,8 @@
 """The registry's errors: one exception for each error code of the API.
 
 Each is the Werkzeug exception that its status implies, and renders the JSON body that the
-distribution-spec 1.1 describes under "Error Codes". (TAG_INVALID, MANIFEST_UNVERIFIED,
-RANGE_INVALID, PAGINATION_NUMBER_INVALID, UNAVAILABLE and UNKNOWN are Docker's: Go distribution,
-``registry/api``.)
+distribution-spec 1.1 describes under "Error Codes". (Codes that are not there are Docker's: Go
+distribution, ``registry/api``.)
 """
 
 import json
@@ -238,11 +237,12 @@ def read_errors(
 
     `status`, `body` and `headers` are the response's; the body may be JSON, as the specification
     has it, or any text or HTML, as proxies send it. Each error has the response's `status` as its
-    ``code``. A known error code gives its own exception; whatever else, the Werkzeug exception
-    that the status implies, as a `RegistryError`. The message is what the registry said. An
-    `Unauthorized` has the challenge's `realm`, `service` and `scope`, each "" if it is not given; a
-    `TooManyRequests` or `Unavailable` its `retry_after`, seconds or a `datetime`. A proxy can raise
-    what it has read: the response to its own client has it all.
+    ``code``, and the `error_code` and the message that the registry said. A known error code gives
+    its own exception; whatever else, the Werkzeug exception that the status implies, as a
+    `RegistryError`. A 401 is always an `Unauthorized`, with the `realm`, `service` and `scope` of
+    a bearer's challenge, each "" if that does not have it; a 429 is a `TooManyRequests`, and a 503
+    an `Unavailable`, with their `retry_after`, seconds or a `datetime`. A proxy can raise what it
+    has read: the response to its own client has it all.
 
     >>> [error] = read_errors(404, b'{"errors": [{"code": "NAME_UNKNOWN", "message": "no"}]}')
     >>> error, error.description
@@ -282,8 +282,8 @@ def _read(status: int, headers: Mapping[str, str], entry: Mapping[str, Any]) -> 
     known = ERRORS.get(code) if isinstance(code, str) else None
     if known is Unsupported and status == 404:
         known = RouteUnknown
-    if known is None and status in BY_STATUS:
-        known = BY_STATUS[status]
+    if known is None or status in (401, 429, 503):  # whose headers say the rest
+        known = BY_STATUS.get(status)
     options: dict[str, Any] = {}
     if known is Unauthorized:
         options = _challenge(headers.get("www-authenticate", ""))
@@ -295,7 +295,7 @@ def _read(status: int, headers: Mapping[str, str], entry: Mapping[str, Any]) -> 
         **options,
     )
     error.code = status
-    if known is None and isinstance(code, str) and code:
+    if isinstance(code, str) and code:
         error.error_code = code
     return error
 

@@ -18,7 +18,7 @@ class Answer(NamedTuple):
     rule: RegistryRule
     endpoint: Any
     methods: Collection[str] | None
-    """Those that hit; none where the path has a slash too many or too few for the rule."""
+    """Those that hit, `None` for any; empty where the path has not the ending of the rule."""
     groups: tuple[tuple[str, int], ...]
     """Each variable, and the group of the expression that has its value."""
     as_it_stands: bool

@@ -22,7 +22,7 @@ from urllib.parse import quote
 from werkzeug.routing import BaseConverter, Map, Rule
 
 from .converters import GrammarConverter
-from .diagnosis import Diagnoses
+from .diagnosis import Diagnosis
 from .expression import Expression
 from .routes import RegistryRule
 
@@ -42,7 +42,10 @@ class Template(NamedTuple):
 
 
 class FastPath:
-    """The fast path of a map: of `own`, the rules of its route table, among all its rules."""
+    """The fast path of a map: of `own`, the rules of its route table, among all its rules.
+
+    And what else depends on the rules that the map has by now: `registry` and `diagnosis`.
+    """
 
     def __init__(self, own: Sequence[RegistryRule], url_map: Map) -> None:
         rules = list(url_map.iter_rules())
@@ -94,9 +97,9 @@ class FastPath:
         return registry
 
     @cached_property
-    def diagnoses(self) -> Diagnoses:
-        """What knows the malformed paths of `registry_rules`."""
-        return Diagnoses(self.registry_rules)
+    def diagnosis(self) -> Diagnosis:
+        """What is wrong with the paths that none of `registry_rules` fits."""
+        return Diagnosis(self.registry_rules)
 
     def decides(self, path: str) -> bool:
         """Whether no rule but the plain ones can have a say in `path`."""
@@ -112,11 +115,10 @@ def _grammars_pattern(rule: RegistryRule, variable: str) -> str:
 def _is_plain(rule: RegistryRule) -> bool:
     """Whether its values are as its dialect's grammars match them, up to a slash or the end."""
     return (
-        len(rule.converters) == rule.rule.count("<")
+        not rule.foreign
         and not re.search(">[^/]", rule.rule)
         and all(
-            converter.__init__ is BaseConverter.__init__
-            and converter.to_python is BaseConverter.to_python
+            type(converter).to_python is BaseConverter.to_python
             and converter.regex == converter.grammar.regex
             for converter in rule.converters.values()
         )
@@ -159,7 +161,7 @@ def _is_only_choice(rule: RegistryRule, rules: Sequence[Rule]) -> bool:
     """Whether its variables build no other rule of the endpoint, and are built as they are."""
     others = [other for other in rules if other.endpoint == rule.endpoint and other is not rule]
     return all(
-        converter.to_url is GrammarConverter.to_url for converter in rule.converters.values()
+        type(converter).to_url is GrammarConverter.to_url for converter in rule.converters.values()
     ) and not any(other.arguments <= rule.arguments for other in others)
 
 

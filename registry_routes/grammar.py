@@ -91,7 +91,7 @@ class Grammar:
 
 def _shortened(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= 200 else f"{text[:150]}…{text[-20:]} ({len(text)} characters)"
+    return text if len(text) <= 200 else f"{text[:150]}…{text[-20:]}"
 
 
 _EMPTY = (r"\A\Z", "must not be empty")
@@ -135,11 +135,13 @@ TAG = Grammar(
 #: hexadecimal digits each has after the colon.
 REGISTERED_ALGORITHMS = {"sha256": 64, "sha512": 128}
 
+_ALGORITHM_IS = "a-z and 0-9, separated by one '+', '.', '_' or '-'"
+
 ALGORITHM = Grammar(
     kind="digest algorithm",
     pattern=r"[a-z0-9]++(?>(?:[+._-][a-z0-9]++)*)",
     source="OCI image-spec 1.1, Digests",
-    rules=(("", "must be a-z and 0-9, separated by one '+', '.', '_' or '-'"),),
+    rules=(("", f"must be {_ALGORITHM_IS}"),),
 )
 
 _REGISTERED = "|".join(f"{name}:[a-f0-9]{{{n}}}" for name, n in REGISTERED_ALGORITHMS.items())
@@ -156,10 +158,7 @@ DIGEST = Grammar(
             (rf"\A{name}:", f"must have {n} lowercase hexadecimal digits after '{name}:'")
             for name, n in REGISTERED_ALGORITHMS.items()
         ),
-        (
-            rf"\A(?!{ALGORITHM.pattern}:)",
-            "must have an algorithm of a-z and 0-9, separated by one '+', '.', '_' or '-'",
-        ),
+        (rf"\A(?!{ALGORITHM.pattern}:)", f"must have an algorithm of {_ALGORITHM_IS}"),
         ("", "must have after its first ':' one or more of a-z, A-Z, 0-9, '=', '_' and '-'"),
     ),
 )

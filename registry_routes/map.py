@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from urllib.parse import quote, unquote, urlsplit
 
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
@@ -85,7 +85,7 @@ class RegistryMap(Map):
         converters: Mapping[str, type[BaseConverter]] | None = None,
         **options: Any,
     ) -> None:
-        if prefix.strip("/") and _clean(prefix) != prefix:
+        if prefix and _clean(prefix) != prefix:
             raise ValueError(
                 f"prefix {prefix!r} must start with '/' and have no empty, '.' or '..' segment"
             )
@@ -102,8 +102,8 @@ class RegistryMap(Map):
             converters={**dialect.converters, **(converters or {})},
             **options,
         )
-        if self.host_matching or "<" in prefix:  # no fast path for these
-            self._own_rules = []
+        if self.host_matching or "<" in self.default_subdomain:
+            self._own_rules = []  # no fast path for these
 
     def add(self, rulefactory: RuleFactory) -> None:
         """Add rules of your own. As `werkzeug.routing.Map.add`."""
@@ -202,16 +202,7 @@ class RegistryMapAdapter(MapAdapter):
     @classmethod
     def of(cls, adapter: MapAdapter) -> "RegistryMapAdapter":
         """An adapter bound as `adapter` is."""
-        return cls(
-            adapter.map,
-            adapter.server_name,
-            adapter.script_name,
-            adapter.subdomain,
-            adapter.url_scheme,
-            adapter.path_info,
-            adapter.default_method,
-            adapter.query_args,
-        )
+        return _bound_as(adapter, cls)
 
     @classmethod
     def lazily(cls, url_map: RegistryMap, environ: Any) -> "RegistryMapAdapter":
@@ -347,17 +338,11 @@ class RegistryMapAdapter(MapAdapter):
         raise ValueError(f"URL {url!r} is not built: another rule of the map takes it")
 
     def _werkzeugs(self) -> MapAdapter:
-        """An adapter of Werkzeug's own, bound as this one is."""
-        return MapAdapter(
-            self.map,
-            self.server_name,
-            self.script_name,
-            self.subdomain,
-            self.url_scheme,
-            self.path_info,
-            self.default_method,
-            self.query_args,
-        )
+        """An adapter of Werkzeug's own, bound as this one is.
+
+        (Not `super`, whose `match` may redirect to what `self.build` builds, and that matches.)
+        """
+        return _bound_as(self, MapAdapter)
 
     def _match_slowly(
         self,
@@ -456,8 +441,8 @@ class RegistryMapAdapter(MapAdapter):
     def _not_found(self, path: str, method: str) -> HTTPException:
         """The error for a clean path that nothing fits."""
         domain = self.server_name if self.map.host_matching else self.subdomain
-        diagnoses = self.map._current_fast_path().diagnoses
-        return diagnoses.error(domain or "", path, method) or NotFound()
+        diagnosis = self.map._current_fast_path().diagnosis
+        return diagnosis.error(domain or "", path, method) or NotFound()
 
     def _location(self, path: str, query_args: Mapping[str, Any] | str | None) -> str:
         """A redirect's target: a path with one leading slash, so that it cannot name a host."""
@@ -467,6 +452,22 @@ class RegistryMapAdapter(MapAdapter):
         location = quote(location, safe=SAFE_IN_PATH)
         query = self.encode_query_args(query_args)
         return f"{location}?{quote(query, safe=_SAFE_IN_QUERY)}" if query else location
+
+
+_Adapter = TypeVar("_Adapter", bound=MapAdapter)
+
+
+def _bound_as(adapter: MapAdapter, kind: type[_Adapter]) -> _Adapter:
+    return kind(
+        adapter.map,
+        adapter.server_name,
+        adapter.script_name,
+        adapter.subdomain,
+        adapter.url_scheme,
+        adapter.path_info,
+        adapter.default_method,
+        adapter.query_args,
+    )
 
 
 _may_be_unclean = re.compile("/[/.]").search

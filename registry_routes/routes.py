@@ -1,10 +1,8 @@
 """The route table: every URL of the registry API, as data, in each dialect."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
 from posixpath import commonpath, dirname
 from typing import Any
 
@@ -63,10 +61,8 @@ class Dialect:
 
     Its routes exclude one another: no path may fit two of them, whatever the method.
 
-    >>> OCI_1_1
-    Dialect(name='OCI 1.1')
-    >>> OCI_1_1.root, len(OCI_1_1.routes), len(DOCKER_1_5.routes)
-    ('/v2', 11, 6)
+    >>> OCI_1_1, OCI_1_1.root
+    (Dialect(name='oci-1.1'), '/v2')
     """
 
     name: str
@@ -83,7 +79,7 @@ _NAME = "/v2/<repository:name>"
 
 #: The OCI distribution-spec 1.1, with Docker's catalog.
 OCI_1_1 = Dialect(
-    "OCI 1.1",
+    "oci-1.1",
     (
         Route(
             RouteName.BASE,
@@ -171,7 +167,7 @@ _ORIGINAL = "registry/v2/routes.go"
 
 #: Docker 1.5.0, exactly: six routes, which take any method.
 DOCKER_1_5 = Dialect(
-    "Docker 1.5",
+    "docker-1.5",
     (
         Route(RouteName.BASE, "/v2/", None, _ORIGINAL, "Check that this is a registry."),
         Route(
@@ -201,6 +197,9 @@ DOCKER_1_5 = Dialect(
     DOCKER_CONVERTERS,
 )
 
+#: The dialects by their names.
+DIALECTS = {dialect.name: dialect for dialect in (OCI_1_1, DOCKER_1_5)}
+
 
 class RegistryRule(Rule):
     """A rule of a route table.
@@ -213,15 +212,10 @@ class RegistryRule(Rule):
         super().__init__(string, **options)
         self.route = route
         self.dialect = dialect
-
-    @cached_property
-    def converters(self) -> Mapping[str, type[GrammarConverter]]:
-        """The variables of its path that have a converter of the dialect, in order, and these."""
-        return {
-            variable: self.dialect.converters[name]
-            for name, variable in re.findall(r"<(\w+):(\w+)>", self.rule)
-            if name in self.dialect.converters
-        }
+        #: By variable, in order: those of the dialect, once the rule is in a map.
+        self.converters: dict[str, GrammarConverter] = {}
+        #: And others, which stand in a prefix or a domain that a factory put before the rule.
+        self.foreign: dict[str, BaseConverter] = {}
 
     def get_empty_kwargs(self) -> dict[str, Any]:
         return {**super().get_empty_kwargs(), "route": self.route, "dialect": self.dialect}
@@ -233,10 +227,13 @@ class RegistryRule(Rule):
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
     ) -> BaseConverter:
-        converter = self.dialect.converters.get(converter_name)
-        if converter is None:  # it stands in a prefix that a Submount put before the rule
-            return super().get_converter(variable_name, converter_name, args, kwargs)
-        return converter(self.map, *args, **kwargs)
+        own = self.dialect.converters.get(converter_name)
+        if own is not None:
+            self.converters[variable_name] = own(self.map, *args, **kwargs)
+            return self.converters[variable_name]
+        foreign = super().get_converter(variable_name, converter_name, args, kwargs)
+        self.foreign[variable_name] = foreign
+        return foreign
 
 
 class RegistryRules(RuleFactory):

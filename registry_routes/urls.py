@@ -1,16 +1,13 @@
-"""URLs for clients and servers: building them, following what a registry answers, paging."""
+"""URLs for clients and servers: building them, and following those that a registry answers."""
 
 import re
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import SplitResult, quote, urlencode, urljoin, urlsplit
 
 from werkzeug.exceptions import SecurityError
-from werkzeug.http import parse_options_header
 from werkzeug.wsgi import get_host
 
-from .errors import PaginationNumberInvalid
 from .fastpath import SAFE_IN_PATH
 from .grammar import ALGORITHM
 from .map import RegistryMap
@@ -35,7 +32,8 @@ class URLBuilder:
     ValueError: repository name 'library/Nginx' must be lowercase
 
     Each method returns a URL, and raises `ValueError`, which names the value and the rule it broke,
-    where an argument is malformed. Arguments that are `None` are left out.
+    where an argument is malformed, and `werkzeug.routing.BuildError` where the map's dialect has no
+    such route. Arguments that are `None` are left out.
 
     :param root: where the registry is: an ``http`` or ``https`` URL, with a path if the API's
         ``/v2/`` is not at the root of the host, with or without a trailing slash.
@@ -272,76 +270,3 @@ def resolve_location(request_url: str, location: str, **query: Any) -> str:
             f"Location {location!r} of {request_url!r} must lead to a URL of http or https"
         )
     return _with_query(target, query)
-
-
-# Paging: distribution-spec 1.1, "Listing Tags"; RFC 8288 for the Link header.
-
-
-def requested_page(args: Mapping[str, str]) -> tuple[int | None, str | None]:
-    """``n`` and ``last`` of a request's query: how many results it wants, and after which.
-
-    Each is `None` where it is not given. Raises `PaginationNumberInvalid` for an ``n`` that is not
-    a whole number, 0 or more.
-
-    >>> requested_page({"n": "100", "last": "1.27"})
-    (100, '1.27')
-    """
-    n = args.get("n")
-    if n is not None and not re.fullmatch("[0-9]+", n):
-        raise PaginationNumberInvalid(detail={"n": n})
-    # No list is longer than that, and int() refuses some thousand digits.
-    number = n if n is None else int(n) if len(n) < 19 else 10**18
-    return number, args.get("last")
-
-
-def cut_page(names: Iterable[str], n: int | None, last: str | None) -> tuple[list[str], bool]:
-    """At most `n` of the names after `last`, in order; and whether to link to a next page.
-
-    The order is the specification's, alphabetical whatever the case.
-
-    >>> cut_page(["b", "C", "a", "d"], 2, "a")
-    (['b', 'C'], True)
-    >>> cut_page(["b", "C", "a", "d"], 2, "b")
-    (['C', 'd'], False)
-    >>> cut_page(["a", "b"], 0, None)
-    ([], False)
-    """
-    ordered = sorted(names, key=_order)
-    begin = 0 if last is None else bisect_right(ordered, _order(last), key=_order)
-    end = len(ordered) if n is None else begin + n
-    return ordered[begin:end], bool(n) and end < len(ordered)
-
-
-def _order(name: str) -> tuple[str, str]:
-    return name.lower(), name
-
-
-def next_link(url: str) -> str:
-    """The ``Link`` header that leads to a next page.
-
-    >>> next_link(URLBuilder("/", relative=True).tags("a", n=2, last="c"))
-    '</v2/a/tags/list?n=2&last=c>; rel="next"'
-    """
-    return f'<{url}>; rel="next"'
-
-
-_LINK = re.compile(
-    r"""[\s,]*<([^<>]*)>\s*((?>(?:;[^,;"<>]*(?:"(?>(?:[^"\\]|\\.)*)"[^,;"<>]*)?)*))"""
-)
-
-
-def parse_next_link(request_url: str, header: str | None) -> str | None:
-    """The URL of the next page, from a response's ``Link`` header; `None` if there is none.
-
-    >>> parse_next_link("https://registry.example.com/v2/a/tags/list", '</next?n=2>; rel="next"')
-    'https://registry.example.com/next?n=2'
-
-    Raises `ValueError` where that is no URL of ``http`` or ``https``.
-    """
-    position = 0
-    while link := _LINK.match(header or "", position):
-        position = link.end()
-        _, parameters = parse_options_header(f"link{link[2]}")
-        if "next" in parameters.get("rel", "").lower().split():
-            return resolve_location(request_url, link[1])
-    return None

@@ -157,17 +157,44 @@ BODIES: dict[tuple[int, str], Read] = {
     (403, "\ufeff{}"): (errors.Denied, "DENIED", "\ufeff{}"),
     (599, "?"): (RegistryError, "UNKNOWN", "?"),
     (500, "[" * 100_000): (exceptions.InternalServerError, "UNKNOWN", "[" * 500),
+    (404, "<HTML><TITLE>Not here</TITLE><p>nginx"): (exceptions.NotFound, "UNKNOWN", "Not here"),
+    (400, '{"message": "no", "error": "x"}'): (exceptions.BadRequest, "UNKNOWN", "no"),
+    # A status whose headers say more than the code.
+    (401, '{"errors": [{"code": "DENIED", "message": "no"}]}'): (
+        *(errors.Unauthorized, "DENIED", "no"),
+    ),
+    (429, '{"errors": [{"code": "DENIED", "message": "slow"}]}'): (
+        *(errors.TooManyRequests, "DENIED", "slow"),
+    ),
+    (503, '{"errors": [{"code": "UNKNOWN", "message": "wait"}]}'): (
+        *(errors.Unavailable, "UNKNOWN", "wait"),
+    ),
+    (403, '{"errors": [{"code": "BLOCKED_BY_POLICY", "message": "no"}]}'): (
+        *(errors.Denied, "BLOCKED_BY_POLICY", "no"),
+    ),
+    (403, '{"errors": [{"code": "", "message": "no"}]}'): (errors.Denied, "DENIED", "no"),
 }
 
 
 @pytest.mark.parametrize(("response", "read"), BODIES.items(), ids=lambda x: str(x)[:30])
 def test_what_registries_really_send(response: tuple[int, str], read: Read) -> None:
     status, body = response
-    [error] = read_errors(status, body.encode())
+    headers = {"WWW-Authenticate": 'Bearer realm="r"', "Retry-After": "7"}
+    [error] = read_errors(status, body.encode(), headers)
     assert isinstance(error, read[0])
+    if isinstance(error, errors.Unauthorized):
+        assert error.realm == "r"
+    if isinstance(error, errors.TooManyRequests | errors.Unavailable):
+        assert error.retry_after == 7
     assert error.code == status
     assert (error.error_code, error.description) == read[1:]
     assert json.loads(error.get_response().get_data())
+
+
+def test_what_else_a_body_says_is_the_detail() -> None:
+    content = {"details": "incorrect password", "more": 1}
+    [error] = read_errors(401, json.dumps(content))
+    assert error.detail == content
 
 
 def test_every_error_of_a_body_is_read() -> None:
