@@ -78,6 +78,11 @@ def test_a_mount_needs_to_pull_from_its_source_too(query: Any, sources: str) -> 
     assert [str(scope) for scope in others] == [f"repository:{one}:pull" for one in sources.split()]
 
 
+def test_a_source_that_is_empty_is_none() -> None:
+    with pytest.raises(NameInvalid):
+        scopes_of("POST", f"/v2/{NAME}/blobs/uploads/", "from=a&from=")
+
+
 @pytest.mark.parametrize("source", ["", "A", "a:pull,push repository:b", 'a"', "..", "a\n"])
 def test_a_mount_from_no_repository_name_is_refused(source: str) -> None:
     with pytest.raises(NameInvalid) as error:
@@ -99,6 +104,7 @@ def test_endpoints_may_have_a_prefix() -> None:
 def test_an_unknown_method_may_do_anything() -> None:
     assert required_scopes("tags", "PROPFIND", {"name": "a"})[0].actions == ("*",)
     assert required_scopes("tags", "get", {"name": "a"})[0].actions == ("pull",)
+    assert len(required_scopes("blob-upload", "post", {"name": "a"}, "from=b")) == 2
 
 
 @pytest.mark.parametrize(
@@ -129,6 +135,7 @@ def test_what_scopes_look_like(text: str, parsed: tuple[str, str, tuple[str, ...
         "repository:a:pull,",
         "repository:a:pull\n",
         'r:a":pull',
+        "r:a\\:pull",
     ],
 )
 def test_what_is_no_scope_is_named(text: str) -> None:

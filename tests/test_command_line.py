@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from registry_routes import DOCKER_1_5, OCI_1_1
 from registry_routes.__main__ import main
+from registry_routes.routes import DIALECTS
 
 from .nasty import SHA256
 
@@ -74,6 +74,10 @@ def run(capsys: pytest.CaptureFixture[str], command: str) -> tuple[int, str]:
             ["/v2/library/nginx/tags/list?n=10&last=a%3Db"],
         ),
         ("build --root https://h:5000/m/ --prefix /r base", ["https://h:5000/m/r/v2/"]),
+        ("build --prefix /r/ base", ["/r/v2/"]),
+        ("match /v2/#fragment?x", ["endpoint  base", "scopes    -"]),
+        ("match --root https://H https://h/v2/", ["endpoint  base", "scopes    -"]),
+        ("match --root https://h/a%20b https://h/a%20b/v2/", ["endpoint  base", "scopes    -"]),
         (
             f"build manifest name=a digest={SHA256} tag=v1 tag=v2 tag=v3",
             [
@@ -121,6 +125,9 @@ def test_what_is_printed(
             "match --root https://h https://other/v2/",
             "URL 'https://other/v2/' must be under the root",
         ),
+        ("match --root https://h http://h/v2/", "URL 'http://h/v2/' must be under the root"),
+        ("match --root https://h/a%20b https://h/a%20b/v2", "308 Permanent Redirect: /a%20b/v2/"),
+        ("build --prefix // base", "prefix '//' must start with '/'"),
         ("match --prefix /<foo:x> /v2/", "prefix '/<foo:x>' must be a path without variables"),
     ],
 )
@@ -144,10 +151,15 @@ def test_a_wrong_command_line_is_2(capsys: pytest.CaptureFixture[str], command: 
 
 
 def test_the_routes_in_each_format(capsys: pytest.CaptureFixture[str]) -> None:
-    for dialect, name in (OCI_1_1, "oci-1.1"), (DOCKER_1_5, "docker-1.5"):
+    assert list(DIALECTS) == ["oci-1.1", "docker-1.5"]
+    for name, dialect in DIALECTS.items():
         for prefix, root in ("", ""), ("/r", "https://h/m"):
             more = f"--dialect {name}" + (f" --prefix {prefix} --root {root}" if root else "")
             listed = json.loads(run(capsys, f"routes --format json {more}")[1])
+            assert (
+                run(capsys, f"routes {more} --prefix {prefix}/")[1]
+                == run(capsys, f"routes {more}")[1]
+            )
             text = run(capsys, f"routes {more}")[1].splitlines()
             markdown = run(capsys, f"routes --format markdown {more}")[1].splitlines()
             assert len(listed) == len(text) - 1 == len(markdown) - 2 == len(dialect.routes)

@@ -330,20 +330,6 @@ class TestClient:
             assert Registry(root, "a").ask("GET", f"{root}/x").content == b"ok"
         assert asked[1] == ("/token", "service=s&scope=a%3Ab%3Ac&scope=d%3Ae%3Af")
 
-    def test_a_token_goes_to_the_registrys_host_only(self, tmp_path: Path) -> None:
-        asked: list[str | None] = []
-
-        def elsewhere(environ: Any, start_response: Any) -> Any:
-            asked.append(environ.get("HTTP_AUTHORIZATION"))
-            return Response(b"x" * 10, status=401)(environ, start_response)
-
-        with serving_app(elsewhere) as other:
-            registry = Registry("http://127.0.0.1:9", "a")
-            registry.tokens.token = "secret"
-            with pytest.raises(errors.Unauthorized):
-                registry.ask("PATCH", f"{other}/upload", data=b"x")
-        assert asked == [None]
-
 
 class Progress:
     def update(self, amount: int) -> None: ...

@@ -29,7 +29,7 @@ from werkzeug.routing import (
 from registry_routes import CONVERTERS, DOCKER_1_5, OCI_1_1, Dialect, RegistryMap, RegistryRules
 from registry_routes.converters import GrammarConverter, TagConverter
 from registry_routes.errors import RegistryError
-from registry_routes.routes import RegistryRule, Route, RouteName
+from registry_routes.routes import DIALECTS, RegistryRule, Route, RouteName
 
 from . import nasty
 from .nasty import SHA256
@@ -277,10 +277,10 @@ def assert_same(
     return seen
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(
     seed=st.integers(0, 2**32),
-    dialect=st.sampled_from([OCI_1_1, DOCKER_1_5]),
+    dialect=st.sampled_from([*DIALECTS.values()]),
     prefix=st.sampled_from(["", "", "/r", "/v2", "/a/v2/v2", "/<any(x, y):tenant>"]),
     rules=st.lists(st.sampled_from(INTRUDERS), max_size=4, unique=True),
     added=st.lists(st.sampled_from(INTRUDERS), max_size=2, unique=True),
@@ -329,7 +329,7 @@ def test_every_answer_is_werkzeugs(
 @pytest.mark.parametrize("intruder", INTRUDERS, ids=lambda one: one.paths[0])
 def test_each_intruder_alone(intruder: Intruder) -> None:
     random = Random(1)
-    for dialect in OCI_1_1, DOCKER_1_5:
+    for dialect in DIALECTS.values():
         ours, theirs = both_maps(dialect, "", [intruder])
         for subdomain in None, "sub", "someone":
             adapter = ours.bind("registry.example", subdomain=subdomain)
@@ -382,7 +382,7 @@ def test_rules_elsewhere_leave_the_fast_path_on(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_dialect_of_ones_own() -> None:
-    """Its converters may follow other text, and change a value: then there is no fast path."""
+    """Its converters may change a value: then there is no fast path."""
 
     class Shout(GrammarConverter, grammar=TagConverter.grammar):
         def to_python(self, value: str) -> str:
@@ -392,36 +392,34 @@ def test_a_dialect_of_ones_own() -> None:
         "mine",
         (
             Route(RouteName.BASE, "/v2/", ("GET",), "", ""),
-            Route(RouteName.TAGS, "/v2/<repository:name>/t/<tag:tag>.json", ("GET",), "", ""),
             Route(RouteName.BLOB, "/v2/<repository:name>/shout/<shout:tag>", ("GET",), "", ""),
         ),
         {**OCI_1_1.converters, "shout": Shout},
     )
     adapter = RegistryMap(dialect).bind("registry.example")
     assert adapter.match("/v2/") == ("base", {})
-    assert adapter.match("/v2/a/b/t/v1.2.json") == ("tags", {"name": "a/b", "tag": "v1.2"})
     assert adapter.match("/v2/a/shout/x") == ("blob", {"name": "a", "tag": "x!"})
-    assert adapter.build("tags", {"name": "a/b", "tag": "v1"}) == "/v2/a/b/t/v1.json"
     with pytest.raises(RequestRedirect):
         adapter.match("/v2/a/shout/x/")
 
 
 @pytest.mark.parametrize(
-    ("path", "rule", "values"),
+    ("path", "rule", "values", "refused"),
     [
-        ("tags/<tag>", "tags/x y", {"tag": "x y"}),
-        ("tags/<tag():tag>", "tags/v1", {"tag": "v1"}),
-        ("tags/<any(one, two):tag>", "tags/two", {"tag": "two"}),
-        ("tags/<string(length=2):tag>", "tags/ab", {"tag": "ab"}),
-        ("tags/<int:tag>", "tags/7", {"tag": 7}),
-        ("tags/<path:tag>/list", "tags/x//y/list", None),
-        ("tags/<path:tag>/list", "tags/x/y/list", {"tag": "x/y"}),
-        ("tags/<shifted:tag>", "tags/xyz", {"tag": "xyz"}),
-        ("tags/<other:tag>", "tags/a-b", {"tag": "a-b"}),
+        ("tags/<tag>", "tags/x y", {"tag": "x y"}, "tags/x/y"),
+        ("tags/<tag():tag>", "tags/v1", {"tag": "v1"}, "tags/.v1"),
+        ("tags/<any(one, two):tag>", "tags/two", {"tag": "two"}, "tags/three"),
+        ("tags/<string(length=2):tag>", "tags/ab", {"tag": "ab"}, "tags/abc"),
+        ("tags/<int:tag>", "tags/7", {"tag": 7}, "tags/x"),
+        ("tags/<path:tag>/list", "tags/x//y/list", None, ""),
+        ("tags/<path:tag>/list", "tags/x/y/list", {"tag": "x/y"}, "tags/x/y"),
+        ("tags/<shifted:tag>", "tags/xyz", {"tag": "xyz"}, "tags/abc"),
+        ("tags/<other:tag>", "tags/a-b", {"tag": "a-b"}, "tags/abc"),
+        ("tags/<tag:tag>.json", "tags/v1.2.json", {"tag": "v1.2"}, "tags/v1.2"),
     ],
 )
 def test_a_dialects_rules_may_have_whatever_rules_have(
-    path: str, rule: str, values: dict[str, Any] | None
+    path: str, rule: str, values: dict[str, Any] | None, refused: str
 ) -> None:
     class Shifted(TagConverter):
         def __init__(self, url_map: Map) -> None:
@@ -455,9 +453,9 @@ def test_a_dialects_rules_may_have_whatever_rules_have(
     with pytest.raises(RequestRedirect) as redirect:
         adapter.match(f"//v2/a/b/{rule}/")
     assert redirect.value.new_url == quote(target)
-    for refused in "/v2/A/b", "/v2/a/b/tags", "/v2/a/b/tags/.x/y/z":
+    for one in "/v2/A/b", "/v2/a/b/tags", "/v2/a/b/tags/.x/y/z", f"/v2/a/b/{refused}":
         with pytest.raises(NotFound):
-            adapter.match(refused)
+            adapter.match(one)
 
 
 def test_no_code_of_a_users_runs_for_a_path_that_was_not_asked_for() -> None:
@@ -637,10 +635,7 @@ class TestBinding:
         {key: value for key, value in environ_for("/v2/").items() if key != "SCRIPT_NAME"},
         {key: value for key, value in environ_for("/v2/").items() if key != "QUERY_STRING"},
     ]
-    ATTRIBUTES = (
-        *("server_name", "script_name", "subdomain", "url_scheme", "path_info"),
-        *("default_method", "query_args", "websocket"),
-    )
+    ATTRIBUTES = vars(Map().bind("h")).keys() - {"map"}
 
     @pytest.mark.parametrize("environ", ENVIRONS, ids=lambda environ: str(environ)[:20])
     @pytest.mark.parametrize("options", [{}, {"host_matching": True}, {"default_subdomain": "x"}])
@@ -698,7 +693,7 @@ class TestBinding:
         for i in range(3000):
             adapter = url_map.bind_to_environ(environ_for("/v2/", HTTP_HOST=f"host-{i}.example"))
             assert adapter.match() == ("base", {})
-        assert sum(len(value) for value in vars(url_map).values() if isinstance(value, set)) <= 1000
+        assert 0 < len(url_map._good_hosts) <= 1000
 
 
 class TestBuilding:
@@ -727,12 +722,13 @@ class TestBuilding:
         one for one in INTRUDERS if getattr(one.make(), "endpoint", "") in set(RouteName)
     ]
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(
-        dialect=st.sampled_from([OCI_1_1, DOCKER_1_5]),
+        dialect=st.sampled_from([*DIALECTS.values()]),
         prefix=st.sampled_from(["", "/r", "/100%/%x", "/a>b é"]),
         rules=st.lists(st.sampled_from(SAME_ENDPOINTS), max_size=3, unique=True),
-        subdomain=st.sampled_from([None, None, "sub"]),
+        default_subdomain=st.sampled_from(["", "", "sub"]),
+        subdomain=st.sampled_from([None, None, "sub", ""]),
         call=st.sampled_from(CALLS),
         arguments=st.fixed_dictionaries(
             {},
@@ -749,11 +745,12 @@ class TestBuilding:
         dialect: Dialect,
         prefix: str,
         rules: list[Any],
+        default_subdomain: str,
         subdomain: str | None,
         call: tuple[str, dict[str, Any]],
         arguments: dict[str, Any],
     ) -> None:
-        ours, theirs = both_maps(dialect, prefix, rules)
+        ours, theirs = both_maps(dialect, prefix, rules, default_subdomain=default_subdomain)
 
         def built(url_map: Map) -> tuple[type, str]:
             adapter = url_map.bind("registry.example", "/m", subdomain, "https")
@@ -782,8 +779,9 @@ class TestBuilding:
                 assert build("catalog")
                 assert build("blob-upload", {"name": "a"})
                 assert build("one").endswith(NGINX)
-                with pytest.raises(ValueError, match=rf"URL '.*/mount{NGINX}\?n=1' is not built"):
-                    build("tags", {"name": "library/nginx", "n": 1})
+                for query in {}, {"n": 1}:
+                    with pytest.raises(ValueError, match=rf"URL '.*/mount{NGINX}.*' is not built"):
+                        build("tags", {"name": "library/nginx", **query})
 
     def test_values_may_be_a_multidict(self) -> None:
         adapter = RegistryMap().bind("registry.example")

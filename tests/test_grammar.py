@@ -172,13 +172,28 @@ def test_a_value_that_is_no_string_is_refused(value: object) -> None:
         grammar.TAG.check(value)
 
 
+def test_what_is_checked_is_a_plain_string() -> None:
+    class Loud(str):
+        def __str__(self) -> str:
+            return self.upper()
+
+    checked = grammar.TAG.check(Loud("v1"))
+    assert (type(checked), checked) == (str, "v1")
+
+
 def test_a_huge_value_is_named_in_short() -> None:
     with pytest.raises(ValueError, match="must be lowercase") as error:
         grammar.NAME.check("A" * 1_000_000)
     assert len(str(error.value)) < 300
 
 
+WELL_FORMED = ["library/nginx", "sha256", nasty.SHA256, "x"]
+
+
 def test_patterns_can_be_pasted() -> None:
     for kind in ALL:
         assert re.compile(kind.pattern).groups == 0
-        assert re.fullmatch(f"x{kind.pattern}", "x") is None
+        value = next(value for value in WELL_FORMED if kind.fits(value))
+        assert re.fullmatch(f"/{kind.pattern}/", f"/{value}/")
+        for other in value, f"/{value}", f"{value}/", "//":
+            assert re.fullmatch(f"/{kind.pattern}/", other) is None

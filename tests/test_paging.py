@@ -90,7 +90,7 @@ def test_links_as_they_come(header: str | None, expected: str | None) -> None:
 @pytest.mark.parametrize(
     "shape", ["</x>;", "</x>; ", " ", ",", "<", ';"', '\\"', "; a", '</x>;a="']
 )
-def test_a_hostile_header_takes_linear_time(shape: str) -> None:
+def test_a_hostile_header_hangs_nothing(shape: str) -> None:
     begun = time.monotonic()
     for begin in "", "</x>", '</x>; a="', "</x>;":
         for end in "", "!", '"', "\\", ">":

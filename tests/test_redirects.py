@@ -11,7 +11,7 @@ from werkzeug.routing import MapAdapter, RequestRedirect, Rule
 from werkzeug.test import Client
 from werkzeug.wrappers import Request, Response
 
-from registry_routes import DOCKER_1_5, RegistryMap
+from registry_routes import DOCKER_1_5, OCI_1_1, RegistryMap
 from registry_routes.errors import DigestInvalid, NameInvalid
 
 from .nasty import METHODS, SHA256
@@ -50,6 +50,15 @@ def bound(url_map: RegistryMap, path: str, method: str, how: str, query: str = "
         )
     environ = environ_for("/", method, PATH_INFO=path.encode().decode("latin-1"))
     return url_map.bind_to_environ(environ | {"QUERY_STRING": query})
+
+
+def test_every_route_is_in_the_table_above() -> None:
+    adapter = RegistryMap().bind("registry.example")
+    rules = {
+        adapter.match(path, methods.split()[0], return_rule=True)[0].rule
+        for path, methods in PATHS.items()
+    }
+    assert rules == {route.path for route in OCI_1_1.routes}
 
 
 @pytest.mark.parametrize("how", ["bind", "bind_to_environ"])

@@ -18,6 +18,7 @@ from registry import Storage, make_app
 from werkzeug.test import Client
 
 from registry_routes import resolve_location
+from registry_routes.grammar import REGISTERED_ALGORITHMS
 
 from . import oci_layout
 from .servers import EXAMPLES, example, files_of, free_port, serving, skopeo
@@ -58,7 +59,7 @@ def digest_of(content: bytes, algorithm: str = "sha256") -> str:
     return f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
 
 
-@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+@pytest.mark.parametrize("algorithm", REGISTERED_ALGORITHMS)
 def test_two_registries_take_turns_chunk_by_chunk(
     place: str, tmp_path: Path, algorithm: str
 ) -> None:

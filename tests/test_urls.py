@@ -24,7 +24,7 @@ from .nasty import SHA256, SHA512
 from .wsgi import environ_for
 
 Q = SHA256.replace(":", "%3A")
-# Of each method: a call, the path and the query that it builds, and what the map matches there.
+# Of each method: a call, and the path and the query of what it builds.
 CALLS: list[tuple[str, tuple[str, ...], dict[str, Any], str, str]] = [
     ("base", (), {}, "/v2/", ""),
     ("catalog", (), {}, "/v2/_catalog", ""),
@@ -175,6 +175,9 @@ def test_a_malformed_argument_is_named(
             "ftp://h",
             "https://",
             "https:///x",
+            "https://:5000",
+            "https://@h",
+            "https://h\x7f",
             "https://u:p@h",
             "https://h?x",
         ),
@@ -195,8 +198,6 @@ def test_a_root_that_is_none_is_named(root: str) -> None:
 
 @pytest.mark.parametrize("root", ["x", "ftp://h/x", "//h/x", "/x?y", "\\x"])
 def test_a_relative_root_that_is_none_is_named(root: str) -> None:
-    if root == "//h/x":
-        root = "ftp://h/x"
     with pytest.raises(ValueError, match=r"^root .* must"):
         URLBuilder(root, relative=True)
 
@@ -210,6 +211,8 @@ def test_a_root_cannot_name_another_host() -> None:
 def test_a_parameter_is_given_by_its_own_argument() -> None:
     with pytest.raises(ValueError, match="parameter 'from' must be given by its own argument"):
         URLBuilder("http://h").blob_upload("a", **{"from": "B"})
+    with pytest.raises(ValueError, match="parameter 'digest-algorithm' must be given by its own"):
+        URLBuilder("http://h").blob_upload("a", **{"digest-algorithm": "sha512"})
     assert URLBuilder("http://h").manifest("a", "v1", tag=None) == "http://h/v2/a/manifests/v1"
 
 
@@ -218,7 +221,7 @@ def test_another_dialect() -> None:
     assert (
         docker.blob("a/b", "tarsum.v1+sha256:abc") == "https://h/v2/a/b/blobs/tarsum.v1+sha256:abc"
     )
-    assert docker.blob_upload_chunk("a/b", "x y/é"[:3]) == "https://h/v2/a/b/blobs/uploads/x%20y"
+    assert docker.blob_upload_chunk("a/b", "x y") == "https://h/v2/a/b/blobs/uploads/x%20y"
     with pytest.raises(ValueError, match="two to five components"):
         docker.tags("a")
 

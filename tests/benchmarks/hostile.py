@@ -15,7 +15,8 @@ from contextlib import suppress
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import MapAdapter
 
-from registry_routes import DOCKER_1_5, OCI_1_1, RegistryMap
+from registry_routes import RegistryMap
+from registry_routes.routes import DIALECTS
 
 SHAPES: dict[str, Callable[[int], str]] = {
     '"a/"*n+"!"': lambda n: "a/" * (n // 2) + "!",
@@ -44,10 +45,10 @@ def seconds(adapter: MapAdapter, path: str) -> float:
 def main() -> None:
     cases = [
         (dialect, shape, [f"/v2/{make(length)}" for length in LENGTHS])
-        for dialect in (OCI_1_1, DOCKER_1_5)
+        for dialect in DIALECTS.values()
         for shape, make in SHAPES.items()
     ]
-    adapters = {dialect.name: RegistryMap(dialect).bind("h") for dialect in (OCI_1_1, DOCKER_1_5)}
+    adapters = {name: RegistryMap(dialect).bind("h") for name, dialect in DIALECTS.items()}
     best: dict[tuple[str, str, int], float] = {}
     gc.disable()
     for _ in range(ROUNDS):
