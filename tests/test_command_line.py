@@ -76,7 +76,8 @@ def run(capsys: pytest.CaptureFixture[str], command: str) -> tuple[int, str]:
         ("build --root https://h:5000/m/ --prefix /r base", ["https://h:5000/m/r/v2/"]),
         ("build --prefix /r/ base", ["/r/v2/"]),
         ("match /v2/#fragment?x", ["endpoint  base", "scopes    -"]),
-        ("match --root https://H https://h/v2/", ["endpoint  base", "scopes    -"]),
+        ("match --root https://H:5 https://h:5/v2/", ["endpoint  base", "scopes    -"]),
+        ("match --root https://h https://H/v2/", ["endpoint  base", "scopes    -"]),
         ("match --root https://h/a%20b https://h/a%20b/v2/", ["endpoint  base", "scopes    -"]),
         (
             f"build manifest name=a digest={SHA256} tag=v1 tag=v2 tag=v3",

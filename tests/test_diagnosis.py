@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 from werkzeug.exceptions import BadRequest, HTTPException, MethodNotAllowed, NotFound
-from werkzeug.routing import EndpointPrefix, Map, Rule, RuleFactory, Subdomain, Submount
+from werkzeug.routing import (
+    BaseConverter,
+    EndpointPrefix,
+    Map,
+    Rule,
+    RuleFactory,
+    Subdomain,
+    Submount,
+)
 
 from registry_routes import DOCKER_1_5, RegistryMap, RegistryRules
 from registry_routes.errors import RegistryError, Unsupported
@@ -211,6 +219,15 @@ def test_wherever_the_registrys_rules_are_mounted() -> None:
     error = error_of(url_map, "/s/v2/A/tags/list", subdomain="sub")
     assert body_of(error)["code"] == "NAME_INVALID"
     assert type(error_of(url_map, "/plain/v2/x", subdomain="elsewhere")) is NotFound
+
+
+def test_under_a_variable_whose_expression_has_groups() -> None:
+    class Either(BaseConverter):
+        regex = "(one)|(two)"
+
+    url_map = RegistryMap(prefix="/<either:x>", converters={"either": Either})
+    error = error_of(url_map, "/two/v2/a/blobs/x")
+    assert body_of(error)["message"].startswith("digest 'x' must have")
 
 
 def test_at_a_subdomain_or_a_host_that_is_a_variable() -> None:

@@ -11,6 +11,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.routing import (
     BaseConverter,
     EndpointPrefix,
+    IntegerConverter,
     Map,
     RequestRedirect,
     Rule,
@@ -87,7 +88,9 @@ def test_under_a_prefix(prefix: str) -> None:
         assert_routes(adapter, prefix.rstrip("/"))
 
 
-@pytest.mark.parametrize("prefix", ["registry", "//registry", "/a//b", "/a/../b", "/./a", "."])
+@pytest.mark.parametrize(
+    "prefix", ["registry", "//", "//registry", "/a//b", "/a/../b", "/./a", "."]
+)
 def test_a_prefix_that_no_clean_path_has_is_refused(prefix: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"prefix {prefix!r} must start with '/'")):
         RegistryMap(prefix=prefix)
@@ -103,6 +106,13 @@ def test_in_a_map_of_ones_own_with_converters_of_the_same_names() -> None:
     )
     assert_routes(own.bind("registry.example"))
     assert not own.bind("registry.example").test("/v2/FOO/tags/list")
+
+
+def test_a_converter_of_ones_own_may_have_a_name_that_the_registry_uses() -> None:
+    mine = Rule("/mine/<tag:number>", endpoint="mine")
+    adapter = RegistryMap(rules=[mine], converters={"tag": IntegerConverter}).bind("h")
+    assert adapter.match("/mine/7") == ("mine", {"number": 7})
+    assert adapter.match("/v2/a/manifests/v1") == ("manifest", {"name": "a", "tag": "v1"})
 
 
 def test_within_werkzeugs_factories() -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import BadRequest, HTTPException, MethodNotAllowed, NotFound
@@ -291,7 +291,7 @@ def assert_same(
             "merge_slashes": st.just(False),
             "host_matching": st.just(True),
             "redirect_defaults": st.just(False),
-            "default_subdomain": st.just("sub"),
+            "default_subdomain": st.sampled_from(["sub", "<user>"]),
         },
     ),
     subdomain=st.sampled_from([None, None, None, "sub", "someone", ""]),
@@ -547,6 +547,17 @@ def test_where_hosts_are_matched_our_rules_have_none() -> None:
             assert outcome(lambda: plain.bind("h").match(path)) == (NotFound,)
 
 
+def test_where_the_default_subdomain_is_a_variable_our_rules_have_it() -> None:
+    adapter = RegistryMap(default_subdomain="<user>").bind("registry.example", subdomain="alice")
+    values = {"user": "alice", "name": "a"}
+    assert adapter.match("/v2/a/tags/list") == ("tags", values)
+    built = adapter.build("tags", values | {"user": "bob"})
+    assert built == "http://bob.registry.example/v2/a/tags/list"
+    unbound = RegistryMap(default_subdomain="<tag:user>").bind("registry.example")
+    with pytest.raises(NotFound):
+        unbound.match("/v2/a/tags/list")
+
+
 def test_the_registrys_rules_may_have_a_host() -> None:
     class AtHost(RuleFactory):
         def get_rules(self, map: Map) -> Iterable[Rule]:
@@ -722,6 +733,7 @@ class TestBuilding:
         one for one in INTRUDERS if getattr(one.make(), "endpoint", "") in set(RouteName)
     ]
 
+    @example(OCI_1_1, "", [], "sub", None, CALLS[2], {"force_external": True})
     @settings(max_examples=300)
     @given(
         dialect=st.sampled_from([*DIALECTS.values()]),
