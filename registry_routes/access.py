@@ -1,7 +1,7 @@
 """The access that a request needs, as the scopes of a token.
 
-Docker's token authentication specification says how a scope is written; which ones a request
-needs is what Go distribution's ``registry/handlers/app.go`` (``appendAccessRecords``) asks for.
+Docker's token authentication specification says how a scope is written; Go distribution, which
+ones a request needs.
 """
 
 import re
@@ -18,6 +18,8 @@ from .routes import RouteName
 @dataclass(frozen=True)
 class Scope:
     """Actions on a resource, written ``repository:library/nginx:pull,push``.
+
+    (Docker token authentication specification, "Token Scope".)
 
     >>> scope = Scope.parse("repository:library/nginx:pull,push")
     >>> scope
@@ -66,7 +68,7 @@ class Scope:
 
 
 def parse_scopes(text: str) -> list[Scope]:
-    """The scopes of a challenge or a token request, separated by spaces.
+    """The scopes of a challenge or a token request, separated by spaces (RFC 6749, 3.3).
 
     >>> [scope.name for scope in parse_scopes("repository:a:pull registry:catalog:*")]
     ['a', 'catalog']
@@ -83,6 +85,8 @@ def required_scopes(
     query: Mapping[str, Any] | str = "",
 ) -> list[Scope]:
     """What a token must allow for a request; nothing for `base`, which any token opens.
+
+    (Go distribution, ``registry/handlers/app.go``, ``appendAccessRecords``.)
 
     `endpoint` and `values` are what the map has matched, the endpoint as the map calls it, with a
     prefix too, if that ends in "."; `query` is the request's, as a string or as parsed.

@@ -1,6 +1,7 @@
 """Werkzeug converters for the values in a registry URL: each a `Grammar` made into a converter."""
 
 from collections.abc import Mapping
+from inspect import cleandoc
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -39,6 +40,7 @@ class GrammarConverter(BaseConverter):
         if grammar is not None:
             cls.grammar = grammar
             cls.regex = grammar.regex
+            cls.__doc__ = f"{cleandoc(cls.__doc__ or '')}\n\n({grammar.source}.)"
         super().__init_subclass__(**kwargs)
 
     def to_url(self, value: Any) -> str:

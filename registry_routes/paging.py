@@ -1,7 +1,4 @@
-"""Lists in pages, as the distribution-spec 1.1 has them under "Listing Tags": for both sides.
-
-The ``Link`` header is RFC 8288's.
-"""
+"""Lists in pages, for those who serve them and those who read them."""
 
 import re
 from bisect import bisect_right
@@ -15,6 +12,8 @@ from .urls import resolve_location
 
 def requested_page(args: Mapping[str, str]) -> tuple[int | None, str | None]:
     """``n`` and ``last`` of a request's query: how many results it wants, and after which.
+
+    (distribution-spec 1.1, "Listing Tags".)
 
     Each is `None` where it is not given. Raises `PaginationNumberInvalid` for an ``n`` that is not
     a whole number, 0 or more.
@@ -33,7 +32,7 @@ def requested_page(args: Mapping[str, str]) -> tuple[int | None, str | None]:
 def cut_page(names: Iterable[str], n: int | None, last: str | None) -> tuple[list[str], bool]:
     """At most `n` of the names after `last`, in order; and whether to link to a next page.
 
-    The order is the specification's, alphabetical whatever the case.
+    The order is the specification's ("Listing Tags"), alphabetical whatever the case.
 
     >>> cut_page(["b", "C", "a", "d"], 2, "a")
     (['b', 'C'], True)
@@ -53,7 +52,7 @@ def _order(name: str) -> tuple[str, str]:
 
 
 def next_link(url: str) -> str:
-    """The ``Link`` header that leads to a next page.
+    """The ``Link`` header (RFC 8288) that leads to a next page, at `url`.
 
     >>> next_link("/v2/a/tags/list?n=2&last=c")
     '</v2/a/tags/list?n=2&last=c>; rel="next"'
@@ -67,7 +66,9 @@ _LINK = re.compile(
 
 
 def parse_next_link(request_url: str, header: str | None) -> str | None:
-    """The URL of the next page, from a response's ``Link`` header; `None` if there is none.
+    """The URL of the next page, from a response's ``Link`` header (RFC 8288); `None` without one.
+
+    `request_url` is what the response answers: a link may be relative to it.
 
     >>> parse_next_link("https://registry.example.com/v2/a/tags/list", '</next?n=2>; rel="next"')
     'https://registry.example.com/next?n=2'

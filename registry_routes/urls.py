@@ -33,7 +33,8 @@ class URLBuilder:
 
     Each method returns a URL, and raises `ValueError`, which names the value and the rule it broke,
     where an argument is malformed, and `werkzeug.routing.BuildError` where the map's dialect has no
-    such route. Arguments that are `None` are left out.
+    such route. Arguments that are `None` are left out. (The query parameters are those of
+    distribution-spec 1.1 and of Docker's catalog.)
 
     :param root: where the registry is: an ``http`` or ``https`` URL, with a path if the API's
         ``/v2/`` is not at the root of the host, with or without a trailing slash.
