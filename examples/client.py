@@ -409,7 +409,11 @@ def main() -> int:
     parser.add_argument("action", choices=["pull", "push"])
     parser.add_argument("root", help="where the registry is: http://127.0.0.1:5000")
     parser.add_argument("image", help="NAME:TAG or NAME@DIGEST")
-    parser.add_argument("layout", type=Path, help="the directory of the OCI image layout")
+    parser.add_argument(
+        "layout",
+        type=Path,
+        help="the directory of the OCI image layout, where TAG is the image's name too",
+    )
     parser.add_argument("--user", metavar="NAME:PASSWORD", type=user, help="whose tokens to use")
     options = parser.parse_args()
     name, at, reference = options.image.partition("@")

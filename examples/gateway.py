@@ -71,7 +71,9 @@ class Gateway:
         granted = self.granted(request)
         if granted is None or not all(scope.is_granted_by(granted) for scope in needed):
             realm = f"{URLBuilder.from_environ(request.environ).root}/token"
-            raise errors.Unauthorized(realm=realm, service=SERVICE, scope=needed)
+            asked = " ".join(map(str, needed))
+            message = None if granted is None else f"the token must allow {asked}"
+            raise errors.Unauthorized(message, realm=realm, service=SERVICE, scope=needed)
 
     def granted(self, request: Request) -> list[Scope] | None:
         """The scopes of the request's token; `None` if it has no token that is valid."""
@@ -184,7 +186,7 @@ def main() -> None:
     Server(
         lambda: make_app(Storage.at(options.storage), key, dict(options.user)),
         options,
-        "A registry at http://{host}/v2/, for who has a token",
+        "A registry at http://{host}, for whoever has a token",
     ).run()
 
 

@@ -818,7 +818,7 @@ def main() -> None:
     if options.workers > 1 and options.storage.startswith("memory:"):
         parser.error("memory:// cannot be shared by several workers")
     greeting = (
-        f"A registry at http://{{host}}/v2/, its data in {options.storage}. Try:\n"
+        f"A registry at http://{{host}}, its data in {options.storage}. Try:\n"
         "  skopeo copy --dest-tls-verify=false docker://busybox docker://{host}/library/busybox\n"
         "  skopeo inspect --tls-verify=false docker://{host}/library/busybox\n"
         "  curl http://{host}/v2/_catalog"

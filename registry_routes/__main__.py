@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from urllib.parse import unquote, urlsplit
 
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.exceptions import NotFound
 from werkzeug.routing import BuildError, RequestRedirect
 
 from .access import required_scopes
-from .errors import RegistryError
+from .errors import RegistryError, Unsupported
 from .map import RegistryMap
 from .routes import DIALECTS, OCI_1_1
 from .urls import URLBuilder
@@ -24,11 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         printed: str = options.command(options)
     except RequestRedirect as redirect:
         return _fail(f"{redirect.code} {redirect.name}: {redirect.new_url}")
-    except HTTPException as error:
-        code = error.error_code if isinstance(error, RegistryError) else error.name
-        methods = error.valid_methods if isinstance(error, MethodNotAllowed) else None
+    except RegistryError as error:
+        methods = error.valid_methods if isinstance(error, Unsupported) else None
         allow = f" (Allow: {', '.join(methods)})" if methods else ""
-        return _fail(f"{error.code} {code}: {error.description}{allow}")
+        return _fail(f"{error.code} {error.error_code}: {error.description}{allow}")
     except (BuildError, ValueError) as error:
         return _fail(str(error))
     print(printed)
@@ -56,13 +55,21 @@ def _parser() -> argparse.ArgumentParser:
     routes.set_defaults(command=_routes)
 
     match = commands.add_parser("match", parents=[shared], help="what a request is routed to")
-    match.add_argument("method", nargs="?", default="GET", metavar="METHOD")
-    match.add_argument("url", metavar="URL-or-path")
+    match.add_argument(
+        "method", nargs="?", default="GET", metavar="METHOD", help="%(default)s, if not given"
+    )
+    match.add_argument("url", metavar="URL-or-path", help="under the root, if that is given")
     match.set_defaults(command=_match)
 
     build = commands.add_parser("build", parents=[shared], help="build a URL")
-    build.add_argument("endpoint", metavar="ENDPOINT")
-    build.add_argument("values", nargs="*", type=_pair, metavar="key=value")
+    build.add_argument("endpoint", metavar="ENDPOINT", help="as `routes` lists them")
+    build.add_argument(
+        "values",
+        nargs="*",
+        type=_pair,
+        metavar="key=value",
+        help="what the rule has in <>; whatever else goes into the query",
+    )
     build.set_defaults(command=_build)
     return parser
 
@@ -120,7 +127,12 @@ def _match(options: argparse.Namespace) -> str:
     if mount and not f"{url}/".startswith(f"{mount}/"):
         raise ValueError(f"URL {options.url!r} must be under the root {urls.root!r}")
     adapter = routes.bind("registry.invalid", unquote(mount), query_args=query)
-    endpoint, values = adapter.match(unquote(url.removeprefix(mount)), method)
+    try:
+        endpoint, values = adapter.match(unquote(url.removeprefix(mount)), method)
+    except NotFound as error:
+        if isinstance(error, RegistryError):
+            raise
+        raise ValueError(f"URL {options.url!r} must be under the API, {urls.base()!r}") from None
     scopes = required_scopes(endpoint, method, values, query)
     lines = [["endpoint", endpoint], *values.items(), ["scopes", " ".join(map(str, scopes)) or "-"]]
     return _aligned(lines)

@@ -75,7 +75,7 @@ class RegistryApp:
     >>> client.get("/v2/library/Nginx/tags/list").get_json()["errors"][0]["message"]
     "repository name 'library/Nginx' must be lowercase"
 
-    What every registry has to do is done: HEAD follows GET. A route that has views, but none for
+    HEAD follows GET. A route that has views, but none for
     the method, is a 405 with the methods that there are; a route without any is a 404, so that
     clients do without it (the referrers, say). Every error leaves as the registry's JSON; one that
     is no HTTP exception is logged, and leaves as UNKNOWN. Every response has the
@@ -91,6 +91,8 @@ class RegistryApp:
 
     def view(self, endpoint: str, *methods: str) -> Callable[[View], View]:
         """Register the decorated function as the view of `endpoint` for `methods`.
+
+        A view for GET is called for HEAD too, and what it returns loses its body.
 
         Raises `ValueError` where the map has no such endpoint, where the endpoint does not take
         the method, or where it has a view for it.

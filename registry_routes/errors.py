@@ -154,7 +154,8 @@ class Unauthorized(RegistryError, exceptions.Unauthorized):
     """With a `realm`, the URL of a token server, the response challenges the client to get a token.
 
     `service` is what the token server calls this registry; `scope`, the scopes that the token must
-    have: a string, or whatever prints as them. (Docker token authentication specification.)
+    have: a string, or an iterable of what prints as a scope. (Docker token authentication
+    specification.) `challenge` is a whole header in place of all that, ``Basic realm="…"`` say.
 
     >>> scopes = ["repository:library/nginx:pull,push"]
     >>> error = Unauthorized(realm="https://auth.example/token", service="r.example", scope=scopes)
@@ -172,6 +173,7 @@ class Unauthorized(RegistryError, exceptions.Unauthorized):
         realm: str | None = None,
         service: str | None = None,
         scope: str | Iterable[object] = (),
+        challenge: str | None = None,
         detail: Any = None,
         **options: Any,
     ) -> None:
@@ -179,18 +181,21 @@ class Unauthorized(RegistryError, exceptions.Unauthorized):
         self.realm = realm
         self.service = service
         self.scope = scope if isinstance(scope, str) else " ".join(map(str, scope))
+        self.challenge = challenge
 
     def get_headers(self, environ: Any = None, scope: Any = None) -> list[tuple[str, str]]:
         headers = super().get_headers(environ, scope)
-        if self.realm is not None:
+        challenge = self.challenge
+        if challenge is None and self.realm is not None:
             parameters = {"realm": self.realm, "service": self.service, "scope": self.scope}
             # Always quoted: many clients look for the quotes.
-            challenge = ",".join(
+            challenge = "Bearer " + ",".join(
                 f"{name}={quote_header_value(' '.join(value.split()), allow_token=False)}"
                 for name, value in parameters.items()
                 if value
             )
-            headers.append(("WWW-Authenticate", f"Bearer {challenge}"))
+        if challenge is not None:
+            headers.append(("WWW-Authenticate", " ".join(challenge.splitlines())))
         return headers
 
 
@@ -233,16 +238,19 @@ ERRORS: Mapping[str, type[RegistryError]] = MappingProxyType(
 def read_errors(
     status: int, body: bytes | str = b"", headers: Mapping[str, str] | None = None
 ) -> list[RegistryError]:
-    """The errors that a registry's response tells of, never none; for clients.
+    """The errors that a registry's response, of status 400 or more, tells of, never none.
 
     `status`, `body` and `headers` are the response's; the body may be JSON, as the specification
     has it, or any text or HTML, as proxies send it. Each error has the response's `status` as its
     ``code``, and the `error_code` and the message that the registry said. A known error code gives
     its own exception; whatever else, the Werkzeug exception that the status implies, as a
-    `RegistryError`. A 401 is always an `Unauthorized`, with the `realm`, `service` and `scope` of
-    a bearer's challenge, each "" if that does not have it; a 429 is a `TooManyRequests`, and a 503
-    an `Unavailable`, with their `retry_after`, seconds or a `datetime`. A proxy can raise what it
-    has read: the response to its own client has it all.
+    `RegistryError`. A 401 is always an `Unauthorized`, with the `challenge` as it was sent, and the
+    `realm`, `service` and `scope` of a bearer's, each "" if that does not have it; a 429 is a
+    `TooManyRequests`, and a 503 an `Unavailable`, with their `retry_after`, seconds or a
+    `datetime`; an `Unsupported` has its `valid_methods`.
+
+    A proxy can raise the first of them: its own client then gets the status, the code, the message,
+    the detail and these headers.
 
     >>> [error] = read_errors(404, b'{"errors": [{"code": "NAME_UNKNOWN", "message": "no"}]}')
     >>> error, error.description
@@ -285,8 +293,10 @@ def _read(status: int, headers: Mapping[str, str], entry: Mapping[str, Any]) -> 
     if known is None or status in (401, 429, 503):  # whose headers say the rest
         known = BY_STATUS.get(status)
     options: dict[str, Any] = {}
-    if known is Unauthorized:
-        options = _challenge(headers.get("www-authenticate", ""))
+    if known is Unauthorized and (challenge := headers.get("www-authenticate")):
+        options = {"challenge": challenge, **_bearer(challenge)}
+    elif known is Unsupported:
+        options["valid_methods"] = re.findall(r"[^\s,]+", headers.get("allow", "")) or None
     elif known in (TooManyRequests, Unavailable):
         options["retry_after"] = _retry_after(headers.get("retry-after", ""))
     error = (known or _of_status(status))(
@@ -313,11 +323,11 @@ BY_STATUS: Mapping[int, type[RegistryError]] = {
 @cache
 def _of_status(status: int) -> type[RegistryError]:
     implied = exceptions.default_exceptions.get(status, exceptions.HTTPException)
-    said = {"error_code": Unknown.error_code, "description": implied.description or "no message"}
+    said = {"error_code": Unknown.error_code, "description": implied().name}
     return type("RegistryError", (RegistryError, implied), said)
 
 
-def _challenge(header: str) -> dict[str, Any]:
+def _bearer(header: str) -> dict[str, Any]:
     for scheme in _schemes(header):
         challenge = WWWAuthenticate.from_header(scheme)
         if challenge is not None and challenge.type == "bearer":

@@ -89,13 +89,12 @@ class RegistryMap(Map):
             raise ValueError(
                 f"prefix {prefix!r} must start with '/' and have no empty, '.' or '..' segment"
             )
+        own = Submount(prefix, [RegistryRules(dialect)]).get_rules(self)
         self.dialect = dialect
         self._good_hosts: set[str] = set()
         self._fast_path: FastPath | None = None
         self._rules_lock = RLock()  # a rule factory may match in the map that it is added to
-        self._own_rules: list[Any] = list(
-            Submount(prefix, [RegistryRules(dialect)]).get_rules(self)
-        )
+        self._own_rules: list[Any] = list(own)
         super().__init__(
             [*self._own_rules, *(rules or ())],
             strict_slashes=strict_slashes,

@@ -73,7 +73,8 @@ def parse_next_link(request_url: str, header: str | None) -> str | None:
     >>> parse_next_link("https://registry.example.com/v2/a/tags/list", '</next?n=2>; rel="next"')
     'https://registry.example.com/next?n=2'
 
-    Raises `ValueError` where that is no URL of ``http`` or ``https``.
+    It may lead to another host: credentials are for the registry's own. Raises `ValueError` where
+    it is no URL of ``http`` or ``https``.
     """
     position = 0
     while link := _LINK.match(header or "", position):

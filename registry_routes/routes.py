@@ -250,10 +250,12 @@ class RegistryRules(RuleFactory):
     >>> url_map.bind("example.com").match("/v2/library/nginx/tags/list")
     ('registry.tags', {'name': 'library/nginx'})
 
-    Such a map treats slashes as Werkzeug does; `RegistryMap` treats them as a registry does.
+    Such a map treats slashes and malformed values as Werkzeug does; `RegistryMap`, as a registry.
     """
 
     def __init__(self, dialect: Dialect = OCI_1_1) -> None:
+        if not isinstance(dialect, Dialect):
+            raise TypeError(f"dialect {dialect!r} must be a Dialect, such as OCI_1_1")
         self.dialect = dialect
 
     def get_rules(self, map: Map) -> Iterator[Rule]:

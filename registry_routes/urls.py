@@ -36,8 +36,8 @@ class URLBuilder:
     such route. Arguments that are `None` are left out. (The query parameters are those of
     distribution-spec 1.1 and of Docker's catalog.)
 
-    :param root: where the registry is: an ``http`` or ``https`` URL, with a path if the API's
-        ``/v2/`` is not at the root of the host, with or without a trailing slash.
+    :param root: where the registry is: an ``http`` or ``https`` URL without the ``/v2/``, with a
+        path if the ``/v2/`` is not at the root of the host, with or without a trailing slash.
     :param relative: to build paths, ``/mirror/v2/``, in place of whole URLs; then `root` may be
         just the path.
     :param url_map: the routes, where they are not those of `registry_routes.url_map`.
@@ -255,7 +255,8 @@ def resolve_location(request_url: str, location: str, **query: Any) -> str:
     ... )
     'https://registry.example.com/v2/a/blobs/uploads/1?_state=x%2By==&digest=sha256%3Aabc'
 
-    Raises `ValueError` where that is no URL of ``http`` or ``https``.
+    It may lead to another host: credentials are for the registry's own. Raises `ValueError` where
+    it is no URL of ``http`` or ``https``.
     """
     given = _parsed("Location", location)
     _parsed("URL", request_url)

@@ -96,6 +96,13 @@ def test_a_prefix_that_no_clean_path_has_is_refused(prefix: str) -> None:
         RegistryMap(prefix=prefix)
 
 
+@pytest.mark.parametrize("dialect", ["docker-1.5", [], None, CONVERTERS])
+def test_what_is_no_dialect_is_named(dialect: Any) -> None:
+    for kind in RegistryMap, RegistryRules:
+        with pytest.raises(TypeError, match=r"^dialect .* must be a Dialect, such as OCI_1_1$"):
+            kind(dialect)
+
+
 def test_in_a_map_of_ones_own_with_converters_of_the_same_names() -> None:
     class Anything(BaseConverter):
         regex = ".*"

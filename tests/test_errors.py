@@ -129,7 +129,6 @@ def test_retry_after_and_allow() -> None:
 
 
 Read = tuple[type[Exception], str, str]
-NOT_FOUND = exceptions.NotFound.description or ""
 BODIES: dict[tuple[int, str], Read] = {
     (404, '{"errors": [{"code": "UNSUPPORTED", "message": "no"}]}'): (
         *(errors.RouteUnknown, "UNSUPPORTED", "no"),
@@ -142,7 +141,7 @@ BODIES: dict[tuple[int, str], Read] = {
     ),
     (404, '{"errors": []}'): (exceptions.NotFound, "UNKNOWN", '{"errors": []}'),
     (404, "404 page not found\n"): (exceptions.NotFound, "UNKNOWN", "404 page not found"),
-    (404, ""): (exceptions.NotFound, "UNKNOWN", NOT_FOUND),
+    (404, ""): (exceptions.NotFound, "UNKNOWN", "Not Found"),
     (405, "Method not allowed"): (errors.Unsupported, "UNSUPPORTED", "Method not allowed"),
     (502, "<html>\n<head><title>502 Bad &amp; ugly</title></head>…"): (
         *(exceptions.BadGateway, "UNKNOWN", "502 Bad & ugly"),
@@ -189,6 +188,31 @@ def test_what_registries_really_send(response: tuple[int, str], read: Read) -> N
     assert error.code == status
     assert (error.error_code, error.description) == read[1:]
     assert json.loads(error.get_response().get_data())
+
+
+PASSED_ON = {
+    (401, "WWW-Authenticate"): [
+        'Basic realm="Registry Realm"',
+        "Negotiate",
+        'Bearer realm="https://a/t",service="s",error="insufficient_scope", Basic realm="b"',
+    ],
+    (405, "Allow"): ["GET", "GET, HEAD"],
+    (429, "Retry-After"): ["30"],
+    (503, "Retry-After"): ["30", "Tue, 24 Nov 2026 00:00:00 GMT"],
+}
+
+
+@pytest.mark.parametrize(("status", "header"), PASSED_ON)
+def test_a_proxy_can_raise_what_it_has_read(status: int, header: str) -> None:
+    for value in PASSED_ON[status, header]:
+        body = '{"errors": [{"code": "X", "message": "m", "detail": [1]}]}'
+        [error] = read_errors(status, body, {header.lower(): value})
+        response = error.get_response()
+        assert response.status_code == status
+        assert response.headers.getlist(header) == [value]
+        assert json.loads(response.get_data()) == json.loads(body)
+    [error] = read_errors(status, "")
+    assert header not in error.get_response().headers
 
 
 def test_what_else_a_body_says_is_the_detail() -> None:
