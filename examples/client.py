@@ -57,28 +57,25 @@ class Layout:
     def descriptor(self, tag: str) -> dict[str, Any]:
         """What the layout has under `tag`, which is its digest or the name of it."""
         for one in self._index()["manifests"]:
-            if tag in (one["digest"], (one.get("annotations") or {}).get(REF_NAME)):
+            if tag in (one["digest"], _name_of(one)):
                 return dict(one)
         raise ValueError(f"image {tag!r} must be in the layout {str(self.root)!r}")
 
     def add(self, descriptor: dict[str, Any], tag: str | None) -> None:
         """List an image in the index, as `tag` in place of what was that before."""
         index = self._index()
-
-        def name_of(one: dict[str, Any]) -> str | None:
-            return (one.get("annotations") or {}).get(REF_NAME)
-
-        if tag is None and any(one["digest"] == descriptor["digest"] for one in index["manifests"]):
-            return
-        kept = [
-            one
-            for one in index["manifests"]
-            if name_of(one) not in (tag, None) or one["digest"] != descriptor["digest"]
-            if tag is None or name_of(one) != tag
-        ]
-        if tag is not None:
+        if tag is None:
+            if any(one["digest"] == descriptor["digest"] for one in index["manifests"]):
+                return
+        else:
+            index["manifests"] = [
+                one
+                for one in index["manifests"]
+                if _name_of(one) != tag
+                if _name_of(one) is not None or one["digest"] != descriptor["digest"]
+            ]
             descriptor = {**descriptor, "annotations": {REF_NAME: tag}}
-        index["manifests"] = [*kept, descriptor]
+        index["manifests"].append(descriptor)
         self.root.mkdir(parents=True, exist_ok=True)
         (self.root / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
         temporary = self.root / ".index.json.part"
@@ -87,9 +84,16 @@ class Layout:
 
     def _index(self) -> dict[str, Any]:
         try:
-            return dict(json.loads((self.root / "index.json").read_bytes()))
+            content = (self.root / "index.json").read_bytes()
         except FileNotFoundError:
             return {"schemaVersion": 2, "manifests": []}
+        index = _json_object(content, f"{str(self.root)!r}: index.json")
+        index["manifests"], _ = _parts_of(content)
+        return index
+
+
+def _name_of(descriptor: dict[str, Any]) -> str | None:
+    return (descriptor.get("annotations") or {}).get(REF_NAME)
 
 
 def _algorithm_of(digest: str) -> str:
@@ -161,11 +165,11 @@ class Registry:
 
     def ask(self, method: str, url: str, **options: Any) -> requests.Response:
         """A response that is no error; raises the registry's error, whatever it is."""
-        for _ in range(2):
+        for is_first in True, False:
             response = self.session.request(
                 method, url, auth=self.tokens, timeout=TIMEOUT, **options
             )
-            if not self.tokens.challenged(response):
+            if not (is_first and self.tokens.challenged(response)):
                 break
         if not response.ok:
             raise read_errors(response)[0]

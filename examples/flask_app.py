@@ -77,7 +77,9 @@ def make_app(layout: Path, name: str) -> Flask:
 
     @app.before_request
     def only_what_is_here() -> None:
-        if request.endpoint is not None and request.endpoint not in app.view_functions:
+        if request.endpoint is None:
+            return  # what Flask is about to raise says more
+        if request.endpoint not in app.view_functions:
             raise errors.RouteUnknown  # of the registry's routes, those without a view below
         if request.method not in ("GET", "HEAD"):
             raise errors.Unsupported("this registry is read-only", valid_methods=["GET", "HEAD"])

@@ -30,7 +30,6 @@ from registry_routes import (
     URLBuilder,
     error_response,
     errors,
-    parse_scopes,
     required_scopes,
     url_map,
 )
@@ -122,11 +121,11 @@ class TokenServer:
     def token(self, request: Request) -> Response:
         user = self.user(request)
         access = []
-        for text in request.args.getlist("scope"):
-            with suppress(ValueError):  # of a kind that this registry does not have
-                for scope in parse_scopes(text):
-                    actions = tuple(self.allowed(user, scope))
-                    access.append(asdict(Scope(scope.type, scope.name, actions)))
+        for text in " ".join(request.args.getlist("scope")).split():
+            with suppress(ValueError):  # malformed: it allows nothing
+                scope = Scope.parse(text)
+                actions = tuple(self.allowed(user, scope))
+                access.append(asdict(Scope(scope.type, scope.name, actions)))
         now = int(time.time())
         claims = {
             "aud": SERVICE,
@@ -141,9 +140,11 @@ class TokenServer:
 
     def user(self, request: Request) -> str | None:
         """The user whose name and password the request has; `None` if it has none."""
-        authorization = request.authorization
-        if authorization is None:
+        if "Authorization" not in request.headers:
             return None
+        authorization = request.authorization
+        if authorization is None or authorization.type != "basic":
+            raise errors.Unauthorized("malformed credentials")
         name, password = authorization.username or "", authorization.password or ""
         known = self.users.get(name, "")
         if not (hmac.compare_digest(known.encode(), password.encode()) and name in self.users):

@@ -28,7 +28,7 @@ from gunicorn.http.errors import ParseException
 from obstore import open_writer
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, MemoryStore, from_url
-from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+from werkzeug.exceptions import ClientDisconnected, PreconditionFailed, RequestEntityTooLarge
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Response
 from werkzeug.wsgi import wrap_file
@@ -218,8 +218,9 @@ class Storage:
             self._write_blocks(data, counting())
             if size not in (None, counted):
                 raise errors.SizeInvalid
-            if not counted:
-                raise AlreadyExistsError  # it would stand where the next one belongs
+            if not counted:  # it would stand where the next one belongs
+                self._delete(data)
+                return chunks
             chunk = {
                 "start": start,
                 "size": counted,
@@ -233,13 +234,11 @@ class Storage:
                 raise errors.BlobUploadUnknown
         except BaseException as error:
             self._delete(data)
-            if not isinstance(error, AlreadyExistsError):
-                if isinstance(error, OSError | BaseError) and not self._exists(f"{upload}begun"):
-                    raise errors.BlobUploadUnknown from None  # it was cancelled under our hands
-                raise
-            if not counted:
-                return chunks
-            raise errors.RangeInvalid("another request has written this chunk") from None
+            if isinstance(error, AlreadyExistsError):
+                raise errors.RangeInvalid("another request has written this chunk") from None
+            if isinstance(error, OSError | BaseError) and not self._exists(f"{upload}begun"):
+                raise errors.BlobUploadUnknown from None  # it was cancelled under our hands
+            raise
         return [*chunks, chunk]
 
     def finish_upload(
@@ -303,7 +302,7 @@ class Storage:
     def write_manifest(
         self, name: str, digest: str, media_type: str, content: bytes, subject: str | None
     ) -> None:
-        if subject and is_supported(subject):  # before the manifest: without it, it is not shown
+        if subject:  # before the manifest: without it, it is not shown
             self.store.put(_path(name, "_referrers", subject) + f"/{_digest_path(digest)}", b"")
         path = _path(name, "_manifests", digest)
         self.store.put(path, media_type.encode("latin-1") + b"\n" + content)
@@ -439,9 +438,7 @@ def make_app(storage: Storage) -> RegistryApp:
         media_type, content = storage.manifest(name, digest)
         response = Response(content, content_type=media_type)
         response.headers["Docker-Content-Digest"] = digest
-        response.set_etag(digest)
-        response.make_conditional(request)
-        return response
+        return _conditional(request, response, digest)
 
     @app.view("manifest", "PUT")
     def put_manifest(
@@ -502,8 +499,7 @@ def make_app(storage: Storage) -> RegistryApp:
         response.content_length = end - start
         response.headers["Accept-Ranges"] = "bytes"
         response.headers["Docker-Content-Digest"] = digest
-        response.set_etag(digest)
-        response.make_conditional(request)
+        _conditional(request, response, digest)
         if response.status_code == 206:
             response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
         if request.method == "GET" and response.status_code != 304:
@@ -697,8 +693,18 @@ def _blobs_of(manifest: dict[str, Any]) -> Iterator[str]:
             yield digest
 
 
+def _conditional(request: RegistryRequest, response: Response, digest: str) -> Response:
+    response.set_etag(digest)
+    response.make_conditional(request)
+    if response.status_code == 412:
+        raise PreconditionFailed
+    return response
+
+
 def _subject_of(manifest: dict[str, Any]) -> str | None:
-    return _digest_of(manifest["subject"]) if manifest.get("subject") else None
+    """The digest of its subject, if that is one whose referrers are kept."""
+    subject = _digest_of(manifest["subject"]) if manifest.get("subject") else ""
+    return subject if is_supported(subject) else None
 
 
 def _descriptor(digest: str, media_type: str, content: bytes) -> dict[str, Any]:

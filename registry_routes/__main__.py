@@ -12,6 +12,7 @@ from werkzeug.routing import BuildError, RequestRedirect
 
 from .access import required_scopes
 from .errors import RegistryError, Unsupported
+from .expression import VARIABLE
 from .map import RegistryMap
 from .routes import DIALECTS, OCI_1_1
 from .urls import URLBuilder
@@ -94,7 +95,7 @@ def _routes(options: argparse.Namespace) -> str:
     table = [
         {
             "endpoint": route.name.value,
-            "rule": urls.root + options.prefix.rstrip("/") + re.sub(r"<\w+:", "<", route.path),
+            "rule": urls.root + options.prefix.rstrip("/") + re.sub(VARIABLE, r"<\1>", route.path),
             "methods": list(route.methods or ["any"]),
             "spec": route.spec,
             "doc": route.doc,
@@ -115,20 +116,17 @@ def _routes(options: argparse.Namespace) -> str:
 def _match(options: argparse.Namespace) -> str:
     routes, urls = _map_and_urls(options)
     method = options.method.upper()
-    url, _, query = options.url.partition("#")[0].partition("?")
-    if "://" in url:
-        parts = urlsplit(url)
-        root = urlsplit(urls.root)
-        origin = parts.scheme, parts.netloc.lower()
-        if root.netloc and origin != (root.scheme, root.netloc.lower()):
-            raise ValueError(f"URL {options.url!r} must be under the root {urls.root!r}")
-        url = parts.path
-    mount = urlsplit(urls.root).path
-    if mount and not f"{url}/".startswith(f"{mount}/"):
+    path, _, query = options.url.partition("#")[0].partition("?")
+    origin, mount = _origin_and_path(urls.root)
+    if "://" in path:
+        other, path = _origin_and_path(path)
+    else:
+        other = origin
+    if (origin[0] and other != origin) or (mount and not f"{path}/".startswith(f"{mount}/")):
         raise ValueError(f"URL {options.url!r} must be under the root {urls.root!r}")
     adapter = routes.bind("registry.invalid", unquote(mount), query_args=query)
     try:
-        endpoint, values = adapter.match(unquote(url.removeprefix(mount)), method)
+        endpoint, values = adapter.match(unquote(path.removeprefix(mount)), method)
     except NotFound as error:
         if isinstance(error, RegistryError):
             raise
@@ -136,6 +134,12 @@ def _match(options: argparse.Namespace) -> str:
     scopes = required_scopes(endpoint, method, values, query)
     lines = [["endpoint", endpoint], *values.items(), ["scopes", " ".join(map(str, scopes)) or "-"]]
     return _aligned(lines)
+
+
+def _origin_and_path(url: str) -> tuple[tuple[str, str | None, int | None], str]:
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    return (parts.scheme, parts.hostname, port), parts.path
 
 
 def _build(options: argparse.Namespace) -> str:

@@ -45,7 +45,7 @@ class Scope:
         """The scope that `text` is; raises `ValueError` if it is none."""
         # A name may have ":" in it, where it starts with a host and a port.
         found = re.fullmatch(
-            r"([a-z0-9]+(?:\([a-z0-9]+\))?):([^\s\"\\]+):([a-z*]*(?:,[a-z*]+)*)", text
+            r"([a-z0-9]+(?:\([a-z0-9]+\))?):([^\s\"\\]+):((?:[a-z*]+(?:,[a-z*]+)*)?)", text
         )
         if not found:
             raise ValueError(f"scope {text!r} must be a type, a name and actions, joined by ':'")

@@ -106,15 +106,16 @@ class RegistryApp:
         taken: set[str] = set()
         for rule in rules:
             taken.update(methods if rule.methods is None else rule.methods)
-        views = self._views.get(endpoint, {})
         for method in methods:
             if method not in taken:
                 raise ValueError(f"endpoint {endpoint!r} must take the method {method!r}")
-            if method in views:
-                raise ValueError(f"endpoint {endpoint!r} must have one view for {method!r}")
 
         def register(view: View) -> View:
-            self._views.setdefault(endpoint, {}).update(dict.fromkeys(methods, view))
+            views = self._views.setdefault(endpoint, {})
+            for method in methods:
+                if method in views:
+                    raise ValueError(f"endpoint {endpoint!r} must have one view for {method!r}")
+            views.update(dict.fromkeys(methods, view))
             return view
 
         return register

@@ -135,9 +135,7 @@ class ExtensionConverter(GrammarConverter, grammar=grammar.EXTENSION):
 class _Docker(GrammarConverter):
     """In Docker 1.5.0, a path with a malformed value is no route."""
 
-    @classmethod
-    def malformed(cls, method: str) -> type[RegistryError]:
-        return RouteUnknown
+    malformed = GrammarConverter.malformed
 
 
 class DockerRepositoryNameConverter(_Docker, RepositoryNameConverter, grammar=grammar.DOCKER_NAME):

@@ -36,7 +36,8 @@ class RegistryError(exceptions.HTTPException):
     """An error of the registry, as an exception and as the response to send.
 
     `message` says what went wrong to a person, in place of the code's own words; `detail` is
-    anything that JSON can hold, or that prints. Other options go to the Werkzeug exception.
+    anything that JSON can hold, or that prints. Other options go to the Werkzeug exception. For a
+    code of your own, inherit from this and from the Werkzeug exception of its status.
 
     >>> error = BlobUnknown(detail={"digest": "sha256:…"})
     >>> isinstance(error, exceptions.NotFound), error.code, error.error_code
@@ -53,6 +54,7 @@ class RegistryError(exceptions.HTTPException):
 
     def __init__(self, message: str | None = None, *, detail: Any = None, **options: Any) -> None:
         super().__init__(description=message, **options)
+        self.code = self.code or 500
         self.detail = detail
 
     def get_body(self, environ: Any = None, scope: Any = None) -> str:
@@ -311,20 +313,15 @@ def _read(status: int, headers: Mapping[str, str], entry: Mapping[str, Any]) -> 
 
 
 #: What a status alone says; others say too little.
-BY_STATUS: Mapping[int, type[RegistryError]] = {
-    401: Unauthorized,
-    403: Denied,
-    405: Unsupported,
-    429: TooManyRequests,
-    503: Unavailable,
+BY_STATUS: Mapping[int | None, type[RegistryError]] = {
+    error.code: error for error in (Unauthorized, Denied, Unsupported, TooManyRequests, Unavailable)
 }
 
 
 @cache
 def _of_status(status: int) -> type[RegistryError]:
     implied = exceptions.default_exceptions.get(status, exceptions.HTTPException)
-    said = {"error_code": Unknown.error_code, "description": implied().name}
-    return type("RegistryError", (RegistryError, implied), said)
+    return type("RegistryError", (RegistryError, implied), {"description": implied().name})
 
 
 def _bearer(header: str) -> dict[str, Any]:

@@ -79,4 +79,5 @@ def _tree(
 
 
 def other_ending(path: str) -> str:
+    """`path` without its trailing slash, or with one if it has none."""
     return path.removesuffix("/") if path.endswith("/") else f"{path}/"

@@ -23,7 +23,7 @@ from werkzeug.routing import BaseConverter, Map, Rule
 
 from .converters import GrammarConverter
 from .diagnosis import Diagnosis
-from .expression import Expression
+from .expression import VARIABLE, Expression
 from .routes import RegistryRule
 
 # What the URL standard leaves unencoded in a path segment, and "/".
@@ -166,7 +166,7 @@ def _is_only_choice(rule: RegistryRule, rules: Sequence[Rule]) -> bool:
 
 
 def _template(rule: RegistryRule) -> Template:
-    texts = re.split("<[^>]*>", rule.rule.lstrip("/"))
+    texts = re.split(VARIABLE, rule.rule.lstrip("/"))[::2]
     quoted = [quote(text, safe=SAFE_IN_PATH).replace("%", "%%") for text in texts]
     return Template(
         tuple((name, converter.grammar.fullmatch) for name, converter in rule.converters.items()),

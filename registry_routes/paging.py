@@ -79,7 +79,8 @@ def parse_next_link(request_url: str, header: str | None) -> str | None:
     position = 0
     while link := _LINK.match(header or "", position):
         position = link.end()
-        _, parameters = parse_options_header(f"link{link[2]}")
+        # Which knows no blanks around "=", as there may be.
+        _, parameters = parse_options_header("link" + re.sub(r"(?<!\s)\s*=\s*", "=", link[2]))
         if "next" in parameters.get("rel", "").lower().split():
             return resolve_location(request_url, link[1])
     return None

@@ -59,7 +59,8 @@ class Route:
 class Dialect:
     """A route table, and the converters that its rules use.
 
-    Its routes exclude one another: no path may fit two of them, whatever the method.
+    Its routes exclude one another: no path may fit two of them, whatever the method. Of the
+    converters, `URLBuilder` wants those called "repository", "tag" and "digest".
 
     >>> OCI_1_1, OCI_1_1.root
     (Dialect(name='oci-1.1'), '/v2')

@@ -119,7 +119,7 @@ class URLBuilder:
         :param ns: the registry that a proxy is to pull from.
         """
         kind = "digest" if isinstance(reference, str) and ":" in reference else "tag"
-        tags = [tag] if isinstance(tag, str) else [*(tag or ())]
+        tags = _listed(tag)
         for one in tags:
             self._grammars["tag"].check(one)
         if tags and kind == "tag":
@@ -187,9 +187,8 @@ class URLBuilder:
 
         `n` and `last` are for the ``Link`` of a registry that gives them in pages.
         """
-        types = artifact_type if isinstance(artifact_type, str | None) else [*artifact_type]
         values = {"name": name, "digest": digest}
-        query = {"artifactType": types, "n": _count(n), "last": last}
+        query = {"artifactType": artifact_type, "n": _count(n), "last": last}
         return self._url(RouteName.REFERRERS, values, **query)
 
     def extension(
@@ -219,9 +218,11 @@ def _parsed(kind: str, url: str) -> SplitResult:
     if re.search(r"[\x00-\x20\x7f\\]", url):
         raise ValueError(f"{kind} {url!r} must have no spaces, control characters or backslashes")
     try:
-        return urlsplit(url)
+        parts = urlsplit(url)
+        _ = parts.port  # which is parsed only when it is asked for
     except ValueError as error:
         raise ValueError(f"{kind} {url!r} must be a URL: {error}") from None
+    return parts
 
 
 def _count(n: int | None) -> int | None:
@@ -230,9 +231,20 @@ def _count(n: int | None) -> int | None:
     return n
 
 
+def _listed(value: Any) -> list[Any]:
+    """The values of a parameter, which may be given several times, once or not at all."""
+    if value is None:
+        return []
+    is_one = isinstance(value, str | bytes) or not isinstance(value, Iterable)
+    return [value] if is_one else [*value]
+
+
 def _with_query(url: str, query: Mapping[str, Any]) -> str:
-    given = {name: value for name, value in query.items() if value is not None}
-    encoded = urlencode(given, doseq=True, quote_via=quote, safe="")
+    pairs = [(name, one) for name, value in query.items() for one in _listed(value)]
+    for name, one in pairs:
+        if not isinstance(one, str | int):
+            raise ValueError(f"{name} {one!r} must be a string")
+    encoded = urlencode(pairs, quote_via=quote, safe="")
     if not encoded:
         return url
     if "?" not in url:

@@ -54,6 +54,37 @@ ROUTES = [
 ]
 
 
+EXAMPLE = {
+    "name": "library/nginx",
+    "tag": "latest",
+    "digest": f"sha256:{'0123456789abcdef' * 4}",
+    "uuid": "some-id",
+    "extension": "oci",
+    "component": "ext",
+    "module": "discover",
+}
+
+
+class Example(NamedTuple):
+    """A path of a route, and what it matches."""
+
+    path: str
+    methods: list[str]
+    endpoint: str
+    values: dict[str, str]
+
+
+EXAMPLES = [
+    Example(
+        template.format(**EXAMPLE),
+        methods.split(),
+        endpoint,
+        {name: EXAMPLE[name] for name in re.findall(r"{(\w+)}", template)},
+    )
+    for endpoint, template, methods in ROUTES
+]
+
+
 def splits(text: str, pieces: list[str], fits: Callable[[str, str], bool]) -> list[dict[str, str]]:
     """Every way to cut `text` into `pieces`: literals, and {variables} with a value that fits."""
     if not pieces:

@@ -133,6 +133,8 @@ def test_what_scopes_look_like(text: str, parsed: tuple[str, str, tuple[str, ...
         "r:a:PULL",
         "repository:a b:pull",
         "repository:a:pull,",
+        "repository:a:,pull",
+        "repository:a:,",
         "repository:a:pull\n",
         'r:a":pull',
         "r:a\\:pull",

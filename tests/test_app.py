@@ -301,8 +301,15 @@ def test_a_view_that_could_never_be_called_is_refused(
 ) -> None:
     app = small_registry()
     with pytest.raises(ValueError, match=f"^{message}$"):
-        app.view(endpoint, *methods)
+        app.view(endpoint, *methods)(lambda request: Response())
     assert Client(app).get("/v2/_catalog").status_code == 404
+
+
+def test_a_decorator_registers_one_view() -> None:
+    register = RegistryApp().view("catalog", "GET")
+    register(lambda request: Response())
+    with pytest.raises(ValueError, match="must have one view for 'GET'"):
+        register(lambda request: Response())
 
 
 def test_other_maps() -> None:

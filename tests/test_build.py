@@ -249,7 +249,6 @@ def test_converters_build_and_match_in_any_map(random: Random) -> None:
         [Rule(f"/x/<{name}:value>/y", endpoint=name) for name in CONVERTERS],
         converters=CONVERTERS,
     )
-    assert set(CONVERTERS) == {"repository", "tag", "digest", "upload_id", "extension"}
     for name, converter in CONVERTERS.items():
         value = random.choice(KINDS[{"repository": "name", "upload_id": "uuid"}.get(name, name)])
         single = Map([Rule("/x/<c:value>/y", endpoint="e")], converters={"c": converter})

@@ -78,6 +78,8 @@ def run(capsys: pytest.CaptureFixture[str], command: str) -> tuple[int, str]:
         ("match /v2/#fragment?x", ["endpoint  base", "scopes    -"]),
         ("match --root https://H:5 https://h:5/v2/", ["endpoint  base", "scopes    -"]),
         ("match --root https://h https://H/v2/", ["endpoint  base", "scopes    -"]),
+        ("match --root https://h https://h:443/v2/", ["endpoint  base", "scopes    -"]),
+        ("match --root http://h:80/m/ http://H/m/v2/", ["endpoint  base", "scopes    -"]),
         ("match --root https://h/a%20b https://h/a%20b/v2/", ["endpoint  base", "scopes    -"]),
         (
             f"build manifest name=a digest={SHA256} tag=v1 tag=v2 tag=v3",
@@ -128,6 +130,10 @@ def test_what_is_printed(
             "match --root https://h https://other/v2/",
             "URL 'https://other/v2/' must be under the root",
         ),
+        (
+            "match --root https://h https://h:80/v2/",
+            "URL 'https://h:80/v2/' must be under the root",
+        ),
         ("match --root https://h http://h/v2/", "URL 'http://h/v2/' must be under the root"),
         ("match --root https://h/a%20b https://h/a%20b/v2", "308 Permanent Redirect: /a%20b/v2/"),
         ("build --prefix // base", "prefix '//' must start with '/'"),
@@ -154,7 +160,6 @@ def test_a_wrong_command_line_is_2(capsys: pytest.CaptureFixture[str], command: 
 
 
 def test_the_routes_in_each_format(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(DIALECTS) == ["oci-1.1", "docker-1.5"]
     for name, dialect in DIALECTS.items():
         for prefix, root in ("", ""), ("/r", "https://h/m"):
             more = f"--dialect {name}" + (f" --prefix {prefix} --root {root}" if root else "")

@@ -30,36 +30,11 @@ from registry_routes import (
     url_map,
 )
 
-from .nasty import SHA256
-
-# Of each route: a path, a method that it takes, and what it matches.
-ROUTES: list[tuple[str, str, str, dict[str, str]]] = [
-    ("/v2/", "GET", "base", {}),
-    ("/v2/a/b/manifests/v1", "PUT", "manifest", {"name": "a/b", "tag": "v1"}),
-    (f"/v2/a/manifests/{SHA256}", "DELETE", "manifest", {"name": "a", "digest": SHA256}),
-    ("/v2/a/b/c/tags/list", "HEAD", "tags", {"name": "a/b/c"}),
-    (f"/v2/a/blobs/{SHA256}", "GET", "blob", {"name": "a", "digest": SHA256}),
-    ("/v2/a/blobs/uploads/", "POST", "blob-upload", {"name": "a"}),
-    ("/v2/a/blobs/uploads/x=", "PATCH", "blob-upload-chunk", {"name": "a", "uuid": "x="}),
-    (f"/v2/a/referrers/{SHA256}", "GET", "referrers", {"name": "a", "digest": SHA256}),
-    ("/v2/_catalog", "GET", "catalog", {}),
-    (
-        "/v2/_oci/ext/discover",
-        "GET",
-        "extension",
-        {"extension": "oci", "component": "ext", "module": "discover"},
-    ),
-    (
-        "/v2/a/_oci/ext/discover",
-        "GET",
-        "extension",
-        {"name": "a", "extension": "oci", "component": "ext", "module": "discover"},
-    ),
-]
+from .reference import EXAMPLES
 
 
 def assert_routes(adapter: Any, prefix: str = "", endpoint_prefix: str = "", **more: str) -> None:
-    for path, method, endpoint, values in ROUTES:
+    for path, (method, *_), endpoint, values in EXAMPLES:
         expected = (endpoint_prefix + endpoint, values | more)
         assert adapter.match(prefix + path, method) == expected
         assert adapter.build(*expected) == prefix + path
@@ -71,7 +46,7 @@ def assert_routes(adapter: Any, prefix: str = "", endpoint_prefix: str = "", **m
 def test_the_ready_made_map() -> None:
     assert isinstance(url_map, Map)
     assert_routes(url_map.bind("registry.example"))
-    assert len(ROUTES) == len(list(url_map.iter_rules()))
+    assert len(EXAMPLES) == len(list(url_map.iter_rules()))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +54,7 @@ def test_the_ready_made_map() -> None:
 )
 def test_under_a_prefix(prefix: str) -> None:
     adapter = RegistryMap(prefix=prefix).bind("registry.example")
-    for path, method, endpoint, values in ROUTES:
+    for path, (method, *_), endpoint, values in EXAMPLES:
         assert adapter.match(prefix.rstrip("/") + path, method) == (endpoint, values)
     if prefix.strip("/"):
         with pytest.raises(NotFound):
@@ -133,7 +108,7 @@ def test_within_werkzeugs_factories() -> None:
         ],
     )
     adapter = own.bind("registry.example")
-    for path, method, endpoint, values in ROUTES:
+    for path, (method, *_), endpoint, values in EXAMPLES:
         for prefix, more in ("/plain", {}), ("/x", {}), ("/t/two", {"tenant": "two"}):
             assert adapter.match(prefix + path, method) == (endpoint, values | more)
     assert adapter.match("/y/v2/a/b/tags/list", "POST") == ("e.tags", {"name": "a/b"})
@@ -186,7 +161,7 @@ def echo(request: Request) -> Any:
 
 def test_mounted_with_dispatcher_middleware() -> None:
     client = Client(DispatcherMiddleware(NotFound(), {"/a/registry": echo}))
-    for path, method, endpoint, values in ROUTES:
+    for path, (method, *_), endpoint, values in EXAMPLES:
         response = client.open(f"/a/registry{path}", method=method)
         if method != "HEAD":
             assert response.text == f"{endpoint} {values} /a/registry/v2/"
@@ -208,7 +183,7 @@ def flask_app(map_class: type[Map], extra: Iterable[Any]) -> Flask:
     def page() -> str:
         return url_for("tags", name="library/nginx", n=3)
 
-    for endpoint in {route[2] for route in ROUTES}:
+    for endpoint in {example.endpoint for example in EXAMPLES}:
         app.view_functions[endpoint] = lambda endpoint=endpoint, **values: f"{endpoint} {values}"
     return app
 
@@ -218,7 +193,7 @@ def flask_app(map_class: type[Map], extra: Iterable[Any]) -> Flask:
 )
 def test_in_flask(map_class: type[Map], extra: list[Any]) -> None:
     client = flask_app(map_class, extra).test_client()
-    for path, method, endpoint, values in ROUTES:
+    for path, (method, *_), endpoint, values in EXAMPLES:
         response = client.open(path, method=method)
         assert response.status_code == 200
         if method != "HEAD":

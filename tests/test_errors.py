@@ -215,6 +215,18 @@ def test_a_proxy_can_raise_what_it_has_read(status: int, header: str) -> None:
     assert header not in error.get_response().headers
 
 
+def test_an_error_of_no_status_is_a_500() -> None:
+    class Mine(RegistryError, exceptions.Conflict):
+        error_code = "MINE"
+
+    assert RegistryError("x").get_response().status_code == 500
+    response = Mine().get_response()
+    assert (response.status_code, json.loads(response.get_data())["errors"][0]["code"]) == (
+        409,
+        "MINE",
+    )
+
+
 def test_what_else_a_body_says_is_the_detail() -> None:
     content = {"details": "incorrect password", "more": 1}
     [error] = read_errors(401, json.dumps(content))

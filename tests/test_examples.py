@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -313,6 +314,29 @@ class TestClient:
                 registry.ask("PATCH", f"{other}/upload", data=b"x")
         assert asked == [("/upload", None)]
 
+    def test_a_token_that_does_not_help_is_asked_for_once(self) -> None:
+        asked = []
+
+        def refusing(environ: Any, start_response: Any) -> Any:
+            asked.append(environ["PATH_INFO"])
+            if environ["PATH_INFO"] == "/token":
+                return Response(b'{"token": "t"}')(environ, start_response)
+            error = errors.Unauthorized(realm=f"http://{environ['HTTP_HOST']}/token")
+            return error.get_response(environ)(environ, start_response)
+
+        with serving_app(refusing) as root, pytest.raises(errors.Unauthorized):
+            Registry(root, "a").ask("GET", f"{root}/x")
+        assert asked == ["/x", "/token", "/x"]
+
+    @pytest.mark.parametrize(
+        "index", ["", "[]", '{"manifests": 3}', '{"manifests": [{}]}', '{"manifests": [[]]}']
+    )
+    def test_a_layout_that_is_none_is_named(self, tmp_path: Path, index: str) -> None:
+        (tmp_path / "index.json").write_text(index)
+        said = run_client("push", "http://127.0.0.1:9", "a:v1", tmp_path, fails=True)
+        assert re.search("must (be|have)", said)
+        assert said.count("\n") == 1
+
     def test_several_scopes_of_a_challenge_are_asked_for(self) -> None:
         asked = []
 
@@ -328,6 +352,7 @@ class TestClient:
 
         with serving_app(registry) as root:
             assert Registry(root, "a").ask("GET", f"{root}/x").content == b"ok"
+        assert len(asked) == 3
         assert asked[1] == ("/token", "service=s&scope=a%3Ab%3Ac&scope=d%3Ae%3Af")
 
 
@@ -460,6 +485,7 @@ class TestGateway:
             (("alice", "secre"), "repository:a:pull", 401, None),
             (("nobody", ""), "repository:a:pull", 401, None),
             (("", ""), "repository:a:pull", 401, None),
+            (None, "malformed repository:a:pull ::", 200, ["pull"]),
         ],
     )
     def test_what_the_token_server_gives(
@@ -472,6 +498,12 @@ class TestGateway:
             token = response.get_json()["token"]
             claims = jwt.decode(token, self.KEY, algorithms=["HS256"], audience=SERVICE)
             assert [access["actions"] for access in claims["access"]] == [actions]
+
+    @pytest.mark.parametrize("header", ["Basic !!!", "Basic /zp4", "Basic", "Bearer x", ""])
+    def test_credentials_that_cannot_be_read_are_nobodys(self, header: str) -> None:
+        client = Client(TokenServer(self.KEY, {"alice": "secret"}, pull_or_user))
+        response = client.get("/", headers={"Authorization": header})
+        assert response.status_code == 401
 
     def test_the_token_server_is_where_the_gateway_is(self) -> None:
         client = Client(DispatcherMiddleware(NotFound(), {"/pub": Gateway(Response(), self.KEY)}))
@@ -535,6 +567,8 @@ class TestFlaskApp:
             ("GET", "/v2/library/app/blobs/md5:x", 404, "BLOB_UNKNOWN"),
             ("GET", f"/v2/library/app/referrers/{SHA256}", 404, "UNSUPPORTED"),
             ("GET", "/nothing", 404, "UNSUPPORTED"),
+            ("POST", "/nothing", 404, "UNSUPPORTED"),
+            ("PUT", "/v2/A/manifests/x", 400, "NAME_INVALID"),
             ("PUT", "/v2/library/app/manifests/v1", 405, "UNSUPPORTED"),
             ("POST", "/v2/library/app/tags/list", 405, "UNSUPPORTED"),
             ("GET", "/v2/library/app/tags/list?n=x", 400, "PAGINATION_NUMBER_INVALID"),

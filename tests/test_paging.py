@@ -81,6 +81,8 @@ def test_a_link_leads_to_the_next_page_and_is_read_back() -> None:
         ("/x; rel=next", None),
         ("<", None),
         ('</x>; rel="next', None),
+        ('</n>; rel = "next"', "https://h/n"),
+        ("</n>;title = x ; rel\t =  next", "https://h/n"),
     ],
 )
 def test_links_as_they_come(header: str | None, expected: str | None) -> None:

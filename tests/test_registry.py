@@ -382,6 +382,8 @@ def test_a_range_of_what_it_was_and_of_nothing(client: Client) -> None:
         headers = {"Range": "bytes=3-9", "If-Range": etag}
         assert client.get(path, headers=headers).status_code == status
     for headers in {}, {"Range": "bytes=3-9"}:
+        changed = client.get(path, headers={"If-Match": '"x"', **headers})
+        assert (changed.status_code, changed.mimetype) == (412, "application/json")
         cached = client.get(path, headers={"If-None-Match": f'"{digest}"', **headers})
         assert (cached.status_code, cached.data) == (304, b"")
         assert "Content-Range" not in cached.headers
@@ -542,6 +544,12 @@ def test_a_manifest_under_another_digest(client: Client) -> None:
     response = push_manifest(client, "a", digest_of(b"other"), manifest_of())
     assert_error(response, 400, "DIGEST_INVALID")
     assert_error(push_manifest(client, "a", "md5:abc", manifest_of()), 400, "DIGEST_INVALID")
+
+
+def test_a_subject_whose_referrers_are_not_kept_is_not_said_to_be(client: Client) -> None:
+    artifact = manifest_of(subject=descriptor(b"x") | {"digest": "md5:ab"})
+    response = push_manifest(client, "a", digest_of(artifact), artifact)
+    assert (response.status_code, "OCI-Subject" in response.headers) == (201, False)
 
 
 def test_referrers(client: Client) -> None:

@@ -1,5 +1,6 @@
 """URLs that clients and servers build and follow."""
 
+import inspect
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
@@ -127,6 +128,15 @@ def test_there_is_a_method_for_every_route() -> None:
     assert {method.replace("_", "-") for method, *_ in CALLS} == set(RouteName)
 
 
+def test_every_parameter_is_in_the_table_above() -> None:
+    for name in {method for method, *_ in CALLS}:
+        parameters = inspect.signature(getattr(URLBuilder, name)).parameters.values()
+        named = {one.name for one in parameters if one.kind is one.KEYWORD_ONLY}
+        assert named <= {
+            option for method, _, options, *_ in CALLS if method == name for option in options
+        }
+
+
 @pytest.mark.parametrize(
     ("method", "arguments", "options", "message"),
     [
@@ -152,6 +162,10 @@ def test_there_is_a_method_for_every_route() -> None:
         ("blob_upload_chunk", ("a", "../x"), {}, "upload id '../x' must not start with"),
         ("blob_upload_chunk", ("a", "x"), {"digest": "sha256:"}, "digest 'sha256:' must"),
         ("referrers", ("a", "v1"), {}, "digest 'v1' must have an algorithm"),
+        ("manifest", ("a", SHA256), {"tag": 5}, "tag 5 must be a string"),
+        ("manifest", ("a", "v1"), {"ns": b"x"}, "ns b'x' must be a string"),
+        ("referrers", ("a", SHA256), {"artifact_type": 5.0}, "artifactType 5.0 must be a string"),
+        ("tags", ("a",), {"last": object}, "last <class 'object'> must be a string"),
         ("extension", ("Oci", "a", "b"), {}, "extension name 'Oci' must be lowercase"),
     ],
 )
@@ -176,6 +190,8 @@ def test_a_malformed_argument_is_named(
             "https://",
             "https:///x",
             "https://:5000",
+            "https://h:x",
+            "https://h:99999",
             "https://@h",
             "https://h\x7f",
             "https://u:p@h",
@@ -317,7 +333,7 @@ def test_where_a_location_leads(location: str, query: dict[str, Any], expected: 
             "/x\n",
             "\\\\h",
         ),
-        *("http:///x", "https://?x", "\x00", "http://[x"),
+        *("http:///x", "https://?x", "\x00", "http://[x", "http://h:x/", "//h:99999/"),
     ],
 )
 def test_a_location_that_leads_nowhere_is_named(location: str) -> None:
