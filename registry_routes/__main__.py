@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from urllib.parse import unquote, urlsplit
 
+from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import BuildError, RequestRedirect
 
@@ -118,11 +119,9 @@ def _match(options: argparse.Namespace) -> str:
     method = options.method.upper()
     path, _, query = options.url.partition("#")[0].partition("?")
     origin, mount = _origin_and_path(urls.root)
-    if "://" in path:
-        other, path = _origin_and_path(path)
-    else:
-        other = origin
-    if (origin[0] and other != origin) or (mount and not f"{path}/".startswith(f"{mount}/")):
+    given, path = _origin_and_path(path) if "://" in path else (origin, path)
+    is_elsewhere = options.root is not None and given != origin
+    if is_elsewhere or (mount and not f"{path}/".startswith(f"{mount}/")):
         raise ValueError(f"URL {options.url!r} must be under the root {urls.root!r}")
     adapter = routes.bind("registry.invalid", unquote(mount), query_args=query)
     try:
@@ -144,14 +143,8 @@ def _origin_and_path(url: str) -> tuple[tuple[str, str | None, int | None], str]
 
 def _build(options: argparse.Namespace) -> str:
     routes, urls = _map_and_urls(options)
-    values: dict[str, str | list[str]] = {}
-    for name, value in options.values:
-        before = values.get(name)
-        if before is None:
-            values[name] = value
-        else:
-            values[name] = [*([before] if isinstance(before, str) else before), value]
-    return urls.root + routes.bind("registry.invalid").build(options.endpoint, values)
+    adapter = routes.bind("registry.invalid")
+    return urls.root + adapter.build(options.endpoint, MultiDict(options.values))
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
