@@ -135,7 +135,9 @@ class ExtensionConverter(GrammarConverter, grammar=grammar.EXTENSION):
 class _Docker(GrammarConverter):
     """In Docker 1.5.0, a path with a malformed value is no route."""
 
-    malformed = GrammarConverter.malformed
+    @classmethod
+    def malformed(cls, method: str) -> type[RegistryError]:
+        return RouteUnknown
 
 
 class DockerRepositoryNameConverter(_Docker, RepositoryNameConverter, grammar=grammar.DOCKER_NAME):

@@ -64,7 +64,7 @@ def rules_of(dialect: Dialect) -> list[tuple[str, tuple[str, ...], str]]:
     ids=lambda x: x.name if isinstance(x, Dialect) else str(x),
 )
 @given(data=st.data(), prefix=st.sampled_from(PREFIXES))
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_what_is_built_matches_back(
     dialect: Dialect,
     endpoint: str,
