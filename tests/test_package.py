@@ -65,12 +65,6 @@ def test_a_users_program_is_checked(tmp_path: Path, checker: str) -> None:
     assert errors
 
 
-def test_pyright_finds_no_fault_in_the_package() -> None:
-    command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "registry_routes"]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert run.returncode == 0, run.stdout
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the sdist, and the wheel built from it."""
