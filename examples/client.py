@@ -3,8 +3,9 @@
     python examples/client.py pull http://127.0.0.1:5000 library/busybox:latest ./busybox
     python examples/client.py push http://127.0.0.1:5000 library/busybox:latest ./busybox
 
-Blobs that are there already are left alone; those that broke off are taken up where they did; all
-are checked against their digests. With ``--user NAME:PASSWORD`` it gets tokens as that user.
+Blobs that are there already are left alone. A pull takes up those that broke off, a push only while
+it runs; what is pulled is checked against its digest. With ``--user NAME:PASSWORD`` it gets tokens
+as that user.
 """
 
 import argparse
@@ -416,9 +417,9 @@ def main() -> int:
     parser.add_argument(
         "layout",
         type=Path,
-        help="the directory of the OCI image layout, where TAG is the image's name too",
+        help="the OCI image layout's directory; the image is called TAG there",
     )
-    parser.add_argument("--user", metavar="NAME:PASSWORD", type=user, help="whose tokens to use")
+    parser.add_argument("--user", metavar="NAME:PASSWORD", type=user, help="to get tokens as")
     options = parser.parse_args()
     name, at, reference = options.image.partition("@")
     if not at:

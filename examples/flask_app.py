@@ -129,11 +129,14 @@ def make_app(layout: Path, name: str) -> Flask:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="An OCI image layout as a read-only registry.")
+    parser = argparse.ArgumentParser(
+        description="An OCI image layout as a read-only registry.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--layout", required=True, type=Path, help="the layout's directory")
     parser.add_argument("--name", required=True, help="its repository name, library/busybox say")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", default=5002, type=int)
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+    parser.add_argument("--port", default=5002, type=int, help="the port")
     options = parser.parse_args()
     if not (options.layout / "index.json").is_file():
         parser.error(f"{str(options.layout)!r} must be an OCI image layout, with an index.json")

@@ -171,7 +171,8 @@ def _name_and_password(text: str) -> tuple[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="A registry behind a gateway that asks for tokens."
+        description="A registry behind a gateway that asks for tokens.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     server_options(parser, port=5001)
     parser.add_argument(
@@ -180,7 +181,7 @@ def main() -> None:
         default=[],
         type=_name_and_password,
         metavar="NAME:PASSWORD",
-        help="may be repeated",
+        help="who may do anything; may be repeated",
     )
     options = parser.parse_args()
     key = secrets.token_bytes(32)

@@ -4,7 +4,7 @@
 
 It is the whole of the distribution-spec 1.1: blobs, whole or in chunks, mounted across
 repositories; manifests, tags, referrers; listing and deletion. What it keeps is in a directory or
-in an object store (``--storage s3://bucket/prefix``), and nothing in the process: ``--workers N``
+in an object store (``--storage s3://bucket/prefix``), not in the process: ``--workers N``
 serve it together, on one machine or on several. It has no authentication and no TLS: put it behind
 something that has, or keep it on your own machine.
 """
@@ -750,6 +750,8 @@ class Server(BaseApplication):  # type: ignore[misc]
     """
 
     def __init__(self, make: Callable[[], Any], options: argparse.Namespace, greeting: str) -> None:
+        if options.workers > 1 and options.storage.startswith("memory:"):
+            raise SystemExit("memory:// cannot be shared by several workers")
         self.make = make
         self.options = options
         self.greeting = greeting
@@ -821,8 +823,6 @@ def main() -> None:
     )
     server_options(parser, port=5000)
     options = parser.parse_args()
-    if options.workers > 1 and options.storage.startswith("memory:"):
-        parser.error("memory:// cannot be shared by several workers")
     greeting = (
         f"A registry at http://{{host}}, its data in {options.storage}. Try:\n"
         "  skopeo copy --dest-tls-verify=false docker://busybox docker://{host}/library/busybox\n"

@@ -42,7 +42,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
-        "--dialect", choices=DIALECTS, default=OCI_1_1.name, help="the route table (%(default)s)"
+        "--dialect",
+        choices=DIALECTS,
+        default=OCI_1_1.name,
+        help="the route table (default: %(default)s)",
     )
     shared.add_argument(
         "--prefix", default="", metavar="PATH", help="a path before every route, such as /registry"
@@ -64,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     match.set_defaults(command=_match)
 
     build = commands.add_parser("build", parents=[shared], help="build a URL")
-    build.add_argument("endpoint", metavar="ENDPOINT", help="as `routes` lists them")
+    build.add_argument("endpoint", metavar="ENDPOINT", help="one that `routes` lists")
     build.add_argument(
         "values",
         nargs="*",

@@ -88,8 +88,8 @@ def required_scopes(
 
     (Go distribution, ``registry/handlers/app.go``, ``appendAccessRecords``.)
 
-    `endpoint` and `values` are what the map has matched, the endpoint as the map calls it, with a
-    prefix too, if that ends in "."; `query` is the request's, as a string or as parsed.
+    `endpoint` and `values` are what the map has matched, the endpoint as the map calls it, after an
+    `EndpointPrefix` that ends in "." too; `query` is the request's, as a string or as parsed.
 
     >>> required_scopes("manifest", "PUT", {"name": "library/nginx", "tag": "latest"})
     [Scope(type='repository', name='library/nginx', actions=('pull', 'push'))]

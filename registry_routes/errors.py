@@ -240,12 +240,12 @@ ERRORS: Mapping[str, type[RegistryError]] = MappingProxyType(
 def read_errors(
     status: int, body: bytes | str = b"", headers: Mapping[str, str] | None = None
 ) -> list[RegistryError]:
-    """The errors that a registry's response, of status 400 or more, tells of, never none.
+    """The errors in a registry's response of status 400 or more: one at least.
 
     `status`, `body` and `headers` are the response's; the body may be JSON, as the specification
     has it, or any text or HTML, as proxies send it. Each error has the response's `status` as its
-    ``code``, and the `error_code` and the message that the registry said. A known error code gives
-    its own exception; whatever else, the Werkzeug exception that the status implies, as a
+    ``code``, and the `error_code` and the message that the registry sent. A known error code gives
+    its own exception; any other, the Werkzeug exception that the status implies, as a
     `RegistryError`. A 401 is always an `Unauthorized`, with the `challenge` as it was sent, and the
     `realm`, `service` and `scope` of a bearer's, each "" if that does not have it; a 429 is a
     `TooManyRequests`, and a 503 an `Unavailable`, with their `retry_after`, seconds or a

@@ -1,4 +1,4 @@
-"""`RegistryMap`: a `werkzeug.routing.Map` of the registry's routes, slashes handled as there."""
+"""`RegistryMap`: a `werkzeug.routing.Map` of the registry's routes, slashes as in Docker 1.5.0."""
 
 import re
 from collections.abc import Iterable, Mapping

@@ -94,7 +94,7 @@ OCI_1_1 = Dialect(
             RouteName.MANIFEST,
             f"{_NAME}/manifests/<digest:digest>",
             ("GET", "PUT", "DELETE"),
-            "end-3, end-7, end-9",
+            "end-3, end-7a, end-7b, end-9",
             "Pull, push or delete a manifest by its digest.",
         ),
         Route(
@@ -122,7 +122,7 @@ OCI_1_1 = Dialect(
             RouteName.BLOB_UPLOAD,
             f"{_NAME}/blobs/uploads/",
             ("POST",),
-            "end-4a, end-4b, end-11",
+            "end-4a, end-4b, end-4c, end-11",
             "Begin the upload of a blob, push it in one go, or mount it from elsewhere.",
         ),
         Route(

@@ -1,4 +1,4 @@
-"""URLs for clients and servers: building them, and following those that a registry answers."""
+"""URLs for clients and servers: building them, and following those that a registry sends."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -33,8 +33,8 @@ class URLBuilder:
 
     Each method returns a URL, and raises `ValueError`, which names the value and the rule it broke,
     where an argument is malformed, and `werkzeug.routing.BuildError` where the map's dialect has no
-    such route. Arguments that are `None` are left out. (The query parameters are those of
-    distribution-spec 1.1 and of Docker's catalog.)
+    such route. Arguments that are `None` are left out. (The query parameters are those of the
+    distribution-spec and of Docker's catalog.)
 
     :param root: where the registry is: an ``http`` or ``https`` URL without the ``/v2/``, with a
         path if the ``/v2/`` is not at the root of the host, with or without a trailing slash.

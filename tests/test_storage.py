@@ -219,12 +219,12 @@ def test_in_memory(tmp_path: Path) -> None:
         oci_layout.write(image, [1000], ["amd64"])
         skopeo("copy --dest-tls-verify=false", f"oci:{image}:v1", f"docker://{host}/a:v1")
         skopeo("inspect --tls-verify=false", f"docker://{host}/a:v1")
-    command = [sys.executable, "examples/registry.py", "--storage", "memory://", "--workers", "2"]
-    run = subprocess.run(
-        command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=60
-    )
-    assert run.returncode == 2
-    assert "memory:// cannot be shared by several workers" in run.stderr
+    for name in "registry", "gateway":
+        command = [sys.executable, str(EXAMPLES / f"{name}.py")]
+        command += ["--storage", "memory://", "--workers", "2"]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert run.returncode == 1
+        assert run.stderr == "memory:// cannot be shared by several workers\n"
 
 
 def test_a_storage_that_fails_is_an_error_and_does_no_damage(
