@@ -89,7 +89,7 @@ class Layout:
         except FileNotFoundError:
             return {"schemaVersion": 2, "manifests": []}
         index = _json_object(content, f"{str(self.root)!r}: index.json")
-        index["manifests"], _ = _parts_of(content)
+        index["manifests"], _ = _parts_of(index)
         return index
 
 
@@ -340,7 +340,7 @@ def pull(registry: Registry, reference: str, layout: Layout) -> str:
 
 
 def _pull(registry: Registry, descriptor: Any, content: bytes, layout: Layout) -> None:
-    children, blobs = _parts_of(content)
+    children, blobs = _parts_of(_json_object(content, "manifest"))
     for child in children:
         _pull(registry, *registry.manifest(child["digest"]), layout)
     with _progress(descriptor, blobs) as progress:
@@ -358,7 +358,7 @@ def push(registry: Registry, reference: str, layout: Layout) -> str:
 
 def _push(registry: Registry, descriptor: Any, layout: Layout, reference: str) -> None:
     content = layout.blob(descriptor["digest"]).read_bytes()
-    children, blobs = _parts_of(content)
+    children, blobs = _parts_of(_json_object(content, "manifest"))
     for child in children:
         if layout.blob(child["digest"]).exists():  # a layout may hold some platforms only
             _push(registry, child, layout, child["digest"])
@@ -368,9 +368,8 @@ def _push(registry: Registry, descriptor: Any, layout: Layout, reference: str) -
     registry.put_manifest(reference, content, descriptor["mediaType"])
 
 
-def _parts_of(content: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _parts_of(manifest: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The manifests of an index; the blobs of an image, each once, that are to be distributed."""
-    manifest = _json_object(content, "manifest")
     config = [manifest["config"]] if manifest.get("config") else []
     lists = _list(manifest.get("manifests")), config + _list(manifest.get("layers"))
     for one in lists[0] + lists[1]:

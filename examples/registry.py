@@ -499,7 +499,7 @@ def make_app(storage: Storage) -> RegistryApp:
         response.content_length = end - start
         response.headers["Accept-Ranges"] = "bytes"
         response.headers["Docker-Content-Digest"] = digest
-        _conditional(request, response, digest)
+        response = _conditional(request, response, digest)
         if response.status_code == 206:
             response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
         if request.method == "GET" and response.status_code != 304:

@@ -89,12 +89,13 @@ class RegistryMap(Map):
             raise ValueError(
                 f"prefix {prefix!r} must start with '/' and have no empty, '.' or '..' segment"
             )
-        own = Submount(prefix, [RegistryRules(dialect)]).get_rules(self)
         self.dialect = dialect
         self._good_hosts: set[str] = set()
         self._fast_path: FastPath | None = None
         self._rules_lock = RLock()  # a rule factory may match in the map that it is added to
-        self._own_rules: list[Any] = list(own)
+        self._own_rules: list[Any] = list(
+            Submount(prefix, [RegistryRules(dialect)]).get_rules(self)
+        )
         super().__init__(
             [*self._own_rules, *(rules or ())],
             strict_slashes=strict_slashes,
@@ -134,17 +135,16 @@ class RegistryMap(Map):
         query_args: Mapping[str, Any] | str | None = None,
     ) -> "RegistryMapAdapter":
         """An adapter for a host, which matches and builds. As `werkzeug.routing.Map.bind`."""
-        return RegistryMapAdapter.of(
-            super().bind(
-                server_name,
-                script_name,
-                subdomain,
-                url_scheme,
-                default_method,
-                path_info,
-                query_args,
-            )
+        adapter = super().bind(
+            server_name,
+            script_name,
+            subdomain,
+            url_scheme,
+            default_method,
+            path_info,
+            query_args,
         )
+        return _bound_as(adapter, RegistryMapAdapter)
 
     def bind_to_environ(
         self,
@@ -167,7 +167,7 @@ class RegistryMap(Map):
             and "HTTP_UPGRADE" not in env
         ):
             return RegistryMapAdapter.lazily(self, env)
-        adapter = RegistryMapAdapter.of(self._bind_fully(env, server_name, subdomain))
+        adapter = _bound_as(self._bind_fully(env, server_name, subdomain), RegistryMapAdapter)
         if host is not None and server_name is None:  # one that Werkzeug does not refuse
             if len(self._good_hosts) >= 1000:
                 self._good_hosts.clear()
@@ -197,11 +197,6 @@ class RegistryMapAdapter(MapAdapter):
 
     map: RegistryMap
     _environ: "WSGIEnvironment"
-
-    @classmethod
-    def of(cls, adapter: MapAdapter) -> "RegistryMapAdapter":
-        """An adapter bound as `adapter` is."""
-        return _bound_as(adapter, cls)
 
     @classmethod
     def lazily(cls, url_map: RegistryMap, environ: Any) -> "RegistryMapAdapter":
@@ -457,6 +452,7 @@ _Adapter = TypeVar("_Adapter", bound=MapAdapter)
 
 
 def _bound_as(adapter: MapAdapter, kind: type[_Adapter]) -> _Adapter:
+    """An adapter of this kind, bound as `adapter` is."""
     return kind(
         adapter.map,
         adapter.server_name,

@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
+from . import nasty
+
 # distribution-spec 1.1, "Pulling manifests"
 NAME = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*"
 TAG = r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}"
@@ -57,7 +59,7 @@ ROUTES = [
 EXAMPLE = {
     "name": "library/nginx",
     "tag": "latest",
-    "digest": f"sha256:{'0123456789abcdef' * 4}",
+    "digest": nasty.SHA256,
     "uuid": "some-id",
     "extension": "oci",
     "component": "ext",

@@ -160,6 +160,7 @@ def test_a_wrong_command_line_is_2(capsys: pytest.CaptureFixture[str], command: 
 
 
 def test_the_routes_in_each_format(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(DIALECTS) == ["oci-1.1", "docker-1.5"]
     for name, dialect in DIALECTS.items():
         for prefix, root in ("", ""), ("/r", "https://h/m"):
             more = f"--dialect {name}" + (f" --prefix {prefix} --root {root}" if root else "")

@@ -34,13 +34,14 @@ from .reference import EXAMPLES
 
 
 def assert_routes(adapter: Any, prefix: str = "", endpoint_prefix: str = "", **more: str) -> None:
-    for path, (method, *_), endpoint, values in EXAMPLES:
+    for path, methods, endpoint, values in EXAMPLES:
         expected = (endpoint_prefix + endpoint, values | more)
-        assert adapter.match(prefix + path, method) == expected
         assert adapter.build(*expected) == prefix + path
-        rule, matched = adapter.match(prefix + path, method, return_rule=True)
-        assert (rule.endpoint, matched) == expected
-        assert method in rule.methods
+        for method in methods:
+            assert adapter.match(prefix + path, method) == expected
+            rule, matched = adapter.match(prefix + path, method, return_rule=True)
+            assert (rule.endpoint, matched) == expected
+            assert method in rule.methods
 
 
 def test_the_ready_made_map() -> None:

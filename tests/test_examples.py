@@ -310,6 +310,7 @@ class TestClient:
 
         with serving_app(elsewhere) as other:
             registry = Registry("http://127.0.0.1:9", "a", "alice:secret")
+            registry.tokens.token = "secret"
             with pytest.raises(errors.Unauthorized):
                 registry.ask("PATCH", f"{other}/upload", data=b"x")
         assert asked == [("/upload", None)]

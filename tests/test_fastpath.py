@@ -791,9 +791,10 @@ class TestBuilding:
                 assert build("catalog")
                 assert build("blob-upload", {"name": "a"})
                 assert build("one").endswith(NGINX)
-                for query in {}, {"n": 1}:
-                    with pytest.raises(ValueError, match=rf"URL '.*/mount{NGINX}.*' is not built"):
-                        build("tags", {"name": "library/nginx", **query})
+                for values, query in ({}, ""), ({"n": 1}, r"\?n=1"):
+                    refused = rf"URL '.*/mount{NGINX}{query}' is not built"
+                    with pytest.raises(ValueError, match=refused):
+                        build("tags", {"name": "library/nginx", **values})
 
     def test_values_may_be_a_multidict(self) -> None:
         adapter = RegistryMap().bind("registry.example")
