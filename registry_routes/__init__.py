@@ -23,12 +23,13 @@ from .converters import (
     CONVERTERS,
     DigestConverter,
     ExtensionConverter,
+    GrammarConverter,
     RepositoryNameConverter,
     TagConverter,
     UploadIdConverter,
 )
 from .errors import RegistryError, read_errors
-from .map import RegistryMap, url_map
+from .map import RegistryMap, RegistryMapAdapter, url_map
 from .paging import cut_page, next_link, parse_next_link, requested_page
 from .routes import DOCKER_1_5, OCI_1_1, Dialect, RegistryRules, Route, RouteName
 from .urls import URLBuilder, resolve_location
@@ -40,9 +41,11 @@ __all__ = [
     "Dialect",
     "DigestConverter",
     "ExtensionConverter",
+    "GrammarConverter",
     "RegistryApp",
     "RegistryError",
     "RegistryMap",
+    "RegistryMapAdapter",
     "RegistryRequest",
     "RegistryRules",
     "RepositoryNameConverter",

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Sequence
 from urllib.parse import unquote, urlsplit
@@ -13,7 +12,6 @@ from werkzeug.routing import BuildError, RequestRedirect
 
 from .access import required_scopes
 from .errors import RegistryError, Unsupported
-from .expression import VARIABLE
 from .map import RegistryMap
 from .routes import DIALECTS, OCI_1_1
 from .urls import URLBuilder
@@ -87,19 +85,19 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _map_and_urls(options: argparse.Namespace) -> tuple[RegistryMap, URLBuilder]:
-    if "<" in options.prefix:
-        raise ValueError(f"prefix {options.prefix!r} must be a path without variables")
     routes = RegistryMap(DIALECTS[options.dialect], prefix=options.prefix)
     root = "/" if options.root is None else options.root
     return routes, URLBuilder(root, relative=options.root is None, url_map=routes)
 
 
 def _routes(options: argparse.Namespace) -> str:
-    _, urls = _map_and_urls(options)
+    routes, urls = _map_and_urls(options)
     table = [
         {
             "endpoint": route.name.value,
-            "rule": urls.root + options.prefix.rstrip("/") + re.sub(VARIABLE, r"<\1>", route.path),
+            "rule": urls.root
+            + routes.table.prefix
+            + "".join(text or f"<{name}>" for text, _, name in route.pieces()),
             "methods": list(route.methods or ["any"]),
             "spec": route.spec,
             "doc": route.doc,

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote, urlsplit
 
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import RequestRedirect
@@ -86,6 +85,10 @@ class RegistryApp:
     """
 
     def __init__(self, url_map: RegistryMap | None = None) -> None:
+        if not isinstance(url_map, RegistryMap | None):
+            raise TypeError(
+                f"url_map {url_map!r} must be a RegistryMap, such as RegistryMap(OCI_1_1)"
+            )
         self.url_map = url_map or ready_made_map
         self._views: dict[Any, dict[str, Callable[..., Response]]] = {}
 
@@ -139,13 +142,13 @@ class RegistryApp:
         try:
             endpoint, values = adapter.match()
         except MethodNotAllowed as error:
-            raise self._refusal(adapter, error.valid_methods or ()) from None
+            raise self._refusal(adapter, error) from None
         method = environ["REQUEST_METHOD"].upper()
         view = self._view_of(endpoint, method)
         if view is None:
             # A rule that takes any method has no list of them.
             others = adapter.allowed_methods() or {*self._views.get(endpoint, ()), "HEAD"}
-            raise self._refusal(adapter, others)
+            raise self._refusal(adapter, MethodNotAllowed(others))
         length = environ.get("CONTENT_LENGTH", "")
         if length and not (length.isascii() and length.isdecimal() and len(length) < 19):
             # Werkzeug would take the body for an empty one.
@@ -163,23 +166,17 @@ class RegistryApp:
             return views.get("GET", _base)
         return views.get(method)
 
-    def _refusal(self, adapter: RegistryMapAdapter, methods: Iterable[str]) -> RegistryError:
-        """The error for a path that takes these methods, some of which may have a view."""
+    def _refusal(self, adapter: RegistryMapAdapter, error: MethodNotAllowed) -> RegistryError:
+        """The error for a path that takes other methods, of which some may have a view."""
         viewed = []
-        for method in sorted(methods):
+        for method in error.valid_methods or ():
             try:
                 endpoint, _ = adapter.match(method=method)
-            except RequestRedirect as redirect:  # the path has a slash too many or too few
-                path = unquote(urlsplit(redirect.new_url).path)
-                path = path.removeprefix(adapter.script_name.rstrip("/"))
-                try:
-                    endpoint, _ = adapter.match(path, method)
-                except HTTPException:
-                    viewed.append(method)  # a redirect of a user's, to somewhere else
-                    continue
-            if self._view_of(endpoint, method) is not None:
+            except RequestRedirect:  # to the route, by its canonical path; or somewhere else
+                endpoint = getattr(error, "endpoint", None)
+            if endpoint is None or self._view_of(endpoint, method) is not None:
                 viewed.append(method)
-        return Unsupported(valid_methods=viewed) if viewed else RouteUnknown()
+        return Unsupported(valid_methods=sorted(viewed)) if viewed else RouteUnknown()
 
 
 def _base(request: RegistryRequest) -> Response:

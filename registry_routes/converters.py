@@ -33,8 +33,8 @@ class GrammarConverter(BaseConverter):
     grammar: ClassVar[Grammar]
 
     looks_like: ClassVar[str | None] = None
-    """A regular expression for what stands in the place of a value, well-formed or not; `None`
-    where a path with a malformed value is no route at all."""
+    """A regular expression for what is meant as such a value: every well-formed value, and the
+    malformed ones that get an error of their own. `None` if no malformed value does."""
 
     def __init_subclass__(cls, grammar: Grammar | None = None, **kwargs: Any) -> None:
         if grammar is not None:
@@ -44,11 +44,12 @@ class GrammarConverter(BaseConverter):
         super().__init_subclass__(**kwargs)
 
     def to_url(self, value: Any) -> str:
-        """`value`: a path segment may have every character of these grammars as it is.
+        """`value`, percent-encoded if its grammar has characters that a path must not have.
 
-        Raises `ValueError` naming the value and the rule it broke, when the grammar refuses it.
+        Raises `ValueError`, which names the value and the rule it broke, if it is malformed.
         """
-        return self.grammar.check(value)
+        checked = self.grammar.check(value)
+        return checked if self.grammar.is_url_safe else super().to_url(checked)
 
     @classmethod
     def malformed(cls, method: str) -> type[RegistryError]:
@@ -74,8 +75,6 @@ class RepositoryNameConverter(GrammarConverter, grammar=grammar.NAME):
         ...
     ValueError: repository name 'Library/nginx' must be lowercase
     """
-
-    looks_like = "(?>[^/]*)(?:/(?>[^/]*))*"
 
     @classmethod
     def malformed(cls, method: str) -> type[RegistryError]:
@@ -154,9 +153,6 @@ class DockerDigestConverter(_Docker, DigestConverter, grammar=grammar.DOCKER_DIG
 
 class DockerUploadIdConverter(_Docker, UploadIdConverter, grammar=grammar.DOCKER_UPLOAD_ID):
     """An upload id of Docker 1.5.0: any one path segment."""
-
-    def to_url(self, value: Any) -> str:
-        return BaseConverter.to_url(self, super().to_url(value))  # percent-encoded
 
 
 #: The converters of `OCI_1_1`, for the ``converters`` of a `werkzeug.routing.Map` of your own.

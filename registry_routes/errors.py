@@ -214,10 +214,24 @@ class Unknown(RegistryError, exceptions.InternalServerError):
 
 
 class Unsupported(RegistryError, exceptions.MethodNotAllowed):
-    """`valid_methods`, those that the route takes, go into the ``Allow`` header."""
+    """`valid_methods`, those that the route takes, go into the ``Allow`` header.
+
+    `endpoint` is the route's, if it is known.
+    """
 
     error_code = "UNSUPPORTED"
     description = "the registry does not support this operation"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        endpoint: Any = None,
+        detail: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(message, detail=detail, **options)
+        self.endpoint = endpoint
 
 
 class RouteUnknown(RegistryError, exceptions.NotFound):

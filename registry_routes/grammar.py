@@ -45,6 +45,9 @@ class Grammar:
     """What an ill-formed value can break: a pattern that finds the fault, and the rule in words.
     The first that finds something is reported; the last, an empty pattern, finds any value."""
 
+    is_url_safe: bool = True
+    """Whether a path can have every well-formed value as it is, with nothing percent-encoded."""
+
     @cached_property
     def fullmatch(self) -> Callable[[str], re.Match[str] | None]:
         """The match of a whole value with the pattern, `None` for an ill-formed one."""
@@ -216,4 +219,5 @@ DOCKER_UPLOAD_ID = Grammar(
     pattern=r"(?!\.\.?(?:/|\Z))[^/]++",
     source="Docker 1.5.0, registry/v2/routes.go",
     rules=(_EMPTY, ("/", "must have no '/'"), ("", "must not be '.' or '..'")),
+    is_url_safe=False,
 )

@@ -1,226 +1,36 @@
 """`RegistryMap`: a `werkzeug.routing.Map` of the registry's routes, slashes as in Docker 1.5.0."""
 
 import re
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from functools import cached_property
-from threading import RLock
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
-from urllib.parse import quote, unquote, urlsplit
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, overload
+from urllib.parse import quote
 
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import (
     BaseConverter,
+    BuildError,
     Map,
-    MapAdapter,
     RequestRedirect,
     Rule,
     RuleFactory,
     Submount,
 )
 
+from .binding import SAFE_IN_QUERY, LateMap, LateMapAdapter
 from .errors import Unsupported
-from .expression import other_ending
-from .fastpath import SAFE_IN_PATH, FastPath
-from .routes import OCI_1_1, Dialect, RegistryRule, RegistryRules
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
-    from werkzeug.wrappers import Request
+from .routes import OCI_1_1, Dialect, RegistryRules
+from .table import SAFE_IN_PATH, Meaning, RouteTable, clean_path
 
 
-class RegistryMap(Map):
-    """The registry's routes as a `werkzeug.routing.Map`, which matches requests and builds URLs.
+class RegistryMapAdapter(LateMapAdapter):
+    """What `RegistryMap.bind` and `RegistryMap.bind_to_environ` return. It matches and builds.
 
-    >>> adapter = RegistryMap().bind("registry.example.com", url_scheme="https")
-    >>> adapter.match("/v2/library/nginx/manifests/latest", "GET")
-    ('manifest', {'name': 'library/nginx', 'tag': 'latest'})
-    >>> adapter.build("tags", {"name": "library/nginx", "n": 100}, force_external=True)
-    'https://registry.example.com/v2/library/nginx/tags/list?n=100'
-
-    Paths are made canonical as in Docker 1.5.0 (gorilla/mux with ``StrictSlash(true)``): one slash
-    too many or too few at the end, ``//``, ``.`` and ``..`` lead by a 308 to the path that names a
-    route, whichever of its methods the request has. The ``Location`` is a path, never a host.
-
-    >>> adapter.match("/v2//library/nginx/tags/list/", "GET")
-    Traceback (most recent call last):
-        ...
-    werkzeug.routing.exceptions.RequestRedirect: 308 Permanent Redirect: /v2/library/nginx/tags/list
-
-    The endpoints are those of `RouteName`. The values are strings: ``name``; ``tag`` or ``digest``;
-    ``uuid``, of an upload; ``extension``, ``component`` and ``module``. A malformed one is neither
-    matched nor built, and the error says what is wrong with it:
-
-    >>> adapter.match("/v2/Nginx/tags/list", "GET")
-    Traceback (most recent call last):
-        ...
-    registry_routes.errors.NameInvalid: 400 Bad Request: repository name 'Nginx' must be lowercase
-    >>> adapter.build("tags", {"name": "Nginx"})
-    Traceback (most recent call last):
-        ...
-    ValueError: repository name 'Nginx' must be lowercase
-
-    A method that a route does not take is an `errors.Unsupported`, and any other path under the API
-    an `errors.RouteUnknown`: Werkzeug's `MethodNotAllowed` and `NotFound`, as the registry's JSON.
-
-    Rules of your own go beside the registry's, as in any map, and are treated as in any map; one
-    that matches a path as it stands comes before a redirect to a route of the registry.
-
-    :param dialect: the route table: `OCI_1_1` or `DOCKER_1_5`.
-    :param prefix: a path before every route of the registry, such as ``/registry``.
-    :param rules: rules of your own, beside the registry's.
-    :param strict_slashes: `False` to serve a path with a slash too many or too few at its end
-        instead of redirecting.
-    :param converters: converters for rules of your own, beside those of the dialect.
-    :param options: whatever else a `werkzeug.routing.Map` takes.
+    >>> adapter = RegistryMap().bind("registry.example.com")
+    >>> adapter.allowed_methods("/v2/library/nginx/tags/list")
+    ['GET', 'HEAD']
     """
 
-    def __init__(
-        self,
-        dialect: Dialect = OCI_1_1,
-        *,
-        prefix: str = "",
-        rules: Iterable[RuleFactory] | None = None,
-        strict_slashes: bool = True,
-        converters: Mapping[str, type[BaseConverter]] | None = None,
-        **options: Any,
-    ) -> None:
-        if prefix and _clean(prefix) != prefix:
-            raise ValueError(
-                f"prefix {prefix!r} must start with '/' and have no empty, '.' or '..' segment"
-            )
-        self.dialect = dialect
-        self._good_hosts: set[str] = set()
-        self._fast_path: FastPath | None = None
-        self._rules_lock = RLock()  # a rule factory may match in the map that it is added to
-        self._own_rules: list[Any] = list(
-            Submount(prefix, [RegistryRules(dialect)]).get_rules(self)
-        )
-        super().__init__(
-            [*self._own_rules, *(rules or ())],
-            strict_slashes=strict_slashes,
-            converters={**dialect.converters, **(converters or {})},
-            **options,
-        )
-        if self.host_matching or "<" in self.default_subdomain:
-            self._own_rules = []  # no fast path for these
-
-    def add(self, rulefactory: RuleFactory) -> None:
-        """Add rules of your own. As `werkzeug.routing.Map.add`."""
-        with self._rules_lock:
-            try:
-                super().add(rulefactory)
-            finally:
-                self._fast_path = None
-
-    def update(self) -> None:
-        """As `werkzeug.routing.Map.update`, which a rule added meanwhile would upset."""
-        with self._rules_lock:
-            super().update()
-
-    def _current_fast_path(self) -> FastPath:
-        with self._rules_lock:
-            if self._fast_path is None:
-                self._fast_path = FastPath(self._own_rules, self)
-            return self._fast_path
-
-    def bind(
-        self,
-        server_name: str,
-        script_name: str | None = None,
-        subdomain: str | None = None,
-        url_scheme: str = "http",
-        default_method: str = "GET",
-        path_info: str | None = None,
-        query_args: Mapping[str, Any] | str | None = None,
-    ) -> "RegistryMapAdapter":
-        """An adapter for a host, which matches and builds. As `werkzeug.routing.Map.bind`."""
-        adapter = super().bind(
-            server_name,
-            script_name,
-            subdomain,
-            url_scheme,
-            default_method,
-            path_info,
-            query_args,
-        )
-        return _bound_as(adapter, RegistryMapAdapter)
-
-    def bind_to_environ(
-        self,
-        environ: "WSGIEnvironment | Request",
-        server_name: str | None = None,
-        subdomain: str | None = None,
-    ) -> "RegistryMapAdapter":
-        """An adapter for a request. As `werkzeug.routing.Map.bind_to_environ`.
-
-        What a match does not need, the adapter gets from `environ` when it is first asked for.
-        """
-        env: Any = getattr(environ, "environ", environ)
-        host = env.get("HTTP_HOST")
-        if (
-            host in self._good_hosts
-            and server_name is None
-            and subdomain is None
-            and not self.host_matching
-            and env["wsgi.url_scheme"] in ("http", "https")
-            and "HTTP_UPGRADE" not in env
-        ):
-            return RegistryMapAdapter.lazily(self, env)
-        adapter = _bound_as(self._bind_fully(env, server_name, subdomain), RegistryMapAdapter)
-        if host is not None and server_name is None:  # one that Werkzeug does not refuse
-            if len(self._good_hosts) >= 1000:
-                self._good_hosts.clear()
-            self._good_hosts.add(host)
-        return adapter
-
-    def _bind_fully(
-        self,
-        environ: "WSGIEnvironment",
-        server_name: str | None = None,
-        subdomain: str | None = None,
-    ) -> MapAdapter:
-        adapter = super().bind_to_environ(environ, server_name, subdomain)
-        if "\ufffd" in (adapter.query_args or ""):  # a byte that is no UTF-8: keep it as it was
-            query: str = environ["QUERY_STRING"]
-            adapter.query_args = quote(query, safe=_SAFE_IN_QUERY, encoding="latin-1")
-        return adapter
-
-
-def _when_asked_for(name: str) -> Any:
-    """An attribute that an adapter bound lazily gets from one bound fully, when first needed."""
-    return cached_property(lambda adapter: getattr(adapter._fully_bound, name))
-
-
-class RegistryMapAdapter(MapAdapter):
-    """What `RegistryMap.bind` and `RegistryMap.bind_to_environ` return: matches and builds."""
-
-    map: RegistryMap
-    _environ: "WSGIEnvironment"
-
-    @classmethod
-    def lazily(cls, url_map: RegistryMap, environ: Any) -> "RegistryMapAdapter":
-        """An adapter bound to `environ`, as yet without what a match does not need."""
-        bound = cls.__new__(cls)
-        path: str = environ.get("PATH_INFO", "/")
-        bound.path_info = (
-            path if path.isascii() else path.encode("latin-1").decode(errors="replace")
-        )
-        bound.map = url_map
-        bound.subdomain = ""
-        bound.default_method = environ["REQUEST_METHOD"]
-        bound.websocket = False
-        bound._environ = dict(environ)  # as it stands now
-        return bound
-
-    @cached_property
-    def _fully_bound(self) -> MapAdapter:
-        return self.map._bind_fully(self._environ)
-
-    server_name: str = _when_asked_for("server_name")
-    script_name: str = _when_asked_for("script_name")
-    url_scheme: str = _when_asked_for("url_scheme")
-    query_args: Mapping[str, Any] | str | None = _when_asked_for("query_args")
+    map: "RegistryMap"
 
     @overload
     def match(
@@ -252,29 +62,71 @@ class RegistryMapAdapter(MapAdapter):
     ) -> tuple[Any, Mapping[str, Any]]:
         """The endpoint (or the rule) and the values that `path_info` and `method` name.
 
-        As `werkzeug.routing.MapAdapter.match`, but a path that is not canonical (see
-        `RegistryMap`) is redirected to the route of the registry that it means, or answered as
-        that route, where the route has ``strict_slashes=False``.
+        As `werkzeug.routing.MapAdapter.match`, on the principle of `RegistryMap`: the table first,
+        then Werkzeug, then the table explains.
 
-        Raises `RequestRedirect`; `errors.Unsupported`, a `MethodNotAllowed`, where the route has
-        other methods only; the error of a malformed value, `errors.NameInvalid` say, where it would
-        be a route but for that; else `errors.RouteUnknown` under the API, `NotFound` elsewhere.
+        Raises `RequestRedirect`; `errors.Unsupported`, a `MethodNotAllowed`, if the route takes
+        other methods only; the error of a malformed value, such as `errors.NameInvalid`, if that
+        value is all that keeps the path from matching; `errors.RouteUnknown` for any other path
+        under the API; and elsewhere what Werkzeug raises.
         """
         path = self.path_info if path_info is None else path_info
         if websocket is None:
             websocket = self.websocket
-        fast_path = self.map._fast_path or self.map._current_fast_path()
-        hit = None
-        if self.subdomain == fast_path.subdomain and not websocket:
-            hit = fast_path.fullmatch(path)
-            if hit is not None:
-                rule, endpoint, methods, groups, _ = fast_path.answers[hit.lastindex]
-                if methods is None or (method or self.default_method) in methods:
-                    values: Mapping[str, Any] = {name: hit[group] for name, group in groups}
-                    return (rule if return_rule else endpoint), values
-        method = (method or self.default_method).upper()
-        found, values = self._match_slowly(path, fast_path, hit, method, query_args, websocket)
-        return (found if return_rule else found.endpoint), values
+        values: Mapping[str, Any]
+        if not websocket and self.subdomain == self.map._subdomain:
+            method = method or self.default_method
+            found = self.map.table.match(path, method)
+            if found is not None:
+                route, values = found
+                return (self.map._rule_at[route.path] if return_rule else route.endpoint), values
+            rule, values = self._match_slowly(path, method.upper(), query_args)
+        else:
+            rule, values = super().match(path, method, True, query_args, websocket)
+        return (rule if return_rule else rule.endpoint), values
+
+    def _match_slowly(
+        self, path: str, method: str, query_args: Mapping[str, Any] | str | None
+    ) -> tuple[Rule, Mapping[str, Any]]:
+        """The match of a path that is not a route as it stands, or not by `method`."""
+        table, merges = self.map.table, self.map.merge_slashes
+        stripped = f"/{path.lstrip('/')}"  # as Werkzeug takes it
+        standing = path if merges and path[:1] == "/" else stripped
+        cleaned = clean_path(standing) if merges else standing
+        under_root = table.is_under_root(_merged(stripped) if merges else stripped)
+        error: HTTPException = NotFound()
+        if self.map._has_rules_under_root or not under_root:
+            try:
+                rule, values = super().match(path, method, True, query_args, False)
+            except HTTPException as e:
+                error = e
+            except (ValueError, BuildError):
+                pass  # a value that a converter or the target of an alias does not take
+            else:
+                if not under_root or self.map._may_answer_for_the_api(rule, stripped, method):
+                    return rule, values
+        if not under_root and type(error) is not NotFound:
+            raise error
+        meaning = table.explain(cleaned, method)
+        if not isinstance(meaning, Meaning):
+            raise error if type(error) is not NotFound else meaning or error
+        route, values, canonical = meaning
+        if route.taken_methods is not None and method not in route.taken_methods:
+            others = getattr(error, "valid_methods", None) or ()
+            methods = sorted(route.taken_methods.union(others))
+            raise Unsupported(valid_methods=methods, endpoint=route.endpoint)
+        if cleaned == standing and (cleaned == canonical or not self.map.strict_slashes):
+            return self.map._rule_at[route.path], values
+        raise RequestRedirect(self._location(canonical, query_args))
+
+    def _location(self, path: str, query_args: Mapping[str, Any] | str | None) -> str:
+        """The target of a redirect: a path with one slash at its start, so it names no host."""
+        if query_args is None:
+            query_args = self.query_args or {}
+        location = "/" + f"{self.script_name}{path.lstrip('/')}".lstrip("/")
+        location = quote(location, safe=SAFE_IN_PATH, errors="replace")
+        query = quote(self.encode_query_args(query_args), safe=SAFE_IN_QUERY, errors="replace")
+        return f"{location}?{query}" if query else location
 
     def build(
         self,
@@ -287,208 +139,178 @@ class RegistryMapAdapter(MapAdapter):
     ) -> str:
         """The URL of `endpoint` with `values`, as `werkzeug.routing.MapAdapter.build`.
 
-        Raises `ValueError` where a value is outside its grammar, or where another rule of the map
-        takes the path, so that it would not match back; and `werkzeug.routing.BuildError` where
-        no rule of the endpoint has these variables.
+        Values that the rule does not have become the query. Raises `ValueError`, which names the
+        value and the rule it broke, if a value is malformed; `werkzeug.routing.BuildError` if no
+        rule of the endpoint has these variables.
         """
-        fast_path = self.map._fast_path or self.map._current_fast_path()
-        if type(values) is dict and method is None and self.subdomain == fast_path.subdomain:
-            template = fast_path.templates.get((endpoint, *values))
-            if template is not None:
-                checks, path, in_order = template
-                for name, fullmatch in checks:
-                    value = values[name]
-                    if type(value) is not str or fullmatch(value) is None:
-                        break  # Werkzeug and the converters will say what is wrong
-                else:
-                    path %= in_order(values)
-                    if not force_external:
-                        return f"{self.script_name.rstrip('/')}/{path}"
-                    scheme = self.url_scheme if url_scheme is None else url_scheme
-                    if not self.subdomain and scheme in ("http", "https"):
-                        return f"{scheme}://{self.server_name}{self.script_name[:-1]}/{path}"
-        url = super().build(endpoint, values, method, force_external, append_unknown, url_scheme)
-        if fast_path.suspects and self.subdomain == fast_path.subdomain:
-            self._check_not_taken(url, endpoint)
-        return url
-
-    def _check_not_taken(self, url: str, endpoint: Any) -> None:
-        """Raise `ValueError` where another rule takes the URL of one of the registry's."""
-        path = unquote(urlsplit(url).path).removeprefix(self.script_name.rstrip("/"))
-        methods: Iterable[str] = ["GET"]
+        if type(values) is dict and method is None and self.subdomain == self.map._subdomain:
+            path = self.map.table.build(endpoint, values)
+            if path is not None:
+                if not force_external:
+                    return self.script_name.rstrip("/") + path
+                scheme = self.url_scheme if url_scheme is None else url_scheme
+                if not self.subdomain and scheme in ("http", "https"):
+                    return f"{scheme}://{self.server_name}{self.script_name[:-1]}{path}"
         try:
-            self._match_registry(path, "--")
-        except MethodNotAllowed as error:
-            methods = error.valid_methods or ()
-        except HTTPException:
-            return
-        for method in methods:
-            rule, values = self._match_registry(path, method)
-            if rule.endpoint != endpoint:
-                return
-            with suppress(HTTPException):
-                if self._werkzeugs().match(path, method) == (endpoint, values):
-                    return
-        raise ValueError(f"URL {url!r} is not built: another rule of the map takes it")
-
-    def _werkzeugs(self) -> MapAdapter:
-        """An adapter of Werkzeug's own, bound as this one is.
-
-        (Not `super`, whose `match` may redirect to what `self.build` builds, and that matches.)
-        """
-        return _bound_as(self, MapAdapter)
-
-    def _match_slowly(
-        self,
-        path: str,
-        fast_path: FastPath,
-        hit: re.Match[str] | None,
-        method: str,
-        query_args: Mapping[str, Any] | str | None,
-        websocket: bool,
-    ) -> tuple[Rule, Mapping[str, Any]]:
-        """The match, where it is not a plain hit; `hit` is what the fast path found in `path`."""
-        standing = path if path.startswith("/") else f"/{path}"
-        cleaned = _clean(standing)
-        if not self.map.merge_slashes:  # then Werkzeug drops slashes at the start, and no others
-            standing = cleaned = f"/{path.lstrip('/')}"
-        if (
-            websocket
-            or self.subdomain != fast_path.subdomain
-            or not fast_path.decides(standing)
-            or not (cleaned == standing or fast_path.decides(cleaned))
-        ):
-            return self._match_through_werkzeug(
-                path, standing, cleaned, method, query_args, websocket
+            return super().build(
+                endpoint, values, method, force_external, append_unknown, url_scheme
             )
-        if cleaned != path:
-            hit = fast_path.fullmatch(cleaned)
-        if hit is None:
-            raise self._not_found(cleaned, method)
-        rule, _, _, groups, as_it_stands = fast_path.answers[hit.lastindex]
-        if rule.methods is not None and method not in rule.methods:
-            raise Unsupported(valid_methods=sorted(rule.methods))
-        if cleaned == standing and (as_it_stands or not rule.strict_slashes):
-            return rule, {name: hit[group] for name, group in groups}
-        canonical = cleaned if as_it_stands else other_ending(cleaned)
-        raise RequestRedirect(self._location(canonical, query_args))
-
-    def _match_through_werkzeug(
-        self,
-        path: str,
-        standing: str,
-        cleaned: str,
-        method: str,
-        query_args: Mapping[str, Any] | str | None,
-        websocket: bool,
-    ) -> tuple[Rule, Mapping[str, Any]]:
-        """The match, where other rules have a say.
-
-        First Werkzeug is asked about the path as it stands; then the registry's rules alone, what
-        the clean path means with either ending. So no code of a user's runs for a path that was
-        not requested.
-        """
-        forms = cleaned, other_ending(cleaned)
-        error: HTTPException
-        try:
-            found, values = self._werkzeugs().match(path, method, True, query_args, websocket)
-            if cleaned == standing or not isinstance(found, RegistryRule):
-                return found, values
-            error = NotFound()
-        except RequestRedirect as redirect:
-            targets = [quote(form, safe=SAFE_IN_PATH) for form in forms]
-            if redirect.new_url not in [self.make_redirect_url(t, query_args) for t in targets]:
-                raise
-            error = redirect
-        except HTTPException as e:
-            error = e
-        if websocket or cleaned.endswith("//"):  # the latter where slashes are not merged
-            raise error
-        refused: set[str] = set()
-        for form in forms:
-            try:
-                rule, values = self._match_registry(form, method)
-            except MethodNotAllowed as e:
-                refused.update(e.valid_methods or ())
-            except HTTPException:
-                continue
-            else:
-                if form == standing:  # Werkzeug prefers another rule, which has said no
-                    raise error
-                if cleaned == standing and not rule.strict_slashes:
-                    return rule, values
-                raise RequestRedirect(self._location(form, query_args))
-        if refused and not isinstance(error, RequestRedirect):
-            refused.update(getattr(error, "valid_methods", None) or ())
-            raise Unsupported(valid_methods=sorted(refused))
-        raise self._not_found(cleaned, method) if type(error) is NotFound else error
-
-    def _match_registry(self, path: str, method: str) -> tuple[RegistryRule, Mapping[str, Any]]:
-        """What Werkzeug matches among the registry's rules alone."""
-        fast_path = self.map._current_fast_path()
-        adapter = MapAdapter(
-            fast_path.registry, self.server_name, "/", self.subdomain, "http", "/", method
-        )
-        number, values = adapter.match(path)
-        return fast_path.registry_rules[number], values
-
-    def _not_found(self, path: str, method: str) -> HTTPException:
-        """The error for a clean path that nothing fits."""
-        domain = self.server_name if self.map.host_matching else self.subdomain
-        diagnosis = self.map._current_fast_path().diagnosis
-        return diagnosis.error(domain or "", path, method) or NotFound()
-
-    def _location(self, path: str, query_args: Mapping[str, Any] | str | None) -> str:
-        """A redirect's target: a path with one leading slash, so that it cannot name a host."""
-        if query_args is None:
-            query_args = self.query_args or {}
-        location = "/" + f"{self.script_name}{path.lstrip('/')}".lstrip("/")
-        location = quote(location, safe=SAFE_IN_PATH)
-        query = self.encode_query_args(query_args)
-        return f"{location}?{quote(query, safe=_SAFE_IN_QUERY)}" if query else location
+        except BuildError as error:
+            variables = self.map.table.variables(endpoint)
+            if variables and all(set(names) - error.values.keys() for names in variables):
+                raise RouteNotBuilt(error, variables) from None
+            raise
 
 
-_Adapter = TypeVar("_Adapter", bound=MapAdapter)
+class RouteNotBuilt(BuildError):
+    """A `werkzeug.routing.BuildError` that names the variables of an endpoint of the registry."""
+
+    def __init__(self, error: BuildError, variables: list[list[str]]) -> None:
+        super().__init__(error.endpoint, error.values, error.method, error.adapter)
+        self.variables = variables
+
+    def __str__(self) -> str:
+        choices = ", or with ".join(" and ".join(names) for names in self.variables)
+        given = ", ".join(sorted(self.values)) or "nothing"
+        return f"endpoint {self.endpoint!r} must be built with {choices}, not with {given} alone"
 
 
-def _bound_as(adapter: MapAdapter, kind: type[_Adapter]) -> _Adapter:
-    """An adapter of this kind, bound as `adapter` is."""
-    return kind(
-        adapter.map,
-        adapter.server_name,
-        adapter.script_name,
-        adapter.subdomain,
-        adapter.url_scheme,
-        adapter.path_info,
-        adapter.default_method,
-        adapter.query_args,
-    )
+class _Watched(RuleFactory):
+    """Rules on their way into a map, each shown to `watch` first."""
+
+    def __init__(self, rules: RuleFactory, watch: Callable[[Rule], None]) -> None:
+        self.rules, self.watch = rules, watch
+
+    def get_rules(self, map: Map) -> Iterator[Rule]:
+        for rule in self.rules.get_rules(map):
+            self.watch(rule)
+            yield rule
 
 
-_may_be_unclean = re.compile("/[/.]").search
+class RegistryMap(LateMap[RegistryMapAdapter]):
+    """The registry's routes as a `werkzeug.routing.Map`, which matches requests and builds URLs.
 
-# For a query, which may have "?" as well, and "%": it is encoded already.
-_SAFE_IN_QUERY = "%?" + SAFE_IN_PATH
+    >>> adapter = RegistryMap().bind("registry.example.com", url_scheme="https")
+    >>> adapter.match("/v2/library/nginx/manifests/latest", "GET")
+    ('manifest', {'name': 'library/nginx', 'tag': 'latest'})
+    >>> adapter.build("tags", {"name": "library/nginx", "n": 100}, force_external=True)
+    'https://registry.example.com/v2/library/nginx/tags/list?n=100'
 
+    The endpoints are those of `RouteName`. The values are strings: ``name``; ``tag`` or ``digest``;
+    ``uuid``, of an upload; ``extension``, ``component`` and ``module``.
 
-def _clean(path: str) -> str:
-    """`path` without empty, ``.`` and ``..`` segments, as gorilla/mux cleans it.
+    Paths are made canonical as in Docker 1.5.0 (gorilla/mux with ``StrictSlash(true)``). One slash
+    too many or too few at the end, ``//``, ``.`` and ``..`` lead by a 308 to the path of the route
+    that is meant, for every method that the route takes. The ``Location`` is a path, never a host.
 
-    (`posixpath.normpath` keeps two leading slashes, and in some Pythons stops at a NUL.)
+    >>> adapter.match("/v2//library/nginx/tags/list/", "GET")
+    Traceback (most recent call last):
+        ...
+    werkzeug.routing.exceptions.RequestRedirect: 308 Permanent Redirect: /v2/library/nginx/tags/list
+
+    A malformed value is neither matched nor built, and the error says what is wrong with it:
+
+    >>> adapter.match("/v2/Nginx/tags/list", "GET")
+    Traceback (most recent call last):
+        ...
+    registry_routes.errors.NameInvalid: 400 Bad Request: repository name 'Nginx' must be lowercase
+    >>> adapter.build("tags", {"name": "Nginx"})
+    Traceback (most recent call last):
+        ...
+    ValueError: repository name 'Nginx' must be lowercase
+
+    A method that a route does not take is an `errors.Unsupported`, and any other path under the API
+    an `errors.RouteUnknown`: Werkzeug's `MethodNotAllowed` and `NotFound`, as the registry's JSON.
+
+    Your own rules go beside the registry's, as in any map:
+
+    - A path and method of a route is always the registry's. A rule that takes the same is accepted,
+      and never matches; for another method, it does.
+    - Under ``/v2``, only rules that begin with ``/v2`` match: a catch-all such as ``/<path:page>``
+      does not answer for the API.
+    - Routes that are added again, as by ``Submount("/mirror", [RegistryRules()])``, have Werkzeug's
+      own slashes and errors.
+    - With ``host_matching``, or at a subdomain other than the default one, all is Werkzeug's.
+
+    >>> beside = RegistryMap(rules=[Rule("/v2/token", endpoint="token"), Rule("/<path:page>")])
+    >>> beside.bind("registry.example.com").match("/v2/token")
+    ('token', {})
+
+    :param dialect: the route table: `OCI_1_1`, `DOCKER_1_5`, or a subset of one.
+    :param prefix: a path before every route of the registry, such as ``/registry``, with no
+        variables.
+    :param rules: your own rules, beside the registry's.
+    :param strict_slashes: whether a slash too many or too few at the end of a path is redirected;
+        if `False`, the path is served. It may be changed later, for the routes of the registry; a
+        rule of yours has what the map had when the rule was added.
+    :param converters: converters for your own rules, beside those of the dialect.
+    :param options: whatever else a `werkzeug.routing.Map` takes.
     """
-    if path.startswith("/") and not _may_be_unclean(path):
-        return path
-    path = re.sub("/{2,}", "/", f"/{path}")
-    if "/." not in path:
-        return path
-    kept: list[str] = []
-    for segment in path.split("/"):
-        if segment == "..":
-            del kept[-1:]
-        elif segment not in ("", "."):
-            kept.append(segment)
-    cleaned = "/" + "/".join(kept)
-    return f"{cleaned}/" if kept and path.endswith("/") else cleaned
+
+    adapter_class = RegistryMapAdapter
+
+    def __init__(
+        self,
+        dialect: Dialect = OCI_1_1,
+        *,
+        prefix: str = "",
+        rules: Iterable[RuleFactory] | None = None,
+        strict_slashes: bool = True,
+        converters: Mapping[str, type[BaseConverter]] | None = None,
+        **options: Any,
+    ) -> None:
+        registry_rules = RegistryRules(dialect)  # it refuses what is not a dialect
+        self.table = RouteTable(dialect, prefix)
+        """What a path means to the registry."""
+        self._has_rules_under_root = False
+        super().__init__(
+            strict_slashes=strict_slashes,
+            converters={**dialect.converters, **(converters or {})},
+            **options,
+        )
+        # Where the table applies: nothing equals this if hosts are matched or it is a variable.
+        self._subdomain: object = self.default_subdomain
+        if self.host_matching or "<" in (self.default_subdomain or ""):
+            self._subdomain = object()
+        #: The rule of each route, by the path of the route.
+        self._rule_at: dict[str, Rule] = {}
+        bound = Submount(prefix, [registry_rules]).get_rules(self)
+        for route, rule in zip(dialect.routes, bound, strict=True):
+            self._rule_at[route.path] = rule
+            super().add(rule)
+        for more in rules or ():
+            self.add(more)
+
+    @property
+    def dialect(self) -> Dialect:
+        """The route table's dialect."""
+        return self.table.dialect
+
+    def add(self, rulefactory: RuleFactory) -> None:
+        """Add your own rules. As `werkzeug.routing.Map.add`."""
+        super().add(_Watched(rulefactory, self._watch))
+
+    def _watch(self, rule: Rule) -> None:
+        if not rule.build_only and self._begins_with_root(rule):
+            self._has_rules_under_root = True
+
+    def _begins_with_root(self, rule: Rule) -> bool:
+        return self.table.is_under_root(_merged(rule.rule))
+
+    def _may_answer_for_the_api(self, rule: Rule, path: str, method: str) -> bool:
+        """Whether a hit of `rule` counts for a path under the API's root.
+
+        It does not if the rule is a catch-all, or one of the registry's, or shadowed by one.
+        """
+        return (
+            self._begins_with_root(rule)
+            and all(rule is not one for one in self._rule_at.values())
+            and self.table.match(path, method) is None
+        )
+
+
+def _merged(path: str) -> str:
+    return re.sub("/{2,}", "/", path) if "//" in path else path
 
 
 #: The routes of `OCI_1_1`, ready-made.

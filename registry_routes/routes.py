@@ -1,7 +1,8 @@
 """The route table: every URL of the registry API, as data, in each dialect."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from posixpath import commonpath, dirname
 from typing import Any
@@ -35,7 +36,7 @@ class RouteName(StrEnum):
 class Route:
     """One line of the route table.
 
-    >>> [(route.name.value, route.methods) for route in OCI_1_1.routes if "tags" in route.path]
+    >>> [(route.endpoint, route.methods) for route in OCI_1_1.routes if "tags" in route.path]
     [('tags', ('GET',))]
     """
 
@@ -46,21 +47,42 @@ class Route:
     """The rule, as `werkzeug.routing.Rule` writes it."""
 
     methods: tuple[str, ...] | None
-    """The methods it takes, `None` for any. GET brings HEAD."""
+    """The methods that it takes, or `None` for any method. GET brings HEAD."""
 
-    spec: str
+    spec: str = ""
     """The ids of its endpoints in the distribution-spec, or the document that it comes from."""
 
-    doc: str
+    doc: str = ""
     """What it is for."""
+
+    endpoint: str = field(init=False, repr=False, compare=False)
+    """The endpoint as a plain string, which is what a map answers."""
+
+    taken_methods: frozenset[str] | None = field(init=False, repr=False, compare=False)
+    """The methods that it takes, with the HEAD that GET brings; `None` for any method."""
+
+    def __post_init__(self) -> None:
+        taken = Rule(self.path, methods=self.methods).methods  # with HEAD, as Werkzeug has it
+        object.__setattr__(self, "endpoint", str(self.name))
+        object.__setattr__(self, "taken_methods", taken if taken is None else frozenset(taken))
+
+    def pieces(self) -> list[tuple[str, str, str]]:
+        """The path in pieces, each a text, or a converter's name and a variable.
+
+        >>> Route(RouteName.TAGS, "/v2/<repository:name>/tags/list", ("GET",)).pieces()
+        [('/v2/', '', ''), ('', 'repository', 'name'), ('/tags/list', '', '')]
+        """
+        return re.findall(r"([^<>]+)|<(\w+):(\w+)>", self.path)
 
 
 @dataclass(frozen=True, eq=False)
 class Dialect:
     """A route table, and the converters that its rules use.
 
-    Its routes exclude one another: no path may fit two of them, whatever the method. Of the
-    converters, `URLBuilder` wants those called "repository", "tag" and "digest".
+    No path may fit two of its routes, whatever the method. A variable reaches to the next slash or
+    to the end of the path, and its converter is a `GrammarConverter` that keeps the value as it is.
+    A repository name comes right after the root. Raises `ValueError` for a route that is not so.
+    (`URLBuilder` needs the converters "repository", "tag" and "digest".)
 
     >>> OCI_1_1, OCI_1_1.root
     (Dialect(name='oci-1.1'), '/v2')
@@ -70,156 +92,194 @@ class Dialect:
     routes: tuple[Route, ...] = field(repr=False)
     converters: Mapping[str, type[GrammarConverter]] = field(repr=False)
 
+    left_out: tuple[Route, ...] = field(default=(), repr=False)
+    """Routes of the API that a registry of this dialect does not have. A path that is meant as one
+    of them is not taken for a malformed path of another route."""
+
+    def __post_init__(self) -> None:
+        for route in self.routes:
+            if fault := self._fault_of(route):
+                raise ValueError(f"route {route.path!r} {fault}")
+
+    def _fault_of(self, route: Route) -> str | None:
+        written = "".join(text or f"<{kind}:{name}>" for text, kind, name in route.pieces())
+        if route.path != written:
+            return "must write its variables as '<converter:variable>'"
+        if re.search(">[^/]", route.path):
+            return "must have a '/' or its end after each variable"
+        for _, kind, name in route.pieces():
+            if not kind:
+                continue
+            converter = self.converters.get(kind)
+            if converter is None or not issubclass(converter, GrammarConverter):
+                return f"must have a GrammarConverter for {kind!r}"
+            if (
+                converter.to_python is not BaseConverter.to_python
+                or converter.regex != converter.grammar.regex
+            ):
+                return f"must have a converter for {kind!r} that keeps what its grammar matches"
+            comes_first = route.path.startswith(f"{self.root}/<{kind}:{name}>")
+            if not comes_first and converter.grammar.fits("a/b"):
+                return f"must have its {converter.grammar.kind} right after '{self.root}/'"
+        return None
+
+    def __reduce__(self) -> Any:
+        if DIALECTS.get(self.name) is self:  # so that it is itself again
+            return re.sub("[.-]", "_", self.name).upper()
+        return Dialect, (self.name, self.routes, dict(self.converters), self.left_out)
+
+    def variables(self, route: Route) -> dict[str, type[GrammarConverter]]:
+        """The variables of a route, in order, each with its converter.
+
+        >>> list(OCI_1_1.variables(OCI_1_1.routes[1]))
+        ['name', 'digest']
+        """
+        return {name: self.converters[kind] for _, kind, name in route.pieces() if name}
+
     @property
     def root(self) -> str:
         """The path that all its routes are under, without its trailing slash."""
-        return commonpath([dirname(route.path.partition("<")[0]) for route in self.routes])
+        return commonpath([dirname(route.path.partition("<")[0]) for route in self.routes]).rstrip(
+            "/"
+        )
 
+    def subset(self, *endpoints: str, methods: Iterable[str] | None = None) -> "Dialect":
+        """A dialect with some of these routes only, for a registry that does not serve them all.
+
+        A map of it answers the rest by itself: 404, or 405 with the methods that are left.
+
+        >>> read_only = OCI_1_1.subset("base", "manifest", "blob", methods=["GET"])
+        >>> [(route.endpoint, route.methods) for route in read_only.routes]
+        [('base', ('GET',)), ('manifest', ('GET',)), ('manifest', ('GET',)), ('blob', ('GET',))]
+
+        :param endpoints: the endpoints that it has; all of them if none is given.
+        :param methods: the methods that its routes take, of those that they take here; all of them
+            if `None`. GET brings HEAD. A route that would take none of them is left out.
+
+        Raises `ValueError` for an endpoint or a method that no route has, and if no route is left.
+        """
+        known = {route.endpoint for route in self.routes}
+        if unknown := sorted(set(endpoints) - known):
+            raise ValueError(f"endpoint {unknown[0]!r} must be one of {', '.join(sorted(known))}")
+        routes = [route for route in self.routes if route.endpoint in (endpoints or known)]
+        if methods is not None:
+            routes = self._limited(routes, methods)
+        if not routes:
+            raise ValueError(f"a subset of {self.name!r} must have a route")
+        kept = {route.path for route in routes}
+        left_out = [route for route in self.routes if route.path not in kept]
+        return Dialect(
+            f"{self.name}-subset", tuple(routes), self.converters, (*self.left_out, *left_out)
+        )
+
+    def _limited(self, routes: Iterable[Route], methods: Iterable[str]) -> list[Route]:
+        """`routes` with no other methods than these."""
+        if isinstance(methods, str):
+            raise TypeError(f"methods {methods!r} must be several strings, not one")
+        wanted = [method.upper() for method in methods]
+        taken = [route.taken_methods for route in self.routes]
+        for method in wanted:
+            if all(some is not None and method not in some for some in taken):
+                raise ValueError(f"method {method!r} must be one that a route takes")
+        limited = []
+        for route in routes:
+            left = [m for m in wanted if route.taken_methods is None or m in route.taken_methods]
+            if left:
+                limited.append(replace(route, methods=tuple(left)))
+        return limited
+
+    def regex(self, route: Route) -> re.Pattern[str]:
+        """An expression for the path of a route, percent-decoded and without a prefix.
+
+        It is made for `re.Pattern.fullmatch`, and its groups have the names of the variables.
+
+        >>> [tags] = [route for route in OCI_1_1.routes if route.name == "tags"]
+        >>> OCI_1_1.regex(tags).fullmatch("/v2/library/nginx/tags/list").groupdict()
+        {'name': 'library/nginx'}
+
+        Raises `ValueError` for a route of another dialect.
+        """
+        if route not in self.routes:
+            raise ValueError(f"route {route.path!r} must be one of the dialect {self.name!r}")
+        return re.compile(
+            "".join(
+                re.escape(text) or f"(?P<{variable}>{self.converters[kind].grammar.pattern})"
+                for text, kind, variable in route.pieces()
+            )
+        )
+
+
+# Where a table is easier to read than what the formatter makes of it.
+# fmt: off
 
 _NAME = "/v2/<repository:name>"
+_EXTENSION = "_<extension:extension>/<extension:component>/<extension:module>"
 
-#: The OCI distribution-spec 1.1, with Docker's catalog.
-OCI_1_1 = Dialect(
-    "oci-1.1",
-    (
-        Route(
-            RouteName.BASE,
-            "/v2/",
-            ("GET",),
-            "end-1",
-            "Check that this is a registry, and that the client may use it.",
-        ),
-        # By digest first: built with both, it is the digest that a client asked for.
-        Route(
-            RouteName.MANIFEST,
-            f"{_NAME}/manifests/<digest:digest>",
-            ("GET", "PUT", "DELETE"),
-            "end-3, end-7a, end-7b, end-9",
-            "Pull, push or delete a manifest by its digest.",
-        ),
-        Route(
-            RouteName.MANIFEST,
-            f"{_NAME}/manifests/<tag:tag>",
-            ("GET", "PUT", "DELETE"),
-            "end-3, end-7a, end-9",
-            "Pull or push a manifest by a tag, or delete the tag.",
-        ),
-        Route(
-            RouteName.TAGS,
-            f"{_NAME}/tags/list",
-            ("GET",),
-            "end-8a, end-8b",
-            "List a repository's tags.",
-        ),
-        Route(
-            RouteName.BLOB,
-            f"{_NAME}/blobs/<digest:digest>",
-            ("GET", "DELETE"),
-            "end-2, end-10",
-            "Pull or delete a blob.",
-        ),
-        Route(
-            RouteName.BLOB_UPLOAD,
-            f"{_NAME}/blobs/uploads/",
-            ("POST",),
-            "end-4a, end-4b, end-4c, end-11",
-            "Begin the upload of a blob, push it in one go, or mount it from elsewhere.",
-        ),
-        Route(
-            RouteName.BLOB_UPLOAD_CHUNK,
-            f"{_NAME}/blobs/uploads/<upload_id:uuid>",
-            ("GET", "PATCH", "PUT", "DELETE"),
-            "end-5, end-6, end-13, end-14",
-            "Ask how far an upload is, send a chunk of it, complete it or cancel it.",
-        ),
-        Route(
-            RouteName.REFERRERS,
-            f"{_NAME}/referrers/<digest:digest>",
-            ("GET",),
-            "end-12a, end-12b",
-            "List the manifests whose subject is this one.",
-        ),
-        Route(
-            RouteName.CATALOG,
-            "/v2/_catalog",
-            ("GET",),
-            "Docker Registry HTTP API v2",
-            "List the repositories.",
-        ),
-        Route(
-            RouteName.EXTENSION,
-            "/v2/_<extension:extension>/<extension:component>/<extension:module>",
-            ("GET",),
-            "extensions",
-            "An extension's endpoint at the registry.",
-        ),
-        Route(
-            RouteName.EXTENSION,
-            f"{_NAME}/_<extension:extension>/<extension:component>/<extension:module>",
-            ("GET",),
-            "extensions",
-            "An extension's endpoint at a repository.",
-        ),
-    ),
-    CONVERTERS,
-)
+#: The OCI distribution-spec 1.1, with Docker's catalog. (The ids are those of its main branch.)
+OCI_1_1 = Dialect("oci-1.1", (
+    Route(RouteName.BASE, "/v2/", ("GET",),
+          spec="end-1", doc="Check that this is a registry, and that the client may use it."),
+    # By digest first: built with both, it is the digest that a client asked for.
+    Route(RouteName.MANIFEST, f"{_NAME}/manifests/<digest:digest>", ("GET", "PUT", "DELETE"),
+          spec="end-3, end-7a, end-7b, end-9",
+          doc="Pull, push or delete a manifest by its digest."),
+    Route(RouteName.MANIFEST, f"{_NAME}/manifests/<tag:tag>", ("GET", "PUT", "DELETE"),
+          spec="end-3, end-7a, end-9", doc="Pull or push a manifest by a tag, or delete the tag."),
+    Route(RouteName.TAGS, f"{_NAME}/tags/list", ("GET",),
+          spec="end-8a, end-8b", doc="List the tags of a repository."),
+    Route(RouteName.BLOB, f"{_NAME}/blobs/<digest:digest>", ("GET", "DELETE"),
+          spec="end-2, end-10", doc="Pull or delete a blob."),
+    Route(RouteName.BLOB_UPLOAD, f"{_NAME}/blobs/uploads/", ("POST",),
+          spec="end-4a, end-4b, end-4c, end-11",
+          doc="Begin the upload of a blob, push it with one request, or mount it."),
+    Route(RouteName.BLOB_UPLOAD_CHUNK, f"{_NAME}/blobs/uploads/<upload_id:uuid>",
+          ("GET", "PATCH", "PUT", "DELETE"), spec="end-5, end-6, end-13, end-14",
+          doc="Ask how far an upload is, send a chunk of it, complete it or cancel it."),
+    Route(RouteName.REFERRERS, f"{_NAME}/referrers/<digest:digest>", ("GET",),
+          spec="end-12a, end-12b", doc="List the manifests whose subject is this one."),
+    Route(RouteName.CATALOG, "/v2/_catalog", ("GET",),
+          spec="Docker Registry HTTP API v2", doc="List the repositories."),
+    Route(RouteName.EXTENSION, f"/v2/{_EXTENSION}", ("GET",),
+          spec="extensions", doc="An extension's endpoint at the registry."),
+    Route(RouteName.EXTENSION, f"{_NAME}/{_EXTENSION}", ("GET",),
+          spec="extensions", doc="An extension's endpoint at a repository."),
+), CONVERTERS)
 
 _ORIGINAL = "registry/v2/routes.go"
 
 #: Docker 1.5.0, exactly: six routes, which take any method.
-DOCKER_1_5 = Dialect(
-    "docker-1.5",
-    (
-        Route(RouteName.BASE, "/v2/", None, _ORIGINAL, "Check that this is a registry."),
-        Route(
-            RouteName.MANIFEST,
-            f"{_NAME}/manifests/<tag:tag>",
-            None,
-            _ORIGINAL,
-            "A manifest, by a tag.",
-        ),
-        Route(RouteName.TAGS, f"{_NAME}/tags/list", None, _ORIGINAL, "A repository's tags."),
-        Route(RouteName.BLOB, f"{_NAME}/blobs/<digest:digest>", None, _ORIGINAL, "A blob."),
-        Route(
-            RouteName.BLOB_UPLOAD,
-            f"{_NAME}/blobs/uploads/",
-            None,
-            _ORIGINAL,
-            "Where the upload of a blob begins.",
-        ),
-        Route(
-            RouteName.BLOB_UPLOAD_CHUNK,
-            f"{_NAME}/blobs/uploads/<upload_id:uuid>",
-            None,
-            _ORIGINAL,
-            "The upload of a blob, on its way.",
-        ),
-    ),
-    DOCKER_CONVERTERS,
-)
+DOCKER_1_5 = Dialect("docker-1.5", (
+    Route(RouteName.BASE, "/v2/", None, spec=_ORIGINAL, doc="Check that this is a registry."),
+    Route(RouteName.MANIFEST, f"{_NAME}/manifests/<tag:tag>", None,
+          spec=_ORIGINAL, doc="A manifest, by a tag."),
+    Route(RouteName.TAGS, f"{_NAME}/tags/list", None,
+          spec=_ORIGINAL, doc="The tags of a repository."),
+    Route(RouteName.BLOB, f"{_NAME}/blobs/<digest:digest>", None, spec=_ORIGINAL, doc="A blob."),
+    Route(RouteName.BLOB_UPLOAD, f"{_NAME}/blobs/uploads/", None,
+          spec=_ORIGINAL, doc="Where the upload of a blob begins."),
+    Route(RouteName.BLOB_UPLOAD_CHUNK, f"{_NAME}/blobs/uploads/<upload_id:uuid>", None,
+          spec=_ORIGINAL, doc="The upload of a blob, on its way."),
+), DOCKER_CONVERTERS)
+
+# fmt: on
 
 #: The dialects by their names.
 DIALECTS = {dialect.name: dialect for dialect in (OCI_1_1, DOCKER_1_5)}
 
 
-class RegistryRule(Rule):
+class _DialectRule(Rule):
     """A rule of a route table.
 
     It brings its dialect's converters, so it means the same in every map, whatever other
     converters go by the names "tag" or "digest" there.
     """
 
-    def __init__(self, string: str, *, route: Route, dialect: Dialect, **options: Any) -> None:
+    def __init__(self, string: str, *, dialect: Dialect, **options: Any) -> None:
         super().__init__(string, **options)
-        self.route = route
         self.dialect = dialect
-        #: By variable, in order: those of the dialect, once the rule is in a map.
-        self.converters: dict[str, GrammarConverter] = {}
-        #: And others, which stand in a prefix or a domain that a factory put before the rule.
-        self.foreign: dict[str, BaseConverter] = {}
 
     def get_empty_kwargs(self) -> dict[str, Any]:
-        return {**super().get_empty_kwargs(), "route": self.route, "dialect": self.dialect}
+        return {**super().get_empty_kwargs(), "dialect": self.dialect}
 
     def get_converter(
         self,
@@ -228,13 +288,13 @@ class RegistryRule(Rule):
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
     ) -> BaseConverter:
-        own = self.dialect.converters.get(converter_name)
-        if own is not None:
-            self.converters[variable_name] = own(self.map, *args, **kwargs)
-            return self.converters[variable_name]
-        foreign = super().get_converter(variable_name, converter_name, args, kwargs)
-        self.foreign[variable_name] = foreign
-        return foreign
+        if converter_name not in self.dialect.converters:
+            return super().get_converter(variable_name, converter_name, args, kwargs)
+        converter = self.dialect.converters[converter_name](self.map, *args, **kwargs)
+        if re.search(rf":{variable_name}>(?:/|\Z)", self.rule):
+            # A slash or the end gives no reason to try less of the value: this is linear.
+            converter.regex = converter.grammar.pattern
+        return converter
 
 
 class RegistryRules(RuleFactory):
@@ -262,10 +322,9 @@ class RegistryRules(RuleFactory):
     def get_rules(self, map: Map) -> Iterator[Rule]:
         """A new, unbound rule for each route of the dialect."""
         for route in self.dialect.routes:
-            yield RegistryRule(
+            yield _DialectRule(
                 route.path,
-                endpoint=route.name.value,
+                endpoint=route.endpoint,
                 methods=route.methods,
-                route=route,
                 dialect=self.dialect,
             )

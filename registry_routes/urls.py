@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import SplitResult, quote, urlencode, urljoin, urlsplit
 
 from werkzeug.exceptions import SecurityError
+from werkzeug.routing import BuildError
 from werkzeug.wsgi import get_host
 
-from .fastpath import SAFE_IN_PATH
-from .grammar import ALGORITHM
+from .grammar import ALGORITHM, Grammar
 from .map import RegistryMap
 from .map import url_map as ready_made_map
 from .routes import RouteName
+from .table import SAFE_IN_PATH
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -57,11 +58,7 @@ class URLBuilder:
             raise ValueError(f"root {root!r} must have a path that starts with one '/'")
         self.root = path if relative else f"{parts.scheme}://{parts.netloc}{path}"
         """What every URL starts with."""
-        url_map = url_map or ready_made_map
-        self._routes = url_map.bind("registry.invalid")
-        self._grammars = {
-            name: converter.grammar for name, converter in url_map.dialect.converters.items()
-        }
+        self._table = (url_map or ready_made_map).table
 
     @classmethod
     def from_environ(
@@ -121,7 +118,7 @@ class URLBuilder:
         kind = "digest" if isinstance(reference, str) and ":" in reference else "tag"
         tags = _listed(tag)
         for one in tags:
-            self._grammars["tag"].check(one)
+            self._grammar("tag").check(one)
         if tags and kind == "tag":
             raise ValueError(f"manifest {reference!r} must be named by its digest to take tags")
         return self._url(RouteName.MANIFEST, {"name": name, kind: reference}, tag=tags, ns=ns)
@@ -149,7 +146,7 @@ class URLBuilder:
         :param query: whatever else the registry wants to be told.
         """
         if from_ is not None:
-            self._grammars["repository"].check(from_)
+            self._grammar("repository").check(from_)
         if digest_algorithm is not None:
             ALGORITHM.check(digest_algorithm)
         parameters = {
@@ -204,11 +201,16 @@ class URLBuilder:
         for name, value in (values or {}).items():
             if value is None:  # Werkzeug would take it for one that is not given
                 raise ValueError(f"{name} None must be a string")
-        path = self._routes.build(endpoint, dict(values or {}))
+        path = self._table.build(endpoint, values or {})
+        if path is None:
+            raise BuildError(endpoint, values or {}, None)
         return _with_query(f"{self.root}{path}", query)
 
+    def _grammar(self, converter: str) -> Grammar:
+        return self._table.dialect.converters[converter].grammar
+
     def _checked_digest(self, digest: str | None) -> str | None:
-        return digest if digest is None else self._grammars["digest"].check(digest)
+        return digest if digest is None else self._grammar("digest").check(digest)
 
 
 def _parsed(kind: str, url: str) -> SplitResult:

@@ -2,112 +2,89 @@
 
 from collections.abc import Iterator
 from random import Random
+from typing import NamedTuple
 from urllib.parse import quote
 
 SHA256 = "sha256:" + "0123456789abcdef" * 4
 SHA512 = "sha512:" + "0123456789abcdef" * 8
 
-# Of each kind, the valid ones first.
-COMPONENTS = [
-    *("a", "0", "library", "nginx", "a.b", "a_b", "a__b", "a-b", "a--b", "a---b", "x" * 300),
-    *("v2", "manifests", "blobs", "uploads", "tags", "list", "referrers", "latest", "catalog"),
-    *("A", "a..b", "a___b", "a.-b", "a_-b", "-a", "a-", ".a", "a.", "_a", "a_", "a+b", "a b"),
-    *(
-        "_catalog",
-        "_oci",
-        "localhost:5000",
-        "é",
-        "٣",
-        "\uff41",
-        "a\n",
-        "a\x00",
-        "a\\b",
-        "a%2fb",
-        "ß",
-    ),
-]
-TAGS = [
-    *("latest", "1.0", "_x", "A-Z.z_0", "list", "uploads", "t" * 128, "x.."),
-    *(
-        "t" * 129,
-        ".x",
-        "-x",
-        "",
-        "a b",
-        "a+b",
-        "été",
-        "latest\n",
-        "\nlatest",
-        "٣",
-        "a:b",
-        "..x",
-        "a%0a",
-        "…",
-    ),
-]
-DIGESTS = [
-    *(SHA256, SHA512, "md5:abc", "a+b.c-d_e:A=_-", "sha256+b64:abc=", "sha384:00"),
-    *(SHA256[:-1], SHA256 + "0", SHA256.upper(), SHA256.replace("a", "A"), SHA256 + "\n"),
-    *(SHA512[:-1], SHA512 + "0", "sha512:" + SHA256[7:], "sha256:" + SHA512[7:], "sha256:"),
-    *(":abc", "a:", "a:b:c", "a:b.c", "A:b", "a++b:c", "+a:b", "a+:b", "sha256", "sha256:٣", "é:a"),
-]
-UPLOAD_IDS = [
-    *("b8e1d5ae-3d4a-4e30-9b3f-6e4bd0a4b0d1", "RDk1_-==", "=", "-", "_", "a.b", "a.."),
-    *(
-        "uploads",
-        "latest",
-        "x" * 500,
-        SHA256,
-        ".a",
-        "...",
-        "a+b",
-        "a:b",
-        "a b",
-        "不",
-        "a\n",
-        "\x00",
-        "a\\b",
-        "",
-    ),
-]
-EXTENSIONS = [
-    *(
-        "oci",
-        "a.b",
-        "a-b_c",
-        "0",
-        "tags",
-        "list",
-        "manifests",
-        "blobs",
-        "uploads",
-        "catalog",
+
+class Values(NamedTuple):
+    """Values of one kind."""
+
+    valid: list[str]
+    malformed: list[str]
+
+    def one(self, random: Random) -> str:
+        """One of them, mostly a valid one."""
+        return random.choice(self.valid if random.random() < 0.8 else self.all)
+
+    @property
+    def all(self) -> list[str]:
+        return self.valid + self.malformed
+
+
+COMPONENTS = Values(
+    valid=[
+        *("a", "0", "library", "nginx", "a.b", "a_b", "a__b", "a-b", "a--b", "a---b", "x" * 300),
+        *("v2", "manifests", "blobs", "uploads", "tags", "list", "referrers", "latest", "catalog"),
+    ],
+    malformed=[
+        *("A", "a..b", "a___b", "a.-b", "a_-b", "-a", "a-", ".a", "a.", "_a", "a_", "a+b", "a b"),
+        *("_catalog", "_oci", "localhost:5000", "é", "٣", "\uff41", "a\n", "a\x00", "a\\b"),
+        *("a%2fb", "ß"),
+    ],
+)
+TAGS = Values(
+    valid=["latest", "1.0", "_x", "A-Z.z_0", "list", "uploads", "t" * 128, "x.."],
+    malformed=[
+        *("t" * 129, ".x", "-x", "", "a b", "a+b", "été", "latest\n", "\nlatest", "٣", "a:b"),
+        *("..x", "a%0a", "…"),
+    ],
+)
+DIGESTS = Values(
+    valid=[SHA256, SHA512, "md5:abc", "a+b.c-d_e:A=_-", "sha256+b64:abc=", "sha384:00"],
+    malformed=[
+        *(SHA256[:-1], SHA256 + "0", SHA256.upper(), SHA256.replace("a", "A"), SHA256 + "\n"),
+        *(SHA512[:-1], SHA512 + "0", "sha512:" + SHA256[7:], "sha256:" + SHA512[7:], "sha256:"),
+        *(":abc", "a:", "a:b:c", "a:b.c", "A:b", "a++b:c", "+a:b", "a+:b", "sha256", "sha256:٣"),
+        "é:a",
+    ],
+)
+UPLOAD_IDS = Values(
+    valid=[
+        *("b8e1d5ae-3d4a-4e30-9b3f-6e4bd0a4b0d1", "RDk1_-==", "=", "-", "_", "a.b", "a.."),
+        *("uploads", "latest", "x" * 500),
+    ],
+    malformed=[
+        *(SHA256, ".a", "...", "a+b", "a:b", "a b", "不", "a\n", "\x00", "a\\b", ""),
+    ],
+)
+EXTENSIONS = Values(
+    valid=[
+        *("oci", "a.b", "a-b_c", "0", "tags", "list", "manifests", "blobs", "uploads", "catalog"),
         "ext",
-    ),
-    *("", "A", "a--b", "a.", "_a", "a:b", "é", "a\n"),
-]
+    ],
+    malformed=["", "A", "a--b", "a.", "_a", "a:b", "é", "a\n"],
+)
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 QUERIES = ["", "", "", "?n=10&last=x", "?digest=sha256%3Aabc", "?mount=sha256:a&from=a/b", "?"]
 
 
-def one_of(random: Random, values: list[str], valid: int) -> str:
-    """One of `values`, more often one of the first `valid`."""
-    return random.choice(values if random.random() < 0.2 else values[:valid])
-
-
 def name(random: Random) -> str:
     length = random.choice([1, 1, 2, 2, 3, 6, 12])
-    return "/".join(one_of(random, COMPONENTS, 20) for _ in range(length))
+    return "/".join(COMPONENTS.one(random) for _ in range(length))
 
 
 def tail(random: Random) -> str:
     """What comes after a repository name."""
-    tag = one_of(random, TAGS, 8)
-    digest = one_of(random, DIGESTS, 6)
-    upload_id = one_of(random, UPLOAD_IDS, 9)
-    extension = "/".join(one_of(random, EXTENSIONS, 10) for _ in range(3))
+    tag = TAGS.one(random)
+    digest = DIGESTS.one(random)
+    upload_id = UPLOAD_IDS.one(random)
+    extension = "/".join(EXTENSIONS.one(random) for _ in range(3))
     route = [
         *(f"manifests/{tag}", f"manifests/{digest}", "tags/list", f"blobs/{digest}"),
+        f"manifests/{tag}",
         *("blobs/uploads/", f"blobs/uploads/{upload_id}", f"referrers/{digest}", f"_{extension}"),
     ]
     if random.random() < 0.8:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from werkzeug import exceptions
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
-from werkzeug.routing import Rule
+from werkzeug.routing import Map, Rule
 from werkzeug.test import Client, TestResponse
 from werkzeug.wrappers import Response
 
@@ -266,6 +266,27 @@ def test_a_path_of_two_endpoints_and_one_that_redirects() -> None:
     assert (response.status_code, response.headers["Allow"]) == (405, "GET, HEAD, PUT")
     assert Client(app).delete("/x").headers["Allow"] == "GET, HEAD, PUT"
     assert Client(app).post("/old").headers["Allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize("url_map", [DOCKER_1_5, "docker-1.5", RegistryMap, Map()])
+def test_what_is_not_a_registry_map_is_refused_when_the_app_is_made(url_map: Any) -> None:
+    with pytest.raises(TypeError, match=r"^url_map .* must be a RegistryMap"):
+        RegistryApp(url_map)
+
+
+def test_a_refusal_has_the_methods_that_have_a_view_wherever_they_are_from() -> None:
+    routes = RegistryMap(
+        rules=[
+            Rule("/v2/_catalog", endpoint="refresh", methods=["POST"]),
+            Rule("/v2/_catalog", endpoint="forget", methods=["DELETE"]),
+        ]
+    )
+    app = RegistryApp(routes)
+    app.view("catalog", "GET")(lambda request: Response())
+    app.view("refresh", "POST")(lambda request: Response())
+    for path, methods in {"/v2/_catalog": "GET, HEAD, POST", "/v2/_catalog/": "GET, HEAD"}.items():
+        response = Client(app).put(path)
+        assert (response.status_code, response.headers["Allow"]) == (405, methods)
 
 
 def test_a_view_for_head_alone_leaves_the_one_for_get() -> None:

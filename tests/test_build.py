@@ -6,11 +6,20 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from werkzeug.routing import BuildError, Map, Rule
+from werkzeug.datastructures import MultiDict
+from werkzeug.routing import BuildError, Map, Rule, Submount
 
-from registry_routes import CONVERTERS, DOCKER_1_5, Dialect, RegistryMap, RouteName
+from registry_routes import (
+    CONVERTERS,
+    DOCKER_1_5,
+    OCI_1_1,
+    Dialect,
+    RegistryMap,
+    RegistryRules,
+    RouteName,
+)
 from registry_routes.grammar import Grammar
 from registry_routes.routes import DIALECTS
 
@@ -26,13 +35,13 @@ MAPS = {
 }
 
 KINDS: dict[str, list[str]] = {
-    "name": ["library/nginx", *(f"a/{c}" for c in nasty.COMPONENTS), *nasty.COMPONENTS],
-    "tag": nasty.TAGS,
-    "digest": nasty.DIGESTS,
-    "uuid": nasty.UPLOAD_IDS,
-    "extension": nasty.EXTENSIONS,
-    "component": nasty.EXTENSIONS,
-    "module": nasty.EXTENSIONS,
+    "name": ["library/nginx", *(f"a/{c}" for c in nasty.COMPONENTS.all), *nasty.COMPONENTS.all],
+    "tag": nasty.TAGS.all,
+    "digest": nasty.DIGESTS.all,
+    "uuid": nasty.UPLOAD_IDS.all,
+    "extension": nasty.EXTENSIONS.all,
+    "component": nasty.EXTENSIONS.all,
+    "module": nasty.EXTENSIONS.all,
 }
 
 
@@ -232,6 +241,119 @@ class TestAsInWerkzeug:
             self.adapter.build("extension", values | {"name": self.name})
             == "/mount/r/v2/library/nginx/_oci/ext/discover"
         )
+
+
+CALLS: list[tuple[str, Any]] = [
+    ("base", {}),
+    ("base", None),
+    ("catalog", {"n": 3}),
+    ("tags", {"name": "a/b"}),
+    ("tags", {"name": "A/b"}),
+    ("tags", {"name": "a/b", "n": 3, "last": None}),
+    ("tags", MultiDict([("name", "a/b"), ("n", "1"), ("n", "2")])),
+    ("tags", MultiDict([("name", "a"), ("name", "b")])),
+    ("manifest", {"name": "a/b", "tag": "v1"}),
+    ("manifest", {"tag": "latest", "name": "a/b"}),
+    ("manifest", {"name": "a/b", "digest": SHA256}),
+    ("manifest", {"name": "a/b", "digest": SHA256, "tag": "v1"}),
+    ("manifest", {"name": "a/b", "tag": None}),
+    ("manifest", {"name": "a/b", "tag": 3}),
+    ("blob", {"name": "a/b", "digest": SHA256}),
+    ("blob-upload", {"name": "a/b"}),
+    ("blob-upload-chunk", {"name": "a/b", "uuid": "x="}),
+    ("blob-upload-chunk", {"name": "a/b", "uuid": "é %/"}),
+    ("blob-upload-chunk", {"name": "a/b", "uuid": "é %"}),
+    ("extension", {"extension": "a", "component": "b", "module": "c"}),
+    ("extension", {"extension": "a", "component": "b", "module": "c", "name": "a/b"}),
+    ("nothing", {"name": "a/b"}),
+    ("token", {}),
+]
+
+
+@example(OCI_1_1, "", "sub", "https", None, CALLS[2], {"force_external": True})
+@settings(max_examples=300)
+@given(
+    dialect=st.sampled_from([*DIALECTS.values()]),
+    prefix=st.sampled_from(["", "/r", "/100%/%x", "/a>b é"]),
+    default_subdomain=st.sampled_from(["", "", "sub"]),
+    bound_scheme=st.sampled_from(["http", "https", "ws", "wss", ""]),
+    subdomain=st.sampled_from([None, None, "sub", ""]),
+    call=st.sampled_from(CALLS),
+    arguments=st.fixed_dictionaries(
+        {},
+        optional={
+            "method": st.sampled_from([None, "GET", "POST", "PUT"]),
+            "force_external": st.booleans(),
+            "url_scheme": st.sampled_from(["", "http", "https", "ws", "wss", "ftp", None]),
+            "append_unknown": st.booleans(),
+        },
+    ),
+)
+def test_every_url_is_as_a_plain_map_builds_it(
+    dialect: Dialect,
+    prefix: str,
+    default_subdomain: str,
+    bound_scheme: str,
+    subdomain: str | None,
+    call: tuple[str, Any],
+    arguments: dict[str, Any],
+) -> None:
+    """On an adapter bound for WebSockets too."""
+    token = Rule("/v2/token", endpoint="token")
+    ours = RegistryMap(
+        dialect, prefix=prefix, rules=[token.empty()], default_subdomain=default_subdomain
+    )
+    plain = Map(
+        [Submount(prefix, [RegistryRules(dialect)]), token], default_subdomain=default_subdomain
+    )
+
+    def built(url_map: Map) -> Any:
+        adapter = url_map.bind("registry.example", "/m", subdomain, bound_scheme)
+        try:
+            return adapter.build(*call, **arguments)
+        except BuildError:
+            return BuildError
+        except ValueError as error:
+            return str(error)
+
+    assert built(ours) == built(plain)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "values", "message"),
+    [
+        (
+            "manifest",
+            {"name": "a"},
+            "endpoint 'manifest' must be built with name and digest, or with name and tag, not with name alone",
+        ),
+        ("tags", {}, "endpoint 'tags' must be built with name, not with nothing alone"),
+        (
+            "extension",
+            {"name": "a", "module": None},
+            "endpoint 'extension' must be built with extension and component and module, or with name and extension and component and module, not with name alone",
+        ),
+    ],
+)
+def test_what_is_missing_is_said_of_every_route_of_the_endpoint(
+    endpoint: str, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BuildError) as error:
+        RegistryMap().bind("registry.example").build(endpoint, values)
+    assert str(error.value) == message
+    assert (error.value.endpoint, error.value.method) == (endpoint, None)
+
+
+@pytest.mark.parametrize(("endpoint", "method"), [("nothing", None), ("blob", "POST")])
+def test_what_is_not_about_variables_is_as_werkzeug_says_it(
+    endpoint: str, method: str | None
+) -> None:
+    errors = []
+    for url_map in RegistryMap(), Map([RegistryRules()]):
+        with pytest.raises(BuildError) as error:
+            url_map.bind("h").build(endpoint, {"name": "a", "digest": SHA256}, method)
+        errors.append(str(error.value))
+    assert errors[0] == errors[1]
 
 
 def test_route_names_are_the_endpoints() -> None:

@@ -137,7 +137,7 @@ def test_what_is_printed(
         ("match --root https://h http://h/v2/", "URL 'http://h/v2/' must be under the root"),
         ("match --root https://h/a%20b https://h/a%20b/v2", "308 Permanent Redirect: /a%20b/v2/"),
         ("build --prefix // base", "prefix '//' must start with '/'"),
-        ("match --prefix /<foo:x> /v2/", "prefix '/<foo:x>' must be a path without variables"),
+        ("match --prefix /<foo:x> /v2/", "prefix '/<foo:x>' must have no variables"),
     ],
 )
 def test_what_fails_is_said_and_the_exit_status_is_1(

@@ -1,6 +1,5 @@
 """The same routes under a prefix, mounted, in a map of one's own, and in Flask."""
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -64,14 +63,6 @@ def test_under_a_prefix(prefix: str) -> None:
         assert_routes(adapter, prefix.rstrip("/"))
 
 
-@pytest.mark.parametrize(
-    "prefix", ["registry", "//", "//registry", "/a//b", "/a/../b", "/./a", "."]
-)
-def test_a_prefix_that_no_clean_path_has_is_refused(prefix: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"prefix {prefix!r} must start with '/'")):
-        RegistryMap(prefix=prefix)
-
-
 @pytest.mark.parametrize("dialect", ["docker-1.5", [], None, CONVERTERS])
 def test_what_is_no_dialect_is_named(dialect: Any) -> None:
     for kind in RegistryMap, RegistryRules:
@@ -99,6 +90,7 @@ def test_a_converter_of_ones_own_may_have_a_name_that_the_registry_uses() -> Non
 
 
 def test_within_werkzeugs_factories() -> None:
+    """There the routes match and build as everywhere, with Werkzeug's own slashes."""
     own = RegistryMap(
         prefix="/plain",
         rules=[
@@ -115,14 +107,18 @@ def test_within_werkzeugs_factories() -> None:
     assert adapter.match("/y/v2/a/b/tags/list", "POST") == ("e.tags", {"name": "a/b"})
     assert not adapter.test("/y/v2/a/tags/list")
     for path, location in {
-        "/x/v2": "/x/v2/",
-        "/t/one/v2//a/tags/list/": "/t/one/v2/a/tags/list",
-        "/y/v2/a/b/tags/list/": "/y/v2/a/b/tags/list",
-        "/t/x/../one/v2": "/t/one/v2/",
+        "/plain/v2": "/plain/v2/",
+        "/x/v2": "http://registry.example/x/v2/",
+        "/t/one/v2": "http://registry.example/t/one/v2/",
+        "/x//v2/": "http://registry.example/x/v2/",
     }.items():
         with pytest.raises(RequestRedirect) as redirect:
             adapter.match(path)
         assert redirect.value.new_url == location
+    for path in "/x/v2/a/tags/list/", "/x/v2/./", "/x/v2/A/tags/list":
+        with pytest.raises(NotFound) as error:
+            adapter.match(path)
+        assert type(error.value) is NotFound
     assert_routes(own.bind("registry.example", subdomain="sub"), "/s", "s.")
     assert adapter.build("tags", {"name": "a", "tenant": "one"}) == "/t/one/v2/a/tags/list"
     with pytest.raises(ValueError, match="must be lowercase"):

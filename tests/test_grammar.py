@@ -35,7 +35,14 @@ values = (
     | st.text(alphabet="aA0._-/:+=\n\x00é٣", max_size=20)
     | st.text(alphabet="a._-/", max_size=12)
     | st.lists(
-        st.sampled_from([*nasty.COMPONENTS, *nasty.TAGS, *nasty.DIGESTS, *nasty.UPLOAD_IDS]),
+        st.sampled_from(
+            [
+                *nasty.COMPONENTS.all,
+                *nasty.TAGS.all,
+                *nasty.DIGESTS.all,
+                *nasty.UPLOAD_IDS.all,
+            ]
+        ),
         max_size=6,
     ).map("/".join)
     | st.integers(60, 68).map(lambda n: "sha256:" + "a" * n)

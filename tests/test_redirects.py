@@ -195,8 +195,8 @@ def test_a_client_that_follows_keeps_method_and_body() -> None:
     assert client.head("/v2/a/tags/list/").location == "/v2/a/tags/list"
 
 
-class TestRulesOfTheUsersOwn:
-    """They are treated as Werkzeug treats them."""
+class TestYourRules:
+    """Werkzeug treats them as in any map."""
 
     url_map = RegistryMap(
         rules=[
@@ -210,7 +210,7 @@ class TestRulesOfTheUsersOwn:
     )
     adapter = url_map.bind("registry.example")
 
-    def test_a_rule_that_matches_as_it_stands_comes_first(self) -> None:
+    def test_a_rule_gets_what_is_not_a_route(self) -> None:
         assert self.adapter.match("/v2/_x/y/z/") == ("mine", {})
         assert self.adapter.match("/any/v2//") == ("any", {"rest": "v2//"})
         assert self.adapter.match("//any/x") == ("any", {"rest": "x"})
@@ -238,16 +238,61 @@ class TestRulesOfTheUsersOwn:
             assert error.value.new_url == url
 
 
-def test_a_redirect_goes_to_the_rules_own_ending_whoever_matches() -> None:
-    beside = [Rule("/<path:rest>", endpoint="rest", methods=["POST"])]  # so Werkzeug is asked
-    for rules in [], beside:
-        adapter = RegistryMap(strict_slashes=False, rules=rules).bind("registry.example")
-        for path, location in {
-            "//v2": "/v2/",
-            "/v2//": "/v2/",
-            "/v2//_catalog/": "/v2/_catalog",
-            "/v2/_catalog//": "/v2/_catalog",
-        }.items():
-            with pytest.raises(RequestRedirect) as redirect:
-                adapter.match(path)
-            assert redirect.value.new_url == location
+@pytest.mark.parametrize(
+    "rest", [[], [Rule("/v2/token", endpoint="token")]], ids=["alone", "beside"]
+)
+class TestSlashesAreTheMapsAffair:
+    """Served, redirected or left as they are, with and without another rule under the root."""
+
+    def adapter(self, rest: list[Rule], **options: Any) -> MapAdapter:
+        return RegistryMap(rules=[one.empty() for one in rest], **options).bind("registry.example")
+
+    @pytest.mark.parametrize(
+        ("options", "path", "answer"),
+        [
+            ({}, "/v2", "/v2/"),
+            ({}, "/v2//", "/v2/"),
+            ({}, "//v2/_catalog", "/v2/_catalog"),
+            ({}, "/v2/_catalog//", "/v2/_catalog"),
+            ({"strict_slashes": False}, "/v2", ("base", {})),
+            ({"strict_slashes": False}, "/v2/_catalog/", ("catalog", {})),
+            ({"strict_slashes": False}, "/v2//", "/v2/"),
+            ({"strict_slashes": False}, "//v2", "/v2/"),
+            ({"strict_slashes": False}, "/v2/x/..", "/v2/"),
+            ({"merge_slashes": False}, "/v2", "/v2/"),
+            ({"merge_slashes": False}, "/v2//", NotFound),
+            ({"merge_slashes": False}, "//v2/", ("base", {})),
+            ({"merge_slashes": False}, "//v2", "/v2/"),
+            ({"merge_slashes": False}, "/v2/_catalog//", NotFound),
+            ({"merge_slashes": False}, "/v2/x/../_catalog", NotFound),
+            ({"merge_slashes": False}, "/v2//a/tags/list", NameInvalid),
+            ({"merge_slashes": False, "strict_slashes": False}, "/v2//", NotFound),
+            ({"merge_slashes": False, "strict_slashes": False}, "/v2", ("base", {})),
+            ({"merge_slashes": False, "strict_slashes": False}, "/v2/_catalog/", ("catalog", {})),
+        ],
+    )
+    def test_as_the_map_says(
+        self, rest: list[Rule], options: dict[str, Any], path: str, answer: Any
+    ) -> None:
+        adapter = self.adapter(rest, **options)
+        if isinstance(answer, tuple):
+            assert adapter.match(path) == answer
+            return
+        with pytest.raises(RequestRedirect if isinstance(answer, str) else answer) as raised:
+            adapter.match(path)
+        assert getattr(raised.value, "new_url", answer) == answer
+
+    def test_as_it_says_now(self, rest: list[Rule]) -> None:
+        """They may be set later, as Flask's users do."""
+        adapter = self.adapter(rest)
+        for strict in True, False, True:
+            adapter.map.strict_slashes = strict
+            if strict:
+                with pytest.raises(RequestRedirect):
+                    adapter.match("/v2/_catalog/")
+            else:
+                assert adapter.match("/v2/_catalog/") == ("catalog", {})
+        for merge in True, False, True:
+            adapter.map.merge_slashes = merge
+            with pytest.raises(RequestRedirect if merge else NotFound):
+                adapter.match("/v2//_catalog")

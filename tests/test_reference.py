@@ -77,9 +77,11 @@ def test_the_reference_has_every_route() -> None:
 
 @given(
     st.text(alphabet="/._-:ab0A\n\x00é\\%", max_size=30)
-    | st.lists(st.sampled_from(nasty.COMPONENTS + nasty.TAGS), max_size=8).map("/".join)
+    | st.lists(st.sampled_from(nasty.COMPONENTS.all + nasty.TAGS.all), max_size=8).map("/".join)
     | st.randoms(use_true_random=False).map(lambda random: nasty.name(Random(random.random()))),
-    st.sampled_from(nasty.TAGS + nasty.DIGESTS + nasty.UPLOAD_IDS + ["list", "uploads", ""]),
+    st.sampled_from(
+        nasty.TAGS.all + nasty.DIGESTS.all + nasty.UPLOAD_IDS.all + ["list", "uploads", ""]
+    ),
     st.sampled_from(["manifests", "tags", "blobs", "blobs/uploads", "referrers", "_oci/ext", ""]),
     st.sampled_from(nasty.METHODS),
 )

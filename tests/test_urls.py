@@ -1,6 +1,8 @@
 """URLs that clients and servers build and follow."""
 
+import copy
 import inspect
+import pickle
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
@@ -9,12 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.exceptions import SecurityError
 from werkzeug.middleware.proxy_fix import ProxyFix
-from werkzeug.test import Client
+from werkzeug.routing import BuildError, Rule
+from werkzeug.test import Client, create_environ
 from werkzeug.wrappers import Request, Response
 
 from registry_routes import (
     DOCKER_1_5,
+    OCI_1_1,
     RegistryMap,
+    RegistryRequest,
     RouteName,
     URLBuilder,
     resolve_location,
@@ -362,3 +367,31 @@ def test_what_is_built_for_a_query_is_what_a_server_reads() -> None:
     query = urlsplit(URLBuilder("https://h").tags("a", n=3, last="a b")).query
     assert parse_qsl(urlsplit(built).query) == parse_qsl(query)
     assert parse_qs(query) == {"n": ["3"], "last": ["a b"]}
+
+
+@pytest.mark.parametrize(
+    "url_map",
+    [
+        RegistryMap(DOCKER_1_5, prefix="/r", rules=[Rule("/v2/t", endpoint=lambda: None)]),
+        RegistryMap(OCI_1_1.subset("tags", "manifest"), prefix="/r"),
+    ],
+    ids=["another dialect", "a subset"],
+)
+def test_a_builder_can_be_pickled_whatever_else_is_in_its_map(url_map: RegistryMap) -> None:
+    """It needs the dialect and the prefix."""
+    urls = URLBuilder("https://registry.example/m", url_map=url_map)
+    for again in pickle.loads(pickle.dumps(urls)), copy.deepcopy(urls):
+        assert again.tags("a/b") == "https://registry.example/m/r/v2/a/b/tags/list"
+        with pytest.raises(ValueError, match="must be lowercase"):
+            again.tags("A/b")
+        with pytest.raises(BuildError):
+            again.catalog()
+
+
+def test_a_map_that_matches_hosts_builds_the_same_urls() -> None:
+    url_map = RegistryMap(host_matching=True)
+    environ = create_environ("/v2/", "https://registry.example/m")
+    assert URLBuilder("https://h", url_map=url_map).base() == "https://h/v2/"
+    urls = URLBuilder.from_environ(environ, url_map=url_map)
+    assert urls.tags("a") == "https://registry.example/m/v2/a/tags/list"
+    assert RegistryRequest(environ, url_map).urls.tags("a") == "/m/v2/a/tags/list"

@@ -1,0 +1,181 @@
+"""`LateMap`: a `werkzeug.routing.Map` that binds to a request late, for speed.
+
+What a match does not need is worked out when it is first asked for: to bind takes Werkzeug several
+times as long as to match takes this package.
+"""
+
+import warnings
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from urllib.parse import quote
+
+from werkzeug.routing import Map, MapAdapter
+from werkzeug.wsgi import get_host
+
+from .table import SAFE_IN_PATH
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+    from werkzeug.wrappers import Request
+
+#: What stays as it is in a query that is encoded already.
+SAFE_IN_QUERY = "%?" + SAFE_IN_PATH
+
+_MOST_HOSTS = 1000
+
+
+def _late(name: str) -> Any:
+    """An attribute that a late adapter gets from a full one."""
+    return cached_property(lambda adapter: getattr(adapter._full, name))
+
+
+class LateMapAdapter(MapAdapter):
+    """The adapter of a `LateMap`."""
+
+    _environ: "WSGIEnvironment"
+
+    @classmethod
+    def full(cls, adapter: MapAdapter) -> Self:
+        """An adapter of this class, bound as `adapter` is."""
+        if isinstance(adapter, cls):
+            return adapter
+        return cls(
+            map=adapter.map,
+            server_name=adapter.server_name,
+            script_name=adapter.script_name,
+            subdomain=adapter.subdomain,
+            url_scheme=adapter.url_scheme,
+            path_info=adapter.path_info,
+            default_method=adapter.default_method,
+            query_args=adapter.query_args,
+        )
+
+    @classmethod
+    def late(cls, url_map: Map, environ: "WSGIEnvironment") -> Self:
+        """An adapter bound to `environ` as it is now, with no more than a match needs."""
+        bound = cls.__new__(cls)
+        path: str = environ.get("PATH_INFO", "/")
+        bound.path_info = (
+            path if path.isascii() else path.encode("latin-1").decode(errors="replace")
+        )
+        bound.map = url_map
+        bound.subdomain = ""
+        bound.default_method = environ["REQUEST_METHOD"]
+        bound.websocket = False
+        bound._environ = dict(environ)
+        return bound
+
+    @cached_property
+    def _full(self) -> MapAdapter:
+        return _bound_by_werkzeug(self.map, self._environ)
+
+    server_name: str = _late("server_name")
+    script_name: str = _late("script_name")
+    url_scheme: str = _late("url_scheme")
+    query_args: Mapping[str, Any] | str | None = _late("query_args")
+
+
+Adapter = TypeVar("Adapter", bound=LateMapAdapter)
+
+
+class LateMap(Map, Generic[Adapter]):
+    """A `werkzeug.routing.Map` that binds fast, and keeps a query as it came."""
+
+    adapter_class: type[Adapter]
+    """What `bind` and `bind_to_environ` return."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._known_hosts: set[str] = set()
+        super().__init__(*args, **options)
+
+    def bind(
+        self,
+        server_name: str,
+        script_name: str | None = None,
+        subdomain: str | None = None,
+        url_scheme: str = "http",
+        default_method: str = "GET",
+        path_info: str | None = None,
+        query_args: Mapping[str, Any] | str | None = None,
+    ) -> Adapter:
+        """An adapter for a host. As `werkzeug.routing.Map.bind`."""
+        adapter = super().bind(
+            server_name,
+            script_name,
+            subdomain,
+            url_scheme,
+            default_method,
+            path_info,
+            query_args,
+        )
+        return self.adapter_class.full(adapter)
+
+    def bind_to_environ(
+        self,
+        environ: "WSGIEnvironment | Request",
+        server_name: str | None = None,
+        subdomain: str | None = None,
+    ) -> Adapter:
+        """An adapter for a request. As `werkzeug.routing.Map.bind_to_environ`."""
+        # Only a plain environ is bound late: Werkzeug may check more of a request, and of a host
+        # that it has not seen.
+        if type(environ) is dict and server_name is None and subdomain is None:
+            host = environ.get("HTTP_HOST")
+            if (
+                host in self._known_hosts
+                and environ["wsgi.url_scheme"] in ("http", "https")
+                and "HTTP_UPGRADE" not in environ
+                and not (self.host_matching or self.default_subdomain)
+            ):
+                return self.adapter_class.late(self, environ)
+            adapter = _bound_by_werkzeug(self, environ)
+            if host is not None:
+                if len(self._known_hosts) >= _MOST_HOSTS:
+                    self._known_hosts.clear()
+                self._known_hosts.add(host)
+            return self.adapter_class.full(adapter)
+        is_outside = (
+            server_name is not None and subdomain is None and self._is_outside(server_name, environ)
+        )
+        if is_outside:  # as Werkzeug takes it; from 3.2 on, which has the attribute
+            is_new = hasattr(self, "subdomain_matching")
+            subdomain = self.default_subdomain if is_new else "<invalid>"
+        adapter = _bound_by_werkzeug(self, environ, server_name, subdomain)
+        if is_outside:  # Werkzeug would name the line above
+            warnings.warn(
+                f"Current server name {_host_of(environ)!r} doesn't match configured server name"
+                f" {server_name!r}",
+                stacklevel=2,
+            )
+        return self.adapter_class.full(adapter)
+
+    def _is_outside(self, server_name: str, environ: "WSGIEnvironment | Request") -> bool:
+        """Whether the request's host has no subdomain of `server_name`, and should have one."""
+        if not getattr(self, "subdomain_matching", not self.host_matching):
+            return False
+        scheme = _plain(environ)["wsgi.url_scheme"]
+        port = ":443" if scheme in ("https", "wss") else ":80"
+        return not f".{_host_of(environ)}".endswith(f".{server_name.lower().removesuffix(port)}")
+
+
+def _bound_by_werkzeug(
+    url_map: Map,
+    environ: "WSGIEnvironment | Request",
+    server_name: str | None = None,
+    subdomain: str | None = None,
+) -> MapAdapter:
+    adapter = Map.bind_to_environ(url_map, environ, server_name, subdomain)
+    if "\ufffd" in (adapter.query_args or ""):  # a byte that is not UTF-8: it stays as it was
+        query: str = _plain(environ)["QUERY_STRING"]
+        adapter.query_args = quote(query, safe=SAFE_IN_QUERY, encoding="latin-1")
+    return adapter
+
+
+def _plain(environ: Any) -> "WSGIEnvironment":
+    plain: WSGIEnvironment = getattr(environ, "environ", environ)
+    return plain
+
+
+def _host_of(environ: "WSGIEnvironment | Request") -> str:
+    return get_host(_plain(environ)).lower()

@@ -1,0 +1,301 @@
+"""`RouteTable`: a dialect's routes, compiled: what a path means, and what path a route has.
+
+These are pure functions of paths and methods, without HTTP and without a map.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from itertools import count, permutations
+from operator import itemgetter
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from .converters import GrammarConverter
+from .errors import RegistryError, RouteUnknown
+from .grammar import Grammar
+from .routes import OCI_1_1, Dialect, Route
+
+#: What the URL standard leaves as it is in a path segment, and "/".
+SAFE_IN_PATH = "!$&'()*+,/:;=@"
+
+
+class Meaning(NamedTuple):
+    """What is meant by a path that does not match."""
+
+    route: Route
+    values: dict[str, str]
+    """The values of the route's variables."""
+    path: str
+    """The canonical path: with a slash at its end if the route has one, else without."""
+
+
+class RouteTable:
+    """A dialect's routes under a prefix. It is compiled once, and never changes.
+
+    >>> table = RouteTable()
+    >>> route, values = table.match("/v2/library/nginx/tags/list", "GET")
+    >>> route.endpoint, values
+    ('tags', {'name': 'library/nginx'})
+    >>> table.match("/v2/library/nginx/tags/list/", "GET")
+    >>> table.explain("/v2/library/nginx/tags/list/", "GET").path
+    '/v2/library/nginx/tags/list'
+    >>> table.explain("/v2/library/Nginx/tags/list", "GET")
+    <NameInvalid '400: Bad Request'>
+    >>> table.build("tags", {"name": "library/nginx"})
+    '/v2/library/nginx/tags/list'
+
+    :param dialect: the routes.
+    :param prefix: a path before every route, such as ``/registry``. Raises `ValueError` for one
+        that no clean path begins with, and for one that has a variable.
+    """
+
+    def __init__(self, dialect: Dialect = OCI_1_1, prefix: str = "") -> None:
+        if prefix and clean_path(prefix) != prefix:
+            raise ValueError(
+                f"prefix {prefix!r} must start with '/' and have no empty, '.' or '..' segment"
+            )
+        if "<" in prefix:
+            raise ValueError(f"prefix {prefix!r} must have no variables")
+        self.dialect = dialect
+        self.prefix = prefix.rstrip("/")
+        self.root = self.prefix + dialect.root
+        """The path that all the routes are under, without its trailing slash."""
+        self._exact = _expression(
+            dialect, _exact_pattern, {self.prefix + route.path: route for route in dialect.routes}
+        )
+        # What may be meant: below the root, or after a name there, each with either ending. The
+        # last route first, so that the reference of a manifest is a tag if it may be one.
+        below: dict[str, Route] = {}
+        after_name: dict[str, Route] = {}
+        for route in (*dialect.left_out, *dialect.routes)[::-1]:
+            path = route.path.removeprefix(dialect.root)
+            paths = after_name if path.startswith("/<") else below
+            path = re.sub("^/<[^>]*>", "", path)
+            paths |= {path: route, other_ending(path): route}
+        self._below_root = _expression(dialect, _loose_pattern, below)
+        self._after_name = _expression(dialect, _loose_pattern, after_name)
+        self._most_slashes = max((path.count("/") for path in after_name), default=0)
+        #: By the endpoint and the names of the variables, these in any order.
+        self._templates = {
+            (route.endpoint, *names): template
+            for route in dialect.routes
+            for template in [_template(self, route)]
+            for names in permutations(dialect.variables(route))
+        }
+
+    def __reduce__(self) -> Any:
+        return RouteTable, (self.dialect, self.prefix)
+
+    def match(self, path: str, method: str) -> tuple[Route, dict[str, str]] | None:
+        """The route that `path` is, and its values; `None` if no route is it, or not by `method`.
+
+        The path is percent-decoded, and the method in capitals.
+        """
+        hit = self._exact.fullmatch(path)
+        if hit is None:
+            return None
+        route, groups = self._exact.ends[hit.lastindex]
+        if route.taken_methods is not None and method not in route.taken_methods:
+            return None
+        return route, {name: hit[group] for name, group in groups}
+
+    def explain(self, path: str, method: str) -> Meaning | RegistryError | None:
+        """What is meant by a path that does not match: a route, with another method or another
+        ending; or else the error that says which value is malformed, or that there is no such
+        route; `None` if the path is not one of the API.
+
+        `path` is clean; see `clean_path`. What is wrong with a malformed tag depends on `method`.
+        """
+        if not self.is_under_root(path):
+            return None
+        fault: RegistryError | None = None
+        for route, values in self._meant(path):
+            left_out = route in self.dialect.left_out
+            error = RouteUnknown() if left_out else self._fault(route, values, method)
+            if error is None:
+                has_its_ending = path.endswith("/") == route.path.endswith("/")
+                return Meaning(route, values, path if has_its_ending else other_ending(path))
+            fault = fault or error
+        return fault or RouteUnknown()
+
+    def _meant(self, path: str) -> Iterator[tuple[Route, dict[str, str]]]:
+        """What a path under the root may mean, the longest name first; and its values, be they
+        well-formed or not.
+
+        Where the name may end is sought from the end of the path, so most of the path is not read.
+        """
+        root = len(self.root)
+        if hit := self._below_root.fullmatch(path, root):
+            route, groups = self._below_root.ends[hit.lastindex]
+            yield route, {name: hit[group] for name, group in groups}
+        slash = len(path)
+        for _ in range(self._most_slashes):
+            slash = path.rfind("/", root + 1, slash)
+            if slash < 0:
+                return
+            if hit := self._after_name.fullmatch(path, slash):
+                route, groups = self._after_name.ends[hit.lastindex]
+                first = next(iter(self.dialect.variables(route)))
+                values = {name: hit[group] for name, group in groups}
+                yield route, {first: path[root + 1 : slash], **values}
+
+    def _fault(self, route: Route, values: Mapping[str, str], method: str) -> RegistryError | None:
+        for name, converter in self.dialect.variables(route).items():
+            if complaint := converter.grammar.complaint(values[name]):
+                return converter.malformed(method)(complaint, detail={name: values[name]})
+        return None
+
+    def variables(self, endpoint: str) -> list[list[str]]:
+        """The variables of each route of `endpoint`."""
+        routes = (route for route in self.dialect.routes if route.endpoint == endpoint)
+        return [list(self.dialect.variables(route)) for route in routes]
+
+    def build(self, endpoint: str, values: Mapping[str, Any]) -> str | None:
+        """The path of the route of `endpoint` that has the variables in `values`, these and no
+        others; `None` if there is none.
+
+        Raises `ValueError`, which names the value and the rule it broke, if a value is malformed.
+        """
+        template = self._templates.get((endpoint, *values))
+        if template is None:
+            return None
+        variables, path, in_order = template
+        for name, _, fullmatch in variables:
+            value = values[name]
+            if type(value) is not str or fullmatch(value) is None:
+                break
+        else:
+            return path % in_order(values)
+        if None in values.values():  # which Werkzeug takes for one that is not given
+            return None
+        checked = {name: grammar.check(values[name]) for name, grammar, _ in variables}
+        return path % in_order({name: _quoted(value) for name, value in checked.items()})
+
+    def is_under_root(self, path: str) -> bool:
+        """Whether `path` is the root of the API or under it, by whole segments."""
+        return path == self.root or path.startswith(f"{self.root}/")
+
+
+class _End(NamedTuple):
+    """The end of a route's path in an expression."""
+
+    route: Route
+    groups: tuple[tuple[str, int], ...]
+    """Each variable, and the group of the expression that has its value."""
+
+
+class _Expression(NamedTuple):
+    fullmatch: Callable[..., re.Match[str] | None]
+    ends: dict[int | None, _End]
+    """By the number of the last group that matched: an empty one at each end."""
+
+
+class _Template(NamedTuple):
+    variables: tuple[tuple[str, Grammar, Callable[[str], object]], ...]
+    """Each variable, its grammar, and what matches a value that a path can have as it is."""
+    path: str
+    """The path, with "%s" for each value."""
+    in_order: Callable[[Mapping[str, Any]], object]
+    """Takes what fills the path out of a mapping."""
+
+
+def _exact_pattern(converter: type[GrammarConverter]) -> str:
+    return converter.grammar.pattern
+
+
+def _loose_pattern(converter: type[GrammarConverter]) -> str:
+    return converter.looks_like or converter.grammar.pattern
+
+
+def _expression(
+    dialect: Dialect,
+    pattern_of: Callable[[type[GrammarConverter]], str],
+    routes: Mapping[str, Route],
+) -> _Expression:
+    """One expression for several routes by their paths: a tree of what the paths have in common.
+
+    Of the texts and the values that may follow one another, a text is tried first.
+    """
+    tree: dict[Any, Any] = {}
+    for path, route in routes.items():
+        converters = dialect.variables(route)
+        branch = tree
+        for text, name in re.findall(r"(/|[^</]+)|<\w+:(\w+)>", path):
+            branch = branch.setdefault(text or (name, pattern_of(converters[name])), {})
+        branch[_END] = route
+    ends: dict[int | None, _End] = {}
+    return _Expression(re.compile(_joined(tree, (), count(1), ends)).fullmatch, ends)
+
+
+_END = ""  # in the tree, where a path ends
+
+
+def _joined(
+    tree: dict[Any, Any],
+    groups: tuple[tuple[str, int], ...],
+    numbers: Iterator[int],
+    ends: dict[int | None, _End],
+) -> str:
+    """The pattern of a tree that follows `groups`; its own have the next `numbers`."""
+    alternatives = []
+    for piece, rest in sorted(tree.items(), key=lambda branch: isinstance(branch[0], tuple)):
+        if piece == _END:
+            ends[next(numbers)] = _End(rest, groups)
+            alternatives.append("()")
+        elif isinstance(piece, str):
+            alternatives.append(re.escape(piece) + _joined(rest, groups, numbers, ends))
+        else:
+            name, pattern = piece
+            more = (*groups, (name, next(numbers)))
+            alternatives.append(f"({pattern}){_joined(rest, more, numbers, ends)}")
+    return alternatives[0] if len(alternatives) == 1 else f"(?:{'|'.join(alternatives)})"
+
+
+_matches_nothing = re.compile("(?!)").fullmatch
+
+
+def _template(table: RouteTable, route: Route) -> _Template:
+    grammars = {name: one.grammar for name, one in table.dialect.variables(route).items()}
+    texts = re.split("<[^>]*>", table.prefix + route.path)
+    return _Template(
+        tuple(
+            (name, grammar, grammar.fullmatch if grammar.is_url_safe else _matches_nothing)
+            for name, grammar in grammars.items()
+        ),
+        "%s".join(_quoted(text).replace("%", "%%") for text in texts),
+        itemgetter(*grammars) if grammars else lambda values: (),
+    )
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe=SAFE_IN_PATH)
+
+
+def other_ending(path: str) -> str:
+    """`path` without the slash at its end, or with one if it has none."""
+    return path.removesuffix("/") if path.endswith("/") else f"{path}/"
+
+
+_may_be_unclean = re.compile("/[/.]").search
+
+
+def clean_path(path: str) -> str:
+    """`path` without empty, ``.`` and ``..`` segments, as gorilla/mux cleans it.
+
+    >>> clean_path("/v2//library/x/../nginx/./tags/list/")
+    '/v2/library/nginx/tags/list/'
+    """
+    # (`posixpath.normpath` keeps two leading slashes, and in some Pythons stops at a NUL.)
+    if path.startswith("/") and _may_be_unclean(path) is None:
+        return path
+    path = re.sub("/{2,}", "/", f"/{path}")
+    if "/." not in path:
+        return path
+    kept: list[str] = []
+    for segment in path.split("/"):
+        if segment == "..":
+            del kept[-1:]
+        elif segment not in ("", "."):
+            kept.append(segment)
+    cleaned = "/" + "/".join(kept)
+    return f"{cleaned}/" if kept and path.endswith("/") else cleaned

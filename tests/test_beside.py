@@ -1,0 +1,450 @@
+"""Your rules beside the table: the table first, then Werkzeug, then the table explains."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from random import Random
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+from werkzeug.routing import (
+    EndpointPrefix,
+    Map,
+    MapAdapter,
+    RequestRedirect,
+    Rule,
+    RuleFactory,
+    Subdomain,
+    Submount,
+)
+
+from registry_routes import CONVERTERS, DOCKER_1_5, OCI_1_1, Dialect, RegistryMap, RegistryRules
+from registry_routes.converters import TagConverter
+from registry_routes.errors import NameInvalid, RegistryError, RouteUnknown, Unsupported
+from registry_routes.routes import DIALECTS
+from registry_routes.table import RouteTable
+
+from . import nasty
+from .nasty import SHA256
+from .reference import EXAMPLES
+from .wsgi import decoded_path, other_ending
+
+TAGS, NGINX = "/v2/a/tags/list", "/v2/library/nginx/tags/list"
+
+
+class Beside(NamedTuple):
+    """A rule beside the registry's, made anew for each map, and paths that it may be asked for."""
+
+    id: str
+    make: Callable[[], RuleFactory]
+    paths: tuple[str, ...]
+
+
+def rule(path: str, *paths: str, **options: Any) -> Beside:
+    said = "".join(f" {name}={value}" for name, value in options.items())
+    return Beside(
+        path + said, lambda: Rule(path, **{"endpoint": f"mine {path}", **options}), paths or (path,)
+    )
+
+
+# What the issue of shadowing names: with each of them, every route matches and builds as without.
+NAMED = [
+    rule("/v2/token", "/v2/token", "/v2//token", "/v2/token/", "/v2/token/tags/list"),
+    rule("/static/<path:filename>", "/static/v2/", "/static/v2/../x", "/static"),
+    rule("/<path:rest>", TAGS, "/v2", "/v2/A/tags/list", "/v2//a/tags/list", "/x//y", "/v2/nope"),
+    rule("/v2/<path:rest>", TAGS, "/v2/", "/v2/A", "/v2/a/b/c/", "/v2//a/tags/list"),
+    rule(NGINX, NGINX, "/v2/library//nginx/tags/list", f"/{NGINX}", f"{NGINX}/"),
+    rule("/v2/_catalog", methods=["POST"]),
+    rule("/v2/<x>/tags/list", TAGS, "/v2/A/tags/list", methods=["PUT"]),
+    rule("/v2/<repository:name>/sig", "/v2/a/b/sig", "/v2/a/b/sig/", "/v2/A/sig"),
+]
+OTHERS = [
+    rule("/", "/", "", "//"),
+    rule("/about", "/about", "//about", "/x/../about", "/v2/../about", methods=["GET"]),
+    rule("/<path:rest>/", TAGS, "/v2", "/v2/a/blobs/uploads/", "/v2/A/b", methods=["GET"]),
+    rule("/<path:rest>", TAGS, "/v2/_catalog", "/x/../v2/_catalog", methods=["PUT"]),
+    rule("/<a>/<b>/", "/v2/_catalog", "/v2/x", "/x/y"),
+    rule("/<any(v2, v3):version>/_catalog", "/v2/_catalog", "/v3/_catalog", methods=["POST"]),
+    rule("/v<int:version>/_catalog", "/v2/_catalog", "/v3/_catalog", "/v3//_catalog"),
+    rule("/v2", "/v2", "//v2"),
+    rule("/v2", "/v2", strict_slashes=False),
+    rule("/v2/", "/v2/", "/v2", methods=["OPTIONS"]),
+    rule("/v2/token/", "/v2/token", "/v2/token/tags/list"),
+    rule(f"{NGINX}/", NGINX, f"{NGINX}/", "/v2/library//nginx/tags/list"),
+    rule("/v2/_oci/ext/discover", "/v2/_oci/ext/discover", "/v2/a/_oci/ext/discover"),
+    rule("/v2/_<string:e>/<string:c>/<string:m>/", "/v2/_a/b/c", "/v2/_A/b/c"),
+    rule("/v2/<path:rest>/", TAGS, "/v2/", "/v2/A", "/v2/a/blobs/uploads"),
+    rule("/v2/<path:rest>/x/tags/list/", "/v2/a/x/tags/list", TAGS),
+    rule("/v2/<path:rest>/x/tags/list", "/v2/a/x/tags/list", TAGS, methods=["PUT"]),
+    rule("/v2/<x>", "/v2/_catalog", "/v2/a", "/v2/"),
+    rule("/v2/<x>/tags/list/", TAGS, "/v2/A/tags/list", strict_slashes=False),
+    rule("/v2/<int:n>/tags/list", "/v2/7/tags/list", TAGS),
+    rule("/v2//a//tags/list", TAGS, "/v2//a//tags/list"),
+    rule("/v2//b//tags/list", "/v2/b/tags/list", "/v2//b//tags/list", merge_slashes=False),
+    rule("/v2/<repository:name>/tags/list", TAGS, endpoint="tags", methods=["POST"]),
+    rule("/v2/<repository:name>/tags", "/v2/a/tags", endpoint="tags", alias=True),
+    rule("/v2/<repository:name>/old", "/v2/a/old", redirect_to="/v2/<name>/tags/list"),
+    rule("/v2/a/tags/list/", TAGS, redirect_to="elsewhere"),
+    rule("/v2/a/tags/list", TAGS, "/v2//a/tags/list", redirect_to="elsewhere"),
+    rule("/v2/<path:rest>", TAGS, "/v2/A", build_only=True),
+    rule("/v2/<repository:name>/tags/list", TAGS, websocket=True),
+    rule("/v2/", "/v2", websocket=True),
+    rule("/v2/ws", websocket=True),
+    rule("/v2/<path:rest>", TAGS, "/v2/A", subdomain="sub"),
+    rule("/v2/<path:rest>", TAGS, "/v2/A", subdomain="<user>"),
+    Beside(
+        "again at /m",
+        lambda: Submount("/m", [RegistryRules()]),
+        ("/m/v2", f"/m{TAGS}/", "/q/../m/v2/"),
+    ),
+    Beside(
+        "Docker's again at /v2/mirror",
+        lambda: Submount("/v2/mirror", [EndpointPrefix("m.", [RegistryRules(DOCKER_1_5)])]),
+        ("/v2/mirror/v2", "/v2/mirror/v2/a/b/tags/list", "/v2/mirror/tags/list"),
+    ),
+    Beside("again at a subdomain", lambda: Subdomain("sub", [RegistryRules()]), (TAGS, "/v2")),
+]
+BESIDE = [*NAMED, *OTHERS]
+each_of = pytest.mark.parametrize("beside", BESIDE, ids=lambda beside: beside.id)
+
+Outcome = tuple[Any, ...]
+
+
+def outcome(call: Callable[[], Any]) -> Outcome:
+    """What a call comes to, in terms that can be compared across maps."""
+    try:
+        result = call()
+    except RequestRedirect as error:
+        return RequestRedirect, error.code, error.new_url
+    except MethodNotAllowed as error:
+        return MethodNotAllowed, frozenset(error.valid_methods or ())
+    except RegistryError as error:
+        return type(error), error.description
+    except HTTPException as error:
+        return (type(error),)
+    if isinstance(result[0], Rule):
+        return result[0].rule, result[0].endpoint, result[0].methods, result[1]
+    return tuple(result)
+
+
+class Maps:
+    """A registry map with some rules beside it, one without them, and a plain map with them."""
+
+    def __init__(self, dialect: Dialect, prefix: str, beside: list[Beside], **options: Any) -> None:
+        registrys = Submount(prefix, [RegistryRules(dialect)])
+        own = [one.make() for one in beside]
+        self.url_map = RegistryMap(dialect, prefix=prefix, rules=own, **options)
+        self.with_rules = self.url_map.bind("registry.example")
+        self.alone = RegistryMap(dialect, prefix=prefix, **options).bind("registry.example")
+        self.plain = Map(
+            [registrys, *(one.make() for one in beside)],
+            converters={**CONVERTERS, **dialect.converters},
+            **options,
+        ).bind("registry.example")
+        self.table = RouteTable(dialect, prefix)
+        self.dialect = dialect
+
+    def is_under_root(self, path: str) -> bool:
+        return self.table.is_under_root(re.sub("/{2,}", "/", f"/{path}"))
+
+    def is_registrys(self, path: str, endpoint: Any, methods: set[str] | None) -> bool:
+        """Whether a rule of the plain map is one of the table's."""
+        return any(
+            (path, endpoint, methods)
+            == (self.table.prefix + route.path, route.endpoint, route.taken_methods)
+            for route in self.dialect.routes
+        )
+
+    def has_rules_under_root(self) -> bool:
+        rules = list(self.plain.map.iter_rules())
+        return any(
+            self.is_under_root(rule.rule)
+            for rule in rules
+            if not (rule.build_only or self.is_registrys(rule.rule, rule.endpoint, rule.methods))
+        )
+
+
+def paths(random: Random, prefix: str, beside: list[Beside]) -> list[str]:
+    near = [path for one in beside for path in one.paths]
+    near += [prefix + path for path in near]
+    anywhere = [decoded_path(nasty.target(random, prefix)) for _ in range(10)]
+    return [*near, *map(other_ending, near), *anywhere, "v2/", f"{prefix}/v2", f"/{prefix}/v2/"]
+
+
+def check(maps: Maps, path: str, method: str) -> Outcome:
+    """Assert that the principle holds for a request; returns what it came to."""
+
+    def asked(adapter: MapAdapter) -> Outcome:
+        return outcome(lambda: adapter.match(path, method, True))
+
+    got, alone, werkzeugs = asked(maps.with_rules), asked(maps.alone), asked(maps.plain)
+    is_hit, is_werkzeugs_hit = isinstance(got[0], str), isinstance(werkzeugs[0], str)
+    if maps.table.match(f"/{path.lstrip('/')}", method):
+        assert got == alone, "the table is first"
+    elif not maps.is_under_root(path):
+        found_nothing = werkzeugs == (NotFound,)
+        assert got == (alone if found_nothing else werkzeugs), "elsewhere, it is as in any map"
+    elif not maps.has_rules_under_root():
+        assert got == alone, "no rule answers for the API that does not begin with its root"
+    elif (
+        is_werkzeugs_hit
+        and maps.is_under_root(werkzeugs[0])
+        and not maps.is_registrys(*werkzeugs[:3])
+    ):
+        assert got == werkzeugs, "what the table does not take, the other rules get"
+    elif alone[0] is RequestRedirect:
+        assert got == alone, "the table redirects"
+    elif alone[0] is MethodNotAllowed:
+        others = werkzeugs[1] if werkzeugs[0] is MethodNotAllowed else set()
+        assert got == (MethodNotAllowed, alone[1] | others), "the table refuses the method"
+    elif werkzeugs[0] is NotFound or is_werkzeugs_hit:
+        assert got == alone, "the table explains"
+        assert not is_hit
+    else:
+        assert got == werkzeugs, "Werkzeug redirects or refuses"
+    return got
+
+
+@settings(max_examples=250)
+@given(
+    seed=st.integers(0, 2**32),
+    dialect=st.sampled_from([*DIALECTS.values()]),
+    prefix=st.sampled_from(["", "", "/r", "/v2", "/a/v2/v2"]),
+    beside=st.lists(st.sampled_from(BESIDE), max_size=4, unique=True),
+    added=st.lists(st.sampled_from(BESIDE), max_size=2, unique=True),
+)
+def test_the_table_first_then_werkzeug_then_the_table_explains(
+    seed: int, dialect: Dialect, prefix: str, beside: list[Beside], added: list[Beside]
+) -> None:
+    random = Random(seed)
+    maps = Maps(dialect, prefix, beside)
+    some_paths = paths(random, prefix, [*beside, *added])
+    for path in some_paths:
+        check(maps, path, random.choice(METHODS))
+    for one in added:
+        maps.url_map.add(one.make())
+        maps.plain.map.add(one.make())
+    for path in some_paths:
+        check(maps, path, random.choice(METHODS))
+
+
+METHODS = [*nasty.METHODS, "PROPFIND"]
+
+
+@each_of
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
+def test_each_rule_alone_beside_the_table(beside: Beside, dialect: Dialect) -> None:
+    random = Random(1)
+    maps = Maps(dialect, "", [beside])
+    for method in METHODS:
+        for path in paths(random, "", [beside]):
+            check(maps, path, method)
+
+
+def test_the_principle_meets_every_kind_of_answer() -> None:
+    random, seen = Random(1), Counter[Any]()
+    for _ in range(40):
+        beside = random.sample(BESIDE, 2)
+        maps = Maps(OCI_1_1, "", beside)
+        for path in paths(random, "", beside):
+            got = check(maps, path, random.choice(METHODS))
+            seen["hit" if isinstance(got[0], str) else got[0]] += 1
+    for kind in "hit", NotFound, RequestRedirect, MethodNotAllowed, NameInvalid, RouteUnknown:
+        assert seen[kind] > 20, seen
+
+
+@each_of
+def test_every_route_matches_and_builds_as_without(beside: Beside) -> None:
+    maps = Maps(OCI_1_1, "", [beside])
+    for path, methods, endpoint, values in EXAMPLES:
+        for method in methods:
+            assert maps.with_rules.match(path, method) == (endpoint, values)
+            found, _ = maps.with_rules.match(path, method, return_rule=True)
+            assert found.rule == maps.alone.match(path, method, return_rule=True)[0].rule
+        for options in {}, {"force_external": True}, {"method": methods[0]}:
+            built = maps.with_rules.build(endpoint, values, **options)
+            assert built == maps.alone.build(endpoint, values, **options)
+        queried = {**values, "n": 3}
+        assert maps.with_rules.build(endpoint, queried) == maps.alone.build(endpoint, queried)
+
+
+@pytest.mark.parametrize("catch_all", ["/<path:page>", "/<a>/<path:b>"])
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        ("/v2/Foo/tags/list", NameInvalid),
+        ("/v2/a//tags/list", RequestRedirect),
+        ("/v2/a/tags/list/", RequestRedirect),
+        ("/v2/nope", RouteUnknown),
+        ("/v2", RequestRedirect),
+        ("//v2/nope", RouteUnknown),
+    ],
+)
+def test_a_catch_all_does_not_answer_for_the_api(
+    catch_all: str, path: str, error: type[Exception]
+) -> None:
+    beside = [[], [Rule("/v2/token", endpoint="token")]]
+    for rules in beside:  # with the second, Werkzeug is asked
+        url_map = RegistryMap(rules=[Rule(catch_all, endpoint="page"), *rules])
+        with pytest.raises(error):
+            url_map.bind("registry.example").match(path)
+        assert url_map.bind("registry.example").match("/x/y/")[0] == "page"
+
+
+def test_a_rule_that_begins_like_the_root_but_not_by_whole_segments_does_not_count() -> None:
+    for path in "/v2x/<path:rest>", "/<any(v2):x>/<path:rest>", "/<x>/nope", "/v<int:n>/nope":
+        url_map = RegistryMap(rules=[Rule(path, endpoint="mine"), Rule("/v2/t", endpoint="t")])
+        with pytest.raises(RouteUnknown):
+            url_map.bind("registry.example").match("/v2/nope")
+
+
+def test_a_rule_for_the_same_path_and_method_is_accepted_and_never_hit() -> None:
+    shadowed = [
+        Rule(NGINX, endpoint="mine", methods=["GET", "PUT"]),
+        Rule("/v2/<x>/tags/list", endpoint="mine"),
+        Rule("/v2/<path:rest>", endpoint="rest", methods=["GET"]),
+    ]
+    adapter = RegistryMap(rules=shadowed).bind("registry.example")
+    for path in NGINX, TAGS, f"/{NGINX}", f"//{NGINX}", NGINX[1:]:
+        try:
+            assert adapter.match(path)[0] == "tags"
+        except RequestRedirect as redirect:
+            assert redirect.new_url == NGINX
+    assert adapter.match(NGINX, "PUT") == ("mine", {})
+    assert adapter.match("/v2/x") == ("rest", {"rest": "x"})
+
+
+def test_no_code_of_a_users_runs_for_a_path_that_was_not_asked_for() -> None:
+    called: list[object] = []
+
+    class Watched(TagConverter):
+        def to_python(self, value: str) -> str:
+            called.append(value)
+            return value
+
+    def elsewhere(adapter: MapAdapter, **values: Any) -> str:
+        called.append(values)
+        return "/elsewhere"
+
+    url_map = RegistryMap(
+        rules=[
+            Rule("/v2/<watched:name>/tags/list", endpoint="mine", methods=["PUT"]),
+            Rule("/v2/<watched:name>/tags/", endpoint="mine", redirect_to=elsewhere),
+            Rule("/v2/a/tags/list", endpoint="mine", methods=["DELETE"], redirect_to=elsewhere),
+            Rule("/v2/<watched:name>/all", endpoint="tags", alias=True),
+        ],
+        converters={"watched": Watched},
+    )
+    adapter = url_map.bind("registry.example")
+    for path in "/v2/a/tags/list/", "/v2/x/../a/tags/list":
+        with pytest.raises(RequestRedirect) as redirect:
+            adapter.match(path)
+        assert redirect.value.new_url == "/v2/a/tags/list"
+        with pytest.raises(MethodNotAllowed) as refused:
+            adapter.match(path, "DELETE")
+        assert set(refused.value.valid_methods or ()) == {"GET", "HEAD"}
+    with pytest.raises(Unsupported) as refused:
+        adapter.match("/v2/a/tags/list", "POST")
+    assert set(refused.value.valid_methods or ()) == {"GET", "HEAD", "PUT", "DELETE"}
+    assert not called
+    with pytest.raises(RequestRedirect) as redirect:
+        adapter.match("/v2/b/tags/")
+    assert redirect.value.new_url == "http://registry.example/elsewhere"
+    assert called == ["b", {"name": "b"}]
+
+
+def test_an_alias_redirects_to_what_the_table_builds() -> None:
+    alias = Rule("/v2/<repository:name>/tags", endpoint="tags", alias=True)
+    url_map = RegistryMap(rules=[alias, Rule(NGINX, endpoint="mine")])
+    with pytest.raises(RequestRedirect) as redirect:
+        url_map.bind("registry.example").match("/v2/library/nginx/tags")
+    assert redirect.value.new_url == f"http://registry.example{NGINX}"
+
+
+def test_a_rule_that_cannot_be_added_changes_nothing() -> None:
+    url_map = RegistryMap()
+    adapter = url_map.bind("registry.example")
+    with pytest.raises(LookupError):
+        url_map.add(
+            Submount("/v2", [Rule("/token", endpoint="token"), Rule("/<no:x>", endpoint="x")])
+        )
+    assert adapter.match("/v2/token") == ("token", {})  # it was added before the other failed
+    assert adapter.match(TAGS) == ("tags", {"name": "a"})
+
+
+def test_a_rule_factory_may_match_in_the_map_that_it_is_added_to() -> None:
+    class Asks(RuleFactory):
+        def get_rules(self, map: Map) -> Any:
+            endpoint, _ = map.bind("h").match("/v2/_catalog")
+            yield Rule(f"/of/{endpoint}", endpoint="of")
+
+    url_map = RegistryMap()
+    url_map.add(Asks())
+    assert url_map.bind("h").match("/of/catalog") == ("of", {})
+
+
+def test_a_rule_may_be_a_factory_of_others() -> None:
+    class Twice(Rule):
+        def get_rules(self, map: Map) -> Any:
+            yield self
+            yield Rule(f"{self.rule}/again", endpoint=self.endpoint)
+
+    url_map = RegistryMap()
+    url_map.add(Twice("/v2/token", endpoint="token"))
+    for path in "/v2/token", "/v2/token/again":
+        assert url_map.bind("h").match(path) == ("token", {})
+
+
+def test_with_another_subdomain_or_matched_hosts_all_is_werkzeugs() -> None:
+    class AtHost(RuleFactory):
+        def get_rules(self, map: Map) -> Any:
+            for one in RegistryRules().get_rules(map):
+                one.host = "registry.example"
+                yield one
+
+    at_host = RegistryMap(host_matching=True, rules=[AtHost()])
+    at_sub = RegistryMap(rules=[Subdomain("sub", [RegistryRules()])])
+    for adapter in at_host.bind("registry.example"), at_sub.bind("registry.example", None, "sub"):
+        assert adapter.match(TAGS) == ("tags", {"name": "a"})
+        assert outcome(lambda: adapter.match("/v2/A/tags/list")) == (NotFound,)
+        assert outcome(lambda: adapter.match(f"{TAGS}/")) == (NotFound,)
+        assert outcome(lambda: adapter.match("/v2"))[0] is RequestRedirect
+    assert outcome(lambda: at_host.bind("other.example").match(TAGS)) == (NotFound,)
+    for default in None, "", "x":
+        without = RegistryMap(host_matching=True, default_subdomain=default)
+        assert outcome(lambda: without.bind("h").match("/v2/")) == (NotFound,)
+    variable = RegistryMap(default_subdomain="<user>").bind("registry.example", subdomain="alice")
+    assert variable.match(TAGS) == ("tags", {"user": "alice", "name": "a"})
+
+
+@pytest.mark.parametrize("path", [TAGS, "/v2", "/v2/A/tags/list", "/v2/ws", "/nope"])
+@pytest.mark.parametrize("beside", [[], [rule("/v2/ws", websocket=True)]], ids=["alone", "beside"])
+def test_a_websocket_is_matched_as_in_a_plain_map(path: str, beside: list[Beside]) -> None:
+    ours = RegistryMap(rules=[one.make() for one in beside])
+    plain = Map([RegistryRules(), *(one.make() for one in beside)])
+    bound = [url_map.bind("h", url_scheme="ws") for url_map in (ours, plain)]
+    asked = [url_map.bind("h") for url_map in (ours, plain)]
+    assert outcome(lambda: bound[0].match(path)) == outcome(lambda: bound[1].match(path))
+    assert outcome(lambda: asked[0].match(path, websocket=True)) == outcome(
+        lambda: asked[1].match(path, websocket=True)
+    )
+
+
+@pytest.mark.parametrize("path", [f"/v2/a/blobs/{SHA256}", "/v2/", TAGS])
+def test_a_rule_elsewhere_costs_a_route_nothing(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """If Werkzeug were asked, this would raise."""
+
+    def not_asked(*_: object, **__: object) -> None:
+        raise AssertionError("Werkzeug's matcher was asked")
+
+    adapter = RegistryMap(rules=[one.make() for one in NAMED]).bind("registry.example")
+    found = adapter.match(path)
+    monkeypatch.setattr(MapAdapter, "match", not_asked)
+    monkeypatch.setattr(MapAdapter, "build", not_asked)
+    assert adapter.match(path) == found
+    assert adapter.build(*found) == path
+    with pytest.raises(AssertionError):
+        adapter.match("/about")

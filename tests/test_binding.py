@@ -1,0 +1,201 @@
+"""Binding late changes nothing but speed: adapters are as Werkzeug binds them."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from werkzeug.exceptions import BadRequest, HTTPException, NotFound, SecurityError
+from werkzeug.routing import Map, Subdomain
+from werkzeug.wrappers import Request
+
+from registry_routes import RegistryMap, RegistryMapAdapter, RegistryRules
+from registry_routes.binding import LateMapAdapter
+
+from .wsgi import environ_for
+
+ENVIRONS: dict[str, dict[str, Any]] = {
+    "plain": environ_for("/v2/"),
+    "mounted": environ_for(
+        "/v2/a/tags/list?n=1", SCRIPT_NAME="/mount/é".encode().decode("latin-1")
+    ),
+    "not ASCII": environ_for("/v2/%C3%A9%FF?q=%C3%A9"),
+    "port 80": environ_for("/v2", "POST", HTTP_HOST="registry.example:80"),
+    "port 443": environ_for(
+        "/v2", HTTP_HOST="registry.example:443", **{"wsgi.url_scheme": "https"}
+    ),
+    "capitals": environ_for("/v2/", HTTP_HOST="REGISTRY.Example:5000"),
+    "IPv6": environ_for("/v2/", HTTP_HOST="[::1]:5000"),
+    "IDN": environ_for("/v2/", HTTP_HOST="bücher.example"),
+    "empty host": environ_for("/v2/", HTTP_HOST=""),
+    "long label": environ_for("/v2/", HTTP_HOST="a" * 70 + ".example"),
+    "empty label": environ_for("/v2/", HTTP_HOST="a..b"),
+    "subdomain": environ_for("/v2/", HTTP_HOST="x.registry.example"),
+    "websocket": environ_for(
+        "/v2/", HTTP_UPGRADE="websocket", HTTP_CONNECTION="keep-alive, Upgrade"
+    ),
+    "HTTP/2": environ_for("/v2/", HTTP_UPGRADE="h2c", HTTP_CONNECTION="Upgrade"),
+    "wss": environ_for("/v2/", **{"wsgi.url_scheme": "wss"}),
+    **{
+        f"no {key}": {k: v for k, v in environ_for("/v2/").items() if k != key}
+        for key in ("HTTP_HOST", "PATH_INFO", "SCRIPT_NAME", "QUERY_STRING")
+    },
+}
+ATTRIBUTES = vars(Map().bind("h")).keys() - {"map"}
+
+
+def bound(url_map: Map, environ: Any, given: dict[str, Any]) -> Any:
+    """The attributes of an adapter, or the error, and the warnings on the way."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            adapter = url_map.bind_to_environ(environ, **given)
+            result: Any = {name: getattr(adapter, name) for name in ATTRIBUTES}
+        except HTTPException as error:
+            result = type(error)
+        except RuntimeError as error:  # a subdomain given to a map that matches hosts
+            result = str(error)
+    return result, [(warning.filename, warning.category) for warning in caught]
+
+
+@pytest.mark.parametrize("kind", [dict, Request], ids=["environ", "request"])
+@pytest.mark.parametrize("environ", ENVIRONS.values(), ids=ENVIRONS)
+@pytest.mark.parametrize("options", [{}, {"host_matching": True}, {"default_subdomain": "x"}])
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"server_name": "example"}, {"server_name": "Registry.example:80"}, {"subdomain": "x"}],
+)
+def test_the_adapter_has_what_werkzeugs_has(
+    environ: dict[str, Any],
+    options: dict[str, Any],
+    given: dict[str, Any],
+    kind: Callable[[Any], Any],
+) -> None:
+    ours, theirs = RegistryMap(**options), Map(**options)
+    expected = bound(theirs, kind(environ), given)
+    for _ in range(3):  # the first environ of a host is bound in full
+        assert bound(ours, kind(environ), given) == expected
+
+
+def test_a_missing_key_is_an_error_as_in_werkzeug() -> None:
+    url_map = RegistryMap()
+    url_map.bind_to_environ(environ_for("/v2/"))
+    for key in "REQUEST_METHOD", "wsgi.url_scheme":
+        environ = environ_for("/v2/")
+        del environ[key]
+        with pytest.raises(KeyError):
+            url_map.bind_to_environ(environ)
+
+
+def test_the_environ_is_read_as_it_is_when_bound() -> None:
+    url_map = RegistryMap()
+    for _ in range(2):
+        environ = environ_for("/v2/a/tags/list?n=1", SCRIPT_NAME="/mount")
+        adapter = url_map.bind_to_environ(environ)
+        environ |= {"SCRIPT_NAME": "/other", "QUERY_STRING": "", "PATH_INFO": "/"}
+        assert adapter.match() == ("tags", {"name": "a"})
+        assert adapter.build("base") == "/mount/v2/"
+        assert adapter.query_args == "n=1"
+
+
+def test_what_a_match_does_not_need_is_bound_late() -> None:
+    """That it is so, as no test could tell by the results."""
+    url_map = RegistryMap()
+    url_map.bind_to_environ(environ_for("/v2/"))
+    adapter = url_map.bind_to_environ(environ_for("/v2/"))
+    assert "server_name" not in vars(adapter)
+    assert adapter.match() == ("base", {})
+    assert "server_name" not in vars(adapter)
+    assert adapter.server_name == "registry.example"
+
+
+class Trusting(Request):
+    trusted_hosts = ["registry.example"]
+
+    checks = 0
+
+    @property
+    def host(self) -> str:
+        type(self).checks += 1
+        return super().host
+
+
+def test_a_request_is_checked_as_werkzeug_checks_it() -> None:
+    """From 3.2 on, Werkzeug checks the request's trusted hosts: its host is asked for."""
+    url_map = RegistryMap()
+    url_map.bind_to_environ(environ_for("/v2/"))  # now the host is known
+    url_map.bind_to_environ(environ_for("/v2/", HTTP_HOST="evil.example"))
+    request = Trusting(environ_for("/v2/"))
+    before = Trusting.checks
+    Map().bind_to_environ(request)
+    of_werkzeug = Trusting.checks - before
+    url_map.bind_to_environ(request)
+    assert Trusting.checks - before == 2 * of_werkzeug
+    evil = Trusting(environ_for("/v2/", HTTP_HOST="evil.example"))
+    for one in Map(), url_map:
+        for given in {}, {"server_name": "other.example"}:
+            if of_werkzeug:
+                with pytest.raises(SecurityError):
+                    one.bind_to_environ(evil, **given)
+
+
+def test_a_host_that_werkzeug_refuses_is_refused_again() -> None:
+    url_map = RegistryMap()
+    environ = environ_for("/v2/", HTTP_HOST="a..b")
+    with pytest.warns(UserWarning, match="Current server name"):
+        assert url_map.bind_to_environ(environ, server_name="registry.example")
+    for _ in range(2):
+        with pytest.raises(BadRequest):
+            url_map.bind_to_environ(environ)
+
+
+def test_many_hosts_are_not_remembered_for_ever() -> None:
+    url_map = RegistryMap()
+    for i in range(3000):
+        adapter = url_map.bind_to_environ(environ_for("/v2/", HTTP_HOST=f"host-{i}.example"))
+        assert adapter.match() == ("base", {})
+    assert 0 < len(url_map._known_hosts) <= 1000
+
+
+def test_the_warning_of_another_host_names_the_callers_line() -> None:
+    environ = environ_for("/v2/", HTTP_HOST="other.example")
+    for url_map in RegistryMap(), Map():
+        with pytest.warns(UserWarning, match="server name") as caught:
+            url_map.bind_to_environ(environ, server_name="registry.example")
+        assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_a_default_subdomain_that_is_set_later_is_as_in_a_plain_map() -> None:
+    def answers(url_map: Map) -> list[Any]:
+        found: list[Any] = []
+        for adapter in url_map.bind("registry.example"), url_map.bind("registry.example", None, ""):
+            try:
+                found.append(adapter.match("/v2/a/tags/list"))
+            except NotFound:
+                found.append(NotFound)
+            found.append(adapter.build("tags", {"name": "a"}))
+            found.append(adapter.build("tags", {"name": "a"}, force_external=True))
+        return found
+
+    ours, plain = RegistryMap(), Map([RegistryRules()])
+    for url_map in ours, plain:
+        url_map.default_subdomain = "www"
+    assert answers(ours) == answers(plain)
+
+
+def test_at_its_own_subdomain_the_table_applies() -> None:
+    adapter = RegistryMap(default_subdomain="www").bind("registry.example")
+    assert adapter.match("/v2/a/tags/list") == ("tags", {"name": "a"})
+    built = adapter.build("tags", {"name": "a"}, force_external=True)
+    assert built == "http://www.registry.example/v2/a/tags/list"
+    other = RegistryMap(rules=[Subdomain("www", [RegistryRules()])])
+    built = other.bind("registry.example", None, "www").build("tags", {"name": "a"})
+    assert built == "http://registry.example/v2/a/tags/list"
+
+
+def test_what_is_bound_is_a_registry_map_adapter() -> None:
+    url_map = RegistryMap()
+    for _ in range(2):
+        assert type(url_map.bind_to_environ(environ_for("/v2/"))) is RegistryMapAdapter
+    assert type(url_map.bind("registry.example")) is RegistryMapAdapter
+    assert issubclass(RegistryMapAdapter, LateMapAdapter)

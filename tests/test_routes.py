@@ -1,0 +1,235 @@
+"""Dialects: what a route table may have, its subsets, its expressions, and copies of it."""
+
+import copy
+import pickle
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from werkzeug.exceptions import NotFound
+from werkzeug.routing import BaseConverter, IntegerConverter, Map, RequestRedirect
+
+from registry_routes import DOCKER_1_5, OCI_1_1, Dialect, RegistryMap, RegistryRules, Route
+from registry_routes.converters import GrammarConverter, TagConverter
+from registry_routes.errors import RouteUnknown, Unsupported
+from registry_routes.routes import DIALECTS
+
+from . import nasty
+from .nasty import SHA256
+from .reference import EXAMPLES
+from .wsgi import decoded_path
+
+
+class TestSubset:
+    read_only = OCI_1_1.subset("base", "manifest", "blob", "tags", methods=["GET"])
+
+    def test_it_has_the_endpoints_and_methods_named(self) -> None:
+        assert {route.endpoint for route in self.read_only.routes} == {
+            *("base", "manifest", "blob", "tags")
+        }
+        assert {route.methods for route in self.read_only.routes} == {("GET",)}
+
+    @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.path)
+    def test_a_map_of_it_answers_for_what_it_leaves_out(self, example: Any) -> None:
+        adapter = RegistryMap(self.read_only).bind("registry.example")
+        for method in nasty.METHODS:
+            if example.endpoint not in ("base", "manifest", "blob", "tags"):
+                with pytest.raises(RouteUnknown):
+                    adapter.match(example.path, method)
+            elif method in ("GET", "HEAD"):
+                assert adapter.match(example.path, method) == (example.endpoint, example.values)
+            else:
+                with pytest.raises(Unsupported) as error:
+                    adapter.match(example.path, method)
+                assert set(error.value.valid_methods or ()) == {"GET", "HEAD"}
+
+    @pytest.mark.parametrize(
+        "path", ["/v2/A/blobs/uploads/", "/v2/a/referrers/x", "/v2/a/blobs/uploads/.x"]
+    )
+    def test_a_malformed_value_of_a_route_left_out_is_not_explained(self, path: str) -> None:
+        with pytest.raises(RouteUnknown):
+            RegistryMap(self.read_only).bind("registry.example").match(path)
+
+    def test_slashes_lead_to_what_is_left(self) -> None:
+        adapter = RegistryMap(self.read_only).bind("registry.example")
+        with pytest.raises(RequestRedirect):
+            adapter.match("/v2//a/tags/list/")
+        with pytest.raises(NotFound):
+            adapter.match("/v2/a/blobs/uploads")
+
+    def test_with_no_endpoint_named_it_has_all(self) -> None:
+        assert OCI_1_1.subset().routes == OCI_1_1.routes
+        pushes = OCI_1_1.subset(methods=["put", "PATCH", "post"])
+        assert {(route.endpoint, route.methods) for route in pushes.routes} == {
+            ("manifest", ("PUT",)),
+            ("blob-upload", ("POST",)),
+            ("blob-upload-chunk", ("PUT", "PATCH")),
+        }
+
+    def test_methods_may_be_any_iterable(self) -> None:
+        expected = OCI_1_1.subset(methods=["GET"]).routes
+        assert OCI_1_1.subset(methods=(m for m in ["GET"])).routes == expected
+        assert OCI_1_1.subset(methods={"GET"}).routes == expected
+
+    def test_head_without_get(self) -> None:
+        adapter = RegistryMap(OCI_1_1.subset("blob", methods=["HEAD"])).bind("registry.example")
+        assert adapter.match(f"/v2/a/blobs/{SHA256}", "HEAD")
+        with pytest.raises(Unsupported):
+            adapter.match(f"/v2/a/blobs/{SHA256}", "GET")
+
+    def test_a_dialect_that_takes_any_method_takes_those_listed(self) -> None:
+        subset = DOCKER_1_5.subset("tags", methods=["GET", "PROPFIND"])
+        assert [route.methods for route in subset.routes] == [("GET", "PROPFIND")]
+        assert DOCKER_1_5.subset("tags").routes[0].methods is None
+
+    @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=str)
+    @pytest.mark.parametrize("endpoint", ["base", "tags", "blob", "blob-upload"])
+    def test_the_root_is_the_same(self, dialect: Dialect, endpoint: str) -> None:
+        assert dialect.subset(endpoint).root == dialect.root == "/v2"
+
+    def test_a_subset_of_a_subset(self) -> None:
+        assert [r.endpoint for r in self.read_only.subset("tags").routes] == ["tags"]
+        with pytest.raises(ValueError, match="method 'PUT'"):
+            self.read_only.subset(methods=["PUT"])
+
+    @pytest.mark.parametrize(
+        ("endpoints", "methods", "error"),
+        [
+            (["nothing"], None, "endpoint 'nothing' must be one of base, blob, "),
+            (["tags", "Tags"], None, "endpoint 'Tags' must be one of "),
+            ([], ["PROPFIND"], "method 'PROPFIND' must be one that a route takes"),
+            (["base"], ["PUT"], "must have a route"),
+            ([], [], "must have a route"),
+        ],
+    )
+    def test_what_is_unknown_is_refused(
+        self, endpoints: list[str], methods: list[str] | None, error: str
+    ) -> None:
+        with pytest.raises(ValueError, match=error):
+            OCI_1_1.subset(*endpoints, methods=methods)
+
+    def test_one_string_for_methods_is_refused(self) -> None:
+        with pytest.raises(TypeError, match="methods 'GET' must be several strings"):
+            OCI_1_1.subset(methods="GET")
+
+
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=str)
+@given(st.integers(0, 2**32))
+def test_the_expression_of_a_route_matches_just_its_paths(dialect: Dialect, seed: int) -> None:
+    adapter = RegistryMap(dialect).bind("registry.example")
+    for target, _ in nasty.requests(seed, 5):
+        path = decoded_path(target)
+        hits = [
+            (route.endpoint, found.groupdict())
+            for route in dialect.routes
+            if (found := dialect.regex(route).fullmatch(path))
+        ]
+        matched = []
+        for method in "GET", "POST":
+            try:
+                matched.append(adapter.match(path, method))
+                break
+            except (NotFound, RequestRedirect, Unsupported, Exception):
+                continue
+        assert hits == matched
+
+
+def test_an_expression_is_for_a_route_of_the_dialect() -> None:
+    for route in OCI_1_1.routes:
+        assert isinstance(OCI_1_1.regex(route), re.Pattern)
+    catalog = next(route for route in OCI_1_1.routes if route.endpoint == "catalog")
+    with pytest.raises(ValueError, match="route '/v2/_catalog' must be one of the dialect"):
+        DOCKER_1_5.regex(catalog)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=str)
+def test_a_dialect_is_itself_again_when_it_is_pickled_or_copied(dialect: Dialect) -> None:
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(dialect, protocol)) is dialect
+    assert copy.copy(dialect) is dialect
+    assert copy.deepcopy(dialect) is dialect
+
+
+def test_a_subset_can_be_pickled_and_copied() -> None:
+    subset = OCI_1_1.subset("tags")
+    for again in pickle.loads(pickle.dumps(subset)), copy.deepcopy(subset):
+        assert again.routes == subset.routes
+        assert RegistryMap(again).bind("h").match("/v2/a/tags/list") == ("tags", {"name": "a"})
+
+
+class Changing(GrammarConverter, grammar=TagConverter.grammar):
+    def to_python(self, value: str) -> str:
+        return value.upper()
+
+
+class Narrower(TagConverter):
+    regex = "[a-z]+"
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        ("tags/<tag>", "must write its variables as"),
+        ("tags/<tag():tag>", "must write its variables as"),
+        ("tags/<string(length=2):tag>", "must write its variables as"),
+        ("tags/<", "must write its variables as"),
+        ("tags/<int:tag>", "must have a GrammarConverter for 'int'"),
+        ("tags/<nothing:tag>", "must have a GrammarConverter for 'nothing'"),
+        ("tags/<changing:tag>", "must have a converter for 'changing' that keeps what"),
+        ("tags/<narrower:tag>", "must have a converter for 'narrower' that keeps what"),
+        ("tags/<tag:tag>.json", "must have a '/' or its end after each variable"),
+        ("tags/<repository:other>", "must have its repository name right after '/v2/'"),
+    ],
+)
+def test_a_route_that_cannot_be_in_a_table_is_refused_early(path: str, error: str) -> None:
+    converters: dict[str, Any] = {**OCI_1_1.converters, "int": IntegerConverter}
+    converters |= {"changing": Changing, "narrower": Narrower}
+    base, tags, path = OCI_1_1.routes[0], "tags", f"/v2/<repository:name>/{path}"
+    with pytest.raises(ValueError, match=re.escape(error)) as raised:
+        Dialect("mine", (base, Route(tags, path, ("GET",))), converters)  # type: ignore[arg-type]
+    assert str(raised.value).startswith(f"route {path!r} must ")
+
+
+def test_a_dialect_with_routes_and_converters_of_its_own() -> None:
+    class SignatureConverter(GrammarConverter, grammar=TagConverter.grammar): ...
+
+    dialect = Dialect(
+        "mine",
+        (
+            *OCI_1_1.routes,
+            Route("sig", "/v2/<repository:name>/sigs/<sig:sig>", ("GET", "PUT")),  # type: ignore[arg-type]
+        ),
+        {**OCI_1_1.converters, "sig": SignatureConverter},
+    )
+    adapter = RegistryMap(dialect).bind("registry.example")
+    assert adapter.match("/v2/a/b/sigs/x.y", "PUT") == ("sig", {"name": "a/b", "sig": "x.y"})
+    assert adapter.build("sig", {"name": "a/b", "sig": "x.y"}) == "/v2/a/b/sigs/x.y"
+    with pytest.raises(RequestRedirect):
+        adapter.match("/v2/a/b/sigs/x.y/")
+    with pytest.raises(RouteUnknown):
+        adapter.match("/v2/a/b/sigs/.x")
+
+
+def test_in_a_plain_map_a_long_path_takes_no_longer_than_it_must() -> None:
+    """The time of a greedy expression would grow with the square of the length, to hours here."""
+    adapter = Map([RegistryRules()]).bind("registry.example")
+    for path in "a/" * 100_000 + "!", "a" * 200_000 + "!", "a" + "-" * 200_000:
+        with pytest.raises(NotFound):
+            adapter.match(f"/v2/{path}")
+
+
+def test_in_a_plain_map_a_rule_may_have_text_after_a_name() -> None:
+    class Templates(RegistryRules):
+        def get_rules(self, map: Map) -> Any:
+            for rule in super().get_rules(map):
+                rule.rule += ".json" if rule.rule.endswith(":tag>") else ""
+                yield rule
+
+    adapter = Map([Templates()]).bind("registry.example")
+    assert adapter.match("/v2/a/manifests/v1.json") == ("manifest", {"name": "a", "tag": "v1"})
+
+
+def test_converters_keep_their_names() -> None:
+    assert all(issubclass(c, BaseConverter) for c in OCI_1_1.converters.values())

@@ -1,0 +1,168 @@
+"""The route table alone: pure functions of paths and methods, without HTTP and without a map."""
+
+import pickle
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from registry_routes import DOCKER_1_5, OCI_1_1
+from registry_routes.errors import NameInvalid, RegistryError, RouteUnknown
+from registry_routes.routes import DIALECTS
+from registry_routes.table import Meaning, RouteTable, clean_path, other_ending
+
+from . import nasty
+from .nasty import SHA256
+from .reference import EXAMPLES, Answer, answer
+from .reference import clean as slowly_cleaned
+from .wsgi import decoded_path
+
+PREFIXES = ["", "/registry", "/a/v2/v2", "/100%/%s/a>b é"]
+TABLES = {prefix: RouteTable(prefix=prefix) for prefix in PREFIXES}
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.path)
+def test_a_path_is_matched_as_it_is_built(example: Any, prefix: str) -> None:
+    table = TABLES[prefix]
+    for method in nasty.METHODS:
+        found = table.match(prefix + example.path, method)
+        if method in example.methods:
+            assert found is not None
+            assert (found[0].endpoint, found[1]) == (example.endpoint, example.values)
+        else:
+            assert found is None
+    assert table.match(prefix + other_ending(example.path), example.methods[0]) is None
+
+
+def answer_of_the_table(table: RouteTable, path: str, method: str) -> Answer:
+    """What a map with strict slashes answers, from the table alone."""
+    found = table.match(path, method)
+    if found is not None:
+        return Answer(200, (found[0].endpoint, found[1]))
+    meaning = table.explain(clean_path(path), method)
+    if meaning is None:
+        return Answer(404)
+    if isinstance(meaning, RegistryError):
+        return Answer(meaning.code or 0, meaning.error_code)
+    if meaning.route.taken_methods is not None and method not in meaning.route.taken_methods:
+        return Answer(405, set(meaning.route.taken_methods))
+    return Answer(308, meaning.path)
+
+
+@settings(max_examples=500)
+@given(seed=st.integers(0, 2**32), prefix=st.sampled_from(PREFIXES))
+def test_the_table_alone_answers_as_the_slow_reference(seed: int, prefix: str) -> None:
+    for target, method in nasty.requests(seed, 5, prefix):
+        path = decoded_path(target)
+        assert answer_of_the_table(TABLES[prefix], path, method) == answer(path, method, prefix)
+
+
+@given(st.text("/._-:aA0", max_size=20), st.sampled_from(sorted(DIALECTS)))
+def test_a_path_that_matches_means_itself(path: str, dialect: str) -> None:
+    table = RouteTable(DIALECTS[dialect])
+    for target in f"/v2{path}", f"/v2/a/b/{path}", f"/v2/{path}/tags/list":
+        found = table.match(target, "GET")
+        if found is not None:
+            assert table.explain(target, "GET") == Meaning(*found, target)
+            assert table.explain(other_ending(target), "GET") == Meaning(*found, target)
+
+
+def test_what_is_under_the_root_is_so_by_whole_segments() -> None:
+    for prefix, table in TABLES.items():
+        for path in "/v2", "/v2/", "/v2/x", "/v2//":
+            assert table.is_under_root(prefix + path)
+        for path in "/v2x", "/v", "/V2/", "/x/v2/":
+            assert not table.is_under_root(prefix + path)
+            assert table.explain(prefix + path, "GET") is None
+    assert isinstance(TABLES[""].explain("/v2/x", "GET"), RouteUnknown)
+
+
+def test_a_name_is_complained_of_wherever_a_route_is_meant() -> None:
+    error = TABLES[""].explain("/v2/library/Nginx/tags/list/", "GET")
+    assert isinstance(error, NameInvalid)
+    assert error.detail == {"name": "library/Nginx"}
+
+
+def test_the_last_of_what_a_path_may_mean_is_well_formed() -> None:
+    """The longest name is malformed, as ``_a`` may not be in one, and a shorter one is not."""
+    meaning = TABLES[""].explain("/v2/x/_a/tags/list", "PUT")
+    assert isinstance(meaning, Meaning)
+    assert meaning.route.endpoint == "extension"
+    assert meaning.values == {"name": "x", "extension": "a", "component": "tags", "module": "list"}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "values", "built"),
+    [
+        ("base", {}, "/v2/"),
+        ("tags", {"name": "a/b"}, "/v2/a/b/tags/list"),
+        ("manifest", {"tag": "v1", "name": "a"}, "/v2/a/manifests/v1"),
+        ("manifest", {"name": "a", "digest": SHA256}, f"/v2/a/manifests/{SHA256}"),
+        ("manifest", {"name": "a"}, None),
+        ("manifest", {"name": "a", "tag": None}, None),
+        ("tags", {"name": "a", "n": 1}, None),
+        ("nothing", {}, None),
+    ],
+)
+def test_a_path_is_built_from_just_its_variables(
+    endpoint: str, values: dict[str, Any], built: str | None
+) -> None:
+    assert RouteTable().build(endpoint, values) == built
+    expected = built and f"/100%25/%25s/a%3Eb%20%C3%A9{built}"
+    assert TABLES["/100%/%s/a>b é"].build(endpoint, values) == expected
+
+
+def test_what_a_path_must_not_have_is_percent_encoded() -> None:
+    values = {"name": "a/b", "uuid": "é %?#"}
+    built = RouteTable(DOCKER_1_5).build("blob-upload-chunk", values)
+    assert built == "/v2/a/b/blobs/uploads/%C3%A9%20%25%3F%23"
+
+
+def test_a_value_that_prints_as_another_is_built_as_what_it_is() -> None:
+    class Shouting(str):
+        def __str__(self) -> str:
+            return self.upper()
+
+        def __format__(self, spec: str) -> str:
+            return self.upper()
+
+    assert RouteTable().build("tags", {"name": Shouting("a/b")}) == "/v2/a/b/tags/list"
+
+
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=str)
+def test_a_table_can_be_pickled(dialect: Any) -> None:
+    table = pickle.loads(pickle.dumps(RouteTable(dialect, "/r")))
+    assert table.dialect is dialect
+    assert table.build("tags", {"name": "a/b"}) == "/r/v2/a/b/tags/list"
+
+
+@pytest.mark.parametrize("prefix", ["registry", "//", "/a//b", "/a/../b", "/./a", "."])
+def test_a_prefix_that_no_clean_path_has_is_refused(prefix: str) -> None:
+    with pytest.raises(ValueError, match=r"must start with '/' and have no empty"):
+        RouteTable(OCI_1_1, prefix)
+
+
+@pytest.mark.parametrize("prefix", ["/<tenant>", "/x/<any(a, b):y>", "/<"])
+def test_a_prefix_with_a_variable_is_refused(prefix: str) -> None:
+    with pytest.raises(ValueError, match=r"prefix '.*' must have no variables"):
+        RouteTable(OCI_1_1, prefix)
+
+
+@given(st.text("/.a\n\x00é", max_size=30))
+def test_a_path_is_cleaned_as_go_cleans_it(path: str) -> None:
+    cleaned = clean_path(f"/{path}")
+    assert cleaned == slowly_cleaned(f"/{path}")
+    assert clean_path(cleaned) == cleaned
+
+
+@pytest.mark.parametrize("length", [100_000, 1_000_000])
+@pytest.mark.parametrize("shape", ["a/", "a", "A/", "manifests/", "_a/b/c/", "/", "a-", "a/_"])
+def test_a_long_path_is_explained(shape: str, length: int) -> None:
+    """That it ends at all says that it takes linear time: else it would take hours."""
+    random = Random(length)
+    for end in "", "!", "/tags/list/", "/_a/tags/list/", f"/blobs/{random.random()}":
+        path = f"/v2/{shape * (length // len(shape))}{end}"
+        assert TABLES[""].explain(path, "GET") is not None
