@@ -101,8 +101,9 @@ _COMPONENT = r"[a-z0-9]++(?>(?:(?:\.|__?+|-++)[a-z0-9]++)*)"
 _NAME_RULES = (
     _EMPTY,
     (r"\A/|//|/\Z", "must not have an empty component"),
+    # Before the case: the fault of "a%2Fb" is its "%", and in lowercase it has the same fault.
+    (r"[^a-zA-Z0-9._/-]", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
     (r"[A-Z]", "must be lowercase"),
-    (r"[^a-z0-9._/-]", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
     (
         r"(?:\A|/)[._-]|[._-](?:/|\Z)",
         "must have only components that start and end with a letter or a digit",
@@ -180,8 +181,8 @@ EXTENSION = Grammar(
     source="OCI distribution-spec 1.1, extensions/README.md (whose own pattern lacks the '*')",
     rules=(
         _EMPTY,
+        (r"[^a-zA-Z0-9._-]", "must have no characters but a-z, 0-9, '.', '_' and '-'"),
         (r"[A-Z]", "must be lowercase"),
-        (r"[^a-z0-9._-]", "must have no characters but a-z, 0-9, '.', '_' and '-'"),
         ("", "must be a-z and 0-9, separated by one '.', '_' or '-'"),
     ),
 )

@@ -85,6 +85,8 @@ BROKEN = [
     (grammar.NAME, "Library/nginx", "must be lowercase"),
     (grammar.NAME, "library/été", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
     (grammar.NAME, "a\n", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
+    (grammar.NAME, "jre%2Fv17", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
+    (grammar.NAME, "A b", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
     (grammar.NAME, "..", "must have only components that start and end with a letter or a digit"),
     (grammar.NAME, "a/-b", "must have only components that start and end with a letter or a digit"),
     (grammar.NAME, "a_/b", "must have only components that start and end with a letter or a digit"),
@@ -130,11 +132,13 @@ BROKEN = [
     (grammar.EXTENSION, "", "must not be empty"),
     (grammar.EXTENSION, "OCI", "must be lowercase"),
     (grammar.EXTENSION, "a+b", "must have no characters but a-z, 0-9, '.', '_' and '-'"),
+    (grammar.EXTENSION, "a%2Fb", "must have no characters but a-z, 0-9, '.', '_' and '-'"),
     (grammar.EXTENSION, "a--b", "must be a-z and 0-9, separated by one '.', '_' or '-'"),
     (grammar.DOCKER_NAME, "", "must not be empty"),
     (grammar.DOCKER_NAME, "a//b", "must not have an empty component"),
     (grammar.DOCKER_NAME, "A/b", "must be lowercase"),
     (grammar.DOCKER_NAME, "a b", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
+    (grammar.DOCKER_NAME, "a%2Fb", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
     (
         grammar.DOCKER_NAME,
         "-a/b",
@@ -159,6 +163,13 @@ BROKEN = [
 @pytest.mark.parametrize(("kind", "value", "rule"), BROKEN)
 def test_a_bad_value_is_told_which_rule_it_broke(kind: Grammar, value: str, rule: str) -> None:
     assert kind.broken_rule(value) == rule
+
+
+@given(value=values)
+def test_lowercase_is_only_asked_of_what_has_no_forbidden_characters(value: str) -> None:
+    for kind in ALL:
+        if kind.broken_rule(value) == "must be lowercase":
+            assert "no characters but" not in (kind.broken_rule(value.lower()) or "")
 
 
 def test_every_rule_is_in_the_table_above() -> None:
