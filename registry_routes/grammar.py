@@ -1,7 +1,7 @@
 r"""What a repository name, a tag, a digest, an upload id and an extension name are.
 
 One `Grammar` for each kind of value in a registry URL, for the OCI distribution-spec 1.1 and,
-where it differs, for Docker 1.5.0 (the ``DOCKER_`` ones).
+where it differs, for Docker 1.5.0 (the ``DOCKER_`` ones); and one for the domain of a registry.
 
 Every pattern here keeps to this:
 
@@ -89,10 +89,15 @@ class Grammar:
             rule = self.broken_rule(value)
         else:
             rule = f"must be a string, not {type(value).__name__}"
-        return rule and f"{self.kind} {_shortened(value)} {rule}"
+        return rule and f"{self.kind} {shortened(value)} {rule}"
 
 
-def _shortened(value: object) -> str:
+def shortened(value: object) -> str:
+    """The `repr` of a value as a message has it: at most 200 characters.
+
+    >>> shortened("nginx")
+    "'nginx'"
+    """
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:150]}…{text[-20:]}"
 
@@ -104,8 +109,9 @@ _COMPONENT = r"[a-z0-9]++(?>(?:(?:\.|__?+|-++)[a-z0-9]++)*)"
 _NAME_RULES = (
     _EMPTY,
     (r"\A/|//|/\Z", "must not have an empty component"),
+    # Before the case: the fault of "a%2Fb" is its "%", and in lowercase it has the same fault.
+    (r"[^a-zA-Z0-9._/-]", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
     (r"[A-Z]", "must be lowercase"),
-    (r"[^a-z0-9._/-]", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
     (
         r"(?:\A|/)[._-]|[._-](?:/|\Z)",
         "must have only components that start and end with a letter or a digit",
@@ -166,6 +172,31 @@ DIGEST = Grammar(
     ),
 )
 
+_DOMAIN_COMPONENT = r"[a-zA-Z0-9]++(?>(?:-++[a-zA-Z0-9]++)*)"
+
+DOMAIN = Grammar(
+    kind="domain",
+    pattern=(
+        rf"(?:{_DOMAIN_COMPONENT}(?>(?:\.{_DOMAIN_COMPONENT})*)|\[[a-fA-F0-9:]++\])"
+        r"(?>(?::[0-9]++)?)"
+    ),
+    source="distribution/reference 0.6.0, reference.go and regexp.go, DomainRegexp",
+    rules=(
+        _EMPTY,
+        (
+            r"\A\[(?![a-fA-F0-9:]++\](?::|\Z))|\A(?!\[)[^:]*+:[^:]*+:",
+            "must have an IPv6 address between '[' and ']', of 0-9, a-f, A-F and ':'",
+        ),
+        (r"\Ahttps?:\Z", "must not be the scheme of a URL"),
+        (r"\A(?:\[[^\]]*+\]|[^:]*+):(?![0-9]++\Z)", "must have only a port's digits after its ':'"),
+        (
+            r"[^a-zA-Z0-9.:-]",
+            "must have no characters but a-z, A-Z, 0-9, '.' and '-' before its port",
+        ),
+        ("", "must have only components that start and end with a letter or a digit"),
+    ),
+)
+
 UPLOAD_ID = Grammar(
     kind="upload id",
     pattern=r"[a-zA-Z0-9_=-][a-zA-Z0-9._=-]*+",
@@ -183,8 +214,8 @@ EXTENSION = Grammar(
     source="OCI distribution-spec 1.1, extensions/README.md (whose own pattern lacks the '*')",
     rules=(
         _EMPTY,
+        (r"[^a-zA-Z0-9._-]", "must have no characters but a-z, 0-9, '.', '_' and '-'"),
         (r"[A-Z]", "must be lowercase"),
-        (r"[^a-z0-9._-]", "must have no characters but a-z, 0-9, '.', '_' and '-'"),
         ("", "must be a-z and 0-9, separated by one '.', '_' or '-'"),
     ),
 )

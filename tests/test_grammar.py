@@ -21,6 +21,9 @@ DOCKER = {
     grammar.DOCKER_DIGEST: "[a-zA-Z0-9-_+.]+:[a-zA-Z0-9-_+.=]+",
     grammar.DOCKER_UPLOAD_ID: "(?!\\.\\Z|\\.\\.\\Z)[^/]+",
 }
+# The grammar of distribution/reference (reference.go): "domain".
+DOMAIN_COMPONENT = "(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
+DOMAIN = rf"(?:{DOMAIN_COMPONENT}(?:\.{DOMAIN_COMPONENT})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?"
 OCI = {
     grammar.NAME: "name",
     grammar.TAG: "tag",
@@ -34,6 +37,7 @@ values = (
     st.text(max_size=20)
     | st.text(alphabet="aA0._-/:+=\n\x00é٣", max_size=20)
     | st.text(alphabet="a._-/", max_size=12)
+    | st.text(alphabet="aF0.-:[]", max_size=12)
     | st.lists(
         st.sampled_from(
             [
@@ -54,7 +58,7 @@ values = (
 def specified(kind: Grammar, value: str) -> bool:
     if kind in OCI:
         return reference.is_valid(OCI[kind], value)
-    return re.fullmatch(DOCKER[kind], value) is not None
+    return re.fullmatch({**DOCKER, grammar.DOMAIN: DOMAIN}[kind], value) is not None
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: f"{kind.kind} of {kind.source[:6]}")
@@ -92,6 +96,8 @@ BROKEN = [
     (grammar.NAME, "Library/nginx", "must be lowercase"),
     (grammar.NAME, "library/été", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
     (grammar.NAME, "a\n", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
+    (grammar.NAME, "jre%2Fv17", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
+    (grammar.NAME, "A b", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
     (grammar.NAME, "..", "must have only components that start and end with a letter or a digit"),
     (grammar.NAME, "a/-b", "must have only components that start and end with a letter or a digit"),
     (grammar.NAME, "a_/b", "must have only components that start and end with a letter or a digit"),
@@ -127,6 +133,35 @@ BROKEN = [
         "md5:a.b",
         "must have after its first ':' one or more of a-z, A-Z, 0-9, '=', '_' and '-'",
     ),
+    (grammar.DOMAIN, "", "must not be empty"),
+    *(
+        (
+            grammar.DOMAIN,
+            domain,
+            "must have an IPv6 address between '[' and ']', of 0-9, a-f, A-F and ':'",
+        )
+        for domain in ("[::1", "[]", "[::1]a", "[fe80::1%25eth0]:80", "::1", "[::g]", "a[::1]")
+    ),
+    (grammar.DOMAIN, "https:", "must not be the scheme of a URL"),
+    (grammar.DOMAIN, "a.com:", "must have only a port's digits after its ':'"),
+    (grammar.DOMAIN, "a.com:80a", "must have only a port's digits after its ':'"),
+    (grammar.DOMAIN, "[::1]:80:1", "must have only a port's digits after its ':'"),
+    *(
+        (
+            grammar.DOMAIN,
+            domain,
+            "must have no characters but a-z, A-Z, 0-9, '.' and '-' before its port",
+        )
+        for domain in ("☃.com", "a_b.com:80", "a[b", "a.com\n")
+    ),
+    *(
+        (
+            grammar.DOMAIN,
+            domain,
+            "must have only components that start and end with a letter or a digit",
+        )
+        for domain in ("a-.b", "-a", "a..b", ".a:80", "a.")
+    ),
     (grammar.UPLOAD_ID, "", "must not be empty"),
     (grammar.UPLOAD_ID, "..", "must not start with '.'"),
     (
@@ -137,11 +172,13 @@ BROKEN = [
     (grammar.EXTENSION, "", "must not be empty"),
     (grammar.EXTENSION, "OCI", "must be lowercase"),
     (grammar.EXTENSION, "a+b", "must have no characters but a-z, 0-9, '.', '_' and '-'"),
+    (grammar.EXTENSION, "a%2Fb", "must have no characters but a-z, 0-9, '.', '_' and '-'"),
     (grammar.EXTENSION, "a--b", "must be a-z and 0-9, separated by one '.', '_' or '-'"),
     (grammar.DOCKER_NAME, "", "must not be empty"),
     (grammar.DOCKER_NAME, "a//b", "must not have an empty component"),
     (grammar.DOCKER_NAME, "A/b", "must be lowercase"),
     (grammar.DOCKER_NAME, "a b", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
+    (grammar.DOCKER_NAME, "a%2Fb", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
     (
         grammar.DOCKER_NAME,
         "-a/b",
@@ -166,6 +203,13 @@ BROKEN = [
 @pytest.mark.parametrize(("kind", "value", "rule"), BROKEN)
 def test_a_bad_value_is_told_which_rule_it_broke(kind: Grammar, value: str, rule: str) -> None:
     assert kind.broken_rule(value) == rule
+
+
+@given(value=values)
+def test_lowercase_is_only_asked_of_what_has_no_forbidden_characters(value: str) -> None:
+    for kind in ALL:
+        if kind.broken_rule(value) == "must be lowercase":
+            assert "no characters but" not in (kind.broken_rule(value.lower()) or "")
 
 
 def test_every_rule_is_in_the_table_above() -> None:

@@ -1,0 +1,159 @@
+"""Image references, as Docker's users write them: ``nginx``, ``ghcr.io/org/app:v1@sha256:…``."""
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from .grammar import DIGEST, DOMAIN, NAME, REGISTERED_ALGORITHMS, TAG, shortened
+
+_DOCKER_HUB = "docker.io"
+_OFFICIAL = "library/"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A repository of a registry, and the image in it: by its tag, by its digest, or by both.
+
+    >>> reference = Reference.parse("nginx:1.27")
+    >>> reference
+    Reference(domain='docker.io', name='library/nginx', tag='1.27', digest=None)
+    >>> str(reference), reference.familiar()
+    ('docker.io/library/nginx:1.27', 'nginx:1.27')
+    >>> reference.root(), reference.reference
+    ('https://registry-1.docker.io', '1.27')
+    >>> Reference.parse("localhost:5000/Foo")
+    Traceback (most recent call last):
+        ...
+    ValueError: repository name 'Foo' must be lowercase
+
+    The grammar and the defaults are those of ``distribution/reference`` (0.6.0,
+    ``ParseNormalizedNamed``), which Docker uses. A reference without a tag stays without one.
+
+    A reference can also be made of its parts, if they are what its text parses to. Otherwise a
+    `ValueError` names the part and the rule it broke. `dataclasses.replace` gives the same
+    repository with another tag or digest.
+    """
+
+    domain: str
+    """The registry: its host, and its port if the reference has one; ``docker.io`` by default.
+
+    It is empty where the first component is like a domain but can only be part of a name, as in
+    ``a_b.com/app``: ``distribution/reference`` then takes the whole for a name."""
+
+    name: str
+    """The repository name, at most 255 characters: ``library/nginx``."""
+
+    tag: str | None = None
+    """The tag; `None` without one."""
+
+    digest: str | None = None
+    """The digest, of an algorithm that OCI image-spec 1.1 registers; `None` without one."""
+
+    def __post_init__(self) -> None:
+        checked = (
+            "" if self.domain == "" else DOMAIN.check(self.domain),
+            NAME.check(self.name),
+            None if self.tag is None else TAG.check(self.tag),
+            None if self.digest is None else DIGEST.check(self.digest),
+        )
+        domain, name, _, digest = checked
+        if len(name) > 255:
+            raise ValueError(f"{NAME.kind} {shortened(name)} must have at most 255 characters")
+        if digest is not None and digest.partition(":")[0] not in REGISTERED_ALGORITHMS:
+            registered = " or ".join(REGISTERED_ALGORITHMS)
+            raise ValueError(f"{DIGEST.kind} {shortened(digest)} must be a {registered} digest")
+        for field, value in zip(("domain", "name", "tag", "digest"), checked, strict=True):
+            object.__setattr__(self, field, value)  # a plain string, even where an enum was given
+        parsed = _parts(str(self))
+        if parsed != checked:
+            raise ValueError(
+                f"reference {shortened(str(self))} must have the domain {shortened(parsed[0])} and "
+                f"the repository name {shortened(parsed[1])}, not {shortened(domain)} and "
+                f"{shortened(name)}"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a reference, short or whole.
+
+        The first component is the domain if a ``/`` follows it and it is ``localhost`` or has a
+        ``.``, a ``:`` or an upper-case letter. Raises `ValueError`, which names the malformed part
+        and the rule it broke. 64 hexadecimal digits alone are refused: Docker takes them for the
+        ID of an image.
+
+        >>> Reference.parse("index.docker.io/org/app")
+        Reference(domain='docker.io', name='org/app', tag=None, digest=None)
+        >>> Reference.parse("localhost/app:v1").domain
+        'localhost'
+        >>> Reference.parse("localhost:5000").name  # without a "/", it names no registry
+        'library/localhost'
+        """
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise ValueError(f"reference {shortened(text)} must be a string, not {kind}")
+        if re.fullmatch("[a-f0-9]{64}", text):
+            raise ValueError(f"reference {text!r} must not be 64 hexadecimal digits, an image ID")
+        return cls(*_parts(str.__str__(text)))
+
+    def __str__(self) -> str:
+        """The whole form, with the domain."""
+        return self._with_tag_and_digest(f"{self.domain}/{self.name}" if self.domain else self.name)
+
+    def familiar(self) -> str:
+        """The short form, which Docker shows to its users: without ``docker.io`` and ``library``.
+
+        >>> Reference.parse("ghcr.io/org/app").familiar()
+        'ghcr.io/org/app'
+        >>> Reference.parse("docker.io/org/app:v1").familiar()
+        'org/app:v1'
+
+        It is for people to read; programs should keep the whole form. As in
+        ``distribution/reference``, two kinds of short form do not parse to the same reference:
+        ``docker.io/a.b/app`` becomes ``a.b/app``, which is of the registry ``a.b``, and ``library``
+        is left out before 64 hexadecimal digits, too.
+        """
+        if self.domain != _DOCKER_HUB:
+            return str(self)
+        official = self.name.removeprefix(_OFFICIAL)
+        return self._with_tag_and_digest(self.name if "/" in official else official)
+
+    @property
+    def reference(self) -> str:
+        """What a manifest's URL takes: the digest, else the tag, else ``latest``."""
+        return self.digest or self.tag or "latest"
+
+    def root(self, scheme: str = "https") -> str:
+        """Where the registry's API is, as `URLBuilder` takes it.
+
+        Docker Hub's is at ``registry-1.docker.io``. Raises `ValueError` for a `scheme` that is not
+        ``http`` or ``https``, and for a reference without a domain.
+
+        >>> Reference.parse("localhost:5000/app").root("http")
+        'http://localhost:5000'
+        """
+        if scheme not in ("http", "https"):
+            raise ValueError(f"scheme {shortened(scheme)} must be 'http' or 'https'")
+        # Without a domain, the name starts with what was meant as one.
+        domain = DOMAIN.check(self.domain or self.name.partition("/")[0])
+        return f"{scheme}://{'registry-1.docker.io' if domain == _DOCKER_HUB else domain}"
+
+    def _with_tag_and_digest(self, name: str) -> str:
+        tag = "" if self.tag is None else f":{self.tag}"
+        digest = "" if self.digest is None else f"@{self.digest}"
+        return f"{name}{tag}{digest}"
+
+
+def _parts(text: str) -> tuple[str, str, str | None, str | None]:
+    """The parts of a reference, with Docker's defaults, well-formed or not."""
+    named, at, digest = text.partition("@")
+    domain, slash, rest = named.partition("/")
+    if not slash or not (domain == "localhost" or re.search("[.:A-Z]", domain)):
+        domain, rest = _DOCKER_HUB, named
+    name, colon, tag = rest.partition(":")
+    if domain == "index.docker.io":
+        domain = _DOCKER_HUB
+    if domain == _DOCKER_HUB and name and "/" not in name:
+        name = f"{_OFFICIAL}{name}"
+    if not DOMAIN.fits(domain) and NAME.fits(f"{domain}/{name}"):
+        domain, name = "", f"{domain}/{name}"
+    return domain, name, tag if colon else None, digest if at else None
