@@ -9,7 +9,6 @@ as that user.
 """
 
 import argparse
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -22,15 +21,14 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from tqdm import tqdm
 
 from registry_routes import URLBuilder, errors, grammar, resolve_location
+from registry_routes.digests import DigestMismatch, Verifier, digest_of
+from registry_routes.headers import (
+    ACCEPT_MANIFESTS,
+    IMAGE_MANIFEST,
+    bytes_received,
+    content_range,
+)
 
-INDEXES = (
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-)
-MANIFESTS = (
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-)
 REF_NAME = "org.opencontainers.image.ref.name"
 CHUNK = 8 * 1024 * 1024
 BLOCK = 256 * 1024
@@ -181,9 +179,9 @@ class Registry:
     def manifest(self, reference: str) -> tuple[dict[str, Any], bytes]:
         """The descriptor and the content of a manifest."""
         url = self.urls.manifest(self.name, reference)
-        accept = ", ".join(INDEXES + MANIFESTS)
+        headers = {"Accept": ACCEPT_MANIFESTS}
         for attempt in _attempts():
-            with attempt, self.ask("GET", url, headers={"Accept": accept}, stream=True) as response:
+            with attempt, self.ask("GET", url, headers=headers, stream=True) as response:
                 content = b""
                 for block in response.iter_content(BLOCK):
                     content += block
@@ -191,10 +189,10 @@ class Registry:
                         raise ValueError(f"manifest must have at most {MAX_MANIFEST} bytes")
         wanted = reference if ":" in reference else response.headers.get("Docker-Content-Digest")
         algorithm = "sha256" if wanted is None else _algorithm_of(wanted)
-        digest = f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
+        digest = digest_of(content, algorithm)
         if wanted not in (None, digest):
             raise ValueError(f"manifest {reference!r} must have the digest {wanted}, not {digest}")
-        media_type = response.headers.get("Content-Type", MANIFESTS[0]).partition(";")[0]
+        media_type = response.headers.get("Content-Type", IMAGE_MANIFEST).partition(";")[0]
         return {"mediaType": media_type, "digest": digest, "size": len(content)}, content
 
     def fetch(self, digest: str, size: int, layout: Layout, progress: Any) -> None:
@@ -210,11 +208,15 @@ class Registry:
         for attempt in _attempts():
             with attempt:
                 self._fetch_rest(digest, size, part, progress)
+        verifier = Verifier(digest)
         with part.open("rb") as file:
-            actual = hashlib.file_digest(file, digest.partition(":")[0]).hexdigest()
-        if actual != digest.partition(":")[2]:
+            while block := file.read(BLOCK):
+                verifier.update(block)
+        try:
+            verifier.verify()
+        except DigestMismatch:
             part.unlink()
-            raise ValueError(f"blob {digest} must have that digest, but has {actual}")
+            raise
         part.replace(path)
 
     def _fetch_rest(self, digest: str, size: int, part: Path, progress: Any) -> None:
@@ -279,7 +281,7 @@ class Registry:
                         file.seek(sent)
                         chunk = file.read(CHUNK)
                         headers = {
-                            "Content-Range": f"{sent}-{sent + len(chunk) - 1}",
+                            "Content-Range": content_range(sent, len(chunk)),
                             "Content-Type": "application/octet-stream",
                         }
                         location = self._location(
@@ -299,10 +301,7 @@ class Registry:
 
     def _upload_status(self, location: str) -> tuple[str, int]:
         response = self.ask("GET", location)
-        end = response.headers.get("Range", "0-0").removeprefix("bytes=").partition("-")[2]
-        if not end.isdecimal() or len(end) > 18:
-            raise ValueError(f"Range {end!r} of an upload must end in a number")
-        return self._location(response), int(end) + 1 if int(end) else 0
+        return self._location(response), bytes_received(response.headers.get("Range"))
 
     @staticmethod
     def _location(response: requests.Response) -> str:

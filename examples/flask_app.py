@@ -14,15 +14,8 @@ from typing import Any
 from flask import Flask, Response, jsonify, render_template_string, request, send_file, url_for
 from werkzeug.exceptions import HTTPException
 
-from registry_routes import (
-    RegistryMap,
-    cut_page,
-    error_response,
-    errors,
-    grammar,
-    next_link,
-    requested_page,
-)
+from registry_routes import RegistryMap, error_response, errors, grammar
+from registry_routes.paging import next_link, paginate, parse_page
 
 PAGE = """<!doctype html>
 <title>{{ name }}</title>
@@ -98,8 +91,8 @@ def make_app(layout: Path, name: str) -> Flask:
 
     @app.endpoint("tags")
     def list_tags(name: str) -> Response:
-        n, last = requested_page(request.args)
-        names, more = cut_page(tags(), n, last)
+        n, last = parse_page(request.args)
+        names, more = paginate(tags(), n, last)
         response = jsonify(name=name, tags=names)
         if more:
             response.headers["Link"] = next_link(url_for("tags", name=name, n=n, last=names[-1]))

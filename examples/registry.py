@@ -33,18 +33,17 @@ from werkzeug.serving import make_server
 from werkzeug.wrappers import Response
 from werkzeug.wsgi import wrap_file
 
-from registry_routes import (
-    RegistryApp,
-    RegistryRequest,
-    cut_page,
-    errors,
-    next_link,
-    requested_page,
-)
+from registry_routes import RegistryApp, RegistryRequest, errors
+from registry_routes.digests import DigestMismatch, Verifier, digest_of
 from registry_routes.grammar import DIGEST, NAME, REGISTERED_ALGORITHMS, TAG
+from registry_routes.headers import (
+    IMAGE_INDEX,
+    IMAGE_MANIFEST,
+    parse_content_range,
+    upload_range,
+)
+from registry_routes.paging import next_link, paginate, parse_page
 
-IMAGE_INDEX = "application/vnd.oci.image.index.v1+json"
-IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 # RFC 6838, section 4.2; without parameters, as it is for manifests.
 _RESTRICTED_NAME = "[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]{0,126}"
 MEDIA_TYPE = re.compile(f"{_RESTRICTED_NAME}/{_RESTRICTED_NAME}")
@@ -387,23 +386,27 @@ def _path(name: str, kind: str, digest: str | None = None) -> str:
 
 def _checked(digest: str, blocks: Blocks) -> Iterator[bytes]:
     """The blocks, with an error at their end if they are not the content of `digest`."""
-    algorithm, _, encoded = digest.partition(":")
-    hashed = hashlib.new(algorithm)
+    verifier = Verifier(digest)
     for block in blocks:
-        hashed.update(block)
+        verifier.update(block)
         yield block
-    if hashed.hexdigest() != encoded:
-        raise errors.DigestInvalid(detail={"digest": digest})
+    try:
+        verifier.verify()
+    except DigestMismatch as error:
+        raise errors.DigestInvalid(str(error), detail={"digest": digest}) from None
 
 
 def _size_of(content_range: str | None, start: int) -> int | None:
     """The size that a chunk's ``Content-Range`` announces, which must begin at `start`."""
     if content_range is None:
         return None
-    found = re.fullmatch(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/.*)?", content_range)
-    if not found or int(found[1]) != start or int(found[2]) < start:
+    try:
+        found, size = parse_content_range(content_range)
+    except ValueError as error:
+        raise errors.RangeInvalid(str(error)) from None
+    if found != start:
         raise errors.RangeInvalid(detail={"expected start": start})
-    return int(found[2]) + 1 - start
+    return size
 
 
 def upload_size(chunks: list[dict[str, Any]]) -> int:
@@ -456,7 +459,7 @@ def make_app(storage: Storage) -> RegistryApp:
                 raise errors.ManifestBlobUnknown(detail={"digest": blob})
         algorithm = digest.partition(":")[0] or "sha256"
         _supported_algorithm(algorithm)
-        actual = f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
+        actual = digest_of(content, algorithm)
         if digest not in ("", actual):
             raise errors.DigestInvalid(detail={"digest": digest, "actual": actual})
         tags = [tag] if tag else _tags_to_give(request)
@@ -564,8 +567,8 @@ def make_app(storage: Storage) -> RegistryApp:
 
     @app.view("tags", "GET")
     def list_tags(request: RegistryRequest, name: str) -> Response:
-        n, last = requested_page(request.args)
-        tags, more = cut_page(storage.tags(name), n, last)
+        n, last = parse_page(request.args)
+        tags, more = paginate(storage.tags(name), n, last)
         response = _json({"name": name, "tags": tags})
         if more:
             response.headers["Link"] = next_link(request.urls.tags(name, n=n, last=tags[-1]))
@@ -573,8 +576,8 @@ def make_app(storage: Storage) -> RegistryApp:
 
     @app.view("catalog", "GET")
     def list_repositories(request: RegistryRequest) -> Response:
-        n, last = requested_page(request.args)
-        names, more = cut_page(storage.repositories(), n, last)
+        n, last = parse_page(request.args)
+        names, more = paginate(storage.repositories(), n, last)
         response = _json({"repositories": names})
         if more:
             response.headers["Link"] = next_link(request.urls.catalog(n=n, last=names[-1]))
@@ -614,7 +617,7 @@ def _upload_status(
 ) -> Response:
     response = Response(status=status)
     response.location = request.urls.blob_upload_chunk(name, upload_id)
-    response.headers["Range"] = f"0-{max(size - 1, 0)}"
+    response.headers["Range"] = upload_range(size)
     response.headers["Docker-Upload-UUID"] = upload_id
     return response
 

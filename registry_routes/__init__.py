@@ -9,14 +9,14 @@
 
 - Matching and building: `url_map`, `RegistryMap`; in a map of your own, `RegistryRules` and
   `CONVERTERS`; the route tables, `OCI_1_1` and `DOCKER_1_5`.
-- Serving: `RegistryApp`; in other frameworks, `error_response`; the exceptions in `errors`;
-  `requested_page`, `cut_page` and `next_link`.
-- Clients: `URLBuilder`, `resolve_location`, `read_errors`, `parse_next_link`.
+- Serving: `RegistryApp`; in other frameworks, `error_response`; the exceptions in `errors`.
+- Clients: `URLBuilder`, `resolve_location`, `read_errors`.
+- Both: `paging`, lists in pages; `headers`, what the API's own headers say; `digests`.
 - Tokens: `required_scopes`, `parse_scopes`, `Scope`.
 - Values: `grammar`, what a repository name, a tag, a digest is.
 """
 
-from . import errors, grammar
+from . import digests, errors, grammar, headers, paging
 from .access import Scope, parse_scopes, required_scopes
 from .app import RegistryApp, RegistryRequest, error_response
 from .converters import (
@@ -30,7 +30,6 @@ from .converters import (
 )
 from .errors import RegistryError, read_errors
 from .map import RegistryMap, RegistryMapAdapter, url_map
-from .paging import cut_page, next_link, parse_next_link, requested_page
 from .routes import DOCKER_1_5, OCI_1_1, Dialect, RegistryRules, Route, RouteName
 from .urls import URLBuilder, resolve_location
 
@@ -55,15 +54,14 @@ __all__ = [
     "TagConverter",
     "URLBuilder",
     "UploadIdConverter",
-    "cut_page",
+    "digests",
     "error_response",
     "errors",
     "grammar",
-    "next_link",
-    "parse_next_link",
+    "headers",
+    "paging",
     "parse_scopes",
     "read_errors",
-    "requested_page",
     "required_scopes",
     "resolve_location",
     "url_map",

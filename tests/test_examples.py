@@ -141,7 +141,7 @@ class TestClient:
         part = part_in(back, name)
         part.write_bytes(b"x" * 1000)
         message = run_client("pull", ours, "wrong:v1", back, fails=True)
-        assert f"blob sha256:{name} must have that digest" in message
+        assert f"content must have the digest sha256:{name}" in message
         assert not (back / "index.json").exists()
         run_client("pull", ours, "wrong:v1", back)  # from the beginning
         assert files_of(back) == files_of(image)
@@ -179,7 +179,7 @@ class TestClient:
             for reference in SHA256, "v1":
                 with pytest.raises(ValueError, match="must have the digest"):
                     pull(Registry(root, "a"), reference, Layout(tmp_path))
-            with pytest.raises(ValueError, match="must have that digest"):
+            with pytest.raises(ValueError, match="must have the digest"):
                 Registry(root, "a").fetch(SHA256, 2, Layout(tmp_path), Progress())
         assert not list(tmp_path.rglob("*.json"))
 

@@ -1,57 +1,101 @@
 """Lists in pages: what a request wants, what it gets, and the link to the next page."""
 
 import time
+from urllib.parse import quote, unquote
 
+import httpx
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from werkzeug.datastructures import MultiDict
 
-from registry_routes import URLBuilder, cut_page, next_link, parse_next_link, requested_page
+from registry_routes import URLBuilder
 from registry_routes.errors import PaginationNumberInvalid
+from registry_routes.paging import next_link, paginate, parse_next_link, parse_page
 
 from .nasty import SHA256, SHA512
 
+PAGE = "https://h/v2/x"
+
 
 def test_n_and_last_of_a_request() -> None:
-    assert requested_page({}) == (None, None)
-    assert requested_page({"n": "0", "last": ""}) == (0, "")
-    assert requested_page({"n": "007"}) == (7, None)
+    assert parse_page({}) == (None, None)
+    assert parse_page({"n": "0", "last": ""}) == (0, "")
+    assert parse_page(MultiDict([("n", "5"), ("n", "6"), ("last", "a")])) == (5, "a")
     for huge in "9" * 18, "9" * 19, "9" * 100_000:
-        n, _ = requested_page({"n": huge})
+        n, _ = parse_page({"n": huge})
         assert n
         assert n >= 10**17
+
+
+@pytest.mark.parametrize("zeros", ["", "0", "0" * 18, "0" * 100_000])
+def test_zeros_in_front_of_n_do_not_count(zeros: str) -> None:
+    assert parse_page({"n": f"{zeros}7"}) == (7, None)
+    assert parse_page({"n": f"{zeros}0"}) == (0, None)
 
 
 @pytest.mark.parametrize("n", ["", "-1", "x", "1.0", "+1", " 1", "1\n", "٣", "1_000", "0x1", "1e3"])
 def test_a_bad_n(n: str) -> None:
     with pytest.raises(PaginationNumberInvalid) as error:
-        requested_page({"n": n})
+        parse_page({"n": n})
     assert error.value.detail == {"n": n}
     assert error.value.code == 400
 
 
-@given(
-    st.sets(st.text(alphabet="abAB01._-", min_size=1, max_size=3)),
-    st.integers(1, 5),
-)
-def test_all_pages_together_are_all_the_names_once(names: set[str], n: int) -> None:
-    last, seen = None, []
+# The pages.
+
+NAMES = st.lists(st.text(alphabet="abABzZ019._-é", min_size=1, max_size=3))
+
+
+@given(NAMES, st.integers(1, 5), st.booleans())
+@example(["a", "a", "a", "b"], 2, False)
+def test_all_pages_together_are_all_the_names_once(
+    names: list[str], n: int, ascii_order: bool
+) -> None:
+    last, seen = None, list[str]()
     while True:
-        part, more = cut_page(names, n, last)
+        part, more = paginate(names, n, last, ascii_order=ascii_order)
         seen += part
         if not more:
             break
         assert len(part) == n
         last = part[-1]
-    assert seen == sorted(names, key=lambda name: (name.lower(), name))
-    assert cut_page(names, None, None) == (seen, False)
-    assert cut_page(names, 0, None) == ([], False)
-    assert cut_page(names, len(names), None) == (seen, False)
+    if ascii_order:  # as Go sorts strings: by their bytes
+        assert seen == sorted(set(names), key=str.encode)
+    else:
+        assert seen == sorted(set(names), key=lambda name: (name.lower(), name))
+    for length in None, len(seen), 10**18:
+        whole = paginate(names, length, None, ascii_order=ascii_order)
+        assert whole == (seen, False)
+    assert paginate(names, 0, None, ascii_order=ascii_order) == ([], False)
 
 
-def test_a_page_after_a_name_that_is_gone() -> None:
-    assert cut_page(["a", "c", "d"], 1, "b") == (["c"], True)
-    assert cut_page(["a", "c", "d"], 10**18, "e") == ([], False)
+@given(NAMES, st.text(alphabet="abABzZ019._-é", max_size=3), st.integers(0, 5), st.booleans())
+def test_a_page_begins_right_after_last_even_if_that_is_gone(
+    names: list[str], last: str, n: int, ascii_order: bool
+) -> None:
+    gone = [name for name in names if name != last]
+    page = paginate(gone, n, last, ascii_order=ascii_order)
+    assert page == paginate(names, n, last, ascii_order=ascii_order)
+    everything, _ = paginate([*gone, last], None, None, ascii_order=ascii_order)
+    after = everything[everything.index(last) + 1 :]
+    assert page == (after[:n], 0 < n < len(after))
+
+
+def test_the_two_orders_of_the_specification() -> None:
+    tags = ["v10", "V2", "_x", "v1", "1.0", "-"]
+    assert paginate(tags, None, None)[0] == ["-", "1.0", "_x", "v1", "v10", "V2"]
+    ordered, _ = paginate(tags, None, None, ascii_order=True)
+    assert ordered == ["-", "1.0", "V2", "_x", "v1", "v10"]
+
+
+@pytest.mark.parametrize("n", [-1, -(10**18)])
+def test_no_page_has_less_than_nothing(n: int) -> None:
+    with pytest.raises(ValueError, match=f"n {n} must be 0 or more"):
+        paginate(["a"], n, None)
+
+
+# The link.
 
 
 def test_a_link_leads_to_the_next_page_and_is_read_back() -> None:
@@ -64,6 +108,29 @@ def test_a_link_leads_to_the_next_page_and_is_read_back() -> None:
         assert parse_next_link("https://r.example/m/v2/", next_link(url)) == url
 
 
+@given(st.text())
+@example('x>; rel="prev", <y')
+@example("\r\nSet-Cookie: a=b")
+@example("€ é\x85\x00\\\"'{|}^`")
+@example("%3E%2z%")
+def test_whatever_is_in_a_url_the_link_can_be_sent_and_leads_there(text: str) -> None:
+    text = text.partition("#")[0]  # no request has a fragment
+    header = next_link(f"https://h/v2/_catalog?last={text}")
+    assert header.isascii()
+    assert header.isprintable()
+    assert header.count("<") == header.count(">") == 1
+    found = parse_next_link(PAGE, header)
+    assert found is not None
+    assert unquote(found) == unquote(f"https://h/v2/_catalog?last={text}")
+
+
+@given(st.text(alphabet="abc%/:?[]@!$&'()*+,;=-._~019"))
+def test_a_url_without_anything_to_quote_stays_as_it_is(query: str) -> None:
+    url = f"https://h/v2/_catalog?last={query}"
+    assert next_link(url) == f'<{url}>; rel="next"'
+    assert parse_next_link(PAGE, next_link(url)) == url
+
+
 @pytest.mark.parametrize(
     ("header", "expected"),
     [
@@ -74,23 +141,72 @@ def test_a_link_leads_to_the_next_page_and_is_read_back() -> None:
         ('</p>; rel="prev", </n>; rel="next"', "https://h/n"),
         ('</p>; rel="prev"; title="a, <b>; rel=next", </n>; REL="NEXT"', "https://h/n"),
         ('</n>; title="x\\"y"; rel="up next"', "https://h/n"),
+        ('</n>; rel="up\tnext"', "https://h/n"),
         ("<y?n=1>; rel=next", "https://h/v2/y?n=1"),
         ("<https://other.example/x>; rel=next", "https://other.example/x"),
         ('</x>; rel="nextish"', None),
+        ("</x>; rev=next", None),
+        ("</x>; rel*=UTF-8''next", None),
+        ('</x>; rel*0="next"', None),
+        ("</x>; rel", None),
+        ("</x>; rel=", None),
         ("</x>", None),
         ("/x; rel=next", None),
         ("<", None),
         ('</x>; rel="next', None),
         ('</n>; rel = "next"', "https://h/n"),
         ("</n>;title = x ; rel\t =  next", "https://h/n"),
+        (",, </n>;; rel=next ,", "https://h/n"),
+        ('</n>; title=a"b; rel=next', "https://h/n"),
+        ('</p>; title="a, </n>; rel=next', "https://h/n"),
+        ('</n>; rel="n\\ext"', "https://h/n"),
+        # RFC 8288, section 3.3: the first "rel" counts.
+        ("</x>; rel=prev; rel=next", None),
+        ("</n>; rel=next; rel=prev", "https://h/n"),
+        ("</x>; rel; rel=next", None),
+        ('</x>; REL="prev"; rel="next", </n>; rel=next', "https://h/n"),
+        # RFC 8288, section 3.2: with an anchor it is about something else.
+        ('</x>; rel=next; anchor="#foo"', None),
+        ('</x>; anchor="/other"; rel=next, </n>; rel=next', "https://h/n"),
+        ("</x>; anchor; rel=next", None),
+        ('</n>; title="anchor=x"; rel=next', "https://h/n"),
     ],
 )
 def test_links_as_they_come(header: str | None, expected: str | None) -> None:
-    assert parse_next_link("https://h/v2/x", header) == expected
+    assert parse_next_link(PAGE, header) == expected
+
+
+def test_the_link_is_found_in_any_of_several_lines() -> None:
+    lines = ['</p>; rel="prev"', '</x>; title="', '</n>; rel="next"', '</o>; rel="next"']
+    assert parse_next_link(PAGE, lines) == "https://h/n"
+    assert parse_next_link(PAGE, iter(lines)) == "https://h/n"
+    assert parse_next_link(PAGE, lines[:2]) is None
+    assert parse_next_link(PAGE, []) is None
+
+
+def test_the_request_url_is_whatever_prints_as_a_url() -> None:
+    class URL:
+        def __str__(self) -> str:
+            return PAGE
+
+    for url in httpx.URL(PAGE), URL(), PAGE:
+        assert parse_next_link(url, "<y>; rel=next") == "https://h/v2/y"
+    with pytest.raises(ValueError, match=r"URL '<Response .*' must have no spaces"):
+        parse_next_link(httpx.Response(200), "<y>; rel=next")
+
+
+@pytest.mark.parametrize("target", ["javascript:x", "ftp://h/x", "//", "http://[", quote("http:")])
+def test_a_link_to_something_else_than_http_is_refused(target: str) -> None:
+    with pytest.raises(ValueError, match="Location"):
+        parse_next_link("urn:x", f"<{target}>; rel=next")
 
 
 @pytest.mark.parametrize(
-    "shape", ["</x>;", "</x>; ", " ", ",", "<", ';"', '\\"', "; a", '</x>;a="']
+    "shape",
+    [
+        *("</x>;", "</x>; ", " ", ",", "<", ';"', '\\"', "; a", '</x>;a="', '="', ';a="\\'),
+        *(';a="\\"', ";rel", "</x>,", '</x>;rel="next', ";a= ", "=", "; "),
+    ],
 )
 def test_a_hostile_header_hangs_nothing(shape: str) -> None:
     begun = time.monotonic()

@@ -1,0 +1,80 @@
+"""Digests of contents: making them, checking them, and the tag that stands in for referrers."""
+
+import hashlib
+import re
+
+from .grammar import DIGEST, REGISTERED_ALGORITHMS
+
+
+class DigestMismatch(ValueError):
+    """Some content does not have the digest that it should have."""
+
+
+def digest_of(content: bytes | bytearray | memoryview, algorithm: str = "sha256") -> str:
+    """The digest of `content`.
+
+    `algorithm` is one of `grammar.REGISTERED_ALGORITHMS`; any other raises `ValueError`. (OCI
+    image-spec 1.1, "Registered Algorithms".)
+
+    >>> digest_of(b"{}")
+    'sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a'
+    """
+    return f"{algorithm}:{hashlib.new(_registered(algorithm), content).hexdigest()}"
+
+
+def _registered(algorithm: str) -> str:
+    if algorithm not in REGISTERED_ALGORITHMS:
+        known = " or ".join(REGISTERED_ALGORITHMS)
+        raise ValueError(f"digest algorithm {algorithm!r:.100} must be {known}")
+    return algorithm
+
+
+class Verifier:
+    """Checks that content has its digest, block by block as it comes.
+
+    `digest` is what the content must have. A malformed one, or one of an algorithm that is not in
+    `grammar.REGISTERED_ALGORITHMS`, raises `ValueError`. (OCI image-spec 1.1, "Digests".)
+
+    >>> verifier = Verifier(digest_of(b"some content"))
+    >>> verifier.update(b"some ")
+    >>> verifier.update(b"content")
+    >>> verifier.verify()
+    >>> verifier.update(b" and more")
+    >>> verifier.verify()  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    registry_routes.digests.DigestMismatch: content must have the digest sha256:29..., not sha256:00...
+    """  # noqa: E501
+
+    def __init__(self, digest: str) -> None:
+        self.digest = DIGEST.check(digest)
+        """What the content must have."""
+        self._algorithm = _registered(digest.partition(":")[0])
+        self._hashed = hashlib.new(self._algorithm)
+
+    def update(self, block: bytes | bytearray | memoryview) -> None:
+        """Take the next block of the content."""
+        self._hashed.update(block)
+
+    def verify(self) -> None:
+        """Raise `DigestMismatch`, which names both digests, if the blocks do not have the digest.
+
+        It is a `ValueError`.
+        """
+        actual = f"{self._algorithm}:{self._hashed.hexdigest()}"
+        if actual != self.digest:
+            raise DigestMismatch(f"content must have the digest {self.digest}, not {actual}")
+
+
+def referrers_tag(digest: str) -> str:
+    """The tag of the index that lists the referrers of `digest`.
+
+    Clients keep that index where a registry has no referrers endpoint. (distribution-spec, main
+    branch, "Referrers Tag Schema": the algorithm is cut to 32 characters, the encoded hash to 64,
+    and ``-`` replaces what no tag can hold.) Raises `ValueError` for a malformed digest.
+
+    >>> referrers_tag(digest_of(b"{}"))
+    'sha256-44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a'
+    """
+    algorithm, _, encoded = DIGEST.check(digest).partition(":")
+    return re.sub("[^a-zA-Z0-9._-]", "-", f"{algorithm[:32]}-{encoded[:64]}")

@@ -1,0 +1,201 @@
+"""The API's own headers: what a registry writes into them, and what a client reads in them.
+
+Each function takes or returns the text of a header. Nothing here needs a request or a response.
+Numbers of bytes have at most 18 digits: that is more than any blob has.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+
+from werkzeug.http import quote_header_value
+
+IMAGE_INDEX = "application/vnd.oci.image.index.v1+json"
+IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+DOCKER_MANIFEST_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+
+#: What a manifest can be: OCI's index and manifest (image-spec 1.1, Media Types), and what Docker
+#: calls them (Image Manifest V2, Schema 2).
+MANIFEST_MEDIA_TYPES = (IMAGE_INDEX, IMAGE_MANIFEST, DOCKER_MANIFEST_LIST, DOCKER_MANIFEST)
+
+#: The ``Accept`` of a request for a manifest, whichever of these it is.
+ACCEPT_MANIFESTS = ", ".join(MANIFEST_MEDIA_TYPES)
+
+_NUMBER = "[0-9]{1,18}"  # int() refuses a few thousand digits
+_UPLOAD_RANGE = re.compile(f"(?:(?i:bytes)[= ])?0-(-1|{_NUMBER})")
+_CONTENT_RANGE = re.compile(rf"(?:(?i:bytes)[= ])?({_NUMBER})-({_NUMBER})(?:/(?:\*|({_NUMBER})))?")
+
+
+def upload_range(size: int) -> str:
+    """The ``Range`` of an upload's status, when the registry has `size` bytes of it.
+
+    (distribution-spec 1.1, "Pushing a blob in chunks".) It ends with the position of the last byte.
+    Registries also answer ``0-0`` when they have nothing yet, as Go distribution does. Raises
+    `ValueError` for a `size` below 0.
+
+    >>> upload_range(100), upload_range(1), upload_range(0)
+    ('0-99', '0-0', '0-0')
+    """
+    if size < 0:
+        raise ValueError(f"size {size!r} must be 0 or more")
+    return f"0-{max(size - 1, 0)}"
+
+
+def bytes_received(value: str | None) -> int:
+    """How many bytes of an upload the registry has, from the ``Range`` of its status.
+
+    (distribution-spec 1.1, "Pushing a blob in chunks".) The next chunk starts there. Docker's
+    specification puts ``bytes=`` in front. Of an upload without any bytes, registries say ``0-0``
+    or ``0--1``, or send no ``Range`` at all, which is `None` here.
+
+    ``0-0`` is also what they say of an upload with one byte, and 0 is returned for it. A client
+    knows that it is one byte if it has sent a chunk of one byte, and the registry has accepted it.
+    If the answer to that chunk was lost, sending the chunk again tells: the registry answers 416 if
+    it has that byte. A client whose first chunk is longer than one byte never has to ask.
+
+    Raises `ValueError` for anything else.
+
+    >>> bytes_received("0-99"), bytes_received("bytes=0-99"), bytes_received("0-0")
+    (100, 100, 0)
+    """
+    if value is None:
+        return 0
+    found = _UPLOAD_RANGE.fullmatch(value.strip(" \t"))
+    if not found:
+        raise ValueError(f"Range {value!r:.100} of an upload must be '0-' and a position")
+    end = int(found[1])
+    return end + 1 if end > 0 else 0
+
+
+def content_range(start: int, size: int) -> str:
+    """The ``Content-Range`` of a chunk of `size` bytes whose first byte is at `start`.
+
+    (distribution-spec 1.1, "Pushing a blob in chunks".) Raises `ValueError` for a `start` below 0,
+    and for an empty chunk: no range is empty.
+
+    >>> content_range(0, 100), content_range(100, 1)
+    ('0-99', '100-100')
+    """
+    if start < 0:
+        raise ValueError(f"start {start!r} must be 0 or more")
+    if size < 1:
+        raise ValueError(f"size {size!r} must be 1 or more")
+    return f"{start}-{start + size - 1}"
+
+
+def parse_content_range(value: str) -> tuple[int, int]:
+    """Where a chunk starts and how many bytes it has, from its ``Content-Range``.
+
+    It may be written as the distribution-spec has it, ``0-99``, or as HTTP does,
+    ``bytes 0-99/100`` (RFC 9110, section 14.4): the ``Content-Range`` of a 206 is read as well.
+    Raises `ValueError` for anything else, for an end before the start, and for an end that is not
+    within the whole.
+
+    >>> parse_content_range("100-199"), parse_content_range("bytes 100-199/*")
+    ((100, 100), (100, 100))
+    """
+    found = _CONTENT_RANGE.fullmatch(value.strip(" \t"))
+    if not found:
+        raise ValueError(f"Content-Range {value!r:.100} must be a start, '-' and an end")
+    start, end = int(found[1]), int(found[2])
+    if end < start:
+        raise ValueError(f"Content-Range {value!r:.100} must not end before it starts")
+    if found[3] and int(found[3]) <= end:
+        raise ValueError(f"Content-Range {value!r:.100} must end before the whole does")
+    return start, end + 1 - start
+
+
+def chunk_min_length(value: str | None) -> int:
+    """The least number of bytes of a chunk, from ``OCI-Chunk-Min-Length``; 0 without that header.
+
+    (distribution-spec 1.1, "Pushing a blob in chunks": it comes with the answer to the POST, and
+    the last chunk may be shorter.) Raises `ValueError` if it is not a whole number. A registry may
+    name any number: a client should not hold more in memory than it can.
+
+    >>> chunk_min_length("5242880"), chunk_min_length(None)
+    (5242880, 0)
+    """
+    if value is None:
+        return 0
+    if not re.fullmatch(_NUMBER, value.strip(" \t")):
+        raise ValueError(f"OCI-Chunk-Min-Length {value!r:.100} must be a whole number")
+    return int(value)
+
+
+def field_lines(value: str | Iterable[str] | None) -> list[str]:
+    """The lines of a header, whether there are several, one or none.
+
+    HTTP libraries give several lines as a list, or join them with commas. (RFC 9110, section 5.3.)
+
+    >>> field_lines(["1.2.3, 1.2", "latest"]), field_lines("latest"), field_lines(None)
+    (['1.2.3, 1.2', 'latest'], ['latest'], [])
+    """
+    return [value] if isinstance(value, str) else list(value or ())
+
+
+_ELEMENT = re.compile(r"""(?>(?:[^",]++|"(?>(?:[^"\\]++|\\.)*)"?)+)""", re.DOTALL)
+
+
+def _elements(value: str | Iterable[str] | None) -> Iterator[str]:
+    for line in field_lines(value):
+        for element in _ELEMENT.findall(line):
+            if stripped := element.strip(" \t"):
+                yield stripped
+
+
+def parse_list(value: str | Iterable[str] | None) -> list[str]:
+    """The elements of a header that is a list, however many lines it has.
+
+    ``OCI-Tag`` lists the tags that a push by digest has given to a manifest, and
+    ``OCI-Filters-Applied`` the filters that a list of referrers has gone through.
+    (distribution-spec 1.1, and its main branch for the tags; RFC 9110, section 5.6.1.)
+
+    >>> parse_list(["1.2.3, 1.2, 1", "latest"])
+    ['1.2.3', '1.2', '1', 'latest']
+    >>> "artifactType" in parse_list("artifactType")
+    True
+    """
+    return list(_elements(value))
+
+
+_QUOTED = r'"((?>(?:[^"\\]++|\\.)*))"'
+_WARNING = re.compile(rf'299[ \t]++[^ \t"]++[ \t]++{_QUOTED}(?:[ \t]++"[^"]*+")?', re.DOTALL)
+
+
+def warning(text: str) -> str:
+    """The ``Warning`` that has a client show `text` to its user.
+
+    (distribution-spec 1.1, "Warnings", which allows at most 4096 bytes in all the warnings of a
+    response.) Raises `ValueError` for a control character, and for a character outside Latin-1:
+    no header can have one.
+
+    >>> warning('The tag "v1" is deprecated.')
+    '299 - "The tag \\\\"v1\\\\" is deprecated."'
+    """
+    if re.search("[^\t\x20-\x7e\xa0-\xff]", text):
+        raise ValueError(f"warning {text!r:.100} must have only printable characters of Latin-1")
+    return f"299 - {quote_header_value(text, allow_token=False)}"
+
+
+def parse_warnings(value: str | Iterable[str] | None) -> list[str]:
+    """The texts of the ``Warning`` headers of a response, each once, to be shown to the user.
+
+    (distribution-spec 1.1, "Warnings"; RFC 7234, section 5.5.) Warnings with another code than 299
+    are left out: they are from HTTP caches.
+
+    >>> parse_warnings('299 - "Your token expires soon.", 110 - "Response is Stale"')
+    ['Your token expires soon.']
+    """
+    found = filter(None, map(_WARNING.fullmatch, _elements(value)))
+    return list(dict.fromkeys(unquoted(one[1]) for one in found))
+
+
+def unquoted(text: str) -> str:
+    r"""The text between the quotes of a quoted string, without backslashes that only quote.
+
+    (RFC 9110, section 5.6.4.)
+
+    >>> print(unquoted(r'a \"b\" and a \\'))
+    a "b" and a \
+    """
+    return re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)

@@ -1,0 +1,111 @@
+"""Digests: made, checked block by block, and made into the tag that stands in for referrers."""
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry_routes.digests import DigestMismatch, Verifier, digest_of, referrers_tag
+from registry_routes.grammar import DIGEST, REGISTERED_ALGORITHMS, TAG
+
+from .nasty import DIGESTS, SHA256, SHA512
+
+ALGORITHMS = st.sampled_from(sorted(REGISTERED_ALGORITHMS))
+
+
+@given(st.binary(), ALGORITHMS)
+def test_a_digest_is_the_hash_with_its_name(content: bytes, algorithm: str) -> None:
+    digest = digest_of(content, algorithm)
+    assert digest == f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
+    assert DIGEST.fits(digest)
+    assert digest_of(bytearray(content), algorithm) == digest
+    assert digest_of(memoryview(content), algorithm) == digest
+
+
+def test_a_digest_is_sha256_if_nothing_else_is_wanted() -> None:
+    # FIPS 180-2, appendix B.1
+    expected = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert digest_of(b"abc") == expected
+
+
+@given(st.lists(st.binary()), ALGORITHMS)
+def test_content_is_verified_in_whatever_blocks_it_comes(
+    blocks: list[bytes], algorithm: str
+) -> None:
+    verifier = Verifier(digest_of(b"".join(blocks), algorithm))
+    for block in blocks:
+        verifier.update(block)
+    verifier.verify()
+    verifier.verify()
+
+
+@given(st.binary(), st.binary(), ALGORITHMS)
+def test_other_content_is_refused_and_both_digests_are_named(
+    content: bytes, other: bytes, algorithm: str
+) -> None:
+    if content == other:
+        other += b"!"
+    expected, actual = digest_of(content, algorithm), digest_of(other, algorithm)
+    verifier = Verifier(expected)
+    verifier.update(other)
+    with pytest.raises(DigestMismatch) as error:
+        verifier.verify()
+    assert isinstance(error.value, ValueError)
+    assert str(error.value) == f"content must have the digest {expected}, not {actual}"
+
+
+def test_no_content_at_all_is_refused_too() -> None:
+    with pytest.raises(DigestMismatch):
+        Verifier(SHA256).verify()
+
+
+# hashlib knows many of them; a digest has an algorithm that is registered.
+@pytest.mark.parametrize(
+    "algorithm", ["", "md5", "sha1", "sha384", "shake_128", "SHA256", "sha256 ", "x" * 100_000]
+)
+def test_an_algorithm_that_is_not_registered_is_refused(algorithm: str) -> None:
+    with pytest.raises(ValueError, match="must be sha256 or sha512") as error:
+        digest_of(b"", algorithm)
+    assert len(str(error.value)) < 200
+    assert not isinstance(error.value, DigestMismatch)
+
+
+@pytest.mark.parametrize("digest", [one for one in DIGESTS if one not in (SHA256, SHA512)])
+def test_a_digest_that_cannot_be_checked_is_refused_before_any_content(digest: str) -> None:
+    with pytest.raises(ValueError, match="must") as error:
+        Verifier(digest)
+    assert not isinstance(error.value, DigestMismatch)
+
+
+# Of the specification's main branch, "Referrers Tag Schema".
+EXAMPLES = {
+    f"sha256:{'a' * 64}": f"sha256-{'a' * 64}",
+    f"sha512:{'a' * 128}": f"sha512-{'a' * 64}",
+    "test+algorithm+using+algorithm+separators+and+lots+of+characters+to+excercise+overall+truncation:"
+    "alsoSome=InTheEncodedSectionToShowHyphenReplacementAndLotsAndLotsOfCharactersToExcerciseEncodedTruncation":
+    "test-algorithm-using-algorithm-s-"
+    "alsoSome-InTheEncodedSectionToShowHyphenReplacementAndLotsAndLot",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("digest", "tag"), EXAMPLES.items())
+def test_the_specifications_own_referrers_tags(digest: str, tag: str) -> None:
+    assert referrers_tag(digest) == tag
+
+
+@given(st.from_regex(DIGEST.regex, fullmatch=True))
+def test_a_referrers_tag_is_a_tag_and_keeps_what_a_tag_can_hold(digest: str) -> None:
+    tag = referrers_tag(digest)
+    assert TAG.fits(tag)
+    algorithm, encoded = digest.split(":")
+    expected = f"{algorithm[:32]}-{encoded[:64]}"
+    assert len(tag) == len(expected)
+    for made, given_ in zip(tag, expected, strict=True):
+        assert made == (given_ if given_ not in "+=" else "-")
+
+
+@pytest.mark.parametrize("digest", [one for one in DIGESTS if not DIGEST.fits(one)])
+def test_a_malformed_digest_has_no_referrers_tag(digest: str) -> None:
+    with pytest.raises(ValueError, match=r"^digest "):
+        referrers_tag(digest)

@@ -1,0 +1,235 @@
+"""The API's own headers: what is written is read back, and what registries really send is read."""
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from werkzeug.datastructures import Headers
+from werkzeug.http import parse_accept_header
+from werkzeug.test import run_wsgi_app
+from werkzeug.wrappers import Response
+
+from registry_routes.headers import (
+    ACCEPT_MANIFESTS,
+    MANIFEST_MEDIA_TYPES,
+    bytes_received,
+    chunk_min_length,
+    content_range,
+    field_lines,
+    parse_content_range,
+    parse_list,
+    parse_warnings,
+    upload_range,
+    warning,
+)
+
+SIZES = st.integers(0, 10**17)
+
+
+def test_a_manifest_of_any_kind_is_accepted_and_nothing_else() -> None:
+    accepted = [value for value, _ in parse_accept_header(ACCEPT_MANIFESTS)]
+    assert sorted(accepted) == sorted(MANIFEST_MEDIA_TYPES)
+    assert set(MANIFEST_MEDIA_TYPES) == {
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    }
+
+
+# The status of an upload.
+
+
+@given(SIZES)
+@example(0)
+@example(1)
+@example(2)
+def test_what_the_status_says_is_how_far_the_upload_is(size: int) -> None:
+    written = upload_range(size)
+    assert re.fullmatch("0-[0-9]+", written)  # the specification's form
+    for value in written, f"bytes={written}":
+        assert bytes_received(value) == (size if size != 1 else 0)
+
+
+@pytest.mark.parametrize("nothing", [None, "0-0", "0--1", "bytes=0-0", "bytes=0--1", "bytes 0-0"])
+def test_however_a_registry_says_that_it_has_nothing(nothing: str | None) -> None:
+    assert bytes_received(nothing) == 0
+
+
+@pytest.mark.parametrize(("value", "expected"), [("0-99 ", 100), ("Bytes=0-99", 100), ("0-1", 2)])
+def test_a_status_as_it_comes(value: str, expected: int) -> None:
+    assert bytes_received(value) == expected
+
+
+NO_NUMBERS = ["", "x", "٣", "0x1", "1_000", "+1", "1.0", "5\n", "9" * 19, "9" * 5000]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "0", "0-", "-5", "0--2", "1-5", "5-9", "0-5/10", "00-5", "0 - 5", "bytes", "bytes=0-1,3-4"]
+    + [f"0-{number}" for number in NO_NUMBERS],
+)
+def test_a_status_that_says_something_else_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match=r"^Range '") as error:
+        bytes_received(value)
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("size", [-1, -(10**20)])
+def test_no_upload_has_less_than_nothing(size: int) -> None:
+    with pytest.raises(ValueError, match=f"size {size} must be 0 or more"):
+        upload_range(size)
+
+
+# The range of a chunk.
+
+
+@given(SIZES, SIZES.map(lambda size: size + 1))
+def test_a_chunks_range_is_read_back(start: int, size: int) -> None:
+    written = content_range(start, size)
+    total = start + size
+    for value in written, f"bytes {written}/*", f"bytes {written}/{total}", f"bytes={written}":
+        assert parse_content_range(value) == (start, size)
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=1))
+def test_chunks_one_after_another_leave_no_gap_and_end_where_the_status_does(
+    sizes: list[int],
+) -> None:
+    sent = 0
+    for size in sizes:
+        start, length = parse_content_range(content_range(sent, size))
+        assert start == sent
+        sent += length
+    assert bytes_received(upload_range(sent)) == (sent if sent > 1 else 0)
+
+
+@pytest.mark.parametrize(("start", "size"), [(0, 0), (5, 0), (5, -1), (-1, 5), (-5, 5)])
+def test_a_chunk_that_no_range_can_say_is_refused(start: int, size: int) -> None:
+    with pytest.raises(ValueError, match=r"must be [01] or more"):
+        content_range(start, size)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "-", "5", "5-", "-5", "--", "5-4", "0--1", "-1-3", "0-4,6-9", "0 - 4", "0-4/", "0-4/x"]
+    + ["bytes */10", "bytes", "bytes 0-4/4", "bytes 0-4/0", "items 0-4", "bytes  0-4", "0-4/5/6"]
+    + [form.format(number) for number in NO_NUMBERS for form in ("0-{}", "{}-99", "bytes 0-4/{}")],
+)
+def test_what_is_not_the_range_of_a_chunk_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match=r"^Content-Range '") as error:
+        parse_content_range(value)
+    assert len(str(error.value)) < 200
+
+
+# The least length of a chunk.
+
+
+@given(SIZES)
+def test_the_least_length_of_a_chunk(size: int) -> None:
+    assert chunk_min_length(str(size)) == chunk_min_length(f" {size:018}\t") == size
+
+
+def test_without_the_header_a_chunk_may_have_any_length() -> None:
+    assert chunk_min_length(None) == 0
+
+
+@pytest.mark.parametrize("value", [*NO_NUMBERS, "-1", "5 MiB"])
+def test_a_length_that_is_no_number_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match=r"^OCI-Chunk-Min-Length '") as error:
+        chunk_min_length(value)
+    assert len(str(error.value)) < 200
+
+
+# Lists and warnings.
+
+TAGS = st.from_regex("[a-zA-Z0-9_][a-zA-Z0-9._-]{0,7}", fullmatch=True)
+
+
+@given(st.lists(st.lists(TAGS)), st.sampled_from([",", ", ", " ,\t", ",,", ", ,"]))
+def test_tags_are_the_same_in_however_many_lines(lines: list[list[str]], comma: str) -> None:
+    tags = [tag for line in lines for tag in line]
+    assert parse_list([comma.join(line) for line in lines]) == tags
+    assert parse_list(comma.join(tags)) == tags
+    assert parse_list(tag for tag in tags) == tags
+
+
+def test_a_header_that_is_not_there_lists_nothing() -> None:
+    assert parse_list(None) == parse_warnings(None) == field_lines(None) == []
+    assert parse_list("") == parse_warnings("") == parse_list([]) == []
+
+
+def test_a_quoted_comma_does_not_end_an_element() -> None:
+    assert parse_list('a="1,2", b="\\",", c') == ['a="1,2"', 'b="\\","', "c"]
+
+
+LATIN_1 = st.text(st.sampled_from("\t" + "".join(map(chr, [*range(32, 127), *range(160, 256)]))))
+
+
+@given(st.lists(LATIN_1, unique=True), st.booleans())
+def test_a_warning_is_read_back_as_it_was_sent(texts: list[str], are_joined: bool) -> None:
+    sent = Headers([("Warning", warning(text)) for text in texts])
+    lines = sent.getlist("Warning")
+    assert parse_warnings(", ".join(lines) if are_joined else lines) == texts
+    assert parse_warnings(lines * 3) == texts  # each once
+
+
+@given(LATIN_1, st.sampled_from("\x00\r\n\x1f\x7f\x80\x85\x9fĀ€\ud800"), LATIN_1)
+def test_a_warning_that_cannot_be_sent_is_refused(before: str, bad: str, after: str) -> None:
+    with pytest.raises(ValueError, match="must have only printable characters of Latin-1"):
+        warning(before + bad + after)
+
+
+@given(LATIN_1)
+def test_a_warning_that_is_written_can_be_sent(text: str) -> None:
+    header = warning(text)
+    response = Response(headers={"Warning": header})
+    environ: Any = {"REQUEST_METHOD": "GET", "wsgi.url_scheme": "http", "HTTP_HOST": "h"}
+    assert run_wsgi_app(response, environ)[2]["Warning"] == header
+    header.encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        # the specification's own
+        ('299 - "Your auth token will expire in 30 seconds."', ["Your auth token will expire in 30 seconds."]),
+        ('299 - "a" "Sat, 25 Aug 2012 23:34:45 GMT"', ["a"]),
+        ('299 registry.example "a", 299 - "b"', ["a", "b"]),
+        ('110 - "Response is Stale", 299 - "b"', ["b"]),
+        ('299 - a, 299 - "b"', ["b"]),
+        ('299 - "a" b, 1299 - "c", 299 - "d"', ["d"]),
+        ('299 - "a\\"b\\\\c, d"', ['a"b\\c, d']),
+        ('299 - "a', []),
+        ('299 - "a\\"', []),
+        ("299", []),
+    ],
+)  # fmt: skip
+def test_warnings_as_they_come(value: str, expected: list[str]) -> None:
+    assert parse_warnings(value) == expected
+    assert parse_warnings(["299", value]) == expected  # a bad line spoils no other
+
+
+@pytest.mark.parametrize("parse", [parse_list, parse_warnings])
+@pytest.mark.parametrize(
+    "shape", ['"', '\\"', "\\", '299 - "', '299 - "a" ', ",", " ", '",', "299 ", '299 - "\\"']
+)
+def test_a_hostile_list_hangs_nothing(parse: Callable[[str], list[str]], shape: str) -> None:
+    begun = time.monotonic()
+    for end in "", "!", '"', "\\":
+        parse(shape * (200_000 // len(shape)) + end)
+    assert time.monotonic() - begun < 20
+
+
+@pytest.mark.parametrize("parse", [bytes_received, parse_content_range, chunk_min_length])
+@pytest.mark.parametrize("shape", ["9", "0-", "-", " ", "bytes ", "0-0/", "\t"])
+def test_a_hostile_number_hangs_nothing(parse: Callable[[str], object], shape: str) -> None:
+    begun = time.monotonic()
+    for end in "", "x", "\n":
+        with pytest.raises(ValueError, match="must"):
+            parse(shape * (200_000 // len(shape)) + end)
+    assert time.monotonic() - begun < 20
