@@ -11,13 +11,13 @@
   `CONVERTERS`; the route tables, `OCI_1_1` and `DOCKER_1_5`.
 - Serving: `RegistryApp`; in other frameworks, `error_response`; the exceptions in `errors`;
   `requested_page`, `cut_page` and `next_link`.
-- Clients: `URLBuilder`, `resolve_location`, `read_errors`, `parse_next_link`.
-- Tokens: `required_scopes`, `parse_scopes`, `Scope`.
+- Clients: `URLBuilder`, `resolve_location`, `parse_next_link`, `errors.parse_errors`.
+- Tokens: `challenges`, what a registry asks for, and how a client gets it; `scopes`, what a request
+  needs.
 - Values: `grammar`, what a repository name, a tag, a digest is.
 """
 
-from . import errors, grammar
-from .access import Scope, parse_scopes, required_scopes
+from . import challenges, errors, grammar, scopes
 from .app import RegistryApp, RegistryRequest, error_response
 from .converters import (
     CONVERTERS,
@@ -27,7 +27,6 @@ from .converters import (
     TagConverter,
     UploadIdConverter,
 )
-from .errors import RegistryError, read_errors
 from .map import RegistryMap, url_map
 from .paging import cut_page, next_link, parse_next_link, requested_page
 from .routes import DOCKER_1_5, OCI_1_1, Dialect, RegistryRules, Route, RouteName
@@ -41,27 +40,24 @@ __all__ = [
     "DigestConverter",
     "ExtensionConverter",
     "RegistryApp",
-    "RegistryError",
     "RegistryMap",
     "RegistryRequest",
     "RegistryRules",
     "RepositoryNameConverter",
     "Route",
     "RouteName",
-    "Scope",
     "TagConverter",
     "URLBuilder",
     "UploadIdConverter",
+    "challenges",
     "cut_page",
     "error_response",
     "errors",
     "grammar",
     "next_link",
     "parse_next_link",
-    "parse_scopes",
-    "read_errors",
     "requested_page",
-    "required_scopes",
     "resolve_location",
+    "scopes",
     "url_map",
 ]
