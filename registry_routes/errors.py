@@ -208,8 +208,8 @@ class Unauthorized(RegistryError, exceptions.Unauthorized):
     have: a string, or an iterable of what prints as a scope. (Docker token authentication
     specification.) `error` says why the client's token is not enough: ``insufficient_scope`` or
     another code of RFC 6750, 3.1. `challenge` is a whole header in place of all that, such as
-    ``Basic realm="…"``, or a `Challenge`. `headers` may have more. Without any of these, there is no
-    challenge.
+    ``Basic realm="…"``, or a `Challenge`. `headers` may have more. Without any of these there is
+    no challenge.
 
     >>> scopes = ["repository:library/nginx:pull,push"]
     >>> error = Unauthorized(realm="https://auth.example/token", service="r.example", scope=scopes)
