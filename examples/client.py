@@ -120,13 +120,13 @@ class Tokens(AuthBase):
         """Get the token that a response asks for; whether it asks for one, and there is one."""
         if response.status_code != 401 or _origin(response.url) != self.origin:
             return False
-        [error, *_] = read_errors(response)
+        [error, *_] = parse_errors(response)
         if not isinstance(error, errors.Unauthorized) or not error.realm:
             return False
         asked = {"service": error.service, "scope": error.scope.split()}
         answer = requests.get(error.realm, asked, auth=self.basic, timeout=TIMEOUT)
         if not answer.ok:
-            raise read_errors(answer)[0]
+            raise parse_errors(answer)[0]
         content = _json_object(answer.content, "token")
         token = content.get("token") or content.get("access_token")
         self.token = token if isinstance(token, str) else None
@@ -149,8 +149,8 @@ def _json_object(content: bytes, kind: str) -> dict[str, Any]:
     return found
 
 
-def read_errors(response: requests.Response) -> list[errors.RegistryError]:
-    return errors.read_errors(response.status_code, response.content, response.headers)
+def parse_errors(response: requests.Response) -> list[errors.RegistryError]:
+    return errors.parse_errors(response.status_code, response.content, response.headers)
 
 
 class Registry:
@@ -171,7 +171,7 @@ class Registry:
             if not (is_first and self.tokens.challenged(response)):
                 break
         if not response.ok:
-            raise read_errors(response)[0]
+            raise parse_errors(response)[0]
         return response
 
     # Pulling.

@@ -26,11 +26,10 @@ from werkzeug.wrappers import Request, Response
 
 from registry_routes import (
     RegistryMap,
-    Scope,
     URLBuilder,
     error_response,
     errors,
-    required_scopes,
+    scopes,
     url_map,
 )
 
@@ -66,7 +65,7 @@ class Gateway:
         # What is no route of the registry is answered here: a redirect, 404 or 405.
         endpoint, values = self.url_map.bind_to_environ(request.environ).match()
         query = request.environ.get("QUERY_STRING", "")
-        needed = required_scopes(endpoint, request.method, values, query)
+        needed = scopes.required_scopes(endpoint, request.method, values, query)
         granted = self.granted(request)
         if granted is None or not all(scope.is_granted_by(granted) for scope in needed):
             realm = f"{URLBuilder.from_environ(request.environ).root}/token"
@@ -74,7 +73,7 @@ class Gateway:
             message = None if granted is None else f"the token must allow {asked}"
             raise errors.Unauthorized(message, realm=realm, service=SERVICE, scope=needed)
 
-    def granted(self, request: Request) -> list[Scope] | None:
+    def granted(self, request: Request) -> list[scopes.Scope] | None:
         """The scopes of the request's token; `None` if it has no token that is valid."""
         authorization = request.authorization
         if authorization is None or authorization.type != "bearer" or not authorization.token:
@@ -87,7 +86,7 @@ class Gateway:
                 audience=SERVICE,
                 options={"require": ["exp", "aud", "access"]},
             )
-            return [Scope(a["type"], a["name"], tuple(a["actions"])) for a in claims["access"]]
+            return [scopes.Scope(a["type"], a["name"], a["actions"]) for a in claims["access"]]
         except (jwt.InvalidTokenError, KeyError, TypeError):
             return None
 
@@ -104,7 +103,7 @@ class TokenServer:
         self,
         key: bytes,
         users: Mapping[str, str],
-        allowed: Callable[[str | None, Scope], Iterable[str]],
+        allowed: Callable[[str | None, scopes.Scope], Iterable[str]],
     ) -> None:
         self.key = key
         self.users = users
@@ -123,9 +122,9 @@ class TokenServer:
         access = []
         for text in " ".join(request.args.getlist("scope")).split():
             with suppress(ValueError):  # malformed: it allows nothing
-                scope = Scope.parse(text)
+                scope = scopes.Scope.parse(text)
                 actions = tuple(self.allowed(user, scope))
-                access.append(asdict(Scope(scope.type, scope.name, actions)))
+                access.append(asdict(scopes.Scope(scope.type, scope.name, actions)))
         now = int(time.time())
         claims = {
             "aud": SERVICE,
@@ -152,7 +151,7 @@ class TokenServer:
         return name
 
 
-def pull_or_user(user: str | None, scope: Scope) -> Iterable[str]:
+def pull_or_user(user: str | None, scope: scopes.Scope) -> Iterable[str]:
     """Anyone may pull, the users may do anything."""
     return scope.actions if user else {"pull"}.intersection(scope.actions)
 

@@ -7,17 +7,16 @@
 >>> adapter.build("manifest", {"name": "library/nginx", "tag": "latest"}, force_external=True)
 'https://registry.example.com/v2/library/nginx/manifests/latest'
 
-- Matching and building: `url_map`, `RegistryMap`; in a map of your own, `RegistryRules` and
+- Matching and building: `url_map`, `RegistryMap`; in your own map, `RegistryRules` and
   `CONVERTERS`; the route tables, `OCI_1_1` and `DOCKER_1_5`.
-- Serving: `RegistryApp`; in other frameworks, `error_response`; the exceptions in `errors`.
-- Clients: `URLBuilder`, `resolve_location`, `read_errors`.
-- Both: `paging`, lists in pages; `headers`, what the API's own headers say; `digests`.
-- Tokens: `required_scopes`, `parse_scopes`, `Scope`.
-- Values: `grammar`, what a repository name, a tag, a digest is.
+- Serving: `RegistryApp`; in other frameworks, `error_response`.
+- Clients: `Reference`, an image reference; `URLBuilder` and `resolve_location`.
+- Both sides: `errors`, to raise and to read; `challenges` and `scopes`, of tokens; `paging`, lists in
+  pages; `headers` and `digests`, what the API's own headers and digests say.
+- Values: `grammar`, what a repository name, a tag and a digest are.
 """
 
-from . import digests, errors, grammar, headers, paging
-from .access import Scope, parse_scopes, required_scopes
+from . import challenges, digests, errors, grammar, headers, paging, scopes
 from .app import RegistryApp, RegistryRequest, error_response
 from .converters import (
     CONVERTERS,
@@ -28,8 +27,8 @@ from .converters import (
     TagConverter,
     UploadIdConverter,
 )
-from .errors import RegistryError, read_errors
 from .map import RegistryMap, RegistryMapAdapter, url_map
+from .reference import Reference
 from .routes import DOCKER_1_5, OCI_1_1, Dialect, RegistryRules, Route, RouteName
 from .urls import URLBuilder, resolve_location
 
@@ -41,8 +40,8 @@ __all__ = [
     "DigestConverter",
     "ExtensionConverter",
     "GrammarConverter",
+    "Reference",
     "RegistryApp",
-    "RegistryError",
     "RegistryMap",
     "RegistryMapAdapter",
     "RegistryRequest",
@@ -50,19 +49,17 @@ __all__ = [
     "RepositoryNameConverter",
     "Route",
     "RouteName",
-    "Scope",
     "TagConverter",
     "URLBuilder",
     "UploadIdConverter",
+    "challenges",
     "digests",
     "error_response",
     "errors",
     "grammar",
     "headers",
     "paging",
-    "parse_scopes",
-    "read_errors",
-    "required_scopes",
     "resolve_location",
+    "scopes",
     "url_map",
 ]

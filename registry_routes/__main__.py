@@ -10,10 +10,10 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import BuildError, RequestRedirect
 
-from .access import required_scopes
 from .errors import RegistryError, Unsupported
 from .map import RegistryMap
 from .routes import DIALECTS, OCI_1_1
+from .scopes import required_scopes
 from .urls import URLBuilder
 
 

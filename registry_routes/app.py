@@ -1,7 +1,7 @@
 """`RegistryApp`: a registry as a WSGI application, a view for each endpoint and method."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +18,7 @@ from .errors import (
     Unknown,
     Unsupported,
     error_body,
+    error_entry,
 )
 from .map import RegistryMap, RegistryMapAdapter
 from .map import url_map as ready_made_map
@@ -192,26 +193,43 @@ _CODES = {
 }
 
 
-def error_response(error: HTTPException, environ: "WSGIEnvironment | None" = None) -> Response:
+def error_response(
+    error: HTTPException | Sequence[HTTPException], environ: "WSGIEnvironment | None" = None
+) -> Response:
     """The response for `error`: the registry's JSON, whatever has raised it.
 
-    A redirect stays one, and an error that carries a response is that response. For Flask, say:
+    Of several errors, as `errors.parse_errors` reads them, the body lists all; the status and the
+    headers are those of the first.
+
+    A redirect stays one, and an error that carries a response is that response. For Flask:
     ``app.register_error_handler(HTTPException, error_response)``.
 
     >>> from werkzeug.exceptions import Forbidden
     >>> error_response(Forbidden("not you")).get_json()
     {'errors': [{'code': 'DENIED', 'message': 'not you'}]}
+
+    Raises `ValueError` if there is no error.
     """
-    response = error.get_response(environ)
-    if error.response is not None:
+    errors = [error] if isinstance(error, HTTPException) else error
+    if not errors:
+        raise ValueError("a response must have an error, and there are none")
+    first = errors[0]
+    response = first.get_response(environ)
+    if first.response is not None:
         return response
-    if isinstance(error, RequestRedirect):
+    if isinstance(first, RequestRedirect):
         response.data = b""
         del response.headers["Content-Type"]
         return response
-    response.status_code = error.code or 500
-    if not isinstance(error, RegistryError):
-        code = _CODES.get(response.status_code, Unknown.error_code)
-        response.data = error_body(code, error.description or error.name)
+    response.status_code = first.code or 500
+    if len(errors) > 1 or not isinstance(first, RegistryError):
+        response.data = error_body(map(_entry_of, errors))
         response.content_type = "application/json"
     return response
+
+
+def _entry_of(error: HTTPException) -> dict[str, Any]:
+    if isinstance(error, RegistryError):
+        return error.entry
+    code = _CODES.get(error.code or 500, Unknown.error_code)
+    return error_entry(code, error.description or error.name)

@@ -7,6 +7,7 @@ distribution, ``registry/api``.)
 
 import json
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
@@ -14,60 +15,108 @@ from html import unescape
 from inspect import cleandoc
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote
 
 from werkzeug import exceptions
-from werkzeug.datastructures import WWWAuthenticate
-from werkzeug.http import parse_date, quote_header_value
+from werkzeug.http import parse_date
+
+from .challenges import Challenge, Headers, header_pairs, header_values, parse_challenges
 
 
-def error_body(code: str, message: str, detail: Any = None) -> str:
-    """The JSON body of an error.
+def error_entry(code: str, message: str, detail: Any = None) -> dict[str, Any]:
+    """An error, as the body of a response lists it; without a detail if that is `None`."""
+    entry = {"code": code, "message": message}
+    return entry if detail is None else {**entry, "detail": detail}
 
-    >>> error_body("NAME_UNKNOWN", "no such repository", {"name": "library/nginx"})
+
+def error_body(entries: Iterable[dict[str, Any]]) -> str:
+    """The JSON body with these errors.
+
+    >>> error_body([error_entry("NAME_UNKNOWN", "no such repository", {"name": "library/nginx"})])
     '{"errors": [{"code": "NAME_UNKNOWN", "message": "no such repository", "detail": {"name": "library/nginx"}}]}'
+
+    What JSON does not have is written as a string: ``"NaN"``, or the whole of a detail.
     """  # noqa: E501
-    error = {"code": code, "message": message, "detail": detail}
-    if detail is None:
-        del error["detail"]
-    return json.dumps({"errors": [error]}, default=str)
+    listed = list(entries)
+    try:
+        text = json.dumps({"errors": listed}, default=str)
+        # Python reads and writes NaN and Infinity, which are not JSON.
+        return json.dumps(json.loads(text, parse_constant=str))
+    except (RecursionError, TypeError, ValueError):  # nested too deep, or keys that are not strings
+        short = [
+            {key: reprlib.repr(value) if key == "detail" else value for key, value in entry.items()}
+            for entry in listed
+        ]
+        return json.dumps({"errors": short}, default=str)
 
 
 class RegistryError(exceptions.HTTPException):
     """An error of the registry, as an exception and as the response to send.
 
     `message` says what went wrong to a person, in place of the code's own words; `detail` is
-    anything that JSON can hold, or that prints. Other options go to the Werkzeug exception. For a
-    code of your own, inherit from this and from the Werkzeug exception of its status.
+    anything that JSON can hold, or that prints; `headers` are more headers to send, as pairs, in
+    place of Werkzeug's of the same names. Other options go to the Werkzeug exception. For a code of
+    your own, inherit from this and from the Werkzeug exception of its status.
 
     >>> error = BlobUnknown(detail={"digest": "sha256:…"})
     >>> isinstance(error, exceptions.NotFound), error.code, error.error_code
     (True, 404, 'BLOB_UNKNOWN')
     >>> error.get_response().mimetype
     'application/json'
+
+    In the value of a header, ASCII control characters are sent as spaces, and characters outside
+    Latin-1 percent-encoded: a server could not send them otherwise.
     """
 
     error_code = "UNKNOWN"
+
+    retry_after: datetime | int | None = None
+    """When to try again, in seconds or as a time; `None` if that is not known."""
 
     def __init_subclass__(cls) -> None:
         more = f"\n\n{cleandoc(cls.__doc__)}" if cls.__doc__ else ""
         cls.__doc__ = f"``{cls.error_code}``, status {cls.code}: {cls.description}.{more}"
 
-    def __init__(self, message: str | None = None, *, detail: Any = None, **options: Any) -> None:
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        detail: Any = None,
+        headers: Iterable[tuple[str, str]] = (),
+        **options: Any,
+    ) -> None:
         super().__init__(description=message, **options)
         self.code = self.code or 500
         self.detail = detail
+        self.headers = list(headers)
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """The error, as the body of a response lists it."""
+        return error_entry(self.error_code, self.description or self.name, self.detail)
 
     def get_body(self, environ: Any = None, scope: Any = None) -> str:
         """The JSON body, as text."""
-        return error_body(self.error_code, self.description or self.name, self.detail)
+        return error_body([self.entry])
 
     def get_headers(self, environ: Any = None, scope: Any = None) -> list[tuple[str, str]]:
-        """The headers: that the body is JSON, and those of the Werkzeug exception."""
+        """The headers: that the body is JSON, those of the Werkzeug exception, and `headers`."""
+        given = {name.lower() for name, _ in self.headers} | {"content-type"}
         others = super().get_headers(environ, scope)
         return [
             ("Content-Type", "application/json"),
-            *((name, value) for name, value in others if name.lower() != "content-type"),
+            *((name, _sendable(value)) for name, value in others if name.lower() not in given),
+            *((name, _sendable(value)) for name, value in self.headers),
         ]
+
+
+_ASCII = "".join(map(chr, range(128)))
+
+
+def _sendable(value: object) -> str:
+    """`value` without what a header cannot hold (RFC 9110, 5.5; PEP 3333)."""
+    text = re.sub(r"[\x00-\x1f\x7f]+", " ", str(value)).strip(" ")
+    return re.sub(r"[^\x00-\xff]+", lambda found: quote(found[0], errors="replace"), text)
 
 
 class BlobUnknown(RegistryError, exceptions.NotFound):
@@ -157,7 +206,10 @@ class Unauthorized(RegistryError, exceptions.Unauthorized):
 
     `service` is what the token server calls this registry; `scope`, the scopes that the token must
     have: a string, or an iterable of what prints as a scope. (Docker token authentication
-    specification.) `challenge` is a whole header in place of all that, ``Basic realm="…"`` say.
+    specification.) `error` says why the client's token is not enough: ``insufficient_scope`` or
+    another code of RFC 6750, 3.1. `challenge` is a whole header in place of all that, such as
+    ``Basic realm="…"``, or a `Challenge`. `headers` may have more. Without any of these there is
+    no challenge.
 
     >>> scopes = ["repository:library/nginx:pull,push"]
     >>> error = Unauthorized(realm="https://auth.example/token", service="r.example", scope=scopes)
@@ -175,30 +227,32 @@ class Unauthorized(RegistryError, exceptions.Unauthorized):
         realm: str | None = None,
         service: str | None = None,
         scope: str | Iterable[object] = (),
-        challenge: str | None = None,
-        detail: Any = None,
+        error: str | None = None,
+        challenge: str | Challenge | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(message, detail=detail, **options)
+        super().__init__(message, **options)
         self.realm = realm
         self.service = service
         self.scope = scope if isinstance(scope, str) else " ".join(map(str, scope))
-        self.challenge = challenge
+        self.error = error
+        if challenge is None:
+            parameters = {
+                "realm": quote(realm or "", safe=_ASCII, errors="replace"),
+                "service": service,
+                "scope": self.scope,
+                "error": error,
+            }
+            given = {name: _sendable(value) for name, value in parameters.items() if value}
+            challenge = Challenge("bearer", given) if given else None
+        challenges = [*(self.www_authenticate or ()), *([challenge] if challenge else [])]
+        self.www_authenticate = None  # Werkzeug's objects cannot be pickled
+        self.headers += [("WWW-Authenticate", str(one)) for one in challenges]
 
-    def get_headers(self, environ: Any = None, scope: Any = None) -> list[tuple[str, str]]:
-        headers = super().get_headers(environ, scope)
-        challenge = self.challenge
-        if challenge is None and self.realm is not None:
-            parameters = {"realm": self.realm, "service": self.service, "scope": self.scope}
-            # Always quoted: many clients look for the quotes.
-            challenge = "Bearer " + ",".join(
-                f"{name}={quote_header_value(' '.join(value.split()), allow_token=False)}"
-                for name, value in parameters.items()
-                if value
-            )
-        if challenge is not None:
-            headers.append(("WWW-Authenticate", " ".join(challenge.splitlines())))
-        return headers
+    @property
+    def challenges(self) -> list[Challenge]:
+        """The challenges that the response has."""
+        return parse_challenges(self.headers)
 
 
 class Unavailable(RegistryError, exceptions.ServiceUnavailable):
@@ -251,37 +305,73 @@ ERRORS: Mapping[str, type[RegistryError]] = MappingProxyType(
 )
 
 
-def read_errors(
-    status: int, body: bytes | str = b"", headers: Mapping[str, str] | None = None
+def parse_errors(
+    status: int,
+    body: bytes | str = b"",
+    headers: Headers | None = None,
+    *,
+    endpoint: str | None = None,
 ) -> list[RegistryError]:
     """The errors in a registry's response of status 400 or more: one at least.
 
-    `status`, `body` and `headers` are the response's; the body may be JSON, as the specification
-    has it, or any text or HTML, as proxies send it. Each error has the response's `status` as its
-    ``code``, and the `error_code` and the message that the registry sent. A known error code gives
-    its own exception; any other, the Werkzeug exception that the status implies, as a
-    `RegistryError`. A 401 is always an `Unauthorized`, with the `challenge` as it was sent, and the
-    `realm`, `service` and `scope` of a bearer's, each "" if that does not have it; a 429 is a
-    `TooManyRequests`, and a 503 an `Unavailable`, with their `retry_after`, seconds or a
-    `datetime`; an `Unsupported` has its `valid_methods`.
+    `status`, `body` and `headers` are the response's. The body may be JSON, as the specification
+    has it, or any text or HTML, as proxies send it; the headers are in any form that
+    `challenges.header_pairs` takes. Each error has the response's status as its ``code``, and the
+    `error_code` and the message that the registry sent. A known error code gives its own exception;
+    any other, the Werkzeug exception that the status implies, as a `RegistryError`. A 401 is always
+    an `Unauthorized`, with the `realm`, `service`, `scope` and `error` of the first Bearer
+    challenge, each "" if it has none, and with all `challenges`; a 405 is an `Unsupported`, with
+    its `valid_methods`; a 429 is a `TooManyRequests`, and a 503 an `Unavailable`. Any error has its
+    `retry_after`, seconds or a `datetime`, if the response has one.
 
-    A proxy can raise the first of them: its own client then gets the status, the code, the message,
-    the detail and these headers.
+    The answer to a HEAD has no body. With the `endpoint` that was asked, named as in the map, a 404
+    without a body is the error that the specification has for it: a `ManifestUnknown` for
+    "manifest". (Before the name, there may be an `EndpointPrefix` that ends in ".".)
 
-    >>> [error] = read_errors(404, b'{"errors": [{"code": "NAME_UNKNOWN", "message": "no"}]}')
+    A proxy can raise the first of them, or answer with all by `registry_routes.error_response`: its
+    own client then gets the status, the codes, the messages, the details, and those headers that
+    are about the error.
+
+    >>> [error] = parse_errors(404, b'{"errors": [{"code": "NAME_UNKNOWN", "message": "no"}]}')
     >>> error, error.description
     (<NameUnknown '404: Not Found'>, 'no')
-    >>> [error] = read_errors(502, b"<html><title>Bad gateway</title></html>")
+    >>> [error] = parse_errors(502, b"<html><title>Bad gateway</title></html>")
     >>> error.error_code, error.description, isinstance(error, exceptions.BadGateway)
     ('UNKNOWN', 'Bad gateway', True)
-    >>> [error] = read_errors(401, b"", {"WWW-Authenticate": 'Bearer realm="https://auth.example/"'})
+    >>> headers = {"WWW-Authenticate": 'Bearer realm="https://auth.example/"'}
+    >>> [error] = parse_errors(401, b"", headers)
     >>> error.realm, error.scope
     ('https://auth.example/', '')
+    >>> parse_errors(404, endpoint="blob")
+    [<BlobUnknown '404: Not Found'>]
+
+    Raises `TypeError` if the status is not a number, or the body or the headers are nothing of the
+    kind, and `ValueError` if it is not the status of an error, 400 to 999.
     """
-    text = body if isinstance(body, str) else body.decode(errors="replace")
-    headers = {name.lower(): value for name, value in (headers or {}).items()}
-    found = [_read(status, headers, entry) for entry in _entries(text)]
-    return found or [_read(status, headers, {"message": _plain_text(text)})]
+    if not isinstance(status, int) or isinstance(status, bool):
+        raise TypeError(f"status must be an int, not {status!r:.100}")
+    if not 400 <= status <= 999:
+        raise ValueError(f"status {status!r} must be that of an error, 400 to 999")
+    if not isinstance(body, str | bytes):
+        raise TypeError(f"body must be bytes or a string, not {body!r:.100}")
+    text = body if isinstance(body, str) else str(body, errors="replace")
+    forwarded = [pair for pair in header_pairs(headers) if pair[0].lower() in FORWARDED]
+    default = MISSING.get((endpoint or "").rpartition(".")[2]) if status == 404 else None
+    if text.strip() or default is None:
+        default = BY_STATUS.get(status)
+    entries = _entries(text) or [{"message": _plain_text(text)}]
+    return [_read(int(status), forwarded, default, entry) for entry in entries]
+
+
+#: The headers that are about an error, which a proxy sends on.
+FORWARDED = (
+    "www-authenticate",
+    "allow",
+    "retry-after",
+    "content-range",
+    "ratelimit-limit",
+    "ratelimit-remaining",
+)
 
 
 def _entries(text: str) -> list[dict[str, Any]]:
@@ -301,74 +391,86 @@ def _entries(text: str) -> list[dict[str, Any]]:
     return [{"message": words[0], "detail": content}] if words else []
 
 
-def _read(status: int, headers: Mapping[str, str], entry: Mapping[str, Any]) -> RegistryError:
+def _read(
+    status: int,
+    headers: list[tuple[str, str]],
+    default: type[RegistryError] | None,
+    entry: Mapping[str, Any],
+) -> RegistryError:
     code, message = entry.get("code"), entry.get("message")
     known = ERRORS.get(code) if isinstance(code, str) else None
     if known is Unsupported and status == 404:
         known = RouteUnknown
-    if known is None or status in (401, 429, 503):  # whose headers say the rest
-        known = BY_STATUS.get(status)
+    if known is None or status in (401, 405, 429, 503):  # whose headers say the rest
+        known = default
     options: dict[str, Any] = {}
-    if known is Unauthorized and (challenge := headers.get("www-authenticate")):
-        options = {"challenge": challenge, **_bearer(challenge)}
+    if known is Unauthorized:
+        bearers = [one for one in parse_challenges(headers) if one.scheme == "bearer"]
+        challenge = bearers[0] if bearers else Challenge("bearer")
+        options = {name: getattr(challenge, name) for name in _OF_A_CHALLENGE}
     elif known is Unsupported:
-        options["valid_methods"] = re.findall(r"[^\s,]+", headers.get("allow", "")) or None
-    elif known in (TooManyRequests, Unavailable):
-        options["retry_after"] = _retry_after(headers.get("retry-after", ""))
+        allow = ",".join(header_values(headers, "Allow"))
+        options["valid_methods"] = re.findall(r"[^\s,]+", allow) or None
     error = (known or _of_status(status))(
         message if isinstance(message, str) and message else None,
         detail=entry.get("detail"),
         **options,
     )
     error.code = status
+    error.headers = list(headers)  # as they came
+    error.retry_after = _retry_after(header_values(headers, "Retry-After"))
     if isinstance(code, str) and code:
         error.error_code = code
     return error
 
+
+_OF_A_CHALLENGE = ("realm", "service", "scope", "error")
 
 #: What a status alone says; others say too little.
 BY_STATUS: Mapping[int | None, type[RegistryError]] = {
     error.code: error for error in (Unauthorized, Denied, Unsupported, TooManyRequests, Unavailable)
 }
 
+#: What a 404 says of each endpoint.
+MISSING: Mapping[str, type[RegistryError]] = {
+    "manifest": ManifestUnknown,
+    "blob": BlobUnknown,
+    "blob-upload-chunk": BlobUploadUnknown,
+    "blob-upload": NameUnknown,
+    "tags": NameUnknown,
+    "base": RouteUnknown,
+    "referrers": RouteUnknown,
+    "catalog": RouteUnknown,
+    "extension": RouteUnknown,
+}
+
 
 @cache
 def _of_status(status: int) -> type[RegistryError]:
     implied = exceptions.default_exceptions.get(status, exceptions.HTTPException)
-    return type("RegistryError", (RegistryError, implied), {"description": implied().name})
+
+    def reduce(error: RegistryError) -> tuple[Any, ...]:  # no module has the class by its name
+        return _new_of_status, (status,), error.__dict__
+
+    members = {"description": implied().name, "__reduce__": reduce}
+    return type("RegistryError", (RegistryError, implied), members)
 
 
-def _bearer(header: str) -> dict[str, Any]:
-    for scheme in _schemes(header):
-        challenge = WWWAuthenticate.from_header(scheme)
-        if challenge is not None and challenge.type == "bearer":
-            return {name: challenge.get(name) or "" for name in ("realm", "service", "scope")}
-    return {}
+def _new_of_status(status: int) -> RegistryError:
+    return _of_status(status)()
 
 
-def _schemes(header: str) -> list[str]:
-    """The challenges of a header, which may have several, one behind the other (RFC 9110, 11.6.1).
-
-    Each begins with a scheme, a word that no "=" follows.
-    """
-    parts = re.findall(r"""(?:[^",]|"(?:[^"\\]|\\.)*"?)+""", header)
-    schemes: list[str] = []
-    for part in parts:
-        if schemes and re.match(r"\s*[^\s=]+\s*=", part):
-            schemes[-1] += f",{part}"
-        else:
-            schemes.append(part.strip())
-    return schemes
-
-
-def _retry_after(header: str) -> datetime | int | None:
-    if header.isascii() and header.isdecimal():
-        return int(header[:9])  # no client waits for longer
-    try:
-        date = parse_date(header)
-        return date and date.astimezone(UTC)
-    except (OverflowError, ValueError):  # a date that no calendar has
-        return None
+def _retry_after(values: list[str]) -> datetime | int | None:
+    for value in values:
+        seconds = value.partition(",")[0].strip()  # two of them may have been joined
+        if seconds.isascii() and seconds.isdecimal():
+            return int(seconds[:9])  # no client waits for longer
+        try:
+            if date := parse_date(value):
+                return date.astimezone(UTC)
+        except (OverflowError, ValueError):  # a date that no calendar has
+            pass
+    return None
 
 
 def _plain_text(text: str) -> str:

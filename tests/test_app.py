@@ -469,3 +469,36 @@ def test_as_asgi() -> None:
     assert invalid.json()["errors"][0]["code"] == "NAME_INVALID"
     assert (head.status_code, head.content, head.headers["Content-Length"]) == (200, b"", "6")
     assert post.text == "bodyhttp://h/v2/a/blobs/uploads/"
+
+
+def test_a_proxy_answers_with_all_the_errors_that_it_has_read() -> None:
+    sent = [
+        {"code": "DENIED", "message": "no", "detail": {"a": [1]}},
+        {"code": "NAME_UNKNOWN", "message": "none"},
+        {"code": "X", "message": "what"},
+    ]
+    read = errors.parse_errors(403, json.dumps({"errors": sent}), {"RateLimit-Limit": "100"})
+    app = RegistryApp()
+
+    @app.view("tags", "GET")
+    def tags(request: RegistryRequest, name: str) -> Response:
+        return error_response(read, request.environ)
+
+    response = Client(app).get("/v2/a/tags/list")
+    assert response.status_code == 403
+    assert response.get_json() == {"errors": sent}
+    assert response.headers.getlist("Content-Type") == ["application/json"]
+    assert response.headers["RateLimit-Limit"] == "100"
+    assert int(response.headers["Content-Length"]) == len(response.get_data())
+
+
+def test_several_errors_may_be_anyones() -> None:
+    response = error_response([exceptions.Forbidden("not you"), errors.NameUnknown()])
+    assert response.status_code == 403
+    first, second = response.get_json()["errors"]
+    assert first == {"code": "DENIED", "message": "not you"}
+    assert second["code"] == "NAME_UNKNOWN"
+    one = error_response([errors.NameUnknown()])
+    assert one.get_data() == error_response(errors.NameUnknown()).get_data()
+    with pytest.raises(ValueError, match="must have an error"):
+        error_response([])

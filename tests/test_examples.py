@@ -22,7 +22,8 @@ from werkzeug.serving import make_server
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
-from registry_routes import errors, parse_scopes
+from registry_routes import errors
+from registry_routes.scopes import parse_scopes
 
 from . import oci_layout
 from .nasty import SHA256
@@ -516,8 +517,12 @@ class TestGateway:
         for path, status in {"/v2": 308, "/v2/A/tags/list": 400, "/x": 404}.items():
             assert self.get(None, path=path).status_code == status
         assert self.get(None, "POST").status_code == 405
-        bad = self.get(self.token("repository:a:*"), "POST", "/v2/a/blobs/uploads/?from=%22")
-        assert bad.status_code == 400
+
+    @pytest.mark.parametrize("source", ["", "%22", "B"])
+    def test_a_mount_from_no_repository_needs_its_target_alone(self, source: str) -> None:
+        path = f"/v2/a/blobs/uploads/?mount=sha256:0&from={source}"
+        assert self.get(self.token("repository:a:*"), "POST", path).status_code == 200
+        assert self.get(self.token("repository:b:*"), "POST", path).status_code == 401
 
 
 class TestFlaskApp:

@@ -20,7 +20,7 @@ from werkzeug.wrappers import Response
 
 from registry_routes import (
     DOCKER_1_5, RegistryApp, RegistryMap, RegistryRequest, RouteName, URLBuilder,
-    errors, read_errors, required_scopes, url_map,
+    challenges, errors, scopes, url_map,
 )
 
 adapter = url_map.bind("registry.example.com")
@@ -39,8 +39,9 @@ def tags(request: RegistryRequest, name: str) -> Response:
 
 
 reveal_type(URLBuilder("https://h").tags("a", n=3))  # str
-reveal_type(read_errors(404)[0])  # registry_routes.errors.RegistryError
-reveal_type(required_scopes("tags", "GET", {"name": "a"})[0].actions)  # tuple[str, ...]
+reveal_type(errors.parse_errors(404)[0])  # registry_routes.errors.RegistryError
+reveal_type(scopes.required_scopes("tags", "GET", {"name": "a"})[0].actions)  # tuple[str, ...]
+reveal_type(challenges.parse_challenges("Bearer")[0].token_url())  # str
 URLBuilder("https://h").tags("a", n="three")
 """
 

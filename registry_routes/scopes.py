@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
 
-from .errors import NameInvalid
 from .grammar import NAME
 from .routes import RouteName
 
@@ -35,21 +34,28 @@ class Scope:
     """The repository name; ``catalog`` of the registry."""
 
     actions: tuple[str, ...]
-    """``pull``, ``push``, ``delete``; ``*`` for all that there are."""
+    """``pull``, ``push``, ``delete``; ``*`` for all that there are. A string, ``"pull,push"``, is
+    split at its commas."""
+
+    def __post_init__(self) -> None:
+        actions = self.actions.split(",") if isinstance(self.actions, str) else self.actions
+        object.__setattr__(self, "actions", tuple(filter(None, actions)))
 
     def __str__(self) -> str:
         return f"{self.type}:{self.name}:{','.join(self.actions)}"
 
     @classmethod
     def parse(cls, text: str) -> "Scope":
-        """The scope that `text` is; raises `ValueError` if it is none."""
-        # A name may have ":" in it, where it starts with a host and a port.
-        found = re.fullmatch(
-            r"([a-z0-9]+(?:\([a-z0-9]+\))?):([^\s\"\\]+):((?:[a-z*]+(?:,[a-z*]+)*)?)", text
-        )
+        """The scope that `text` is; raises `ValueError` if it is none.
+
+        An empty action, as in ``repository:a:pull,``, asks for nothing, and is left out.
+        """
+        # A name may have ":" in it, where it starts with a host and a port. Its characters are
+        # those of a scope in RFC 6749, 3.3.
+        found = re.fullmatch(r"([a-z0-9]+(?:\([a-z0-9]+\))?):([!#-\[\]-~]+):([a-z*,]*)", text)
         if not found:
             raise ValueError(f"scope {text!r} must be a type, a name and actions, joined by ':'")
-        return cls(found[1], found[2], tuple(found[3].split(",")) if found[3] else ())
+        return cls(found[1], found[2], tuple(found[3].split(",")))
 
     def is_granted_by(self, granted: Iterable["Scope"]) -> bool:
         """Whether `granted`, together, allow all that this scope asks for.
@@ -99,7 +105,8 @@ def required_scopes(
 
     Whatever has no ``name``, the catalog, an extension of the registry or an endpoint of your own,
     needs ``registry:catalog:*``. A POST with ``from`` in its query is taken for a mount, whatever
-    the endpoint; raises `NameInvalid` where that is no repository name.
+    the endpoint is. If ``from`` is empty or not a repository name, the request needs nothing but
+    its target: the registry must then mount nothing, but begin an ordinary upload.
     """
     name = values.get("name")
     if name is None:
@@ -109,9 +116,7 @@ def required_scopes(
     scopes = [Scope("repository", name, _ACTIONS.get(method.upper(), ("*",)))]
     if method.upper() == "POST":  # whatever the endpoint is called in this map
         for source in _values_of(query, "from"):
-            if not NAME.fits(source):
-                raise NameInvalid(NAME.complaint(source), detail={"name": source})
-            if source != name:
+            if source != name and NAME.fits(source):
                 scopes.append(Scope("repository", source, ("pull",)))
     return scopes
 

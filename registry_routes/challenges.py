@@ -1,0 +1,392 @@
+"""What a registry asks of a client, and the token requests and answers that follow.
+
+A registry answers 401 with challenges in its ``WWW-Authenticate`` (RFC 9110, 11.6.1). One of the
+scheme Bearer names a token server, which gives out a token for certain scopes (Docker Registry
+token authentication specification).
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, Protocol, TypeAlias
+from urllib.parse import quote, urlencode, urlsplit
+
+
+class _HasItems(Protocol):
+    def items(self) -> Iterable[tuple[Any, Any]]: ...
+
+
+#: The headers of a response, whichever library has read it, or pairs of a name and a value.
+Headers: TypeAlias = _HasItems | Iterable[tuple[Any, Any]]
+
+
+def header_pairs(headers: Headers | None) -> list[tuple[str, str]]:
+    """The name and the value of each header line.
+
+    `headers` are those of http.client, urllib3, requests, httpx, aiohttp or Werkzeug, a `dict`
+    whose values may be lists, or pairs. Names and values may be `bytes`, as ASGI has them. A value
+    that is `None` is left out.
+
+    >>> header_pairs({"Allow": ["GET", "HEAD"], "Retry-After": 30})
+    [('Allow', 'GET'), ('Allow', 'HEAD'), ('Retry-After', '30')]
+
+    Raises `TypeError` if `headers` are none of these.
+    """
+    # httpx's items() would join the lines.
+    items = getattr(headers, "multi_items", None) or getattr(headers, "items", None)
+    given: Any = () if headers is None else items() if items else headers
+    try:
+        pairs = [(name, value) for name, value in given]
+    except (TypeError, ValueError):
+        raise TypeError(f"headers must be a mapping or pairs, not {headers!r:.100}") from None
+    return [
+        (_text(name), _text(one))
+        for name, value in pairs
+        for one in (value if isinstance(value, list | tuple) else [value])
+        if one is not None
+    ]
+
+
+def header_values(headers: Headers | None, name: str) -> list[str]:
+    """Every value of the header `name`, in any case, one for each line that there is.
+
+    >>> header_values([("Allow", "GET"), ("Age", "3"), ("allow", "HEAD")], "Allow")
+    ['GET', 'HEAD']
+
+    `headers` are as in `header_pairs`.
+    """
+    return [value for other, value in header_pairs(headers) if other.lower() == name.lower()]
+
+
+def _text(value: object) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+class TokenForm(NamedTuple):
+    """A request for a token: where to POST it, and the fields of the form."""
+
+    url: str
+    fields: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """One way in which a registry lets a client authenticate.
+
+    >>> [challenge] = parse_challenges('Bearer Realm="https://auth.example/token",service="r"')
+    >>> challenge
+    Challenge(scheme='bearer', parameters={'realm': 'https://auth.example/token', 'service': 'r'}, token68='')
+    >>> str(challenge)
+    'Bearer realm="https://auth.example/token",service="r"'
+    >>> challenge.realm, challenge.error
+    ('https://auth.example/token', '')
+    """  # noqa: E501
+
+    scheme: str
+    """``bearer``, ``basic`` or another; in lower case, as any case means the same."""
+
+    parameters: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """The parameters by their names in lower case; the values are unquoted."""
+
+    token68: str = ""
+    """What some schemes have in place of parameters: ``abc==`` in ``Negotiate abc==``."""
+
+    def __post_init__(self) -> None:
+        parameters = {name.lower(): value for name, value in self.parameters.items()}
+        object.__setattr__(self, "scheme", self.scheme.lower())
+        object.__setattr__(self, "parameters", parameters)
+
+    def __str__(self) -> str:
+        # Always quoted: many clients look for the quotes.
+        values = [f"{name}={_quoted(value)}" for name, value in self.parameters.items()]
+        rest = ",".join([self.token68, *values] if self.token68 else values)
+        return f"{self.scheme.title()} {rest}".rstrip()
+
+    @property
+    def realm(self) -> str:
+        """The URL of the token server in a Bearer challenge; "" if there is none."""
+        return self.parameters.get("realm", "")
+
+    @property
+    def service(self) -> str:
+        """What the token server calls the registry; "" if the challenge does not say."""
+        return self.parameters.get("service", "")
+
+    @property
+    def scope(self) -> str:
+        """The scopes that the token must have, separated by spaces; "" if there are none.
+
+        `registry_routes.scopes.parse_scopes` reads them.
+        """
+        return self.parameters.get("scope", "")
+
+    @property
+    def error(self) -> str:
+        """Why the token that was sent is not enough: ``insufficient_scope`` or another code of
+        RFC 6750, 3.1; "" if the challenge does not say."""
+        return self.parameters.get("error", "")
+
+    def token_url(
+        self,
+        *,
+        scopes: str | Iterable[object] | None = None,
+        account: str | None = None,
+        registry: object = None,
+    ) -> str:
+        """The URL to GET a token from.
+
+        (Docker token authentication specification, "Requesting a Token".) The client sends the
+        name and the password of a user by Basic authentication, or nothing to be anonymous.
+
+        :param scopes: a string, or an iterable of what prints as a scope. By default they are those
+            of the challenge; an empty list asks for none.
+        :param account: the name of the user, for token servers that want to know it.
+        :param registry: the URL of the registry that sent the challenge. Only if it begins with
+            ``http:`` may the realm do so too: else whoever changes the challenge could have a
+            password sent in the clear.
+
+        The realm is kept byte for byte, with its own query.
+
+        >>> header = 'Bearer realm="https://auth.example/token?x=1",service="my registry"'
+        >>> [challenge] = parse_challenges(header)
+        >>> challenge.token_url(scopes=["repository:a:pull", "repository:b:pull"])
+        'https://auth.example/token?x=1&service=my%20registry&scope=repository%3Aa%3Apull&scope=repository%3Ab%3Apull'
+
+        Raises `ValueError` if the challenge is not of the scheme Bearer, or its realm is not such
+        a URL.
+        """
+        url = self._token_server(registry)
+        pairs = [("service", self.service)] if self.service else []
+        pairs += [("scope", scope) for scope in self._scopes(scopes)]
+        pairs += [("account", account)] if account else []
+        query = urlencode(pairs, quote_via=quote, safe="")
+        if not query:
+            return url
+        separator = "?" if "?" not in url else "" if url.endswith(("?", "&")) else "&"
+        return f"{url}{separator}{query}"
+
+    def token_form(
+        self,
+        *,
+        username: str | None = None,
+        password: str | None = None,
+        refresh_token: str | None = None,
+        scopes: str | Iterable[object] | None = None,
+        client_id: str = "registry-routes",
+        offline: bool = False,
+        registry: object = None,
+    ) -> TokenForm:
+        """The form to POST for a token, and where to.
+
+        (Docker token authentication specification, "Docker Registry v2 authentication using
+        OAuth2".) It has a `username` and a `password`, or the `refresh_token` of an earlier answer.
+        Not every token server takes it: if the answer is 401, 404 or 405, clients GET `token_url`.
+
+        :param client_id: what the client calls itself.
+        :param offline: whether to ask for a refresh token.
+
+        `scopes` and `registry` are as in `token_url`.
+
+        >>> [challenge] = parse_challenges('Bearer realm="https://auth.example/token",service="r"')
+        >>> url, fields = challenge.token_form(username="alice", password="secret")
+        >>> url, fields["grant_type"], fields["service"]
+        ('https://auth.example/token', 'password', 'r')
+
+        Raises `ValueError` as `token_url` does, and unless there are either a username and a
+        password or a refresh token.
+        """
+        url = self._token_server(registry)
+        if refresh_token is None and username is not None and password is not None:
+            who = {"grant_type": "password", "username": username, "password": password}
+        elif refresh_token is not None and username is None and password is None:
+            who = {"grant_type": "refresh_token", "refresh_token": refresh_token}
+        else:
+            raise ValueError(
+                "token form must have either a username and a password or a refresh token"
+            )
+        asked = {
+            "service": self.service,
+            "client_id": client_id,
+            "scope": " ".join(self._scopes(scopes)),
+            "access_type": "offline" if offline else "",
+        }
+        fields = who | {name: value for name, value in asked.items() if value}
+        return TokenForm(url, fields)
+
+    def _scopes(self, scopes: str | Iterable[object] | None) -> list[str]:
+        if scopes is None:
+            scopes = self.scope
+        text = scopes if isinstance(scopes, str) else " ".join(map(str, scopes))
+        return text.split()
+
+    def _token_server(self, registry: object) -> str:
+        """The realm, without a fragment, if a password may be sent there."""
+        if self.scheme != "bearer":
+            raise ValueError(f"challenge {str(self)!r} must be of the scheme Bearer to get a token")
+        scheme = _scheme_of(self.realm)
+        if scheme not in ("http", "https"):
+            raise ValueError(f"realm {self.realm!r} must be a URL of http or https")
+        if scheme == "http" and _scheme_of(str(registry)) != "http":
+            known = "no registry is given" if registry is None else f"not {str(registry)!r}"
+            raise ValueError(
+                f"realm {self.realm!r} must be https unless the registry is asked by http ({known})"
+            )
+        return self.realm.partition("#")[0]
+
+
+def _scheme_of(url: str) -> str | None:
+    """The scheme of an absolute URL with a host; `None` if it is none."""
+    # urlsplit would strip some of these, and clients disagree on a backslash.
+    if re.search(r"[^!-~]|\\", url):
+        return None
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # which is parsed only when it is asked for
+    except ValueError:
+        return None
+    return parts.scheme if parts.hostname else None
+
+
+def _quoted(value: str) -> str:
+    return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
+
+
+_BLANK = r"[ \t\r\n]"
+_WORD = r"[^ \t\r\n,]"
+_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+_IN_QUOTES = r'(?>(?:[^"\\]++|\\.)*)'  # the last quote of a header may be missing
+_PARAMETER = rf"{_NAME}{_BLANK}*+="
+_SCHEME = rf"{_NAME}{_BLANK}++{_PARAMETER}"
+
+# A header is one of these after another, whatever it is.
+_ITEM = re.compile(
+    # After a comma, a scheme is any word; a token68 may follow.
+    rf"(?:\A|{_BLANK}*+,)[ \t\r\n,]*+(?P<scheme>{_NAME})(?={_BLANK}|,|\Z)(?!{_BLANK}*+=)"
+    rf"(?:{_BLANK}++(?P<token68>[A-Za-z0-9._~+/-]++=*+)(?={_BLANK}*+(?:,|\Z)))?"
+    # If the comma is missing, a scheme is a word that a parameter follows.
+    rf"|(?={_SCHEME})(?P<late_scheme>{_NAME})"
+    rf'|(?P<name>{_NAME}){_BLANK}*+={_BLANK}*+(?:"(?P<quoted>{_IN_QUOTES})"?|(?P<plain>{_WORD}*+))'
+    r"|[ \t\r\n,]++"
+    rf'|"{_IN_QUOTES}"?'
+    r'|[^ \t\r\n,"]++',
+    re.DOTALL,
+)
+# How a value without quotes goes on: with words that are neither a parameter nor a scheme; and
+# after a comma, with the further actions of a scope, as in "scope=repository:a:pull,push".
+_MORE_WORDS = rf"{_BLANK}++(?!{_PARAMETER}|{_SCHEME}){_WORD}++"
+_MORE_ACTIONS = rf",(?=[a-z*])(?!{_PARAMETER}){_WORD}++"
+_REST = re.compile(f"(?>(?:{_MORE_WORDS})*)")
+_REST_OF_SCOPE = re.compile(f"(?>(?:{_MORE_ACTIONS}|{_MORE_WORDS})*)")
+
+
+def parse_challenges(header_or_headers: str | Headers | Iterable[str] | None) -> list[Challenge]:
+    """Every challenge of a ``WWW-Authenticate``, in order (RFC 9110, 11.6.1).
+
+    It takes the value of the header, several of them, or all the headers of a response, in any form
+    that `header_pairs` takes. `None` has no challenges.
+
+    >>> basic, bearer = parse_challenges('Basic realm="r", Bearer realm="https://a/t",scope=x:y:z')
+    >>> basic.realm, bearer.realm, bearer.scope
+    ('r', 'https://a/t', 'x:y:z')
+
+    It also reads what some registries send against the rules: values without quotes that need them,
+    the comma in ``scope=repository:a:pull,push``, parameters without commas between them. What it
+    cannot read it leaves out. If a challenge has a parameter twice, the last one counts.
+    """
+    given = header_or_headers
+    if isinstance(given, str | bytes):
+        lines = [_text(given)]
+    elif isinstance(given, list | tuple) and all(isinstance(one, str | bytes) for one in given):
+        lines = [_text(one) for one in given]
+    else:
+        lines = header_values(given, "WWW-Authenticate")  # type: ignore[arg-type]
+    return [challenge for line in lines for challenge in _challenges_of(line.strip(" \t\r\n"))]
+
+
+def _challenges_of(line: str) -> list[Challenge]:
+    found: list[tuple[str, dict[str, str], str]] = []
+    position = 0
+    while item := _ITEM.match(line, position):
+        position = item.end()
+        name = (item["name"] or "").lower()
+        if scheme := item["scheme"] or item["late_scheme"]:
+            found.append((scheme, {}, item["token68"] or ""))
+        elif name and found:
+            value = item["plain"]
+            if value is None:
+                value = re.sub(r"\\(.)", r"\1", item["quoted"], flags=re.DOTALL)
+            elif more := (_REST_OF_SCOPE if name == "scope" else _REST).match(line, position):
+                value += more[0]
+                position = more.end()
+            found[-1][1][name] = value
+    return [Challenge(*one) for one in found]
+
+
+@dataclass(frozen=True)
+class Token:
+    """What a token server has answered. Its secrets are left out where it is printed."""
+
+    token: str = field(repr=False)
+    """What to send to the registry, as ``Authorization: Bearer …``."""
+
+    expires_in: int = 60
+    """For how many seconds the token is valid, from `issued_at`, else from the answer, on."""
+
+    issued_at: datetime | None = None
+    """When it was issued, with a timezone; `None` if the token server does not say."""
+
+    refresh_token: str | None = field(default=None, repr=False)
+    """What gets another token by `Challenge.token_form`; `None` if there is none."""
+
+
+def parse_token(body: bytes | str) -> Token:
+    """The token in the JSON body of a token server's answer.
+
+    (Docker token authentication specification, "Token Response Fields".)
+
+    >>> token = parse_token('{"access_token": "abc", "issued_at": "2026-11-24T10:00:00Z"}')
+    >>> token.token, token.expires_in
+    ('abc', 60)
+    >>> print(token.issued_at)
+    2026-11-24 10:00:00+00:00
+
+    Raises `ValueError` for a body that is not such an answer, and names the field that is wrong.
+    """
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"token response {body[:40]!r} must be a JSON object")
+    token = content.get("token") or content.get("access_token")
+    if token is None or token == "":
+        raise ValueError("token response must have a 'token' or an 'access_token'")
+    # Anything else cannot be sent in a header.
+    if not isinstance(token, str) or not re.fullmatch("[!-~]++", token):
+        raise ValueError("token of a token response must be a string of ASCII without spaces")
+    seconds = content.get("expires_in")
+    if seconds is None:
+        seconds = Token.expires_in
+    if type(seconds) not in (int, float) or not 0 <= seconds < float("inf"):
+        raise ValueError(f"expires_in {seconds!r} of a token response must be a number, 0 or more")
+    refresh_token = content.get("refresh_token")
+    if not isinstance(refresh_token, str | None):
+        raise ValueError("refresh_token of a token response must be a string")
+    return Token(token, int(seconds), _time(content.get("issued_at")), refresh_token or None)
+
+
+def _time(text: object) -> datetime | None:
+    """A time of RFC 3339; `None` for none, and for the first of all, which Go has for none."""
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"issued_at {text!r} of a token response must be a time of RFC 3339"
+        ) from None
+    if time.year == 1:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

@@ -1,0 +1,501 @@
+"""Challenges as registries send them, and the token requests and answers that follow."""
+
+import copy
+import http.client
+import io
+import json
+import pickle
+import time
+import wsgiref.headers
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qs, parse_qsl, urlsplit
+
+import httpx
+import multidict
+import pytest
+import requests
+import urllib3
+from hypothesis import example, given
+from hypothesis import strategies as st
+from werkzeug.datastructures import Headers, WWWAuthenticate
+
+from registry_routes.challenges import (
+    Challenge,
+    Token,
+    header_pairs,
+    header_values,
+    parse_challenges,
+    parse_token,
+)
+from registry_routes.scopes import Scope
+
+URL = "https://a/t"
+
+
+def bearer(**parameters: str) -> Challenge:
+    return Challenge("bearer", parameters)
+
+
+BASIC, NEGOTIATE = Challenge("basic", {"realm": "r"}), Challenge("negotiate")
+BEARER = bearer(realm=URL, service="s")
+SUSE = bearer(realm="https://scc.suse.com/api", service="SUSE Linux Docker Registry")
+
+SENT: dict[str, list[Challenge]] = {
+    # Of registries, as they are.
+    'Bearer realm="https://scc.suse.com/api",service="SUSE Linux Docker Registry"': [SUSE],
+    "Bearer realm=https://cp.icr.io/oauth/token, service=registry ": [
+        bearer(realm="https://cp.icr.io/oauth/token", service="registry")
+    ],
+    f'Bearer realm="{URL}",scope=repository:x:pull,push': [
+        bearer(realm=URL, scope="repository:x:pull,push")
+    ],
+    "Basic realm=/": [Challenge("basic", {"realm": "/"})],
+    f'Bearer realm="{URL}",service="s",error="insufficient_scope"': [
+        bearer(realm=URL, service="s", error="insufficient_scope")
+    ],
+    'BASIC realm="Sonatype Nexus Repository Manager"': [
+        Challenge("basic", {"realm": "Sonatype Nexus Repository Manager"})
+    ],
+    # Several.
+    f'Basic realm="r", Bearer realm="{URL}",service="s"': [BASIC, BEARER],
+    f'Bearer realm="{URL}",service="s", Basic realm="r"': [BEARER, BASIC],
+    f'Bearer realm="{URL}",service="s",Basic realm=r': [BEARER, BASIC],
+    f"Bearer realm={URL},service=s,Negotiate": [BEARER, NEGOTIATE],
+    f'Negotiate abc==, Bearer realm="{URL}",service="s"': [
+        Challenge("negotiate", token68="abc=="),
+        BEARER,
+    ],
+    f'Negotiate ,, Bearer realm="{URL}",service="s",': [NEGOTIATE, BEARER],
+    "Negotiate": [NEGOTIATE],
+    "Negotiate a.b_c~+/-": [Challenge("negotiate", token68="a.b_c~+/-")],
+    f"Basic realm=r Bearer realm={URL} service=s": [BASIC, BEARER],
+    f"Bearer realm={URL},service=s,scope=repository:x:pull,push,Basic realm=r": [
+        bearer(realm=URL, service="s", scope="repository:x:pull,push"),
+        BASIC,
+    ],
+    # Names in any case, blanks around "=", an order of their own.
+    f'bearer Realm="{URL}",SERVICE="s"': [BEARER],
+    f'BEARER\tservice = "s" ,\t realm\t=\t"{URL}"': [BEARER],
+    f'Bearer, realm="{URL}", service=s': [BEARER],
+    # Commas, blanks and quotes in values.
+    r'Basic realm="a \"quoted\" \\ b\c"': [Challenge("basic", {"realm": r'a "quoted" \ bc'})],
+    f'Basic realm="r, Bearer realm=x", Bearer realm="{URL}",service="s"': [
+        Challenge("basic", {"realm": "r, Bearer realm=x"}),
+        BEARER,
+    ],
+    f'Bearer realm="{URL}",scope="repository:a/b:pull,push registry:catalog:*"': [
+        bearer(realm=URL, scope="repository:a/b:pull,push registry:catalog:*")
+    ],
+    'Bearer scope="repository:localhost:5000/a:pull"': [
+        bearer(scope="repository:localhost:5000/a:pull")
+    ],
+    'Bearer realm="https://a/t?x=1,2&y==",service=""': [
+        bearer(realm="https://a/t?x=1,2&y==", service="")
+    ],
+    f"Bearer service=SUSE Linux Docker Registry,realm={URL}": [
+        bearer(service="SUSE Linux Docker Registry", realm=URL)
+    ],
+    "Bearer scope=repository:a:pull repository:b:pull,push service=s": [
+        bearer(scope="repository:a:pull repository:b:pull,push", service="s")
+    ],
+    f"Bearer scope=repository:x:pull,push,*,realm={URL}": [
+        bearer(scope="repository:x:pull,push,*", realm=URL)
+    ],
+    # Parameters without commas between them.
+    f'Bearer realm="{URL}" service="s"': [BEARER],
+    f'Bearer realm="{URL}"service="s"': [BEARER],
+    f"Bearer realm={URL} service=s": [BEARER],
+    f"Bearer scope=repository:x:pull,push realm={URL}": [
+        bearer(scope="repository:x:pull,push", realm=URL)
+    ],
+    # What is wrong beyond that.
+    f'Bearer realm="{URL}",service="s': [BEARER],
+    'Bearer realm="x\\': [bearer(realm="x")],
+    f'Bearer realm="old", realm="{URL}",service="s"': [BEARER],
+    f'"x, Basic realm=r", :, =, Bearer realm="{URL}",service="s"': [BEARER],
+    'realm="r"': [],
+    "": [],
+    " ,\t, ": [],
+}
+
+
+@pytest.mark.parametrize(("header", "challenges"), SENT.items())
+def test_what_registries_really_send(header: str, challenges: list[Challenge]) -> None:
+    found = parse_challenges(header)
+    assert found == challenges
+    assert parse_challenges(f"  {header}\t") == challenges
+    # What was read can be sent, and is then as it should be.
+    assert parse_challenges(", ".join(map(str, found))) == challenges
+
+
+LINES = [
+    ("Content-Type", "application/json"),
+    ("WWW-Authenticate", 'Basic realm="r"'),
+    ("www-authenticate", f'Bearer realm="{URL}",service="s"'),
+]
+
+
+def joined() -> dict[str, str]:
+    return {"www-authenticate": ", ".join(value for _, value in LINES[1:])}
+
+
+CARRIERS: dict[str, Callable[[], Any]] = {
+    "http.client": lambda: http.client.parse_headers(
+        io.BytesIO("".join(f"{name}: {value}\r\n" for name, value in LINES).encode())
+    ),
+    "wsgiref": lambda: wsgiref.headers.Headers(LINES),
+    "urllib3": lambda: urllib3.HTTPHeaderDict(LINES),
+    "requests": lambda: requests.structures.CaseInsensitiveDict(urllib3.HTTPHeaderDict(LINES)),
+    "httpx": lambda: httpx.Headers(LINES),
+    "multidict": lambda: multidict.CIMultiDictProxy(multidict.CIMultiDict(LINES)),
+    "werkzeug": lambda: Headers(LINES),
+    "a dict": joined,
+    "a dict with lists": lambda: {"WWW-AUTHENTICATE": [value for _, value in LINES[1:]]},
+    "pairs": lambda: LINES,
+    "pairs that are read once": lambda: iter(LINES),
+    "pairs of bytes": lambda: [(name.encode(), value.encode()) for name, value in LINES],
+    "one value": lambda: joined()["www-authenticate"],
+    "one value, of bytes": lambda: joined()["www-authenticate"].encode(),
+    "several values": lambda: [value for _, value in LINES[1:]],
+}
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_whatever_carries_the_header_lines_all_are_read(carrier: str) -> None:
+    assert parse_challenges(CARRIERS[carrier]()) == [BASIC, BEARER]
+
+
+def test_a_line_that_is_broken_leaves_the_others_whole() -> None:
+    lines = [("WWW-Authenticate", 'Basic realm="r'), LINES[2]]
+    assert parse_challenges(lines) == [BASIC, BEARER]
+
+
+def test_no_headers_have_no_challenges() -> None:
+    none: list[Any] = [None, {}, [], (), {"WWW-Authenticate": None}, Headers()]
+    for headers in none:
+        assert parse_challenges(headers) == []
+    assert header_values({"Retry-After": 30, "retry-after": None}, "Retry-After") == ["30"]
+
+
+@pytest.mark.parametrize("headers", [3, "Allow: GET", [3], ["GET"], object()])
+def test_what_is_not_headers_is_a_type_error(headers: Any) -> None:
+    with pytest.raises(TypeError, match="headers must be a mapping or pairs, not "):
+        header_pairs(headers)
+
+
+NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~", min_size=1)
+TOKENS68 = st.from_regex(r"[A-Za-z0-9._~+/-]+={0,2}", fullmatch=True)
+CHALLENGES = st.builds(
+    Challenge,
+    NAMES,
+    st.dictionaries(NAMES | st.sampled_from(["realm", "service", "scope"]), st.text()),
+) | st.builds(Challenge, NAMES, st.just({}), TOKENS68)
+
+
+@given(st.lists(CHALLENGES), st.sampled_from([",", ", ", " ,\t,"]))
+@example([Challenge("a", {"b": "c"}, "d=")], ",")
+def test_what_is_written_is_read_back(challenges: list[Challenge], comma: str) -> None:
+    written = [str(challenge) for challenge in challenges]
+    assert parse_challenges(comma.join(written)) == challenges
+    assert parse_challenges([("WWW-Authenticate", line) for line in written]) == challenges
+
+
+PLAIN = st.text("".join(map(chr, range(32, 127))), min_size=1)
+
+
+@given(st.sampled_from(["bearer", "basic"]), st.dictionaries(st.text("abc", min_size=1), PLAIN))
+def test_werkzeug_reads_the_same_in_what_is_written(scheme: str, values: dict[str, str]) -> None:
+    header = str(Challenge(scheme, values or {"realm": "r"}))
+    read = WWWAuthenticate.from_header(header)
+    assert read is not None
+    [challenge] = parse_challenges(header)
+    assert (challenge.scheme, challenge.parameters) == (read.type, dict(read.parameters))
+
+
+PIECES = [
+    "Bearer ",
+    "Basic",
+    "realm=",
+    "scope=",
+    "a:b:c",
+    '"',
+    "\\",
+    "=",
+    ",",
+    " ",
+    "\t",
+    "\n",
+    "é",
+]
+
+
+@given(st.text() | st.lists(st.sampled_from(PIECES)).map("".join))
+def test_junk_never_raises_and_reads_as_it_is_written(text: str) -> None:
+    challenges = parse_challenges(text)
+    assert parse_challenges(", ".join(map(str, challenges))) == challenges
+    assert parse_challenges({"WWW-Authenticate": text}) == challenges
+
+
+SHAPES = [
+    "a ",
+    "a=b ",
+    "a,",
+    ",a ",
+    '"',
+    '\\"',
+    "\\",
+    " ",
+    ",",
+    "a b=",
+    "scope=a,b ",
+    "x=,",
+    "a=b,c ",
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_it_takes_linear_time(shape: str) -> None:
+    for begin in "", "Bearer ", 'Bearer realm="', "Bearer scope=a:b:c", "Negotiate abc":
+        header = begin + shape * (100_000 // len(shape))
+        begun = time.process_time()
+        parse_challenges(header)
+        assert time.process_time() - begun < 5  # quadratic, it would be minutes
+
+
+def test_a_challenge_is_a_value() -> None:
+    [challenge] = parse_challenges(LINES[2][1])
+    assert hash(challenge) == hash(BEARER)
+    assert pickle.loads(pickle.dumps(challenge)) == copy.deepcopy(challenge) == challenge
+    assert Challenge("BEARER", {"Realm": URL, "service": "s"}) == challenge
+    absent = Challenge("bearer")
+    assert (absent.realm, absent.service, absent.scope, absent.error) == ("", "", "", "")
+
+
+# Asking for a token.
+
+
+@pytest.mark.parametrize(
+    ("realm", "begin"),
+    [
+        (URL, f"{URL}?"),
+        (f"{URL}?x=a%2fb+c&y", f"{URL}?x=a%2fb+c&y&"),
+        (f"{URL}?", f"{URL}?"),
+        (f"{URL}?x=1&", f"{URL}?x=1&"),
+        (f"{URL}?x=1#y?z", f"{URL}?x=1&"),
+        ("HTTPS://A:444/t;p/%7e/../", "HTTPS://A:444/t;p/%7e/../?"),
+        ("https://[::1]:5001/t", "https://[::1]:5001/t?"),
+    ],
+)
+def test_the_realm_is_kept_byte_for_byte(realm: str, begin: str) -> None:
+    assert bearer(realm=realm, service="s").token_url() == f"{begin}service=s"
+    url, _ = bearer(realm=realm).token_form(refresh_token="x")
+    assert url == bearer(realm=realm).token_url() == realm.partition("#")[0]
+
+
+@given(st.text(st.characters(codec="utf-8")), st.lists(st.from_regex("[!-~é]+", fullmatch=True)))
+def test_the_query_says_what_was_asked(service: str, scopes: list[str]) -> None:
+    challenge = bearer(realm=f"{URL}?x=1", service=service, scope="a:b:c")
+    asked = [("x", "1")] + [("service", service)] * bool(service)
+    asked += [("scope", scope) for scope in scopes]
+    query = urlsplit(challenge.token_url(scopes=scopes, account="me")).query
+    assert parse_qsl(query, keep_blank_values=True) == [*asked, ("account", "me")]
+    assert set(query) < set(map(chr, range(33, 127)))
+
+
+@pytest.mark.parametrize(
+    ("scopes", "asked"),
+    [
+        (None, ["a:b:pull,push", "c:d:*"]),
+        ([], []),
+        ("", []),
+        ("x:y:z  v:w:*", ["x:y:z", "v:w:*"]),
+        (["x:y:z v:w:*"], ["x:y:z", "v:w:*"]),
+        ([Scope("repository", "a", ("pull", "push"))], ["repository:a:pull,push"]),
+    ],
+)
+def test_the_scopes_are_the_challenges_or_others(scopes: Any, asked: list[str]) -> None:
+    challenge = bearer(realm=URL, scope="a:b:pull,push c:d:*")
+    query = parse_qs(urlsplit(challenge.token_url(scopes=scopes)).query)
+    assert query.get("scope", []) == asked
+    form = challenge.token_form(refresh_token="x", scopes=scopes).fields
+    assert form.get("scope", "") == " ".join(asked)
+
+
+def asks(challenge: Challenge, **options: Any) -> list[Callable[[], object]]:
+    return [
+        lambda: challenge.token_url(**options),
+        lambda: challenge.token_form(refresh_token="x", **options),
+    ]
+
+
+@pytest.mark.parametrize(
+    "realm",
+    [
+        *("", "/", "r", "Registry Realm", "//a/t", "/token", "ftp://a/t", "file:///etc/passwd"),
+        *("https:", "https://", "https:///t", "https:a/t", "https://:443/t", "https://me@/t"),
+        *("https://[::1/t", "https://a:x/t", "https://a:99999/t", "https://a b/t", "https://a/\n"),
+        *("https://a/t\r\nX: y", " https://a/t", "https://a\t/t", "https://a\\@b/t", "https://é/t"),
+        *("javascript:alert(1)", "https://a/\x00", "https://a/\u20ac"),
+    ],
+)
+def test_a_realm_that_is_no_url_is_refused(realm: str) -> None:
+    for ask in asks(bearer(realm=realm), registry="http://r"):
+        with pytest.raises(ValueError, match=r"^realm .* must be a URL of http or https$") as error:
+            ask()
+        assert repr(realm) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "registry",
+    [
+        None,
+        "",
+        "https://r.example",
+        "HTTPS://r.example/v2/",
+        "r.example:80",
+        httpx.URL("https://r"),
+    ],
+)
+def test_a_registry_asked_by_https_cannot_lead_to_http(registry: Any) -> None:
+    for realm in "http://a/t", "HTTP://a/t":
+        for ask in asks(bearer(realm=realm), registry=registry):
+            with pytest.raises(ValueError, match=f"^realm '{realm}' must be https unless"):
+                ask()
+    for ask in asks(BEARER, registry=registry):
+        assert ask()
+
+
+@pytest.mark.parametrize("registry", ["http://r:5000", "HTTP://r/v2/", httpx.URL("http://r")])
+def test_a_registry_asked_by_http_may_lead_to_either(registry: Any) -> None:
+    for scheme in "http", "https":
+        for ask in asks(bearer(realm=f"{scheme}://a/t"), registry=registry):
+            assert ask()
+
+
+@pytest.mark.parametrize("scheme", ["basic", "negotiate", "digest"])
+def test_only_a_bearer_challenge_leads_to_a_token(scheme: str) -> None:
+    for ask in asks(Challenge(scheme, {"realm": URL})):
+        with pytest.raises(ValueError, match=rf"^challenge '{scheme.title()} .* scheme Bearer"):
+            ask()
+
+
+def test_the_oauth2_form() -> None:
+    challenge = bearer(realm=URL, service="s", scope="a:b:c d:e:f")
+    assert challenge.token_form(username="alice", password="", offline=True) == (
+        URL,
+        {
+            "grant_type": "password",
+            "service": "s",
+            "client_id": "registry-routes",
+            "access_type": "offline",
+            "scope": "a:b:c d:e:f",
+            "username": "alice",
+            "password": "",
+        },
+    )
+    url, fields = bearer(realm=URL).token_form(refresh_token="r", client_id="me")
+    assert (url, fields) == (
+        URL,
+        {"grant_type": "refresh_token", "client_id": "me", "refresh_token": "r"},
+    )
+
+
+@pytest.mark.parametrize(
+    "secrets",
+    [
+        {},
+        {"username": "a"},
+        {"password": "b"},
+        {"username": "a", "refresh_token": "c"},
+        {"username": "a", "password": "b", "refresh_token": "c"},
+    ],
+)
+def test_a_form_must_say_who_asks_in_one_way(secrets: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="either a username and a password or a refresh token"):
+        BEARER.token_form(**secrets)
+
+
+# The answer.
+
+TIME = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("content", "token"),
+    [
+        ({"token": "a"}, Token("a")),
+        ({"access_token": "a"}, Token("a")),
+        ({"token": "a", "access_token": "b"}, Token("a")),
+        ({"token": "", "access_token": "b"}, Token("b")),
+        ({"token": None, "access_token": "b", "expires_in": None}, Token("b", 60)),
+        ({"token": "a", "expires_in": 300}, Token("a", 300)),
+        ({"token": "a", "expires_in": 0}, Token("a", 0)),
+        ({"token": "a", "expires_in": 299.9}, Token("a", 299)),
+        ({"token": "a", "issued_at": None, "refresh_token": None}, Token("a")),
+        ({"token": "a", "issued_at": "2026-11-24T10:00:00Z"}, Token("a", issued_at=TIME)),
+        ({"token": "a", "issued_at": "2026-11-24T11:00:00+01:00"}, Token("a", issued_at=TIME)),
+        ({"token": "a", "issued_at": "2026-11-24T10:00:00"}, Token("a", issued_at=TIME)),
+        (
+            {"token": "a", "issued_at": "2026-11-24T10:00:00.123456789Z"},
+            Token("a", issued_at=TIME.replace(microsecond=123456)),
+        ),
+        ({"token": "a", "issued_at": "0001-01-01T00:00:00Z"}, Token("a")),  # Go's zero
+        ({"token": "a", "refresh_token": "r", "x": 1}, Token("a", refresh_token="r")),
+        ({"token": "a", "refresh_token": ""}, Token("a")),
+    ],
+)
+def test_what_token_servers_answer(content: dict[str, Any], token: Token) -> None:
+    body = json.dumps(content)
+    assert parse_token(body) == parse_token(body.encode()) == token
+    assert parse_token(b"\xef\xbb\xbf" + body.encode()) == token
+    assert parse_token(body).issued_at == token.issued_at
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("", "token response '' must be a JSON object"),
+        ("<html>", "token response '<html>' must be a JSON object"),
+        (b"\xff", "token response b'\\xff' must be a JSON object"),
+        ('["a"]', "must be a JSON object"),
+        ("null", "must be a JSON object"),
+        ("[" * 100_000, "must be a JSON object"),
+        ("{}", "must have a 'token' or an 'access_token'"),
+        ('{"error": "x"}', "must have a 'token' or an 'access_token'"),
+        ('{"token": ""}', "must have a 'token' or an 'access_token'"),
+        ('{"token": 3}', "token of a token response must be a string"),
+        ('{"token": {"a": 1}}', "token of a token response must be a string"),
+        (r'{"token": "a\r\nX: y"}', "token of a token response must be a string of ASCII"),
+        (r'{"token": "a b"}', "token of a token response must be a string of ASCII"),
+        ('{"token": "é"}', "token of a token response must be a string of ASCII"),
+        ('{"token": "a", "expires_in": "60"}', "expires_in '60' of a token response must"),
+        ('{"token": "a", "expires_in": true}', "expires_in True of a token response must"),
+        ('{"token": "a", "expires_in": -1}', "expires_in -1 of a token response must"),
+        ('{"token": "a", "expires_in": NaN}', "expires_in nan of a token response must"),
+        ('{"token": "a", "expires_in": 1e999}', "expires_in inf of a token response must"),
+        ('{"token": "a", "issued_at": "now"}', "issued_at 'now' of a token response must"),
+        ('{"token": "a", "issued_at": 3}', "issued_at 3 of a token response must"),
+        ('{"token": "a", "refresh_token": 3}', "refresh_token of a token response must"),
+    ],
+)
+def test_what_is_no_token_is_said(body: str | bytes, message: str) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        parse_token(body)
+    assert message in str(error.value)
+
+
+def test_secrets_are_not_printed() -> None:
+    token = parse_token('{"token": "secret", "refresh_token": "secret"}')
+    assert "secret" not in repr(token)
+    assert pickle.loads(pickle.dumps(token)) == token
+
+
+@given(st.binary() | st.text() | st.dictionaries(st.text(), st.text()).map(json.dumps))
+def test_a_junk_answer_is_a_value_error(body: bytes | str) -> None:
+    try:
+        token = parse_token(body)
+    except ValueError:
+        return
+    assert token.token
