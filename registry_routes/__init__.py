@@ -11,8 +11,8 @@
   `CONVERTERS`; the route tables, `OCI_1_1` and `DOCKER_1_5`.
 - Serving: `RegistryApp`; in other frameworks, `error_response`.
 - Clients: `Reference`, an image reference; `URLBuilder` and `resolve_location`.
-- Both sides: `errors`, to raise and to read; `challenges` and `scopes`, of tokens; `paging`, lists in
-  pages; `headers` and `digests`, what the API's own headers and digests say.
+- Both sides: `errors`, to raise and to read; `challenges` and `scopes`, for tokens; `paging`, for
+  lists in pages; `headers` and `digests`, what the API's own headers and digests say.
 - Values: `grammar`, what a repository name, a tag and a digest are.
 """
 
