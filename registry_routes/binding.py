@@ -63,7 +63,7 @@ class LateMapAdapter(MapAdapter):
         bound.subdomain = ""
         bound.default_method = environ["REQUEST_METHOD"]
         bound.websocket = False
-        bound._environ = dict(environ)
+        bound._environ = environ.copy()
         return bound
 
     @cached_property

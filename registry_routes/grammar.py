@@ -10,8 +10,8 @@ Every pattern here keeps to this:
 - it has no capturing group, so that it can be pasted into a larger expression;
 - it takes linear time. Repeated classes are possessive (``++``) and repeated groups atomic
   (``(?>…)``), so nothing is tried twice. (Possessive groups, ``(?:…)*+``, match wrongly up to
-  Python 3.11.4: CPython gh-106052.) The components of a name are taken lazily (``*?``): in a path,
-  what follows the name is sooner found so.
+  Python 3.11.4: CPython gh-106052.) A name is taken lazily (``*?``): in a path, what follows it is
+  found sooner so.
 """
 
 import re
@@ -104,8 +104,6 @@ def shortened(value: object) -> str:
 
 _EMPTY = (r"\A\Z", "must not be empty")
 
-_COMPONENT = r"[a-z0-9]++(?>(?:(?:\.|__?+|-++)[a-z0-9]++)*)"
-
 _NAME_RULES = (
     _EMPTY,
     (r"\A/|//|/\Z", "must not have an empty component"),
@@ -120,7 +118,7 @@ _NAME_RULES = (
 
 NAME = Grammar(
     kind="repository name",
-    pattern=rf"{_COMPONENT}(?:/{_COMPONENT})*?",
+    pattern=r"[a-z0-9]++(?:(?:[./]|__?+|-++)[a-z0-9]++)*?",
     source="OCI distribution-spec 1.1, Pulling manifests",
     rules=(
         *_NAME_RULES,

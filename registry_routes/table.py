@@ -60,7 +60,7 @@ class RouteTable:
         self.prefix = prefix.rstrip("/")
         self.root = self.prefix + dialect.root
         """The path that all the routes are under, without its trailing slash."""
-        self._exact = _expression(
+        self._fullmatch, self._ends = _expression(
             dialect, _exact_pattern, {self.prefix + route.path: route for route in dialect.routes}
         )
         # What may be meant: below the root, or after a name there, each with either ending. The
@@ -91,11 +91,11 @@ class RouteTable:
 
         The path is percent-decoded, and the method in capitals.
         """
-        hit = self._exact.fullmatch(path)
+        hit = self._fullmatch(path)
         if hit is None:
             return None
-        route, groups = self._exact.ends[hit.lastindex]
-        if route.taken_methods is not None and method not in route.taken_methods:
+        route, methods, groups = self._ends[hit.lastindex]
+        if methods is not None and method not in methods:
             return None
         return route, {name: hit[group] for name, group in groups}
 
@@ -126,7 +126,7 @@ class RouteTable:
         """
         root = len(self.root)
         if hit := self._below_root.fullmatch(path, root):
-            route, groups = self._below_root.ends[hit.lastindex]
+            route, _, groups = self._below_root.ends[hit.lastindex]
             yield route, {name: hit[group] for name, group in groups}
         slash = len(path)
         for _ in range(self._most_slashes):
@@ -134,7 +134,7 @@ class RouteTable:
             if slash < 0:
                 return
             if hit := self._after_name.fullmatch(path, slash):
-                route, groups = self._after_name.ends[hit.lastindex]
+                route, _, groups = self._after_name.ends[hit.lastindex]
                 first = next(iter(self.dialect.variables(route)))
                 values = {name: hit[group] for name, group in groups}
                 yield route, {first: path[root + 1 : slash], **values}
@@ -180,6 +180,8 @@ class _End(NamedTuple):
     """The end of a route's path in an expression."""
 
     route: Route
+    methods: frozenset[str] | None
+    """The route's `taken_methods`."""
     groups: tuple[tuple[str, int], ...]
     """Each variable, and the group of the expression that has its value."""
 
@@ -240,7 +242,7 @@ def _joined(
     alternatives = []
     for piece, rest in sorted(tree.items(), key=lambda branch: isinstance(branch[0], tuple)):
         if piece == _END:
-            ends[next(numbers)] = _End(rest, groups)
+            ends[next(numbers)] = _End(rest, rest.taken_methods, groups)
             alternatives.append("()")
         elif isinstance(piece, str):
             alternatives.append(re.escape(piece) + _joined(rest, groups, numbers, ends))

@@ -234,6 +234,20 @@ def hostile_times(rounds: int) -> Times:
     )
 
 
+def beside_times(rounds: int) -> Times:
+    """What other rules in the map cost the routes."""
+    requests = [request for request in mix() if request.endpoint is not None]
+    matched: Calls = [(r.path, r.method) for r in requests]
+    built: Calls = [(r.endpoint, r.values) for r in requests]
+    pieces: dict[str, dict[str, Piece]] = {"match": {}, "build": {}}
+    for who, url_map in contenders.maps_beside().items():
+        adapter = url_map.bind("registry.example.com", url_scheme="https")
+        check(who, adapter.match, [(r, (r.path, r.method)) for r in requests])
+        pieces["match"][who] = match_loop, adapter.match, matched
+        pieces["build"][who] = build_loop, adapter.build, built
+    return timed(pieces, rounds)
+
+
 def go_times() -> dict[str, float]:
     """Of a Go program of the same routes, nanoseconds by kind of request; empty without Go."""
     library = "/usr/share/gocode"
@@ -318,6 +332,7 @@ def main() -> None:
         "match(path, method)": (matched, LIMIT),
         "bind_to_environ(environ).match()": (bound, LIMIT),
         "building a manifest's URL": (built, "an f-string, validated"),
+        "beside other rules": (beside_times(options.rounds), contenders.ALONE),
         "misses, redirects and errors": (miss_times(options.rounds), LIMIT),
         "hostile paths": (hostile_times(options.rounds), LIMIT),
         WHOLE: (whole, contenders.OUR_APP),

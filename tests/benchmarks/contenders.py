@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import Map
+from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Request, Response
 
 from registry_routes import RegistryMap, RegistryRules
@@ -64,6 +64,22 @@ def limit_environ(environ: Any) -> Answer:
 
 ours = RegistryMap()
 natural = Map([RegistryRules()])
+
+# The rules that authors of registries add.
+BESIDE = ["/v2/token", "/static/<path:f>", "/v2/<repository:name>/sig", "/<path:p>"]
+
+
+def maps_beside() -> dict[str, RegistryMap]:
+    """A registry map alone, beside each of these rules, and beside all of them."""
+
+    def beside(*paths: str) -> RegistryMap:
+        return RegistryMap(rules=[Rule(path, endpoint=path) for path in paths])
+
+    each = {f"beside {path}": beside(path) for path in BESIDE}
+    return {ALONE: beside(), **each, "beside all of these": beside(*BESIDE)}
+
+
+ALONE = "alone"
 
 
 def match_or_none(match: Callable[..., Answer]) -> Callable[..., Answer]:
