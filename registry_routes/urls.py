@@ -63,7 +63,7 @@ class URLBuilder:
         self, root: object, *, relative: bool = False, url_map: RegistryMap | None = None
     ) -> None:
         parts = _parsed_root(root, may_be_path=relative)
-        self.root = parts.path if relative else f"{parts.scheme}://{parts.netloc}{parts.path}"
+        self.root: str = parts.path if relative else f"{parts.scheme}://{parts.netloc}{parts.path}"
         """What every URL starts with."""
         self._table = (url_map or ready_made_map).table
 
