@@ -10,7 +10,7 @@
 - Matching and building: `url_map`, `RegistryMap`; in your own map, `RegistryRules` and
   `CONVERTERS`; the route tables, `OCI_1_1` and `DOCKER_1_5`.
 - Serving: `RegistryApp`; in other frameworks, `error_response`.
-- Clients: `Reference`, an image reference; `URLBuilder` and `resolve_location`.
+- Clients: `Reference`, an image reference; `URLBuilder`, `resolve_location` and `match_url`.
 - Both sides: `errors`, to raise and to read; `challenges` and `scopes`, for tokens; `paging`, for
   lists in pages; `headers` and `digests`, what the API's own headers and digests say.
 - Values: `grammar`, what a repository name, a tag and a digest are.
@@ -30,7 +30,7 @@ from .converters import (
 from .map import RegistryMap, RegistryMapAdapter, url_map
 from .reference import Reference
 from .routes import DOCKER_1_5, OCI_1_1, Dialect, RegistryRules, Route, RouteName
-from .urls import URLBuilder, resolve_location
+from .urls import URLBuilder, match_url, resolve_location
 
 __all__ = [
     "CONVERTERS",
@@ -58,6 +58,7 @@ __all__ = [
     "errors",
     "grammar",
     "headers",
+    "match_url",
     "paging",
     "resolve_location",
     "scopes",

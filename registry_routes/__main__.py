@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from urllib.parse import unquote, urlsplit
 
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import NotFound
@@ -12,9 +11,10 @@ from werkzeug.routing import BuildError, RequestRedirect
 
 from .errors import RegistryError, Unsupported
 from .map import RegistryMap
+from .reference import Reference
 from .routes import DIALECTS, OCI_1_1
 from .scopes import required_scopes
-from .urls import URLBuilder
+from .urls import URLBuilder, match_url
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         methods = error.valid_methods if isinstance(error, Unsupported) else None
         allow = f" (Allow: {', '.join(methods)})" if methods else ""
         return _fail(f"{error.code} {error.error_code}: {error.description}{allow}")
+    except NotFound as error:
+        return _fail(str(error.description))
     except (BuildError, ValueError) as error:
         return _fail(str(error))
     print(printed)
@@ -49,7 +51,9 @@ def _parser() -> argparse.ArgumentParser:
         "--prefix", default="", metavar="PATH", help="a path before every route, such as /registry"
     )
     shared.add_argument(
-        "--root", metavar="URL", help="where the registry is, such as https://registry.example.com"
+        "--root",
+        metavar="URL-or-path",
+        help="where the registry is, such as https://registry.example.com",
     )
     commands = parser.add_subparsers(required=True)
 
@@ -65,13 +69,20 @@ def _parser() -> argparse.ArgumentParser:
     match.set_defaults(command=_match)
 
     build = commands.add_parser("build", parents=[shared], help="build a URL")
-    build.add_argument("endpoint", metavar="ENDPOINT", help="one that `routes` lists")
+    target = build.add_mutually_exclusive_group(required=True)
+    target.add_argument(
+        "--reference",
+        metavar="REFERENCE",
+        help="an image, such as nginx:1.27: the URL of its manifest, at the registry that the "
+        "reference names, by https, or at the root if that is given",
+    )
+    target.add_argument("endpoint", nargs="?", metavar="ENDPOINT", help="one that `routes` lists")
     build.add_argument(
         "values",
         nargs="*",
         type=_pair,
         metavar="key=value",
-        help="what the rule has in <>; whatever else goes into the query",
+        help="what the rule of the endpoint has in <>; whatever else goes into the query",
     )
     build.set_defaults(command=_build)
     return parser
@@ -87,7 +98,7 @@ def _pair(text: str) -> tuple[str, str]:
 def _map_and_urls(options: argparse.Namespace) -> tuple[RegistryMap, URLBuilder]:
     routes = RegistryMap(DIALECTS[options.dialect], prefix=options.prefix)
     root = "/" if options.root is None else options.root
-    return routes, URLBuilder(root, relative=options.root is None, url_map=routes)
+    return routes, URLBuilder(root, relative=root.startswith("/"), url_map=routes)
 
 
 def _routes(options: argparse.Namespace) -> str:
@@ -118,31 +129,19 @@ def _routes(options: argparse.Namespace) -> str:
 def _match(options: argparse.Namespace) -> str:
     routes, urls = _map_and_urls(options)
     method = options.method.upper()
-    path, _, query = options.url.partition("#")[0].partition("?")
-    origin, mount = _origin_and_path(urls.root)
-    given, path = _origin_and_path(path) if "://" in path else (origin, path)
-    is_elsewhere = options.root is not None and given != origin
-    if is_elsewhere or (mount and not f"{path}/".startswith(f"{mount}/")):
-        raise ValueError(f"URL {options.url!r} must be under the root {urls.root!r}")
-    adapter = routes.bind("registry.invalid", unquote(mount), query_args=query)
-    try:
-        endpoint, values = adapter.match(unquote(path.removeprefix(mount)), method)
-    except NotFound as error:
-        if isinstance(error, RegistryError):
-            raise
-        raise ValueError(f"URL {options.url!r} must be under the API, {urls.base()!r}") from None
+    endpoint, values, query = match_url(options.url, method, root=urls.root, url_map=routes)
     scopes = required_scopes(endpoint, method, values, query)
     lines = [["endpoint", endpoint], *values.items(), ["scopes", " ".join(map(str, scopes)) or "-"]]
     return _aligned(lines)
 
 
-def _origin_and_path(url: str) -> tuple[tuple[str, str | None, int | None], str]:
-    parts = urlsplit(url)
-    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    return (parts.scheme, parts.hostname, port), parts.path
-
-
 def _build(options: argparse.Namespace) -> str:
+    if options.reference is not None:
+        reference = Reference.parse(options.reference)
+        if options.root is None:
+            options.root = reference.root()
+        _, urls = _map_and_urls(options)
+        return urls.manifest(reference)
     routes, urls = _map_and_urls(options)
     adapter = routes.bind("registry.invalid")
     return urls.root + adapter.build(options.endpoint, MultiDict(options.values))

@@ -112,5 +112,5 @@ def parse_next_link(request_url: object, header: str | Iterable[str] | None) -> 
                 parameters.setdefault(name.lower(), value)
             relations = parameters.get("rel", "").lower().split()
             if "next" in relations and "anchor" not in parameters:
-                return resolve_location(str(request_url), target[1])
+                return resolve_location(request_url, target[1])
     return None

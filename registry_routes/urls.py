@@ -1,22 +1,33 @@
-"""URLs for clients and servers: building them, and following those that a registry sends."""
+"""URLs for clients and servers: building them, matching them, and following those that a registry
+sends.
+
+A URL is a string, or any object that prints as a URL, such as those of httpx and yarl.
+"""
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import SplitResult, quote, urlencode, urljoin, urlsplit
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urljoin, urlsplit
 
-from werkzeug.exceptions import SecurityError
+from werkzeug.datastructures import MultiDict
+from werkzeug.exceptions import NotFound, SecurityError
 from werkzeug.routing import BuildError
 from werkzeug.wsgi import get_host
 
-from .grammar import ALGORITHM, Grammar
+from .errors import RegistryError
+from .grammar import ALGORITHM, Grammar, shortened
 from .map import RegistryMap
 from .map import url_map as ready_made_map
+from .reference import Reference
 from .routes import RouteName
 from .table import SAFE_IN_PATH
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
+
+
+#: What a query parameter is: a value, several values, or `None` for no parameter.
+QueryValue: TypeAlias = str | int | Iterable[str | int] | None
 
 
 class URLBuilder:
@@ -32,31 +43,27 @@ class URLBuilder:
         ...
     ValueError: repository name 'library/Nginx' must be lowercase
 
-    Each method returns a URL, and raises `ValueError`, which names the value and the rule it broke,
-    where an argument is malformed, and `werkzeug.routing.BuildError` where the map's dialect has no
-    such route. Arguments that are `None` are left out. (The query parameters are those of the
-    distribution-spec and of Docker's catalog.)
+    Each method returns a URL. It raises `ValueError`, which names the value and the rule it broke,
+    if an argument is malformed, and `werkzeug.routing.BuildError` if the map's dialect has no such
+    route. Keywords are query parameters: those of the distribution-spec and of Docker's catalog,
+    and whatever else a registry takes. A list gives a parameter several times, and `None` leaves it
+    out.
+
+    >>> urls.tags("library/nginx", next_page="gAAAAABm")
+    'https://registry.example.com/mirror/v2/library/nginx/tags/list?next_page=gAAAAABm'
 
     :param root: where the registry is: an ``http`` or ``https`` URL without the ``/v2/``, with a
         path if the ``/v2/`` is not at the root of the host, with or without a trailing slash.
     :param relative: to build paths, ``/mirror/v2/``, in place of whole URLs; then `root` may be
         just the path.
-    :param url_map: the routes, where they are not those of `registry_routes.url_map`.
+    :param url_map: the routes, if they are not those of `registry_routes.url_map`.
     """
 
     def __init__(
-        self, root: str, *, relative: bool = False, url_map: RegistryMap | None = None
+        self, root: object, *, relative: bool = False, url_map: RegistryMap | None = None
     ) -> None:
-        parts = _parsed("root", root)
-        is_path = relative and not (parts.scheme or parts.netloc)
-        if not is_path and (parts.scheme not in ("http", "https") or not parts.hostname):
-            raise ValueError(f"root {root!r} must be a URL of http or https")
-        if parts.query or parts.fragment or "@" in parts.netloc:
-            raise ValueError(f"root {root!r} must have no query, no fragment and no credentials")
-        path = parts.path.rstrip("/")
-        if path and (not path.startswith("/") or path.startswith("//")):
-            raise ValueError(f"root {root!r} must have a path that starts with one '/'")
-        self.root = path if relative else f"{parts.scheme}://{parts.netloc}{path}"
+        parts = _parsed_root(root, may_be_path=relative)
+        self.root: str = parts.path if relative else f"{parts.scheme}://{parts.netloc}{parts.path}"
         """What every URL starts with."""
         self._table = (url_map or ready_made_map).table
 
@@ -72,7 +79,8 @@ class URLBuilder:
 
         A header that a proxy has set is not looked at here, but in
         `werkzeug.middleware.proxy_fix.ProxyFix`, which is told whom to trust. Raises
-        `werkzeug.exceptions.SecurityError`, a 400, where the ``Host`` is malformed.
+        `werkzeug.exceptions.SecurityError`, a 400, if the ``Host`` is malformed. It may have a
+        ``_``, as the names of Docker Compose's services have.
 
         >>> from werkzeug.test import create_environ
         >>> environ = create_environ("/v2/", "https://registry.example.com/mirror")
@@ -82,68 +90,86 @@ class URLBuilder:
         script_name = quote(environ.get("SCRIPT_NAME", ""), safe=SAFE_IN_PATH, encoding="latin-1")
         root = f"/{script_name.strip('/')}"
         if not relative:
-            host = get_host(environ)
-            if not re.fullmatch(
-                r"[a-zA-Z0-9._-]+(?::[0-9]+)?|\[[0-9a-fA-F:.]+\](?::[0-9]+)?", host
-            ):
-                raise SecurityError("the request's Host is malformed")
-            root = f"{environ['wsgi.url_scheme']}://{host}{root}"
+            root = f"{environ['wsgi.url_scheme']}://{_host_of(environ)}{root}"
         return cls(root, relative=relative, url_map=url_map)
 
-    def base(self) -> str:
+    def base(self, /, **query: QueryValue) -> str:
         """The API itself, ``/v2/``."""
-        return self._url(RouteName.BASE)
+        return self._url(RouteName.BASE, {}, {}, query)
 
-    def catalog(self, *, n: int | None = None, last: str | None = None) -> str:
+    def catalog(
+        self, /, *, n: int | None = None, last: str | None = None, **query: QueryValue
+    ) -> str:
         """The repositories: at most `n` of them, after `last`."""
-        return self._url(RouteName.CATALOG, n=_count(n), last=last)
+        return self._url(RouteName.CATALOG, {}, {"n": _count(n), "last": last}, query)
 
-    def tags(self, name: str, *, n: int | None = None, last: str | None = None) -> str:
+    def tags(
+        self, name: str, /, *, n: int | None = None, last: str | None = None, **query: QueryValue
+    ) -> str:
         """The tags of a repository: at most `n` of them, after `last`."""
-        return self._url(RouteName.TAGS, {"name": name}, n=_count(n), last=last)
+        return self._url(RouteName.TAGS, {"name": name}, {"n": _count(n), "last": last}, query)
 
     def manifest(
         self,
-        name: str,
-        reference: str,
+        name: str | Reference,
+        reference: str = "",
+        /,
         *,
         tag: str | Iterable[str] | None = None,
         ns: str | None = None,
+        **query: QueryValue,
     ) -> str:
         """A manifest, by a tag or by its digest; one with ``:`` in it is a digest.
+
+        A `Reference` takes the place of both. Its domain does not count: the registry at the root
+        may be a mirror of it.
+
+        >>> urls = URLBuilder("https://mirror.example.com")
+        >>> urls.manifest(Reference.parse("nginx:1.27"))
+        'https://mirror.example.com/v2/library/nginx/manifests/1.27'
 
         :param tag: tags to give to a manifest that is pushed by its digest.
         :param ns: the registry that a proxy is to pull from.
         """
+        if isinstance(name, Reference):
+            if reference:
+                raise ValueError(
+                    f"reference {shortened(str(name))} must be given alone, not with "
+                    f"{shortened(reference)}"
+                )
+            reference, name = name.reference, name.name
         kind = "digest" if isinstance(reference, str) and ":" in reference else "tag"
         tags = _listed(tag)
         for one in tags:
             self._grammar("tag").check(one)
         if tags and kind == "tag":
-            raise ValueError(f"manifest {reference!r} must be named by its digest to take tags")
-        return self._url(RouteName.MANIFEST, {"name": name, kind: reference}, tag=tags, ns=ns)
+            raise ValueError(
+                f"manifest {shortened(reference)} must be named by its digest to take tags"
+            )
+        values = {"name": name, kind: reference}
+        return self._url(RouteName.MANIFEST, values, {"tag": tags, "ns": ns}, query)
 
-    def blob(self, name: str, digest: str, *, ns: str | None = None) -> str:
+    def blob(self, name: str, digest: str, /, *, ns: str | None = None, **query: QueryValue) -> str:
         """A blob. For `ns` see `manifest`."""
-        return self._url(RouteName.BLOB, {"name": name, "digest": digest}, ns=ns)
+        return self._url(RouteName.BLOB, {"name": name, "digest": digest}, {"ns": ns}, query)
 
     def blob_upload(
         self,
         name: str,
+        /,
         *,
         mount: str | None = None,
         from_: str | None = None,
         digest: str | None = None,
         digest_algorithm: str | None = None,
-        **query: str,
+        **query: QueryValue,
     ) -> str:
         """Where the upload of a blob begins.
 
         :param mount: the digest of a blob to mount instead of uploading it.
         :param from_: the repository that has it.
         :param digest: the blob's digest, to upload it with this one request.
-        :param digest_algorithm: what the blob's digest will be made with, ``sha512`` say.
-        :param query: whatever else the registry wants to be told.
+        :param digest_algorithm: what the blob's digest will be made with, such as ``sha512``.
         """
         if from_ is not None:
             self._grammar("repository").check(from_)
@@ -155,56 +181,73 @@ class URLBuilder:
             "digest": self._checked_digest(digest),
             "digest-algorithm": digest_algorithm,
         }
-        for parameter in parameters.keys() & query.keys():
-            raise ValueError(f"parameter {parameter!r} must be given by its own argument")
-        return self._url(RouteName.BLOB_UPLOAD, {"name": name}, **parameters, **query)
+        return self._url(RouteName.BLOB_UPLOAD, {"name": name}, parameters, query)
 
     def blob_upload_chunk(
-        self, name: str, uuid: str, *, digest: str | None = None, **query: str
+        self, name: str, uuid: str, /, *, digest: str | None = None, **query: QueryValue
     ) -> str:
         """The upload of a blob, on its way. (A client takes the ``Location`` it was given.)
 
         :param digest: the blob's digest, to complete the upload.
-        :param query: whatever else the registry wants to be told.
         """
         values = {"name": name, "uuid": uuid}
-        checked = self._checked_digest(digest)
-        return self._url(RouteName.BLOB_UPLOAD_CHUNK, values, digest=checked, **query)
+        parameters = {"digest": self._checked_digest(digest)}
+        return self._url(RouteName.BLOB_UPLOAD_CHUNK, values, parameters, query)
 
     def referrers(
         self,
         name: str,
         digest: str,
+        /,
         *,
         artifact_type: str | Iterable[str] | None = None,
         n: int | None = None,
         last: str | None = None,
+        **query: QueryValue,
     ) -> str:
         """The manifests whose subject is this one, of one type, or of several, if given.
 
         `n` and `last` are for the ``Link`` of a registry that gives them in pages.
         """
         values = {"name": name, "digest": digest}
-        query = {"artifactType": artifact_type, "n": _count(n), "last": last}
-        return self._url(RouteName.REFERRERS, values, **query)
+        parameters = {"artifactType": artifact_type, "n": _count(n), "last": last}
+        return self._url(RouteName.REFERRERS, values, parameters, query)
 
     def extension(
-        self, extension: str, component: str, module: str, *, name: str | None = None
+        self,
+        extension: str,
+        component: str,
+        module: str,
+        name: str | None = None,
+        /,
+        **query: QueryValue,
     ) -> str:
-        """An extension's endpoint, of the registry, or of the repository `name`."""
+        """An extension's endpoint, of the registry, or of the repository `name`.
+
+        (As a keyword, ``name=`` is a query parameter.)
+        """
         values = {"extension": extension, "component": component, "module": module}
         if name is not None:
             values["name"] = name
-        return self._url(RouteName.EXTENSION, values)
+        return self._url(RouteName.EXTENSION, values, {}, query)
 
-    def _url(self, endpoint: str, values: Mapping[str, str] | None = None, /, **query: Any) -> str:
-        for name, value in (values or {}).items():
+    def _url(
+        self,
+        endpoint: str,
+        values: Mapping[str, str],
+        parameters: Mapping[str, Any],
+        more: Mapping[str, Any],
+    ) -> str:
+        for name in parameters:
+            if name in more:  # where it would not be checked
+                raise ValueError(f"parameter {name!r} must be given by its own argument")
+        for name, value in values.items():
             if value is None:  # Werkzeug would take it for one that is not given
                 raise ValueError(f"{name} None must be a string")
-        path = self._table.build(endpoint, values or {})
+        path = self._table.build(endpoint, values)
         if path is None:
-            raise BuildError(endpoint, values or {}, None)
-        return _with_query(f"{self.root}{path}", query)
+            raise BuildError(str(endpoint), values, None)
+        return _with_query(f"{self.root}{path}", {**parameters, **more})
 
     def _grammar(self, converter: str) -> Grammar:
         return self._table.dialect.converters[converter].grammar
@@ -213,23 +256,132 @@ class URLBuilder:
         return digest if digest is None else self._grammar("digest").check(digest)
 
 
-def _parsed(kind: str, url: str) -> SplitResult:
-    if not isinstance(url, str):
-        raise ValueError(f"{kind} must be a string, not {type(url).__name__}")
-    # urlsplit would strip some of these.
-    if re.search(r"[\x00-\x20\x7f\\]", url):
-        raise ValueError(f"{kind} {url!r} must have no spaces, control characters or backslashes")
+class MatchedURL(NamedTuple):
+    """What a URL is to a registry; see `match_url`."""
+
+    endpoint: str
+    """One of `RouteName`."""
+    values: Mapping[str, Any]
+    """The values in the path, percent-decoded: ``name``; ``tag`` or ``digest``; and so on."""
+    query: MultiDict[str, str]
+    """The query parameters, percent-decoded."""
+
+
+def match_url(
+    url: object, method: str = "GET", *, root: object = "/", url_map: RegistryMap | None = None
+) -> MatchedURL:
+    """The endpoint that a request for `url` reaches, with the values in its path and its query.
+
+    >>> endpoint, values, query = match_url("https://h/v2/library/nginx/tags/list?n=100")
+    >>> endpoint, values, query["n"]
+    ('tags', {'name': 'library/nginx'}, '100')
+    >>> match_url("/mirror/v2/a%2Fb/manifests/v1", "PUT", root="/mirror").values
+    {'name': 'a/b', 'tag': 'v1'}
+
+    It decodes a URL as WSGI does: ``%2F`` in a name is a slash, and bytes that are not UTF-8
+    become U+FFFD. A fragment and credentials do not count.
+
+    Raises what `RegistryMapAdapter.match` raises: `werkzeug.routing.RequestRedirect`, to the path
+    that is meant; an error of `registry_routes.errors`, such as `NameInvalid`; and
+    `werkzeug.exceptions.NotFound` for a URL that is not under the API, or not under `root`. Raises
+    `ValueError` if `url` is not a URL of ``http`` or ``https``, nor a path that starts with ``/``.
+
+    :param url: a whole URL, or a path with or without a query, percent-encoded as it is sent. What
+        starts with ``//`` is a path, too.
+    :param root: what the API is under, as `URLBuilder` takes it: a URL, and then a whole `url` must
+        have the same scheme, host and port; or a path, on whatever host.
+    :param url_map: the routes, if they are not those of `registry_routes.url_map`. It is bound to
+        the host ``registry.invalid``, which a redirect of a rule of your own then names.
+    """
+    routes = url_map or ready_made_map
+    at = _parsed_root(root, may_be_path=True)
+    parts = _parsed("URL", url, f"{at.scheme or 'http'}://{at.netloc or _ANY_HOST}")
+    named = shortened(str(url))
+    if not _is_http(parts):
+        raise ValueError(
+            f"URL {named} must be a URL of http or https, or a path that starts with '/'"
+        )
+    path, mount = unquote(parts.path), unquote(at.path)
+    is_elsewhere = at.netloc and _origin(parts) != _origin(at)
+    if is_elsewhere or not f"{path}/".startswith(f"{mount}/"):
+        raise NotFound(f"URL {named} must be under the root {shortened(str(root))}")
+    adapter = routes.bind(_ANY_HOST, mount, query_args=parts.query)
     try:
-        parts = urlsplit(url)
+        endpoint, values = adapter.match(path[len(mount) :], method)
+    except NotFound as error:
+        if isinstance(error, RegistryError):
+            raise
+        api = at._replace(path=f"{at.path}{quote(routes.table.root, safe=SAFE_IN_PATH)}/").geturl()
+        raise NotFound(f"URL {named} must be under the API, {shortened(api)}") from None
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    return MatchedURL(endpoint, values, MultiDict(query))
+
+
+_ANY_HOST = "registry.invalid"
+
+
+def _parsed(kind: str, url: object, origin: str = "") -> SplitResult:
+    """The parts of a URL; those of a path are at `origin`."""
+    # What prints as a URL has a __str__ of its own; None, a list and a response have not.
+    if isinstance(url, bytes | bytearray) or type(url).__str__ is object.__str__:
+        raise ValueError(f"{kind} must be a string or a URL object, not {type(url).__name__}")
+    text = str(url)
+    # urlsplit would strip some of these.
+    if re.search(r"[\x00-\x20\x7f\\]", text):
+        raise ValueError(
+            f"{kind} {shortened(text)} must have no spaces, control characters or backslashes"
+        )
+    try:
+        parts = urlsplit(f"{origin}{text}" if text.startswith("/") else text)
         _ = parts.port  # which is parsed only when it is asked for
     except ValueError as error:
-        raise ValueError(f"{kind} {url!r} must be a URL: {error}") from None
+        why = f"{error!s:.200}"  # it may have all of the URL in it
+        raise ValueError(f"{kind} {shortened(text)} must be a URL: {why}") from None
     return parts
+
+
+def _parsed_root(root: object, *, may_be_path: bool) -> SplitResult:
+    """The parts of a root, its path without a slash at the end."""
+    parts = _parsed("root", root)
+    named = f"root {shortened(str(root))}"
+    is_path = may_be_path and not (parts.scheme or parts.netloc)
+    if not is_path and not _is_http(parts):
+        raise ValueError(f"{named} must be a URL of http or https")
+    if parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError(f"{named} must have no query, no fragment and no credentials")
+    path = parts.path.rstrip("/")
+    if path and (not path.startswith("/") or path.startswith("//")):
+        raise ValueError(f"{named} must have a path that starts with one '/'")
+    return parts._replace(path=path)
+
+
+def _is_http(parts: SplitResult) -> bool:
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
+def _origin(parts: SplitResult) -> tuple[str, str | None, int]:
+    default = 443 if parts.scheme == "https" else 80
+    return parts.scheme, parts.hostname, default if parts.port is None else parts.port
+
+
+def _host_of(environ: "WSGIEnvironment") -> str:
+    """The host that a request is for, without the port that its scheme has by default."""
+    host = environ.get("HTTP_HOST")
+    if host is None:
+        host = get_host(environ)
+    # Werkzeug's own check, from 3.1.7 on, refuses "_".
+    if not re.fullmatch(r"(?:[a-zA-Z0-9._-]+|\[[0-9a-fA-F:.]+\])(?::[0-9]+)?", host):
+        raise SecurityError("the request's Host is malformed")
+    try:
+        _parsed("Host", f"//{host}")
+    except ValueError:  # such a port or such an IPv6 address cannot be
+        raise SecurityError("the request's Host is malformed") from None
+    return host.removesuffix(":443" if environ["wsgi.url_scheme"] == "https" else ":80")
 
 
 def _count(n: int | None) -> int | None:
     if n is not None and (type(n) is not int or n < 0):
-        raise ValueError(f"n {n!r} must be a whole number, 0 or more")
+        raise ValueError(f"n {shortened(n)} must be a whole number, 0 or more")
     return n
 
 
@@ -245,8 +397,13 @@ def _with_query(url: str, query: Mapping[str, Any]) -> str:
     pairs = [(name, one) for name, value in query.items() for one in _listed(value)]
     for name, one in pairs:
         if not isinstance(one, str | int):
-            raise ValueError(f"{name} {one!r} must be a string")
-    encoded = urlencode(pairs, quote_via=quote, safe="")
+            raise ValueError(f"{name} {shortened(one)} must be a string")
+    try:
+        encoded = urlencode(pairs, quote_via=quote, safe="")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"parameter {shortened(error.object)} must be encodable in UTF-8"
+        ) from None
     if not encoded:
         return url
     if "?" not in url:
@@ -254,7 +411,7 @@ def _with_query(url: str, query: Mapping[str, Any]) -> str:
     return f"{url}{encoded}" if url.endswith(("?", "&")) else f"{url}&{encoded}"
 
 
-def resolve_location(request_url: str, location: str, **query: Any) -> str:
+def resolve_location(request_url: object, location: object, /, **query: QueryValue) -> str:
     """Where a ``Location`` leads, as an absolute URL; for clients.
 
     Registries send them absolute, from the root of the host or relative to the request's URL, and
@@ -269,20 +426,16 @@ def resolve_location(request_url: str, location: str, **query: Any) -> str:
     ... )
     'https://registry.example.com/v2/a/blobs/uploads/1?_state=x%2By==&digest=sha256%3Aabc'
 
-    It may lead to another host: credentials are for the registry's own. Raises `ValueError` where
-    it is no URL of ``http`` or ``https``.
+    It may lead to another host: credentials are for the registry's own. Raises `ValueError` if it
+    is not a URL of ``http`` or ``https``.
     """
     given = _parsed("Location", location)
     _parsed("URL", request_url)
-    target = urljoin(request_url, location).partition("#")[0]
-    parts = urlsplit(target)
+    target = urljoin(str(request_url), str(location)).partition("#")[0]
     # "https:///x" has no host, but urljoin would give it that of the request.
-    if (
-        parts.scheme not in ("http", "https")
-        or not parts.hostname
-        or (given.scheme and not given.netloc)
-    ):
+    if not _is_http(urlsplit(target)) or (given.scheme and not given.netloc):
         raise ValueError(
-            f"Location {location!r} of {request_url!r} must lead to a URL of http or https"
+            f"Location {shortened(str(location))} of {shortened(str(request_url))} must lead to "
+            "a URL of http or https"
         )
     return _with_query(target, query)

@@ -81,6 +81,27 @@ def run(capsys: pytest.CaptureFixture[str], command: str) -> tuple[int, str]:
         ("match --root https://h https://h:443/v2/", ["endpoint  base", "scopes    -"]),
         ("match --root http://h:80/m/ http://H/m/v2/", ["endpoint  base", "scopes    -"]),
         ("match --root https://h/a%20b https://h/a%20b/v2/", ["endpoint  base", "scopes    -"]),
+        ("match --root /m https://h/m/v2/", ["endpoint  base", "scopes    -"]),
+        ("match --root / /v2/", ["endpoint  base", "scopes    -"]),
+        ("build --root /m base", ["/m/v2/"]),
+        (
+            "build --reference nginx:1.27",
+            ["https://registry-1.docker.io/v2/library/nginx/manifests/1.27"],
+        ),
+        (
+            f"build --reference=localhost:5000/a/b:v1@{SHA256}",
+            [f"https://localhost:5000/v2/a/b/manifests/{SHA256}"],
+        ),
+        (
+            "build --reference nginx --root http://127.0.0.1:5000/m/ --prefix /r",
+            ["http://127.0.0.1:5000/m/r/v2/library/nginx/manifests/latest"],
+        ),
+        (
+            "build --dialect docker-1.5 --prefix /r --reference nginx",
+            ["https://registry-1.docker.io/r/v2/library/nginx/manifests/latest"],
+        ),
+        ("build --reference nginx:1.27 --root /", ["/v2/library/nginx/manifests/1.27"]),
+        ("build --reference a_b.com/x --root http://h", ["http://h/v2/a_b.com/x/manifests/latest"]),
         (
             f"build manifest name=a digest={SHA256} tag=v1 tag=v2 tag=v3",
             [
@@ -115,10 +136,22 @@ def test_what_is_printed(
         ("build tags name=A", "repository name 'A' must be lowercase"),
         ("build --root ftp://h base", "root 'ftp://h' must be a URL of http or https"),
         ("build --prefix r base", "prefix 'r' must start with '/'"),
+        ("build --reference localhost/A", "repository name 'A' must be lowercase"),
+        ("build --reference=", "repository name '' must not be empty"),
+        ("build --reference a_b.com/x", "domain 'a_b.com' must have no characters but"),
+        (
+            "build --dialect docker-1.5 --reference localhost/app",
+            "repository name 'app' must have two to five components",
+        ),
+        (
+            f"build --dialect docker-1.5 --reference nginx@{SHA256}",
+            "Could not build url for endpoint 'manifest' with values ['digest', 'name']",
+        ),
+        ("build --reference nginx --root h", "root 'h' must be a URL of http or https"),
         ("build nothing", "Could not build url for endpoint 'nothing'"),
         ("match /elsewhere", "URL '/elsewhere' must be under the API, '/v2/'"),
         ("match --prefix /r /v2/", "URL '/v2/' must be under the API, '/r/v2/'"),
-        ("match PUT", "URL 'PUT' must be under the API"),
+        ("match PUT", "URL 'PUT' must be a URL of http or https, or a path that starts with '/'"),
         ("match //v2/_catalog?n=1", "308 Permanent Redirect: /v2/_catalog?n=1"),
         ("match --root https://h/m https://h/m/v2", "308 Permanent Redirect: /m/v2/"),
         ("match --root https://h/m https://h/mv2/", "URL 'https://h/mv2/' must be under the root"),
@@ -146,7 +179,12 @@ def test_what_fails_is_said_and_the_exit_status_is_1(
 
 
 @pytest.mark.parametrize(
-    "command", ["", "routes x", "build tags name", "match", "match --dialect x /"]
+    "command",
+    [
+        *("", "routes x", "build", "build tags name", "match", "match --dialect x /"),
+        *("build --reference nginx tags", "build --reference nginx name=a"),
+        *("build tags name=a --reference nginx", "match --reference nginx"),
+    ],
 )
 def test_a_wrong_command_line_is_2(capsys: pytest.CaptureFixture[str], command: str) -> None:
     with pytest.raises(SystemExit) as stop:

@@ -20,7 +20,7 @@ from werkzeug.wrappers import Response
 
 from registry_routes import (
     DOCKER_1_5, RegistryApp, RegistryMap, RegistryRequest, RouteName, URLBuilder,
-    challenges, errors, scopes, url_map,
+    challenges, errors, match_url, scopes, url_map,
 )
 
 adapter = url_map.bind("registry.example.com")
@@ -39,6 +39,7 @@ def tags(request: RegistryRequest, name: str) -> Response:
 
 
 reveal_type(URLBuilder("https://h").tags("a", n=3))  # str
+reveal_type(match_url("/v2/").endpoint)  # str
 reveal_type(errors.parse_errors(404)[0])  # registry_routes.errors.RegistryError
 reveal_type(scopes.required_scopes("tags", "GET", {"name": "a"})[0].actions)  # tuple[str, ...]
 reveal_type(challenges.parse_challenges("Bearer")[0].token_url())  # str

@@ -46,7 +46,7 @@ def test_there_are_no_blocks_but_those_that_are_run() -> None:
 def test_what_the_command_line_prints(capsys: pytest.CaptureFixture[str]) -> None:
     (block,) = [text for language, text in BLOCKS if language == "console"]
     commands = re.findall(r"^\$ registry-routes (.*)\n((?:[^$].*\n)+)", block, re.MULTILINE)
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command, printed in commands:
         main(command.split())
         captured = capsys.readouterr()
