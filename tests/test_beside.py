@@ -7,7 +7,8 @@ from random import Random
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+import werkzeug.routing.exceptions
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import (
@@ -109,6 +110,9 @@ OTHERS = [
 ]
 BESIDE = [*NAMED, *OTHERS]
 each_of = pytest.mark.parametrize("beside", BESIDE, ids=lambda beside: beside.id)
+
+# From Werkzeug 3.2 on.
+DuplicateRuleError: Any = getattr(werkzeug.routing.exceptions, "DuplicateRuleError", ())
 
 Outcome = tuple[Any, ...]
 
@@ -220,13 +224,16 @@ def test_the_table_first_then_werkzeug_then_the_table_explains(
     seed: int, dialect: Dialect, prefix: str, beside: list[Beside], added: list[Beside]
 ) -> None:
     random = Random(seed)
-    maps = Maps(dialect, prefix, beside)
     some_paths = paths(random, prefix, [*beside, *added])
-    for path in some_paths:
-        check(maps, path, random.choice(METHODS))
-    for one in added:
-        maps.url_map.add(one.make())
-        maps.plain.map.add(one.make())
+    try:
+        maps = Maps(dialect, prefix, beside)
+        for path in some_paths:
+            check(maps, path, random.choice(METHODS))
+        for one in added:
+            maps.url_map.add(one.make())
+            maps.plain.map.add(one.make())
+    except DuplicateRuleError:
+        reject()
     for path in some_paths:
         check(maps, path, random.choice(METHODS))
 
@@ -238,7 +245,10 @@ METHODS = [*nasty.METHODS, "PROPFIND"]
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
 def test_each_rule_alone_beside_the_table(beside: Beside, dialect: Dialect) -> None:
     random = Random(1)
-    maps = Maps(dialect, "", [beside])
+    try:
+        maps = Maps(dialect, "", [beside])
+    except DuplicateRuleError:
+        pytest.skip("Werkzeug refuses a rule that is equal to a route, from 3.2 on")
     for method in METHODS:
         for path in paths(random, "", [beside]):
             check(maps, path, method)
@@ -448,3 +458,26 @@ def test_a_rule_elsewhere_costs_a_route_nothing(monkeypatch: pytest.MonkeyPatch,
     assert adapter.build(*found) == path
     with pytest.raises(AssertionError):
         adapter.match("/about")
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2/A/all", "/A/all", "/v2/7/n", f"/v2/{'7' * 5000}/n", "/v2/\ud800/", "/\ud800//v2/"]
+)
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
+def test_no_exception_leaves_a_match_but_an_http_one(dialect: Dialect, path: str) -> None:
+    """Not that of an alias for a value that the route does not take, nor a converter's."""
+    url_map = RegistryMap(
+        dialect,
+        rules=[
+            Rule("/v2/<path:name>/all", endpoint="tags", alias=True),
+            Rule("/<path:name>/all", endpoint="tags", alias=True),
+            Rule("/v2/<int:n>/n", endpoint="number"),
+        ],
+    )
+    adapter = url_map.bind("registry.example")
+    for one in path, f"/{path}", f"{path}//", f"/v2/a/b/blobs/uploads/{path[4:]}//":
+        for method in "GET", "PUT":
+            try:
+                adapter.match(one, method)
+            except HTTPException as error:
+                error.get_response()

@@ -180,6 +180,14 @@ def test_query_args_may_be_given_to_bind_or_to_match(query_args: Any) -> None:
         assert redirect.value.new_url == "/v2/?n=1&last=%C3%A9/x"
 
 
+def test_what_cannot_be_encoded_becomes_a_question_mark() -> None:
+    """A server decodes nothing to such a character; a caller may give one."""
+    with pytest.raises(RequestRedirect) as redirect:
+        DOCKER.bind("h", query_args="x=\udcff").match("/v2/a/b/blobs/uploads/\ud800/")
+    assert redirect.value.new_url == "/v2/a/b/blobs/uploads/%3F?x=?"
+    assert redirect.value.get_response().location == redirect.value.new_url
+
+
 def test_a_client_that_follows_keeps_method_and_body() -> None:
     @Request.application
     def app(request: Request) -> Response:
