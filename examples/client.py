@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -23,7 +24,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-import urllib3
 from requests.auth import AuthBase, HTTPBasicAuth
 from tenacity import (
     RetryCallState,
@@ -49,7 +49,7 @@ from registry_routes.headers import (
 REF_NAME = "org.opencontainers.image.ref.name"
 BLOCK = 64 * 1024  # what has come of one is lost where a connection breaks
 MAX_MANIFEST = 16 * 1024 * 1024
-MAX_DEPTH = 20  # of indexes within indexes
+MAX_DEPTH = 20  # levels of indexes within an index
 CHUNK = 4 * 1024 * 1024  # the most that GitHub's registry takes
 SMALLEST_CHUNK = 64 * 1024  # to be tried where larger ones are refused
 LARGEST_CHUNK = 64 * 1024 * 1024  # to be held in memory where the registry takes no smaller ones
@@ -204,29 +204,35 @@ def _list(value: object) -> list[Any]:
     return value or []
 
 
-def walk(
-    descriptor: Json,
-    content: bytes,
-    read: Callable[[str], bytes | None],
-    seen: set[str],
-    depth: int = 0,
-) -> Iterator[tuple[Json, bytes, list[Json]]]:
-    """Each manifest under this one, and then this one, with its content and its blobs.
+class Walk:
+    """Through an index and all that it lists, each manifest and each blob once.
 
-    `read` gets the content of a manifest by its digest, or gives `None` to leave it out. Nothing
-    comes twice: `seen` are the digests of what has come.
+    `read` gives the content of a manifest by its digest, or `None` to leave it out.
     """
-    if depth > MAX_DEPTH:
-        raise ValueError(f"index must not have manifests that are over {MAX_DEPTH} indexes deep")
-    children, blobs = parts_of(json_object(content, "manifest"))
-    for child in children:
-        if child["digest"] not in seen:
-            seen.add(child["digest"])
-            if (listed := read(child["digest"])) is not None:
-                yield from walk(child, listed, read, seen, depth + 1)
-    new = [blob for blob in blobs if blob["digest"] not in seen]
-    seen.update(blob["digest"] for blob in new)
-    yield descriptor, content, new
+
+    def __init__(self, read: Callable[[str], bytes | None]) -> None:
+        self.read = read
+        self.manifests: set[str] = set()
+        self.blobs: set[str] = set()
+
+    def through(
+        self, descriptor: Json, content: bytes | None = None, depth: int = 0
+    ) -> Iterator[tuple[Json, bytes, list[Json]]]:
+        """The manifests that this one lists, and then this one: its content, its new blobs."""
+        if descriptor["digest"] in self.manifests:
+            return
+        if depth > MAX_DEPTH:
+            raise ValueError(f"index must not have manifests that are over {MAX_DEPTH} levels deep")
+        self.manifests.add(descriptor["digest"])
+        content = self.read(descriptor["digest"]) if content is None else content
+        if content is None:
+            return
+        children, blobs = parts_of(json_object(content, "manifest"))
+        for child in children:
+            yield from self.through(child, depth=depth + 1)
+        new = [blob for blob in blobs if blob["digest"] not in self.blobs]
+        self.blobs.update(blob["digest"] for blob in new)
+        yield descriptor, content, new
 
 
 # HTTP.
@@ -622,8 +628,8 @@ class Upload(Transfer):
 def pull(registry: Registry, reference: Reference, layout: Layout) -> str:
     """Pull an image, or an index with all its images; returns its digest."""
     top, content = registry.manifest(reference.reference)
-    manifests = walk(top, content, lambda digest: registry.manifest(digest)[1], {top["digest"]})
-    for one, listed, blobs in manifests:
+    walk = Walk(lambda digest: registry.manifest(digest)[1])
+    for one, listed, blobs in walk.through(top, content):
         with _progress(one, blobs) as progress:
             for blob in blobs:
                 with layout.locked():
@@ -646,7 +652,7 @@ def push(registry: Registry, reference: Reference, layout: Layout) -> str:
         return layout.read(digest) if layout.blob(digest).exists() else None
 
     top = layout.descriptor(reference.reference)
-    for one, listed, blobs in walk(top, layout.read(top["digest"]), read, {top["digest"]}):
+    for one, listed, blobs in Walk(read).through(top, layout.read(top["digest"])):
         with _progress(one, blobs) as progress:
             for blob in blobs:
                 verify_file(layout.blob(blob["digest"]), blob["digest"])
@@ -674,7 +680,7 @@ def root_of(reference: Reference, tls_verify: bool | None) -> str:
     root = reference.root()
     if tls_verify if tls_verify is not None else not is_loopback(root):
         return root
-    urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+    warnings.filterwarnings("ignore", "Unverified HTTPS request")
     try:
         requests.get(URLBuilder(root).base(), verify=False, timeout=10, stream=True).close()  # noqa: S501
     except (requests.ConnectionError, requests.Timeout):
@@ -747,7 +753,7 @@ def main() -> int:
         message = f"{error.code} {error.error_code}: {error.description}"
         if seconds := wait_asked_for(error):
             message += f" (try again in {seconds:.0f} seconds)"
-    except (ValueError, OSError) as error:  # OSError: requests' as well
+    except (ValueError, OSError, RecursionError) as error:  # OSError: requests' as well
         message = str(error)
     line = f"{options.action} {options.image}: {message}"
     line = "".join(character if character.isprintable() else " " for character in line)

@@ -326,6 +326,21 @@ class TestHttpOrHttps:
         assert root_of(Reference.parse("nginx"), None) == "https://registry-1.docker.io"
         assert root_of(Reference.parse("ghcr.io/a/b"), None) == "https://ghcr.io"
 
+    def test_http_where_it_may_be_and_there_is_no_https(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refused(url: str, **options: Any) -> Any:
+            asked.append((url, options["verify"]))
+            raise requests.ConnectionError("refused")
+
+        asked = list[tuple[str, bool]]()
+        monkeypatch.setattr("requests.get", refused)
+        image = Reference.parse("registry.example:5000/a")
+        assert root_of(image, None) == root_of(image, True) == "https://registry.example:5000"
+        assert asked == []
+        assert root_of(image, False) == "http://registry.example:5000"
+        assert asked == [("https://registry.example:5000/v2/", False)]
+
     @pytest.mark.parametrize(
         ("host", "loopback"),
         [
@@ -538,6 +553,19 @@ class TestTokens:
             with pytest.raises(errors.Unauthorized):
                 pull(Registry(root, "a"), V1, Layout(tmp_path / "none"))
 
+    @pytest.mark.slow
+    def test_debians_registry_with_a_file_of_passwords(self, tmp_path: Path) -> None:
+        passwords = tmp_path / "htpasswd"
+        hashed = "$2b$04$prdhAhvnNRX/gSFauBF64O8B4VqGXxmXWZ1J0eSNjdtzIt3LfCjoC"  # of "secret"
+        passwords.write_text(f"alice:{hashed}\n")
+        auth = {"htpasswd": {"realm": "here", "path": str(passwords)}}
+        oci_layout.write(tmp_path / "image", [5 * CHUNK], ["amd64"])
+        with debians_registry(tmp_path, auth=auth) as host:
+            command = ["push", f"{host}/a/b:v1", tmp_path / "image"]
+            assert "401" in run_client(*command, fails=True)
+            assert "401" in run_client(*command, "--user", "alice:wrong", fails=True)
+            run_client(*command, "--user", "alice:secret")
+
     def test_a_wrong_password_is_sent_once(self) -> None:
         challenge = {"WWW-Authenticate": 'Basic realm="r"'}
         server = Faulty(lambda request: Response(status=401, headers=challenge))
@@ -664,15 +692,15 @@ class TestRetries:
         assert waits[:3] == [0.2, 0.4, 0.8]
         assert {key.split()[0] for key in failures} == {"HEAD", "POST", "PATCH", "PUT", "GET"}
 
-    @pytest.mark.parametrize("after", ["7", "date"])
+    @pytest.mark.parametrize("after", ["30", "date"])
     def test_retry_after_is_waited_for(self, waits: list[float], after: str) -> None:
         answers = [Response(status=503), Response(b"{}", content_type=IMAGE_MANIFEST)]
-        date = format_datetime(datetime.now(UTC) + timedelta(seconds=8), usegmt=True)
+        date = format_datetime(datetime.now(UTC) + timedelta(seconds=40), usegmt=True)
         answers[0].headers["Retry-After"] = date if after == "date" else after
         with serving_app(Faulty(lambda request: answers.pop(0))) as root:
             Registry(root, "a").manifest("v1")
         assert len(waits) == 1
-        assert 5 < waits[0] < 9
+        assert 20 < waits[0] < 41
 
     @pytest.mark.parametrize("status", [429, 503])
     def test_a_long_retry_after_is_said_and_not_waited_for(
@@ -1002,6 +1030,19 @@ class TestIndexes:
         for method in "HEAD", "GET":
             assert max(Counter(server.asked(method)).values()) == 1
 
+    def test_a_manifest_that_is_a_layer_as_well_is_pushed_as_both(self, tmp_path: Path) -> None:
+        oci_layout.write(tmp_path, [10], ["amd64"])
+        layout = Layout(tmp_path)
+        one = {key: layout.descriptor("v1")[key] for key in ("mediaType", "digest", "size")}
+        other = json.dumps({"mediaType": IMAGE_MANIFEST, "layers": [one]}).encode()
+        index = {"mediaType": IMAGE_INDEX, "manifests": [one, {**one, **blob_in(tmp_path, other)}]}
+        content = json.dumps(index).encode()
+        layout.add({"mediaType": IMAGE_INDEX, **blob_in(tmp_path, content)}, "v1")
+        with serving_app(Faulty()) as root:
+            push(Registry(root, "a"), V1, layout)
+            pull(Registry(root, "a"), V1, Layout(tmp_path / "back"))
+        assert files_of(tmp_path / "back") == files_of(tmp_path)
+
     @pytest.mark.parametrize("action", ["push", "pull"])
     def test_a_great_depth_is_an_error_not_a_crash(self, tmp_path: Path, action: str) -> None:
         nested(tmp_path, 1200, 1)
@@ -1016,7 +1057,7 @@ class TestIndexes:
         target = tmp_path if action == "push" else tmp_path / "back"
         with serving_app(server) as root:
             said = run_client(action, f"{root[7:]}/a:v1", target, fails=True)
-        assert "over 20 indexes deep" in said
+        assert "over 20 levels deep" in said
         assert len(server.requests) < 30
 
 
@@ -1235,6 +1276,7 @@ class TestDamage:
         "content",
         [
             *(b"", b"[]", b"[" * 100_000, b'{"manifests": [{}]}', b'{"manifests": 3}'),
+            *(b'{"manifests": [' + b"[" * n + b"]" * n + b"]}" for n in range(850, 1000, 10)),
             *(b'{"layers": "x"}', b'{"layers": [{"digest": "x"}]}', b'{"config": [3]}'),
             f'{{"layers": [{{"mediaType": "a", "digest": "{SHA256}", "size": "z"}}]}}'.encode(),
             f'{{"layers": [{{"mediaType": "a", "digest": "{SHA256}", "size": -1}}]}}'.encode(),
@@ -1246,7 +1288,8 @@ class TestDamage:
         self, tmp_path: Path, content: bytes
     ) -> None:
         with serving_app(Response(content, content_type=IMAGE_MANIFEST)) as root:
-            assert "must" in run_client("pull", f"{root[7:]}/a:v1", tmp_path, fails=True)
+            said = run_client("pull", f"{root[7:]}/a:v1", tmp_path, fails=True)
+        assert "must" in said or "recursion" in said
 
     @pytest.mark.parametrize(
         "headers",
