@@ -441,14 +441,32 @@ class TestTokens:
 
     def test_the_order_of_scopes_does_not_matter(self) -> None:
         server = self.Server()
-        orders = ["x:b:pull x:a:pull", "x:a:pull x:b:pull"]
-        server.scopes = lambda request: orders[request.path == "/v2/"].split()
+        scopes = {
+            "/v2/": ["x:b:pull", "x:a:pull"],
+            "/v2/_catalog": ["x:c:pull"],
+            "/v2/a/tags/list": ["x:a:pull", "x:b:pull"],
+        }
+        server.scopes = lambda request: scopes[request.path]
         with serving_app(server) as root:
             registry = Registry(root, "a")
-            for path in "/v2/", "/v2/a/tags/list", "/v2/":
+            for path in scopes:
                 with suppress(errors.NameUnknown):
                     registry.tell("GET", f"{root}{path}")
-        assert server.tokens == {"service=s&scope=x%3Aa%3Apull&scope=x%3Ab%3Apull": 1}
+        assert server.tokens == {
+            "service=s&scope=x%3Aa%3Apull&scope=x%3Ab%3Apull": 1,
+            "service=s&scope=x%3Ac%3Apull": 1,
+        }
+
+    def test_a_body_is_sent_anew_after_a_challenge(self, tmp_path: Path) -> None:
+        server = self.Server()
+        server.scopes = lambda request: [f"repository:a:{request.method.lower()}"]
+        blob = blob_in(tmp_path, b"the content of a file")
+        with serving_app(server) as root:
+            upload(Registry(root, "a"), blob, tmp_path)
+        assert [one.get_data() for one in server.requests if one.method == "PUT"] == [
+            b"the content of a file",
+            b"the content of a file",
+        ]
 
     @pytest.mark.parametrize("scope", ["*", "repository:a:pull,", "weird"])
     def test_a_scope_of_any_form_is_passed_on(self, scope: str) -> None:
@@ -1197,6 +1215,12 @@ class TestDamage:
             assert download(root, blob, tmp_path) == content
         assert len(server.requests) <= 2
 
+    def test_a_range_that_was_not_asked_for_is_named(self, tmp_path: Path) -> None:
+        blob: dict[str, Any] = {"digest": digest_of(b"right"), "size": 5}
+        answer = Response(b"ight", 206, {"Content-Range": "bytes 1-4/5"})
+        with serving_app(answer) as root, pytest.raises(ValueError, match="start at 0, not 1"):
+            download(root, blob, tmp_path)
+
     def test_what_has_come_is_kept_while_there_is_no_token(self, tmp_path: Path) -> None:
         def registry(request: Request) -> Response:
             if request.path == "/token":
@@ -1215,7 +1239,7 @@ class TestDamage:
         [
             Response(b"other"),
             Response(b"longer"),
-            Response(b"right", 206, {"Content-Range": "bytes 1-5/6"}),
+            Response(b"righ", 206, {"Content-Range": "bytes 1-4/5"}),
             Response(b"right", 206),
             Response(status=416),
             Response(status=300),
