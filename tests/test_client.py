@@ -908,10 +908,15 @@ class TestChunks:
         chunk = max(least, CHUNK)
         assert self.sent(server, "PATCH") == [*[chunk] * (13 * MIB // chunk), 13 * MIB % chunk]
 
-    def test_a_least_length_that_no_memory_holds(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("least", [str(6 * MIB), "9" * 18])
+    def test_a_least_length_that_memory_should_not_hold(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: str
+    ) -> None:
+        monkeypatch.setattr("client.LARGEST_CHUNK", 5 * MIB)
+
         def tell(request: Request) -> Any:
             def least_length(response: Response) -> Response:
-                response.headers["OCI-Chunk-Min-Length"] = "9" * 18
+                response.headers["OCI-Chunk-Min-Length"] = least
                 return response
 
             return least_length if request.method == "POST" else None
