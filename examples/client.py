@@ -1,40 +1,69 @@
 """Pull an image from a registry into an OCI image layout, or push one from there.
 
-    python examples/client.py pull http://127.0.0.1:5000 library/busybox:latest ./busybox
-    python examples/client.py push http://127.0.0.1:5000 library/busybox:latest ./busybox
+    python examples/client.py pull busybox:latest ./busybox
+    python examples/client.py push localhost:5000/me/app:latest ./busybox
 
-Blobs that are there already are left alone. A pull takes up those that broke off, a push only while
-it runs; what is pulled is checked against its digest. With ``--user NAME:PASSWORD`` it gets tokens
-as that user.
+What is there already is left alone, what is damaged is replaced, and all is checked against its
+digest. A pull takes up blobs that broke off, a push only while it runs. Several pulls into one
+layout take turns.
 """
 
 import argparse
+import fcntl
 import json
+import os
+import re
 import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
 from requests.auth import AuthBase, HTTPBasicAuth
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+)
 from tqdm import tqdm
 
-from registry_routes import URLBuilder, errors, grammar, resolve_location
+from registry_routes import Reference, URLBuilder, errors, grammar, resolve_location
+from registry_routes.challenges import Challenge, Token, parse_challenges, parse_token
 from registry_routes.digests import DigestMismatch, Verifier, digest_of
 from registry_routes.headers import (
     ACCEPT_MANIFESTS,
-    IMAGE_MANIFEST,
+    MANIFEST_MEDIA_TYPES,
     bytes_received,
+    chunk_min_length,
     content_range,
+    parse_content_range,
 )
 
 REF_NAME = "org.opencontainers.image.ref.name"
-CHUNK = 8 * 1024 * 1024
-BLOCK = 256 * 1024
-ATTEMPTS = 5
-TIMEOUT = 60  # seconds without an answer
+BLOCK = 64 * 1024  # what has come of one is lost where a connection breaks
 MAX_MANIFEST = 16 * 1024 * 1024
+MAX_DEPTH = 20  # levels of indexes within an index
+CHUNK = 4 * 1024 * 1024  # the most that GitHub's registry takes
+SMALLEST_CHUNK = 64 * 1024  # to be tried where larger ones are refused
+LARGEST_CHUNK = 64 * 1024 * 1024  # to be held in memory where the registry takes no smaller ones
+TIMEOUT = 60  # seconds without an answer
+ATTEMPTS = 5  # without any progress
+FIRST_WAIT = 0.2  # seconds before the second of them
+LONGEST_WAIT = 60  # seconds; a registry that asks for more is not waited for
+PASSWORD = "REGISTRY_PASSWORD"  # noqa: S105 - the name of a variable of the environment
+
+Json = dict[str, Any]
+User = tuple[str, str] | None  # a name and a password
+
+
+# The image layout.
 
 
 class Layout:
@@ -44,7 +73,23 @@ class Layout:
         self.root = root
 
     def blob(self, digest: str) -> Path:
-        return self.root / "blobs" / _algorithm_of(digest) / digest.partition(":")[2]
+        algorithm, _, encoded = Verifier(digest).digest.partition(":")
+        return self.root / "blobs" / algorithm / encoded
+
+    def has(self, digest: str) -> bool:
+        """Whether the layout has this content, undamaged."""
+        try:
+            verify_file(self.blob(digest), digest)
+        except (FileNotFoundError, DigestMismatch):
+            return False
+        return True
+
+    def read(self, digest: str) -> bytes:
+        """A manifest; raises `DigestMismatch` if its file is damaged."""
+        with self.blob(digest).open("rb") as file:
+            content = file.read(MAX_MANIFEST + 1)
+        check_manifest(content, digest)
+        return content
 
     def write(self, digest: str, content: bytes) -> None:
         path = self.blob(digest)
@@ -53,14 +98,14 @@ class Layout:
         temporary.write_bytes(content)
         temporary.replace(path)
 
-    def descriptor(self, tag: str) -> dict[str, Any]:
-        """What the layout has under `tag`, which is its digest or the name of it."""
+    def descriptor(self, wanted: str) -> Json:
+        """The image whose digest or whose name in the layout is `wanted`."""
         for one in self._index()["manifests"]:
-            if tag in (one["digest"], _name_of(one)):
+            if wanted in (one["digest"], _name_of(one)):
                 return dict(one)
-        raise ValueError(f"image {tag!r} must be in the layout {str(self.root)!r}")
+        raise ValueError(f"image {wanted!r} must be in the layout {str(self.root)!r}")
 
-    def add(self, descriptor: dict[str, Any], tag: str | None) -> None:
+    def add(self, descriptor: Json, tag: str | None) -> None:
         """List an image in the index, as `tag` in place of what was that before."""
         index = self._index()
         if tag is None:
@@ -75,71 +120,55 @@ class Layout:
             ]
             descriptor = {**descriptor, "annotations": {REF_NAME: tag}}
         index["manifests"].append(descriptor)
-        self.root.mkdir(parents=True, exist_ok=True)
-        (self.root / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
         temporary = self.root / ".index.json.part"
         temporary.write_text(json.dumps(index, indent=2))
         temporary.replace(self.root / "index.json")
 
-    def _index(self) -> dict[str, Any]:
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """To write into the layout, while no other process does."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "oci-layout").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_size == 0:
+                file.write('{"imageLayoutVersion": "1.0.0"}')
+                file.flush()
+            yield
+
+    def _index(self) -> Json:
         try:
             content = (self.root / "index.json").read_bytes()
         except FileNotFoundError:
             return {"schemaVersion": 2, "manifests": []}
-        index = _json_object(content, f"{str(self.root)!r}: index.json")
-        index["manifests"], _ = _parts_of(index)
+        index = json_object(content, f"{str(self.root)!r}: index.json")
+        index["manifests"], _ = parts_of(index)
         return index
 
 
-def _name_of(descriptor: dict[str, Any]) -> str | None:
+def _name_of(descriptor: Json) -> str | None:
     return (descriptor.get("annotations") or {}).get(REF_NAME)
 
 
-def _algorithm_of(digest: str) -> str:
-    """The algorithm of a digest that can be checked."""
-    algorithm = grammar.DIGEST.check(digest).partition(":")[0]
-    if algorithm not in grammar.REGISTERED_ALGORITHMS:
-        raise ValueError(f"digest {digest!r} must be of a registered algorithm")
-    return algorithm
+def verify_file(path: Path, digest: str) -> None:
+    verifier = Verifier(digest)
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            verifier.update(block)
+    verifier.verify()
 
 
-class Tokens(AuthBase):
-    """Answers a registry's challenges (Docker token authentication), and only that registry's."""
-
-    def __init__(self, root: str, user: str | None) -> None:
-        self.origin = _origin(root)
-        self.basic = HTTPBasicAuth(*user.split(":", 1)) if user else None
-        self.token: str | None = None
-
-    def __call__(self, request: Any) -> Any:
-        if self.token and _origin(request.url) == self.origin:
-            request.headers["Authorization"] = f"Bearer {self.token}"
-        return request
-
-    def challenged(self, response: requests.Response) -> bool:
-        """Get the token that a response asks for; whether it asks for one, and there is one."""
-        if response.status_code != 401 or _origin(response.url) != self.origin:
-            return False
-        [error, *_] = parse_errors(response)
-        if not isinstance(error, errors.Unauthorized) or not error.realm:
-            return False
-        asked = {"service": error.service, "scope": error.scope.split()}
-        answer = requests.get(error.realm, asked, auth=self.basic, timeout=TIMEOUT)
-        if not answer.ok:
-            raise parse_errors(answer)[0]
-        content = _json_object(answer.content, "token")
-        token = content.get("token") or content.get("access_token")
-        self.token = token if isinstance(token, str) else None
-        return self.token is not None
+def check_manifest(content: bytes, digest: str) -> None:
+    if len(content) > MAX_MANIFEST:
+        raise ValueError(f"manifest {digest} must have at most {MAX_MANIFEST} bytes")
+    verifier = Verifier(digest)
+    verifier.update(content)
+    verifier.verify()
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    """Scheme, host and port: where a token may go, and never from https to http."""
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+# Manifests and indexes.
 
 
-def _json_object(content: bytes, kind: str) -> dict[str, Any]:
+def json_object(content: bytes, kind: str) -> Json:
     try:
         found = json.loads(content)
     except (ValueError, RecursionError):
@@ -149,234 +178,18 @@ def _json_object(content: bytes, kind: str) -> dict[str, Any]:
     return found
 
 
-def parse_errors(response: requests.Response) -> list[errors.RegistryError]:
-    return errors.parse_errors(response.status_code, response.content, response.headers)
-
-
-class Registry:
-    """A repository of a registry, as a client sees it."""
-
-    def __init__(self, root: str, name: str, user: str | None = None) -> None:
-        self.urls = URLBuilder(root)
-        self.name = grammar.NAME.check(name)
-        self.session = requests.Session()
-        self.tokens = Tokens(root, user)
-
-    def ask(self, method: str, url: str, **options: Any) -> requests.Response:
-        """A response that is no error; raises the registry's error, whatever it is."""
-        for is_first in True, False:
-            response = self.session.request(
-                method, url, auth=self.tokens, timeout=TIMEOUT, **options
-            )
-            if not (is_first and self.tokens.challenged(response)):
-                break
-        if not response.ok:
-            raise parse_errors(response)[0]
-        return response
-
-    # Pulling.
-
-    def manifest(self, reference: str) -> tuple[dict[str, Any], bytes]:
-        """The descriptor and the content of a manifest."""
-        url = self.urls.manifest(self.name, reference)
-        headers = {"Accept": ACCEPT_MANIFESTS}
-        for attempt in _attempts():
-            with attempt, self.ask("GET", url, headers=headers, stream=True) as response:
-                content = b""
-                for block in response.iter_content(BLOCK):
-                    content += block
-                    if len(content) > MAX_MANIFEST:
-                        raise ValueError(f"manifest must have at most {MAX_MANIFEST} bytes")
-        wanted = reference if ":" in reference else response.headers.get("Docker-Content-Digest")
-        algorithm = "sha256" if wanted is None else _algorithm_of(wanted)
-        digest = digest_of(content, algorithm)
-        if wanted not in (None, digest):
-            raise ValueError(f"manifest {reference!r} must have the digest {wanted}, not {digest}")
-        media_type = response.headers.get("Content-Type", IMAGE_MANIFEST).partition(";")[0]
-        return {"mediaType": media_type, "digest": digest, "size": len(content)}, content
-
-    def fetch(self, digest: str, size: int, layout: Layout, progress: Any) -> None:
-        """Put a blob into the layout."""
-        path = layout.blob(digest)
-        if path.exists():
-            progress.update(size)
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
-        begun = part.stat().st_size if part.exists() else 0
-        progress.update(begun)
-        for attempt in _attempts():
-            with attempt:
-                self._fetch_rest(digest, size, part, progress)
-        verifier = Verifier(digest)
-        with part.open("rb") as file:
-            while block := file.read(BLOCK):
-                verifier.update(block)
-        try:
-            verifier.verify()
-        except DigestMismatch:
-            part.unlink()
-            raise
-        part.replace(path)
-
-    def _fetch_rest(self, digest: str, size: int, part: Path, progress: Any) -> None:
-        begun = part.stat().st_size if part.exists() else 0
-        headers = {"Range": f"bytes={begun}-"} if begun else {}
-        url = self.urls.blob(self.name, digest)
-        try:
-            response = self.ask("GET", url, headers=headers, stream=True)
-        except errors.RegistryError as error:
-            if error.code != 416:
-                raise
-            return  # there is no more of it
-        with response, part.open("ab") as file:
-            if response.status_code != 206:  # all of it
-                progress.update(-begun)
-                file.truncate(0)
-                begun = 0
-            for block in response.iter_content(BLOCK):
-                begun += len(block)
-                if begun > size:
-                    file.truncate(0)
-                    raise ValueError(f"blob {digest} must have {size} bytes, but has more")
-                file.write(block)
-                progress.update(len(block))
-
-    # Pushing.
-
-    def has_blob(self, digest: str) -> bool:
-        try:
-            self.ask("HEAD", self.urls.blob(self.name, digest))
-        except errors.RegistryError as error:
-            if error.code == 404:
-                return False
-            raise
-        return True
-
-    def send(self, digest: str, path: Path, progress: Any) -> None:
-        """Upload a blob in chunks; one that broke off is asked after, and gone on with, or begun
-        anew where the registry has lost track."""
-        size = path.stat().st_size
-        if self.has_blob(digest):
-            progress.update(size)
-            return
-        location = self._begin_upload()
-        sent, failed = 0, False
-        with path.open("rb") as file:
-            for attempt in _attempts():
-                with attempt:
-                    if failed:
-                        if self.has_blob(digest):  # only the answer was lost
-                            return
-                        try:
-                            location, known = self._upload_status(location)
-                        except errors.RegistryError:  # some want to see their latest Location
-                            location, known = self._begin_upload(), 0
-                        progress.update(known - sent)
-                        sent = known
-                    failed = True
-                    # What fits into one chunk goes with the PUT: a status cannot tell one byte
-                    # from none.
-                    while size > CHUNK and sent < size:
-                        file.seek(sent)
-                        chunk = file.read(CHUNK)
-                        headers = {
-                            "Content-Range": content_range(sent, len(chunk)),
-                            "Content-Type": "application/octet-stream",
-                        }
-                        location = self._location(
-                            self.ask("PATCH", location, data=chunk, headers=headers)
-                        )
-                        sent += len(chunk)
-                        progress.update(len(chunk))
-                    file.seek(sent)
-                    rest = file.read(CHUNK)
-                    headers = {"Content-Type": "application/octet-stream"}
-                    url = resolve_location(location, location, digest=digest)
-                    self.ask("PUT", url, data=rest, headers=headers)
-                    progress.update(len(rest))
-
-    def _begin_upload(self) -> str:
-        return self._location(self.ask("POST", self.urls.blob_upload(self.name)))
-
-    def _upload_status(self, location: str) -> tuple[str, int]:
-        response = self.ask("GET", location)
-        return self._location(response), bytes_received(response.headers.get("Range"))
-
-    @staticmethod
-    def _location(response: requests.Response) -> str:
-        location = response.headers.get("Location")
-        if location is None:
-            raise ValueError(f"answer of {response.url!r} must have a Location")
-        return resolve_location(response.url, location)
-
-    def put_manifest(self, reference: str, content: bytes, media_type: str) -> None:
-        url = self.urls.manifest(self.name, reference)
-        self.ask("PUT", url, data=content, headers={"Content-Type": media_type})
-
-
-def _attempts() -> Retrying:
-    """Tries anew where a connection fails, a few times."""
-    broken = (
-        requests.ConnectionError,
-        requests.Timeout,
-        requests.exceptions.ChunkedEncodingError,
-    )
-    return Retrying(
-        retry=retry_if_exception_type(broken),
-        stop=stop_after_attempt(ATTEMPTS),
-        wait=wait_exponential(0.2),
-        reraise=True,
-    )
-
-
-def pull(registry: Registry, reference: str, layout: Layout) -> str:
-    """Pull an image, or an index with all its images; returns its digest."""
-    descriptor, content = registry.manifest(reference)
-    _pull(registry, descriptor, content, layout)
-    layout.add(descriptor, None if ":" in reference else reference)
-    return str(descriptor["digest"])
-
-
-def _pull(registry: Registry, descriptor: Any, content: bytes, layout: Layout) -> None:
-    children, blobs = _parts_of(_json_object(content, "manifest"))
-    for child in children:
-        _pull(registry, *registry.manifest(child["digest"]), layout)
-    with _progress(descriptor, blobs) as progress:
-        for blob in blobs:
-            registry.fetch(blob["digest"], blob["size"], layout, progress)
-    layout.write(descriptor["digest"], content)
-
-
-def push(registry: Registry, reference: str, layout: Layout) -> str:
-    """Push what the layout has under `reference`, and all it consists of; returns its digest."""
-    descriptor = layout.descriptor(reference)
-    _push(registry, descriptor, layout, reference)
-    return str(descriptor["digest"])
-
-
-def _push(registry: Registry, descriptor: Any, layout: Layout, reference: str) -> None:
-    content = layout.blob(descriptor["digest"]).read_bytes()
-    children, blobs = _parts_of(_json_object(content, "manifest"))
-    for child in children:
-        if layout.blob(child["digest"]).exists():  # a layout may hold some platforms only
-            _push(registry, child, layout, child["digest"])
-    with _progress(descriptor, blobs) as progress:
-        for blob in blobs:
-            registry.send(blob["digest"], layout.blob(blob["digest"]), progress)
-    registry.put_manifest(reference, content, descriptor["mediaType"])
-
-
-def _parts_of(manifest: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def parts_of(manifest: Json) -> tuple[list[Json], list[Json]]:
     """The manifests of an index; the blobs of an image, each once, that are to be distributed."""
     config = [manifest["config"]] if manifest.get("config") else []
     lists = _list(manifest.get("manifests")), config + _list(manifest.get("layers"))
     for one in lists[0] + lists[1]:
         if not isinstance(one, dict) or not isinstance(one.get("mediaType"), str):
-            raise ValueError(f"descriptor {one!r} must have a media type")
+            raise ValueError(f"descriptor {one!r:.200} must have a media type")
         grammar.DIGEST.check(one.get("digest"))
-        if type(one.get("size")) is not int or one["size"] < 0:
-            raise ValueError(f"descriptor {one!r} must have a size")
+        if type(one.get("size")) is not int or not 0 <= one["size"] < 2**63:
+            raise ValueError(f"descriptor {one!r:.200} must have a size")
+        if not isinstance(one.get("annotations"), dict | None):
+            raise ValueError(f"descriptor {one!r:.200} must have an object of annotations")
     blobs = {
         one["digest"]: one
         for one in lists[1]
@@ -391,7 +204,465 @@ def _list(value: object) -> list[Any]:
     return value or []
 
 
-def _progress(descriptor: Any, blobs: list[dict[str, Any]]) -> Any:
+class Walk:
+    """Through an index and all that it lists, each manifest and each blob once.
+
+    `read` gives the content of a manifest by its digest, or `None` to leave it out.
+    """
+
+    def __init__(self, read: Callable[[str], bytes | None]) -> None:
+        self.read = read
+        self.manifests: set[str] = set()
+        self.blobs: set[str] = set()
+
+    def through(
+        self, descriptor: Json, content: bytes | None = None, depth: int = 0
+    ) -> Iterator[tuple[Json, bytes, list[Json]]]:
+        """The manifests that this one lists, and then this one: its content, its new blobs."""
+        if descriptor["digest"] in self.manifests:
+            return
+        if depth > MAX_DEPTH:
+            raise ValueError(f"index must not have manifests that are over {MAX_DEPTH} levels deep")
+        self.manifests.add(descriptor["digest"])
+        content = self.read(descriptor["digest"]) if content is None else content
+        if content is None:
+            return
+        children, blobs = parts_of(json_object(content, "manifest"))
+        for child in children:
+            yield from self.through(child, depth=depth + 1)
+        new = [blob for blob in blobs if blob["digest"] not in self.blobs]
+        self.blobs.update(blob["digest"] for blob in new)
+        yield descriptor, content, new
+
+
+# HTTP.
+
+
+def wait_asked_for(error: BaseException | None) -> float:
+    """For how many seconds a registry's error asks to wait."""
+    after = getattr(error, "retry_after", None) or 0
+    if isinstance(after, datetime):
+        return max(0.0, (after - datetime.now(UTC)).total_seconds())
+    return float(after)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same request may succeed in a while."""
+    if isinstance(error, errors.RegistryError):
+        return error.code in (429, 500, 502, 503, 504) and wait_asked_for(error) <= LONGEST_WAIT
+    broken = requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError
+    return isinstance(error, broken) and not isinstance(error, requests.exceptions.SSLError)
+
+
+def attempts() -> Retrying:
+    """Tries anew what fails in passing, a few times."""
+    backoff = wait_exponential(FIRST_WAIT)
+
+    def wait(state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        return max(backoff(state), wait_asked_for(error))
+
+    return Retrying(
+        retry=retry_if_exception(is_passing),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait,
+        reraise=True,
+    )
+
+
+def is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host == "localhost" or re.fullmatch(r"127(?:\.[0-9]+){3}|::1", host) is not None
+
+
+def origin_of(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port: where credentials may go, and never from https to http."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def body_of(response: requests.Response, most: int = BLOCK) -> bytes:
+    """The body of a response, cut off after more bytes than `most`."""
+    content = bytearray()
+    with response:
+        for block in response.iter_content(BLOCK):
+            content += block
+            if len(content) > most:
+                break
+    return bytes(content)
+
+
+def checked(response: requests.Response, endpoint: str | None = None) -> requests.Response:
+    """A response that is a success; raises the registry's error."""
+    if response.status_code >= 400:
+        status, headers = response.status_code, response.headers
+        raise errors.parse_errors(status, body_of(response), headers, endpoint=endpoint)[0]
+    if response.status_code >= 300:  # and it does not say where to
+        response.close()
+        raise ValueError(
+            f"answer of {response.url!r} must not have the status {response.status_code}"
+        )
+    return response
+
+
+def location_of(response: requests.Response) -> str:
+    location = response.headers.get("Location")
+    if location is None:
+        raise ValueError(f"answer of {response.url!r} must have a Location")
+    return resolve_location(response.url, location)
+
+
+class Credentials(AuthBase):
+    """Answers a registry's challenges, and only that registry's."""
+
+    def __init__(self, root: str, user: User, request: Callable[..., requests.Response]) -> None:
+        self.root = root
+        self.user = user
+        # As bytes: of strings, requests takes only Latin-1.
+        self.basic = HTTPBasicAuth(*(text.encode() for text in user)) if user else None
+        self.request = request
+        self.challenge: Challenge | None = None  # the last one, which is answered from then on
+        self.tokens: dict[str, tuple[str, float]] = {}  # by their URLs, with the time when they end
+
+    def __call__(self, prepared: Any) -> Any:
+        if self.challenge and origin_of(prepared.url) == origin_of(self.root):
+            if self.challenge.scheme == "bearer":
+                prepared.headers["Authorization"] = f"Bearer {self._token(self.challenge)}"
+            elif self.basic:
+                self.basic(prepared)
+        return prepared
+
+    def can_answer(self, response: requests.Response) -> bool:
+        """Whether the request may succeed with other credentials than it had."""
+        if response.status_code != 401 or origin_of(response.url) != origin_of(self.root):
+            return False
+        found = {one.scheme: one for one in reversed(parse_challenges(response.headers))}
+        sent = response.request.headers.get("Authorization", "")
+        self.challenge = found.get("bearer") or found.get("basic")
+        if "bearer" in found:
+            url = found["bearer"].token_url(**self._wanted(found["bearer"]))
+            if url in self.tokens and sent == f"Bearer {self.tokens[url][0]}":
+                del self.tokens[url]  # the registry takes it no longer
+            return True
+        return "basic" in found and self.basic is not None and not sent.startswith("Basic")
+
+    def _token(self, challenge: Challenge) -> str:
+        """One for each set of scopes, and the same one until it ends."""
+        url, now = challenge.token_url(**self._wanted(challenge)), time.monotonic()
+        token, end = self.tokens.get(url, ("", now))
+        if end <= now:
+            new = self._posted(challenge) if self.user else None
+            new = new or parse_token(body_of(checked(self.request("GET", url, auth=self.basic))))
+            token, end = self.tokens[url] = new.token, now + new.expires_in
+        return token
+
+    def _posted(self, challenge: Challenge) -> Token | None:
+        """The token that a form gets; `None` from the many token servers that only know GET."""
+        name, password = self.user or ("", "")
+        wanted = self._wanted(challenge)
+        form = challenge.token_form(username=name, password=password, **wanted)
+        try:  # without redirects, which could take the password to another host
+            posted = self.request("POST", form.url, data=form.fields, allow_redirects=False)
+            return parse_token(body_of(checked(posted)))
+        except (errors.RegistryError, ValueError):
+            return None
+
+    def _wanted(self, challenge: Challenge) -> Json:
+        # Registries give scopes in any order.
+        return {"scopes": sorted(set(challenge.scope.split())), "registry": self.root}
+
+
+# The registry.
+
+
+class Registry:
+    """A repository of a registry, as a client sees it.
+
+    :param tls_verify: whether the certificates of servers are checked; `None` for all but those of
+        this machine.
+    """
+
+    def __init__(
+        self, root: str, name: str, user: User = None, tls_verify: bool | None = None
+    ) -> None:
+        self.urls = URLBuilder(root)
+        self.name = grammar.NAME.check(name)
+        self.session = requests.Session()
+        self.session.headers["Accept-Encoding"] = "identity"  # digests are of what is stored
+        self.tls_verify = tls_verify
+        self.credentials = Credentials(root, user, self.request)
+        self.chunk = CHUNK  # the most to send in one request; 0 for whole blobs
+
+    def request(self, method: str, url: str, **options: Any) -> requests.Response:
+        verify = not is_loopback(url) if self.tls_verify is None else self.tls_verify
+        return self.session.request(
+            method, url, timeout=TIMEOUT, stream=True, verify=verify, **options
+        )
+
+    def ask(
+        self, method: str, url: str, *, endpoint: str | None = None, data: Any = b"", **options: Any
+    ) -> requests.Response:
+        """A response that is a success, its body unread; raises the registry's error.
+
+        `data` is bytes, or a file, which is sent from its beginning.
+        """
+        for is_first in True, False:
+            if hasattr(data, "seek"):
+                data.seek(0)
+            response = self.request(method, url, data=data, auth=self.credentials, **options)
+            if not (is_first and self.credentials.can_answer(response)):
+                break
+            response.close()
+        return checked(response, endpoint)
+
+    def tell(self, method: str, url: str, **options: Any) -> requests.Response:
+        """As `ask`, for a response without a body that matters."""
+        response = self.ask(method, url, **options)
+        body_of(response)
+        return response
+
+    def manifest(self, reference: str) -> tuple[Json, bytes]:
+        """The descriptor and the content of a manifest."""
+        url = self.urls.manifest(self.name, reference)
+        headers = {"Accept": ACCEPT_MANIFESTS}
+        for attempt in attempts():
+            with attempt:
+                response = self.ask("GET", url, endpoint="manifest", headers=headers)
+                content = body_of(response, MAX_MANIFEST)
+        said = response.headers.get("Docker-Content-Digest")
+        digest = reference if ":" in reference else said or digest_of(content)
+        check_manifest(content, digest)
+        media_type = json_object(content, "manifest").get("mediaType")
+        media_type = media_type or response.headers.get("Content-Type", "").partition(";")[0]
+        if media_type not in MANIFEST_MEDIA_TYPES:
+            raise ValueError(f"manifest {digest} must be of another type than {media_type!r:.100}")
+        return {"mediaType": media_type, "digest": digest, "size": len(content)}, content
+
+    def put_manifest(self, reference: str, content: bytes, media_type: str) -> None:
+        url = self.urls.manifest(self.name, reference)
+        for attempt in attempts():
+            with attempt:
+                self.tell("PUT", url, data=content, headers={"Content-Type": media_type})
+
+    def has_blob(self, digest: str) -> bool:
+        try:
+            self.tell("HEAD", self.urls.blob(self.name, digest), endpoint="blob")
+        except errors.RegistryError as error:
+            if error.code == 404:
+                return False
+            raise
+        return True
+
+
+class Transfer:
+    """A blob on its way, which goes on where it broke off."""
+
+    def __init__(self, registry: Registry, blob: Json, layout: Layout, progress: Any) -> None:
+        self.registry = registry
+        self.digest: str = blob["digest"]
+        self.size: int = blob["size"]
+        self.path = layout.blob(self.digest)
+        self.progress = progress
+        self.position = self.furthest = 0
+
+    def run(self) -> None:
+        for self.attempt in attempts():
+            with self.attempt:
+                while not self.go_on():
+                    pass
+
+    def go_on(self) -> bool:
+        """Get the rest across; `False` if it is to be tried at once in another way."""
+        raise NotImplementedError
+
+    def at(self, position: int) -> None:
+        """Say that so many bytes are across. Attempts count anew if it has never been so many."""
+        self.progress.update(position - self.position)
+        self.position = position
+        if position > self.furthest:
+            self.furthest = position
+            self.attempt.retry_state.attempt_number = 1
+
+
+class Download(Transfer):
+    """Fetches a blob into the layout, which is locked."""
+
+    def run(self) -> None:
+        part = self.path.with_name(f".{self.path.name}.part")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        was_begun = part.exists()
+        with part.open("ab") as self.file:
+            super().run()
+        try:
+            verify_file(part, self.digest)
+        except DigestMismatch:
+            part.unlink()
+            if not was_begun:
+                raise
+            self.run()  # without what was there
+        else:
+            part.replace(self.path)
+
+    def go_on(self) -> bool:
+        begun = self.file.seek(0, os.SEEK_END)
+        self.at(begun)
+        if begun == self.size:
+            return True
+        url = self.registry.urls.blob(self.registry.name, self.digest)
+        headers = {"Range": f"bytes={begun}-"} if begun else {}
+        try:
+            response = self.registry.ask("GET", url, endpoint="blob", headers=headers)
+        except errors.RegistryError as error:
+            if error.code != 416 or not begun:
+                raise
+            self.file.truncate(0)
+            return False
+        try:
+            with response:
+                self._take(response, begun)
+        except ValueError:  # what is there, or has come, is not the blob's
+            self.file.truncate(0)
+            if not begun:
+                raise
+            return False
+        return True
+
+    def _take(self, response: requests.Response, begun: int) -> None:
+        start = 0
+        if response.status_code == 206:
+            start, _ = parse_content_range(response.headers.get("Content-Range", ""))
+        if start > begun:
+            raise ValueError(f"answer for blob {self.digest} must start at {begun}, not {start}")
+        self.file.truncate(start)
+        self.at(start)
+        for block in response.iter_content(BLOCK):
+            if self.position + len(block) > self.size:
+                raise ValueError(f"blob {self.digest} must have {self.size} bytes, not more")
+            self.file.write(block)
+            self.at(self.position + len(block))
+        if self.position < self.size:
+            sizes = f"{self.size} bytes, not {self.position}"
+            raise requests.ConnectionError(f"blob {self.digest} must have {sizes}")
+
+
+class Upload(Transfer):
+    """Sends a blob, in chunks if it is large."""
+
+    location = ""
+    least = 0  # bytes of a chunk, except the last
+
+    def run(self) -> None:
+        self.size = self.path.stat().st_size
+        super().run()
+
+    def go_on(self) -> bool:
+        if not self.registry.has_blob(self.digest):  # as it is if only the last answer was lost
+            self._find_position()
+            if not self._send():
+                return False
+        self.at(self.size)
+        return True
+
+    def _find_position(self) -> None:
+        """Ask how far the upload is, or begin one."""
+        if self.position:
+            try:
+                status = self.registry.tell("GET", self.location)
+                known = bytes_received(status.headers.get("Range"))
+                self.location = location_of(status)
+            except (errors.RegistryError, ValueError) as error:
+                if is_passing(error):
+                    raise
+                known = 0  # some want to see their latest Location
+            self.at(known if known <= self.size else 0)
+        if not self.position:
+            uploads = self.registry.urls.blob_upload(self.registry.name)
+            begun = self.registry.tell("POST", uploads, endpoint="blob-upload")
+            self.location = location_of(begun)
+            self.least = chunk_min_length(begun.headers.get("OCI-Chunk-Min-Length"))
+
+    def _send(self) -> bool:
+        chunk = max(self.registry.chunk, self.least) if self.registry.chunk else 0
+        if chunk > LARGEST_CHUNK:
+            chunk = 0
+        headers, sending = {"Content-Type": "application/octet-stream"}, 0
+        try:
+            with self.path.open("rb") as file:
+                # What fits into one chunk goes with the PUT: a status cannot tell one byte from
+                # none.
+                while 0 < chunk < self.size and self.position < self.size:
+                    file.seek(self.position)
+                    data = file.read(chunk)
+                    sending = len(data)
+                    range_ = {"Content-Range": content_range(self.position, sending)}
+                    patched = self.registry.tell(
+                        "PATCH", self.location, data=data, headers=headers | range_
+                    )
+                    self.location = location_of(patched)
+                    self.at(self.position + sending)
+                sending = self.size - self.position
+                url = resolve_location(self.location, self.location, digest=self.digest)
+                self.registry.tell("PUT", url, data=file if sending else b"", headers=headers)
+        except requests.ConnectionError:  # as some servers refuse a long body
+            if chunk and sending > SMALLEST_CHUNK:
+                self.registry.chunk = max(sending // 2, SMALLEST_CHUNK)
+            raise
+        except errors.RegistryError as error:
+            if not chunk or not sending or is_passing(error) or error.code in (401, 403, 429):
+                raise
+            # GitHub answers more than 4 MiB with 416.
+            if error.code in (413, 416) and sending // 2 >= max(SMALLEST_CHUNK, self.least):
+                self.registry.chunk = sending // 2
+            elif sending < self.size:
+                self.registry.chunk = 0
+                self.at(0)  # and a new upload
+            else:
+                raise
+            return False
+        return True
+
+
+# Pulling and pushing.
+
+
+def pull(registry: Registry, reference: Reference, layout: Layout) -> str:
+    """Pull an image, or an index with all its images; returns its digest."""
+    top, content = registry.manifest(reference.reference)
+    walk = Walk(lambda digest: registry.manifest(digest)[1])
+    for one, listed, blobs in walk.through(top, content):
+        with _progress(one, blobs) as progress:
+            for blob in blobs:
+                with layout.locked():
+                    if layout.has(blob["digest"]):
+                        progress.update(blob["size"])
+                    else:
+                        Download(registry, blob, layout, progress).run()
+        with layout.locked():
+            layout.write(one["digest"], listed)
+    with layout.locked():
+        layout.add(top, reference.tag if reference.digest else reference.reference)
+    return str(top["digest"])
+
+
+def push(registry: Registry, reference: Reference, layout: Layout) -> str:
+    """Push what the layout has under the digest or the tag of `reference`, and all that it consists
+    of; returns its digest."""
+
+    def read(digest: str) -> bytes | None:  # a layout may hold some platforms only
+        return layout.read(digest) if layout.blob(digest).exists() else None
+
+    top = layout.descriptor(reference.reference)
+    for one, listed, blobs in Walk(read).through(top, layout.read(top["digest"])):
+        with _progress(one, blobs) as progress:
+            for blob in blobs:
+                verify_file(layout.blob(blob["digest"]), blob["digest"])
+                Upload(registry, blob, layout, progress).run()
+        target = (reference.tag or reference.reference) if one is top else one["digest"]
+        registry.put_manifest(target, listed, one["mediaType"])
+    return str(top["digest"])
+
+
+def _progress(descriptor: Any, blobs: list[Json]) -> Any:
     return tqdm(
         desc=descriptor["digest"].partition(":")[2][:12],
         total=sum(blob["size"] for blob in blobs),
@@ -401,38 +672,93 @@ def _progress(descriptor: Any, blobs: list[dict[str, Any]]) -> Any:
     )
 
 
-def user(text: str) -> str:
-    if ":" not in text:
-        raise argparse.ArgumentTypeError(f"{text!r} must be NAME:PASSWORD")
-    return text
+# The command line.
+
+
+def root_of(reference: Reference, tls_verify: bool | None) -> str:
+    """Where the registry is: by https; or by http, if it has no https and need not have it."""
+    root = reference.root()
+    if tls_verify if tls_verify is not None else not is_loopback(root):
+        return root
+    warnings.filterwarnings("ignore", "Unverified HTTPS request")
+    try:
+        requests.get(URLBuilder(root).base(), verify=False, timeout=10, stream=True).close()  # noqa: S501
+    except (requests.ConnectionError, requests.Timeout):
+        return reference.root("http")
+    return root
+
+
+def user_of(options: argparse.Namespace) -> User:
+    name, colon, password = (options.user or "").partition(":")
+    if not name:
+        if options.user is not None or options.password_stdin:
+            raise ValueError("user must have a name: --user NAME")
+        return None
+    if options.password_stdin:
+        if colon:
+            raise ValueError("password must be given once")
+        password = sys.stdin.read().removesuffix("\n").removesuffix("\r")
+    elif not colon:
+        password = os.environ.get(PASSWORD, "")
+    if not password:
+        raise ValueError(f"password of {name!r} must be given, by --password-stdin or {PASSWORD}")
+    return name, password
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("action", choices=["pull", "push"])
+    parser.add_argument(
+        "image",
+        help="[HOST[:PORT]/]NAME[:TAG][@DIGEST], by default of docker.io and latest; a digest is "
+        "pulled and called TAG, or pushed as TAG",
+    )
+    parser.add_argument(
+        "layout", type=Path, help="the OCI image layout's directory; the image is called TAG there"
+    )
+    parser.add_argument(
+        "--user",
+        metavar="NAME[:PASSWORD]",
+        help=f"whom to log in as; others may see a PASSWORD that is given here: without it, it is "
+        f"the value of {PASSWORD} in the environment",
+    )
+    parser.add_argument(
+        "--password-stdin", action="store_true", help="read the password from standard input"
+    )
+    parser.add_argument(
+        "--tls-verify",
+        choices=["true", "false"],
+        help="true: only https, with a certificate that is valid; false: any certificate, or plain "
+        "http if the registry has no https (default: false for localhost, 127.0.0.1 and ::1, "
+        "else true)",
+    )
+    return parser.parse_args()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("action", choices=["pull", "push"])
-    parser.add_argument("root", help="where the registry is: http://127.0.0.1:5000")
-    parser.add_argument("image", help="NAME:TAG or NAME@DIGEST")
-    parser.add_argument(
-        "layout",
-        type=Path,
-        help="the OCI image layout's directory; the image is called TAG there",
-    )
-    parser.add_argument("--user", metavar="NAME:PASSWORD", type=user, help="to get tokens as")
-    options = parser.parse_args()
-    name, at, reference = options.image.partition("@")
-    if not at:
-        name, _, reference = options.image.rpartition(":")
-    if not name:
-        parser.error(f"image {options.image!r} must be NAME:TAG or NAME@DIGEST")
+    options = parse_arguments()
+    status = 1
     try:
-        registry = Registry(options.root, name, options.user)
+        reference = Reference.parse(options.image)
+        user = user_of(options)
+        tls_verify = {"true": True, "false": False}.get(options.tls_verify)
+        root = root_of(reference, tls_verify)
+        registry = Registry(root, reference.name, user, tls_verify)
         act = pull if options.action == "pull" else push
         print(act(registry, reference, Layout(options.layout)))
-    except (errors.RegistryError, ValueError, OSError) as error:  # OSError: requests' as well
-        message = getattr(error, "description", None) or error
-        print(f"{options.action} {options.image}: {message}", file=sys.stderr)
-        return 1
-    return 0
+        return 0
+    except KeyboardInterrupt:
+        message, status = "interrupted", 130
+    except errors.RegistryError as error:
+        message = f"{error.code} {error.error_code}: {error.description}"
+        if seconds := wait_asked_for(error):
+            message += f" (try again in {seconds:.0f} seconds)"
+    except (ValueError, OSError, RecursionError) as error:  # OSError: requests' as well
+        message = str(error)
+    line = f"{options.action} {options.image}: {message}"
+    line = "".join(character if character.isprintable() else " " for character in line)
+    print(line, file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

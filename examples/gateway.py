@@ -118,6 +118,8 @@ class TokenServer:
         return response(environ, start_response)
 
     def token(self, request: Request) -> Response:
+        if request.method not in ("GET", "HEAD"):  # a client that POSTs a form tries GET then
+            raise errors.Unsupported(valid_methods=["GET", "HEAD"])
         user = self.user(request)
         access = []
         for text in " ".join(request.args.getlist("scope")).split():

@@ -127,6 +127,6 @@ def test_our_own_client(registry: str, tmp_path: Path) -> None:
     oci_layout.write(image, [9_000_000, 0], ["amd64", "arm64"], seed=3)
     for action, layout in ("push", image), ("pull", back):
         command = [sys.executable, str(EXAMPLES / "client.py"), action]
-        command += [f"http://{registry}", "our/own:v1", str(layout)]
+        command += [f"{registry}/our/own:v1", str(layout)]
         subprocess.run(command, check=True, timeout=120)
     assert files_of(back) == files_of(image)

@@ -7,6 +7,8 @@ import requests
 from client import Layout, Registry, pull, push
 from registry import running
 
+from registry_routes import Reference
+
 from . import oci_layout
 from .servers import files_of
 
@@ -19,8 +21,9 @@ def registry():  # type: ignore[no-untyped-def]
 
 def test_an_image(registry: str, tmp_path: Path) -> None:
     oci_layout.write(tmp_path / "image", [1000], ["amd64"])
-    push(Registry(registry, "a/b"), "v1", Layout(tmp_path / "image"))
-    pull(Registry(registry, "a/b"), "v1", Layout(tmp_path / "back"))
+    image = Reference.parse("a/b:v1")
+    push(Registry(registry, image.name), image, Layout(tmp_path / "image"))
+    pull(Registry(registry, image.name), image, Layout(tmp_path / "back"))
     assert files_of(tmp_path / "back") == files_of(tmp_path / "image")
 
 
