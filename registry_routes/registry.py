@@ -30,7 +30,7 @@ from .app import RegistryApp, RegistryRequest
 from .digests import DigestMismatch, Verifier, digest_of
 from .grammar import DIGEST, NAME, REGISTERED_ALGORITHMS, TAG
 from .headers import IMAGE_INDEX, IMAGE_MANIFEST, parse_content_range, upload_range
-from .map import RegistryMap
+from .map import RegistryMap, url_map
 from .paging import next_link, parse_page
 from .routes import OCI_1_1, Dialect, RouteName
 
@@ -460,7 +460,7 @@ def make_registry(
     ):
         if value is not None and value < least:
             raise ValueError(f"{option} {value!r} must be {least} or more")
-    app = RegistryApp(RegistryMap(dialect))
+    app = RegistryApp(url_map if dialect == OCI_1_1 else RegistryMap(dialect))
     views = _Views(storage, page_size, min_chunk, max_chunk)
     taken = {(route.endpoint, method) for route in dialect.routes for method in route.methods or ()}
     for endpoint, method, view in (

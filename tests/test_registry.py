@@ -718,7 +718,8 @@ def test_referrers_in_pages(client: Client) -> None:
 
 
 @pytest.mark.parametrize("annotation", ["x", "é", "\u2028", "\ud800", '"', "\0"])
-def test_a_page_of_referrers_has_at_most_4_mib(client: Client, annotation: str) -> None:
+def test_a_page_of_referrers_has_at_most_4_mib(annotation: str) -> None:
+    client = RegistryClient(MemoryStorage())
     subject = digest_of(manifest_of())
     one = len(json.dumps(annotation)) - 2
     annotations = {"x": annotation * (3_000_000 // one)}
@@ -781,9 +782,9 @@ def test_tags_and_catalog_in_pages(client: Client) -> None:
         push_manifest(client, "x/y", tag, manifest_of())
     push_blob(client, "only/a/blob")
     assert follow_pages(client, "/v2/x/y/tags/list", "tags") == [tags]
-    for n in range(1, 10):
-        pages = [tags[i : i + n] for i in range(0, len(tags), n)]
-        assert follow_pages(client, f"/v2/x/y/tags/list?n={n}", "tags") == pages
+    for size in range(1, 10):
+        pages = [tags[i : i + size] for i in range(0, len(tags), size)]
+        assert follow_pages(client, f"/v2/x/y/tags/list?n={size}", "tags") == pages
     assert follow_pages(client, "/v2/x/y/tags/list?n=0", "tags") == [[]]
     for last in ["", "A", "B", "Z", "a", "a-", "a-b", "a/b", "a\0", "..", "é", "/", "%", "c", "zz"]:
         after = client.get("/v2/x/y/tags/list", query_string={"last": last, "n": 9})
