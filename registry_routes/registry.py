@@ -12,9 +12,8 @@ import uuid as uuids
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from io import BufferedReader, FileIO
 from itertools import islice
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 from werkzeug.exceptions import (
     ClientDisconnected,
@@ -71,6 +70,28 @@ class Manifest(NamedTuple):
     """The manifest itself: JSON, byte for byte as it was pushed."""
 
 
+class BlobFile:
+    """The blocks of an open file, from where it stands to its end: what `Storage.read_blob` may
+    return, so that the server can have the kernel send the file.
+
+    >>> from io import BytesIO
+    >>> list(BlobFile(BytesIO(b"some content")))
+    [b'some content']
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self.file:
+            while block := self.file.read(BLOCK):
+                yield block
+
+    def close(self) -> None:
+        """Close the file, which is also closed at its end."""
+        self.file.close()
+
+
 class Storage(Protocol):
     """Where a registry keeps its repositories: what `make_registry` asks of any storage.
 
@@ -106,9 +127,8 @@ class Storage(Protocol):
     def read_blob(self, name: str, digest: str, start: int, end: int) -> Iterable[bytes]:
         """The bytes of a blob from `start` to before `end`, in blocks that memory can hold.
 
-        Both are within the blob. If `end` is the blob's, this may also be a file that is open for
-        reading at `start`, as `open(path, "rb")` returns it: the server may then have the kernel
-        send it. What has a `close` method is closed.
+        Both are within the blob. If `end` is the blob's, and the blob is a file, this may be a
+        `BlobFile`. What has a `close` method is closed.
 
         The call itself raises `Missing`, not the first step of the iteration.
         """
@@ -592,8 +612,8 @@ class _Views:
             response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
         if request.method == "GET" and response.status_code != 304:
             content = self.storage.read_blob(name, digest, start, end)
-            if isinstance(content, FileIO | BufferedReader):  # the server may hand it to the kernel
-                response.response = wrap_file(request.environ, content, BLOCK)
+            if isinstance(content, BlobFile):
+                response.response = wrap_file(request.environ, content.file, BLOCK)
                 response.direct_passthrough = True
             else:
                 response.response = content
