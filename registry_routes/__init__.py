@@ -9,7 +9,8 @@
 
 - Matching and building: `url_map`, `RegistryMap`; in your own map, `RegistryRules` and
   `CONVERTERS`; the route tables, `OCI_1_1` and `DOCKER_1_5`.
-- Serving: `RegistryApp`; in other frameworks, `error_response`.
+- Serving: `RegistryApp`; in other frameworks, `error_response`. A whole registry is in the module
+  `registry_routes.registry`.
 - Clients: `Reference`, an image reference; `URLBuilder`, `resolve_location` and `match_url`.
 - Both sides: `errors`, to raise and to read; `challenges` and `scopes`, for tokens; `paging`, for
   lists in pages; `headers` and `digests`, what the API's own headers and digests say.

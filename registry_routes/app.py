@@ -136,6 +136,7 @@ class RegistryApp:
             log.exception("%s %r", environ["REQUEST_METHOD"], environ.get("PATH_INFO"))
             response = error_response(Unknown(), environ)
         response.headers["Docker-Distribution-API-Version"] = "registry/2.0"
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
         return response(environ, start_response)
 
     def _respond(self, environ: "WSGIEnvironment") -> Response:

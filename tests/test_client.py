@@ -35,7 +35,6 @@ from client import (
     push,
     root_of,
 )
-from registry import Storage, make_app
 from tqdm import tqdm
 from werkzeug.serving import make_server, make_ssl_devcert
 from werkzeug.wrappers import Request, Response
@@ -43,6 +42,7 @@ from werkzeug.wrappers import Request, Response
 from registry_routes import Reference, errors
 from registry_routes.digests import DigestMismatch, digest_of
 from registry_routes.headers import IMAGE_INDEX, IMAGE_MANIFEST, content_range
+from registry_routes.registry import MemoryStorage, make_registry
 
 from . import oci_layout
 from .nasty import SHA256
@@ -124,7 +124,7 @@ class Faulty:
     """
 
     def __init__(self, fault: Callable[[Request], Any] = lambda request: None) -> None:
-        self.registry = make_app(Storage.at("memory://"))
+        self.registry = make_registry(MemoryStorage())
         self.fault = fault
         self.requests: list[Request] = []
 

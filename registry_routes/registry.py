@@ -1,0 +1,991 @@
+"""`make_registry`: every view of a registry, on a `Storage`; and `MemoryStorage`.
+
+The views know HTTP and the specification, and keep nothing. A storage keeps everything, and knows
+neither HTTP nor JSON: what it gets has been checked.
+"""
+
+import json
+import logging
+import re
+import threading
+import uuid as uuids
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
+from itertools import islice
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
+
+from werkzeug.exceptions import (
+    ClientDisconnected,
+    HTTPException,
+    PreconditionFailed,
+    RequestEntityTooLarge,
+)
+from werkzeug.wrappers import Response
+from werkzeug.wsgi import wrap_file
+
+from . import errors
+from .app import RegistryApp, RegistryRequest
+from .digests import DigestMismatch, Verifier, digest_of
+from .grammar import DIGEST, NAME, REGISTERED_ALGORITHMS, TAG
+from .headers import IMAGE_INDEX, IMAGE_MANIFEST, parse_content_range, upload_range
+from .map import RegistryMap, url_map
+from .paging import next_link, parse_page
+from .routes import OCI_1_1, Dialect, RouteName
+
+log = logging.getLogger(__name__)
+
+MAX_NAME = 255
+"""The most characters of a repository name. Most clients hold to it (distribution-spec 1.1,
+"Pulling manifests"), and it keeps a path within a file system's limits."""
+
+MAX_MANIFEST = 4 * 1024 * 1024
+"""The most bytes of a manifest (distribution-spec 1.1, "Pushing Manifests"), and of a page of
+referrers, which is an image index."""
+
+MAX_TAGS = 50  # that one manifest may be given at once: each is a header of the response
+BLOCK = 1024 * 1024
+_MAX_DESCRIPTORS = MAX_MANIFEST - 256  # bytes of them in a page of referrers, beside its frame
+
+# RFC 6838, section 4.2. A manifest's type has no parameters.
+_MEDIA_TYPE = re.compile("(?i:application)/[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]{0,126}", re.ASCII)
+_JSON_TYPES = ("/json", "+json", "+prettyjws")  # a browser may show another type as a page
+
+
+class Missing(LookupError):
+    """What a `Storage` is asked for is not there."""
+
+
+class Conflict(Exception):
+    """An upload does not end where a chunk begins: another request has written to it meanwhile."""
+
+
+class Manifest(NamedTuple):
+    """A manifest, as a `Storage` keeps it."""
+
+    media_type: str
+    """Its ``Content-Type``, without parameters. It is ASCII and has no blanks."""
+
+    content: bytes
+    """The manifest itself: JSON, byte for byte as it was pushed."""
+
+
+class BlobFile:
+    """An open file as an iterable of blocks, from its position to its end.
+
+    `Storage.read_blob` may return one. The server can then have the kernel send the file.
+
+    >>> from io import BytesIO
+    >>> list(BlobFile(BytesIO(b"some content")))
+    [b'some content']
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self.file:
+            while block := self.file.read(BLOCK):
+                yield block
+
+    def close(self) -> None:
+        """Close the file, which is also closed at its end."""
+        self.file.close()
+
+
+class Storage(Protocol):
+    """Where a registry keeps its repositories: what `make_registry` asks of any storage.
+
+    Every argument has been checked, and is safe as part of a path: a repository name and a tag fit
+    `grammar.NAME` and `grammar.TAG`, and the name has at most `MAX_NAME` characters; a digest fits
+    `grammar.DIGEST`, and its algorithm is one of `grammar.REGISTERED_ALGORITHMS`. An upload id fits
+    `grammar.UPLOAD_ID`, but may be one that the storage never gave. An `after` may be any text.
+
+    A repository needs no creation. It exists while it has a blob or a manifest.
+
+    Several threads call a storage at once. What a method writes appears whole or not at all, in
+    place of what was there, and is kept when the method returns.
+
+    Every method may raise, beside the errors that it names:
+
+    - `OSError`, with a message for the operator, if the storage itself has failed: a full disk, or
+      an object store that is away. The registry answers 503 ``UNAVAILABLE``, and logs the message.
+      A storage whose library has errors of its own raises an `OSError` from them.
+    - what an iterable that it was given raises. This goes through as it is, and nothing of what the
+      iterable gave is kept.
+
+    `MemoryStorage` is the shortest one.
+    """
+
+    # Blobs. Each belongs to a repository, and several repositories may share its content.
+
+    def blob_size(self, name: str, digest: str) -> int:
+        """How many bytes a blob of a repository has.
+
+        Raises `Missing` if the repository does not have it, or if its content is lost.
+        """
+        ...
+
+    def read_blob(self, name: str, digest: str, start: int, end: int) -> Iterable[bytes]:
+        """The bytes of a blob from `start` to before `end`, in blocks that memory can hold.
+
+        Both are within the blob. If `end` is the blob's, and the blob is a file, this may be a
+        `BlobFile`. What has a `close` method is closed.
+
+        The call itself raises `Missing`, not the first step of the iteration.
+        """
+        ...
+
+    def put_blob(self, name: str, digest: str, blocks: Iterable[bytes]) -> None:
+        """Keep a blob whose content comes in blocks. A content that is there is replaced.
+
+        Raises `digests.DigestMismatch`, and keeps nothing, if the content has another digest.
+        """
+        ...
+
+    def mount_blob(self, name: str, digest: str, source: str) -> None:
+        """Give a repository a blob of the repository `source`. It may have it already.
+
+        Raises `Missing` if `source` does not have it, whoever else does.
+        """
+        ...
+
+    def delete_blob(self, name: str, digest: str) -> None:
+        """Take a blob from a repository, and from no other. Raises `Missing`."""
+        ...
+
+    # Uploads: blobs that come in chunks. Each belongs to a repository.
+
+    def begin_upload(self, name: str) -> str:
+        """The id of a new upload, which nobody can guess. It fits `grammar.UPLOAD_ID`."""
+        ...
+
+    def upload_size(self, name: str, upload_id: str) -> int:
+        """How many bytes an upload has so far. Raises `Missing`.
+
+        It is asked for before each chunk, and should cost the same for the first and the last.
+        """
+        ...
+
+    def append_to_upload(
+        self, name: str, upload_id: str, start: int, blocks: Iterable[bytes]
+    ) -> int:
+        """Add a chunk to an upload; how many bytes it has then.
+
+        `start` is what `upload_size` has given. A chunk without any bytes changes nothing. Raises
+        `Missing`, and `Conflict` if another request has added a chunk there.
+        """
+        ...
+
+    def finish_upload(
+        self, name: str, upload_id: str, start: int, blocks: Iterable[bytes], digest: str
+    ) -> None:
+        """Keep an upload as a blob, after a last chunk, which may be empty.
+
+        The upload is gone then. After an error it is what it was, without the last chunk. Raises
+        `Missing`, `Conflict` and `digests.DigestMismatch`.
+        """
+        ...
+
+    def cancel_upload(self, name: str, upload_id: str) -> None:
+        """Forget an upload. Raises `Missing`."""
+        ...
+
+    # Manifests and tags.
+
+    def manifest(self, name: str, digest: str) -> Manifest:
+        """A manifest of a repository. Raises `Missing`."""
+        ...
+
+    def put_manifest(
+        self,
+        name: str,
+        digest: str,
+        manifest: Manifest,
+        *,
+        tags: Sequence[str] = (),
+        subject: str | None = None,
+        descriptor: bytes = b"",
+    ) -> None:
+        """Keep a manifest, and have the `tags` point at it.
+
+        :param digest: that of the manifest's content, which needs no check.
+        :param subject: the digest of the manifest that it refers to, which need not be there.
+        :param descriptor: what `referrers` gives for it then.
+
+        In the end the manifest is there, and so is what points at it, even if another request has
+        deleted the manifest meanwhile.
+        """
+        ...
+
+    def delete_manifest(self, name: str, digest: str) -> None:
+        """Delete a manifest, the tags that point at it, and its entry among the referrers.
+
+        Its own referrers stay. Raises `Missing`.
+        """
+        ...
+
+    def tag(self, name: str, tag: str) -> str:
+        """The digest that a tag points at. Raises `Missing`."""
+        ...
+
+    def delete_tag(self, name: str, tag: str) -> None:
+        """Delete a tag, and not the manifest. Raises `Missing`."""
+        ...
+
+    # Lists. A page takes no more of an iterator than it shows and one more.
+
+    def repositories(self, after: str = "") -> Iterator[str]:
+        """The names greater than `after` of the repositories that have a manifest.
+
+        They are in ASCII order of the whole name: ``a``, ``a-b``, ``a/b``.
+        """
+        ...
+
+    def tags(self, name: str, after: str = "") -> Iterator[str]:
+        """The tags of a repository that are greater than `after`, in ASCII order.
+
+        Raises `Missing`, at the call or at the first step, if there is no such repository.
+        """
+        ...
+
+    def referrers(self, name: str, subject: str, after: str = "") -> Iterator[tuple[str, bytes]]:
+        """The manifests that refer to a subject: the digest and the descriptor of each.
+
+        They are those whose digest is greater than `after`, in ASCII order of the digests. There
+        are none if the repository does not know the subject.
+        """
+        ...
+
+
+@dataclass
+class _Upload:
+    size: int = 0
+    chunks: list[bytes] = field(default_factory=list)
+
+
+class _Kept(NamedTuple):
+    manifest: Manifest
+    subject: str | None
+    descriptor: bytes
+
+
+@dataclass
+class _Repository:
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    uploads: dict[str, _Upload] = field(default_factory=dict)
+    manifests: dict[str, _Kept] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+class MemoryStorage(Storage):
+    """A `Storage` in memory, for tests: what it has is gone with it. It is safe under threads.
+
+    >>> storage = MemoryStorage()
+    >>> digest = digest_of(b"{}")
+    >>> storage.put_blob("library/nginx", digest, [b"{", b"}"])
+    >>> storage.blob_size("library/nginx", digest)
+    2
+    """
+
+    def __init__(self) -> None:
+        self._repositories: dict[str, _Repository] = {}
+        # Held while something is looked up or changed, but not while a client sends.
+        self._lock = threading.Lock()
+
+    def _repository(self, name: str) -> _Repository:
+        """A repository, to look at. One that nobody has written to is empty."""
+        return self._repositories.get(name, _Repository())
+
+    def _written(self, name: str) -> _Repository:
+        """A repository, to write to."""
+        return self._repositories.setdefault(name, _Repository())
+
+    def _blob(self, name: str, digest: str) -> bytes:
+        with self._lock:
+            return _found(self._repository(name).blobs, digest)
+
+    def blob_size(self, name: str, digest: str) -> int:
+        return len(self._blob(name, digest))
+
+    def read_blob(self, name: str, digest: str, start: int, end: int) -> Iterable[bytes]:
+        content = memoryview(self._blob(name, digest))[start:end]
+        return (bytes(content[i : i + BLOCK]) for i in range(0, len(content), BLOCK))
+
+    def put_blob(self, name: str, digest: str, blocks: Iterable[bytes]) -> None:
+        content = b"".join(checked_blocks(digest, blocks))
+        with self._lock:
+            self._written(name).blobs[digest] = content
+
+    def mount_blob(self, name: str, digest: str, source: str) -> None:
+        with self._lock:
+            content = _found(self._repository(source).blobs, digest)
+            self._written(name).blobs[digest] = content
+
+    def delete_blob(self, name: str, digest: str) -> None:
+        with self._lock:
+            blobs = self._repository(name).blobs
+            _found(blobs, digest)
+            del blobs[digest]
+
+    def begin_upload(self, name: str) -> str:
+        upload_id = uuids.uuid4().hex
+        with self._lock:
+            self._written(name).uploads[upload_id] = _Upload()
+        return upload_id
+
+    def upload_size(self, name: str, upload_id: str) -> int:
+        with self._lock:
+            return _found(self._repository(name).uploads, upload_id).size
+
+    def _upload_of(self, name: str, upload_id: str, start: int) -> _Upload:
+        upload = _found(self._repository(name).uploads, upload_id)
+        if upload.size != start:
+            raise Conflict
+        return upload
+
+    def append_to_upload(
+        self, name: str, upload_id: str, start: int, blocks: Iterable[bytes]
+    ) -> int:
+        chunk = b"".join(blocks)
+        with self._lock:
+            upload = self._upload_of(name, upload_id, start)
+            upload.chunks.append(chunk)
+            upload.size += len(chunk)
+            return upload.size
+
+    def finish_upload(
+        self, name: str, upload_id: str, start: int, blocks: Iterable[bytes], digest: str
+    ) -> None:
+        last = b"".join(blocks)
+        with self._lock:
+            chunks = [*self._upload_of(name, upload_id, start).chunks, last]
+        content = b"".join(checked_blocks(digest, chunks))
+        with self._lock:
+            self._upload_of(name, upload_id, start)
+            repository = self._repository(name)
+            repository.blobs[digest] = content
+            del repository.uploads[upload_id]
+
+    def cancel_upload(self, name: str, upload_id: str) -> None:
+        with self._lock:
+            uploads = self._repository(name).uploads
+            _found(uploads, upload_id)
+            del uploads[upload_id]
+
+    def manifest(self, name: str, digest: str) -> Manifest:
+        with self._lock:
+            return _found(self._repository(name).manifests, digest).manifest
+
+    def put_manifest(
+        self,
+        name: str,
+        digest: str,
+        manifest: Manifest,
+        *,
+        tags: Sequence[str] = (),
+        subject: str | None = None,
+        descriptor: bytes = b"",
+    ) -> None:
+        with self._lock:
+            repository = self._written(name)
+            repository.manifests[digest] = _Kept(manifest, subject, descriptor)
+            repository.tags.update(dict.fromkeys(tags, digest))
+
+    def delete_manifest(self, name: str, digest: str) -> None:
+        with self._lock:
+            repository = self._repository(name)
+            _found(repository.manifests, digest)
+            del repository.manifests[digest]
+            repository.tags = {
+                tag: target for tag, target in repository.tags.items() if target != digest
+            }
+
+    def tag(self, name: str, tag: str) -> str:
+        with self._lock:
+            return _found(self._repository(name).tags, tag)
+
+    def delete_tag(self, name: str, tag: str) -> None:
+        with self._lock:
+            tags = self._repository(name).tags
+            _found(tags, tag)
+            del tags[tag]
+
+    def repositories(self, after: str = "") -> Iterator[str]:
+        with self._lock:
+            names = [name for name, one in self._repositories.items() if one.manifests]
+        return iter(sorted(name for name in names if name > after))
+
+    def tags(self, name: str, after: str = "") -> Iterator[str]:
+        with self._lock:
+            repository = self._repository(name)
+            if not repository.blobs and not repository.manifests:
+                raise Missing(name)
+            tags = list(repository.tags)
+        return iter(sorted(tag for tag in tags if tag > after))
+
+    def referrers(self, name: str, subject: str, after: str = "") -> Iterator[tuple[str, bytes]]:
+        with self._lock:
+            manifests = list(self._repository(name).manifests.items())
+        found = [(digest, one.descriptor) for digest, one in manifests if one.subject == subject]
+        return iter(sorted(one for one in found if one[0] > after))
+
+
+Thing = TypeVar("Thing")
+
+
+def _found(things: dict[str, Thing], key: str) -> Thing:
+    if key not in things:
+        raise Missing(key)
+    return things[key]
+
+
+def checked_blocks(digest: str, blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The blocks, and then a `digests.DigestMismatch` if they are not the content of `digest`.
+
+    For storages that write a stream, of which nothing is kept if it raises.
+
+    >>> list(checked_blocks(digest_of(b"{}"), [b"{", b"}"]))
+    [b'{', b'}']
+    """
+    verifier = Verifier(digest)
+    for block in blocks:
+        verifier.update(block)
+        yield block
+    verifier.verify()
+
+
+def make_registry(
+    storage: Storage,
+    *,
+    dialect: Dialect = OCI_1_1,
+    page_size: int | None = None,
+    min_chunk: int = 0,
+    max_chunk: int | None = None,
+) -> RegistryApp:
+    """A registry as a WSGI application, with every view of the specification, on a storage.
+
+    (distribution-spec 1.1; of its main branch, tags for a manifest that is pushed by its digest,
+    ``digest-algorithm``, and uploads that can be cancelled; Docker's catalog.)
+
+    >>> from werkzeug.test import Client
+    >>> client = Client(make_registry(MemoryStorage()))
+    >>> client.put("/v2/library/nginx/manifests/latest", json={"schemaVersion": 2}).status
+    '201 CREATED'
+    >>> client.get("/v2/library/nginx/tags/list").get_json()
+    {'name': 'library/nginx', 'tags': ['latest']}
+
+    It authenticates nobody: put it behind something that does. A blob is mounted only from a
+    repository that the request names in ``from``, as `scopes.required_scopes` expects. No blob is
+    held in memory.
+
+    :param dialect: `OCI_1_1`, or a subset of it: a registry that is read-only, or that has no
+        catalog or no referrers.
+    :param page_size: the most results in a page of tags, repositories or referrers. If it is
+        `None`, a page has all that the client asks for. A page of referrers also ends at
+        `MAX_MANIFEST` bytes.
+    :param min_chunk: the least number of bytes of a chunk, announced by ``OCI-Chunk-Min-Length``.
+        After a shorter one, which must be the last, another is a 400 ``SIZE_INVALID``.
+    :param max_chunk: the most bytes that a PATCH may bring; more are a 413 ``SIZE_INVALID``.
+
+    Raises `ValueError` for an option that is out of range, and for another dialect.
+    """
+    if dialect.converters != OCI_1_1.converters:
+        raise ValueError(f"dialect {dialect.name!r} must be OCI_1_1 or a subset of it")
+    for option, value, least in (
+        ("page_size", page_size, 1),
+        ("min_chunk", min_chunk, 0),
+        ("max_chunk", max_chunk, max(min_chunk, 1)),
+    ):
+        if value is not None and value < least:
+            raise ValueError(f"{option} {value!r} must be {least} or more")
+    app = RegistryApp(url_map if dialect == OCI_1_1 else RegistryMap(dialect))
+    views = _Views(storage, page_size, min_chunk, max_chunk)
+    taken = {(route.endpoint, method) for route in dialect.routes for method in route.methods or ()}
+    for endpoint, method, view in (
+        (RouteName.MANIFEST, "GET", views.get_manifest),
+        (RouteName.MANIFEST, "PUT", views.put_manifest),
+        (RouteName.MANIFEST, "DELETE", views.delete_manifest),
+        (RouteName.BLOB, "GET", views.get_blob),
+        (RouteName.BLOB, "DELETE", views.delete_blob),
+        (RouteName.BLOB_UPLOAD, "POST", views.begin_upload),
+        (RouteName.BLOB_UPLOAD_CHUNK, "GET", views.get_upload),
+        (RouteName.BLOB_UPLOAD_CHUNK, "PATCH", views.append_to_upload),
+        (RouteName.BLOB_UPLOAD_CHUNK, "PUT", views.finish_upload),
+        (RouteName.BLOB_UPLOAD_CHUNK, "DELETE", views.cancel_upload),
+        (RouteName.TAGS, "GET", views.list_tags),
+        (RouteName.CATALOG, "GET", views.list_repositories),
+        (RouteName.REFERRERS, "GET", views.list_referrers),
+    ):
+        if (endpoint, method) in taken:
+            app.view(endpoint, method)(_answering(endpoint, view))
+    return app
+
+
+View = Callable[..., Response]
+
+
+def _answering(endpoint: str, view: View) -> View:
+    """The view, with the errors of the storage as those of the registry."""
+
+    @wraps(view)
+    def answer(request: RegistryRequest, **values: str) -> Response:
+        if len(values.get("name", "")) > MAX_NAME:
+            raise errors.NameInvalid(f"repository name must have at most {MAX_NAME} characters")
+        try:
+            return view(request, **values)
+        except Missing:
+            raise errors.MISSING[endpoint](detail=values) from None
+        except Conflict:
+            raise errors.RangeInvalid("another request has written this chunk") from None
+        except DigestMismatch as error:
+            raise errors.DigestInvalid(str(error)) from None
+        except OSError as error:
+            one_line = " ".join(str(error).split())
+            log.error("%s %r: the storage has failed: %s", request.method, request.path, one_line)
+            raise errors.Unavailable from error
+
+    return answer
+
+
+class _Views:
+    def __init__(
+        self, storage: Storage, page_size: int | None, min_chunk: int, max_chunk: int | None
+    ) -> None:
+        self.storage = storage
+        self.page_size = page_size
+        self.min_chunk = min_chunk
+        self.max_chunk = max_chunk
+        self.with_short_chunk: set[str] = set()
+        """The uploads whose chunk before has less than `min_chunk` bytes."""
+
+    # Manifests.
+
+    def get_manifest(
+        self, request: RegistryRequest, name: str, tag: str = "", digest: str = ""
+    ) -> Response:
+        digest = _registered(digest) if digest else self.storage.tag(name, tag)
+        media_type, content = self.storage.manifest(name, digest)
+        response = Response(content, content_type=media_type)
+        response.headers["Docker-Content-Digest"] = digest
+        return _conditional(request, response, digest)
+
+    def put_manifest(
+        self, request: RegistryRequest, name: str, tag: str = "", digest: str = ""
+    ) -> Response:
+        content = b"".join(_body_of(request, MAX_MANIFEST))
+        parsed = _parsed_manifest(content)
+        media_type = _media_type_of(request, parsed)
+        subject = _subject_of(parsed)
+        for blob in _blobs_of(parsed):
+            self._check_blob(name, blob)
+        actual = digest_of(content, _registered_algorithm(digest) if digest else "sha256")
+        if digest not in ("", actual):
+            raise errors.DigestInvalid(detail={"digest": digest, "actual": actual})
+        tags = [tag] if tag else _tags_to_give(request)
+        descriptor = _descriptor(parsed, media_type, actual, len(content)) if subject else b""
+        self.storage.put_manifest(
+            name,
+            actual,
+            Manifest(media_type, content),
+            tags=tags,
+            subject=subject,
+            descriptor=descriptor,
+        )
+        response = Response(status=201)
+        response.location = request.urls.manifest(name, actual)
+        response.headers["Docker-Content-Digest"] = actual
+        for one in tags if digest else []:
+            response.headers.add("OCI-Tag", one)
+        if subject:
+            response.headers["OCI-Subject"] = subject
+        return response
+
+    def _check_blob(self, name: str, digest: str) -> None:
+        try:
+            self.storage.blob_size(name, _registered(digest))
+        except Missing:
+            raise errors.ManifestBlobUnknown(detail={"digest": digest}) from None
+
+    def delete_manifest(
+        self, request: RegistryRequest, name: str, tag: str = "", digest: str = ""
+    ) -> Response:
+        if tag:
+            self.storage.delete_tag(name, tag)
+        else:
+            self.storage.delete_manifest(name, _registered(digest))
+        return Response(status=202)
+
+    # Blobs.
+
+    def get_blob(self, request: RegistryRequest, name: str, digest: str) -> Response:
+        size = self.storage.blob_size(name, _registered(digest))
+        wanted = None if request.method == "HEAD" else _wanted_range(request, digest, size)
+        start, end = wanted or (0, size)
+        response = Response(status=206 if wanted else 200, content_type="application/octet-stream")
+        response.content_length = end - start
+        response.headers["Accept-Ranges"] = "bytes"
+        response.headers["Docker-Content-Digest"] = digest
+        response = _conditional(request, response, digest)
+        if response.status_code == 206:
+            response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+        if request.method == "GET" and response.status_code != 304:
+            content = self.storage.read_blob(name, digest, start, end)
+            if isinstance(content, BlobFile):
+                response.response = wrap_file(request.environ, content.file, BLOCK)
+                response.direct_passthrough = True
+            else:
+                response.response = content
+        return response
+
+    def delete_blob(self, request: RegistryRequest, name: str, digest: str) -> Response:
+        self.storage.delete_blob(name, _registered(digest))
+        return Response(status=202)
+
+    # Uploads.
+
+    def begin_upload(self, request: RegistryRequest, name: str) -> Response:
+        mount, source = request.args.get("mount", ""), request.args.get("from", "")
+        if self._mounted(name, mount, source):
+            return _created(request, name, mount)
+        digest = request.args.get("digest")
+        if digest is not None:
+            self.storage.put_blob(name, _digest_of_query(digest), _body_of(request))
+            return _created(request, name, digest)
+        _registered_algorithm(request.args.get("digest-algorithm", "sha256"))
+        response = _upload_status(request, name, self.storage.begin_upload(name), 202, 0)
+        if self.min_chunk:
+            response.headers["OCI-Chunk-Min-Length"] = str(self.min_chunk)
+        return response
+
+    def _mounted(self, name: str, digest: str, source: str) -> bool:
+        """Whether the blob is mounted. Without a source, no access to it has been checked."""
+        if not (DIGEST.fits(digest) and NAME.fits(source) and len(source) <= MAX_NAME):
+            return False
+        try:
+            self.storage.mount_blob(name, _registered(digest), source)
+        except Missing:
+            return False
+        return True
+
+    def get_upload(self, request: RegistryRequest, name: str, uuid: str) -> Response:
+        return _upload_status(request, name, uuid, 204, self.storage.upload_size(name, uuid))
+
+    def append_to_upload(self, request: RegistryRequest, name: str, uuid: str) -> Response:
+        start = self.storage.upload_size(name, uuid)
+        blocks = self._chunk(request, uuid, start, self.max_chunk)
+        size = self.storage.append_to_upload(name, uuid, start, blocks)
+        if 0 < size - start < self.min_chunk:
+            self.with_short_chunk.add(uuid)
+        return _upload_status(request, name, uuid, 202, size)
+
+    def finish_upload(self, request: RegistryRequest, name: str, uuid: str) -> Response:
+        digest = _digest_of_query(request.args.get("digest", ""))
+        try:
+            start = self.storage.upload_size(name, uuid)
+            blocks = self._chunk(request, uuid, start)
+            self.storage.finish_upload(name, uuid, start, blocks, digest)
+        except Missing:
+            # Another request has ended the upload. If it was the same one, both have succeeded.
+            self.storage.blob_size(name, digest)
+        self.with_short_chunk.discard(uuid)
+        return _created(request, name, digest)
+
+    def cancel_upload(self, request: RegistryRequest, name: str, uuid: str) -> Response:
+        self.storage.cancel_upload(name, uuid)
+        self.with_short_chunk.discard(uuid)
+        return Response(status=204)
+
+    def _chunk(
+        self, request: RegistryRequest, uuid: str, start: int, most: int | None = None
+    ) -> Iterator[bytes]:
+        """The blocks of a request's body, which must begin at `start` of an upload."""
+        blocks = _of_size(_body_of(request, most), _announced_size(request, start))
+        return _refused(blocks, self.min_chunk) if uuid in self.with_short_chunk else blocks
+
+    # Lists.
+
+    def list_tags(self, request: RegistryRequest, name: str) -> Response:
+        n, last = parse_page(request.args)
+        tags, more = self._page(self.storage.tags(name, last or ""), n)
+        response = _json({"name": name, "tags": tags})
+        if more:
+            response.headers["Link"] = next_link(request.urls.tags(name, n=n, last=tags[-1]))
+        return response
+
+    def list_repositories(self, request: RegistryRequest) -> Response:
+        n, last = parse_page(request.args)
+        names, more = self._page(self.storage.repositories(last or ""), n)
+        response = _json({"repositories": names})
+        if more:
+            response.headers["Link"] = next_link(request.urls.catalog(n=n, last=names[-1]))
+        return response
+
+    def _most(self, n: int | None) -> int | None:
+        """The most results of a page for which a client wants `n`."""
+        return min((one for one in (n, self.page_size) if one is not None), default=None)
+
+    def _page(self, names: Iterator[str], n: int | None) -> tuple[list[str], bool]:
+        """The names of a page, and whether there are more."""
+        page = list(islice(names, self._most(n)))
+        more = next(names, None) is not None
+        return page, more and bool(page)
+
+    def list_referrers(self, request: RegistryRequest, name: str, digest: str) -> Response:
+        n, last = parse_page(request.args)
+        most = self._most(n)
+        wanted = [one for one in request.args.getlist("artifactType") if one]
+        descriptors = (
+            self.storage.referrers(name, digest, last or "") if _is_registered(digest) else iter(())
+        )
+        page: list[bytes] = []
+        read, more = 0, False  # bytes, of those that are not shown too: no request reads more
+        for position, (referrer, descriptor) in enumerate(descriptors):
+            read += len(descriptor) + 1
+            if len(page) == most or (position and read > _MAX_DESCRIPTORS):
+                more = most != 0
+                break
+            last = referrer
+            if not wanted or json.loads(descriptor).get("artifactType") in wanted:
+                page.append(descriptor)
+        body = b'{"schemaVersion":2,"mediaType":"%b","manifests":[%b]}' % (
+            IMAGE_INDEX.encode(),
+            b",".join(page),
+        )
+        response = Response(body, content_type=IMAGE_INDEX)
+        if wanted:
+            response.headers["OCI-Filters-Applied"] = "artifactType"
+        if more:
+            url = request.urls.referrers(name, digest, artifact_type=wanted, n=n, last=last)
+            response.headers["Link"] = next_link(url)
+        return response
+
+
+def _json(content: dict[str, Any]) -> Response:
+    return Response(json.dumps(content), content_type="application/json")
+
+
+def _created(request: RegistryRequest, name: str, digest: str) -> Response:
+    response = Response(status=201)
+    response.location = request.urls.blob(name, digest)
+    response.headers["Docker-Content-Digest"] = digest
+    return response
+
+
+def _upload_status(
+    request: RegistryRequest, name: str, upload_id: str, status: int, size: int
+) -> Response:
+    response = Response(status=status)
+    response.location = request.urls.blob_upload_chunk(name, upload_id)
+    response.headers["Range"] = upload_range(size)
+    response.headers["Docker-Upload-UUID"] = upload_id
+    return response
+
+
+def _conditional(request: RegistryRequest, response: Response, digest: str) -> Response:
+    response.set_etag(digest)
+    response.make_conditional(request)
+    if response.status_code == 412:
+        raise PreconditionFailed
+    return response
+
+
+def _body_of(request: RegistryRequest, most: int | None = None) -> Iterator[bytes]:
+    """The body in blocks. One that breaks off is an error, not an end; so is one over `most`."""
+    announced = request.environ.get("CONTENT_LENGTH")
+    received = 0
+    while block := _read(request):
+        received += len(block)
+        if most is not None and received > most:
+            raise RequestEntityTooLarge(f"the content must have at most {most} bytes")
+        yield block
+    if announced and int(announced) != received:
+        raise ClientDisconnected
+
+
+def _read(request: RegistryRequest) -> bytes:
+    try:
+        return request.stream.read(BLOCK)
+    except HTTPException:
+        raise
+    except Exception as error:  # a time-out, a reset, or what a server makes of a malformed chunk
+        raise ClientDisconnected from error
+
+
+def _of_size(blocks: Iterable[bytes], size: int | None) -> Iterator[bytes]:
+    """The blocks, and then an error if they do not have the size that was announced."""
+    received = 0
+    for block in blocks:
+        received += len(block)
+        yield block
+    if size not in (None, received):
+        raise errors.SizeInvalid
+
+
+def _refused(blocks: Iterable[bytes], min_chunk: int) -> Iterator[bytes]:
+    """No blocks, and an error if there are any."""
+    for _ in blocks:
+        raise errors.SizeInvalid(f"a chunk before the last must have {min_chunk} bytes or more")
+    yield from ()
+
+
+def _announced_size(request: RegistryRequest, start: int) -> int | None:
+    """The size that the ``Content-Range`` of a chunk announces, which must begin at `start`."""
+    header = request.headers.get("Content-Range")
+    if header is None:
+        return None
+    try:
+        found, size = parse_content_range(header)
+    except ValueError as error:
+        raise errors.RangeInvalid(str(error)) from None
+    if found != start:
+        raise errors.RangeInvalid(detail={"expected start": start})
+    return size
+
+
+def _wanted_range(request: RegistryRequest, digest: str, size: int) -> tuple[int, int] | None:
+    """The one range that a request wants; `None` for all of it.
+
+    (RFC 9110, section 14.2: what is no range of bytes, or more than one, may be ignored.)
+    """
+    found = re.fullmatch("bytes=([0-9]{0,18})-([0-9]{0,18})", request.headers.get("Range", ""))
+    if_range = request.headers.get("If-Range")
+    if not found or found[0] == "bytes=-" or if_range not in (None, f'"{digest}"'):
+        return None
+    if not found[1]:  # the last so many
+        start, end = max(size - int(found[2]), 0), size
+    else:
+        start, end = int(found[1]), min(int(found[2]) + 1, size) if found[2] else size
+    if start >= end:
+        raise errors.RangeInvalid("the range is not within the blob", length=size)
+    return start, end
+
+
+# Digests. The routes let those of any algorithm through; a storage gets those that can be checked.
+
+
+def _is_registered(digest: str) -> bool:
+    return digest.partition(":")[0] in REGISTERED_ALGORITHMS
+
+
+def _registered(digest: str) -> str:
+    """A digest of something that may be there."""
+    if not _is_registered(digest):
+        raise Missing(digest)
+    return digest
+
+
+def _registered_algorithm(digest: str) -> str:
+    """The algorithm of a digest, to make one with it."""
+    algorithm = digest.partition(":")[0]
+    if algorithm not in REGISTERED_ALGORITHMS:
+        raise errors.DigestInvalid(f"digest algorithm {algorithm[:64]!r} is not supported")
+    return algorithm
+
+
+def _digest_of_query(digest: str) -> str:
+    message = DIGEST.complaint(digest)
+    if message is not None:
+        raise errors.DigestInvalid(message)
+    _registered_algorithm(digest)
+    return digest
+
+
+# Manifests.
+
+
+class TooManyTags(errors.TagInvalid):
+    code = 414
+
+
+def _tags_to_give(request: RegistryRequest) -> list[str]:
+    """The tags of the query of a manifest that is pushed by its digest."""
+    tags = list(dict.fromkeys(request.args.getlist("tag")))
+    if len(tags) > MAX_TAGS:
+        raise TooManyTags(f"a manifest is given at most {MAX_TAGS} tags at once")
+    for tag in tags:
+        message = TAG.complaint(tag)
+        if message is not None:
+            raise errors.TagInvalid(message)
+    return tags
+
+
+def _parsed_manifest(content: bytes) -> dict[str, Any]:
+    try:
+        manifest = json.loads(content.decode(), parse_constant=_no_json)
+    except (ValueError, RecursionError):
+        raise errors.ManifestInvalid("the manifest is not JSON") from None
+    if not isinstance(manifest, dict):
+        raise errors.ManifestInvalid("the manifest is not a JSON object")
+    return manifest
+
+
+def _no_json(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")  # though Python reads NaN and Infinity
+
+
+def _media_type_of(request: RegistryRequest, manifest: dict[str, Any]) -> str:
+    """The type of a manifest: what the request says, which the manifest must not contradict."""
+    sent = (request.content_type or "").partition(";")[0].strip()
+    own = manifest.get("mediaType") or ""
+    media_type = sent or own or IMAGE_MANIFEST
+    if (
+        not isinstance(media_type, str)
+        or not _MEDIA_TYPE.fullmatch(media_type)
+        or not media_type.lower().endswith(_JSON_TYPES)
+    ):
+        raise errors.ManifestInvalid(
+            f"media type {media_type!r:.100} must be application/json or application/…+json"
+        )
+    if own and (not isinstance(own, str) or own.lower() != media_type.lower()):
+        raise errors.ManifestInvalid(
+            f"mediaType {own!r:.100} must be the Content-Type, {media_type!r:.100}"
+        )
+    return media_type
+
+
+def _digest_of_descriptor(descriptor: Any) -> str:
+    digest = descriptor.get("digest") if isinstance(descriptor, dict) else None
+    if not isinstance(digest, str) or not DIGEST.fits(digest):
+        raise errors.ManifestInvalid("the manifest has a descriptor without a valid digest")
+    return digest
+
+
+def _blobs_of(manifest: dict[str, Any]) -> Iterator[str]:
+    """The digests of the blobs that must be there before the manifest comes."""
+    layers = manifest.get("layers") or []
+    if not isinstance(layers, list):
+        raise errors.ManifestInvalid("the manifest's layers are not a list")
+    for descriptor in [manifest["config"], *layers] if manifest.get("config") else layers:
+        digest = _digest_of_descriptor(descriptor)
+        media_type = str(descriptor.get("mediaType"))
+        if "nondistributable" not in media_type and ".foreign." not in media_type:
+            yield digest
+
+
+def _subject_of(manifest: dict[str, Any]) -> str | None:
+    """The digest of its subject, if that is one whose referrers are kept."""
+    subject = _digest_of_descriptor(manifest["subject"]) if manifest.get("subject") else ""
+    return subject if _is_registered(subject) else None
+
+
+def _descriptor(manifest: dict[str, Any], media_type: str, digest: str, size: int) -> bytes:
+    """What a list of referrers says of a manifest (distribution-spec 1.1, Listing Referrers)."""
+    descriptor: dict[str, Any] = {"mediaType": media_type, "digest": digest, "size": size}
+    config = manifest.get("config")
+    config_type = config.get("mediaType") if isinstance(config, dict) else None
+    artifact_type = manifest.get("artifactType") or config_type
+    if isinstance(artifact_type, str):
+        descriptor["artifactType"] = artifact_type
+    annotations = manifest.get("annotations")
+    if annotations and _is_map_of_strings(annotations):
+        descriptor["annotations"] = annotations
+    text = json.dumps(descriptor, ensure_ascii=False, separators=(",", ":"))
+    encoded = text.encode(errors="backslashreplace")  # half of a surrogate pair, as JSON has it
+    if len(encoded) >= _MAX_DESCRIPTORS:
+        raise RequestEntityTooLarge("the manifest's descriptor does not fit a list of referrers")
+    return encoded
+
+
+def _is_map_of_strings(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
