@@ -353,6 +353,9 @@ class _Handler(WSGIRequestHandler):
             environ["wsgi.input"] = DechunkedInput(_Whole(self.rfile))  # type: ignore[arg-type]
         return environ
 
+    def connection_dropped(self, error: BaseException, environ: Any = None) -> None:
+        self.close_connection = True  # it would wait for the next request
+
     def log(self, type: str, message: str, *args: Any) -> None:
         log.info(message, *args)
 
