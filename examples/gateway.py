@@ -18,8 +18,7 @@ from dataclasses import asdict
 from typing import Any
 
 import jwt
-from registry import Server, Storage, server_options
-from registry import make_app as make_registry
+from registry import Server, server_options, storage_at
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.wrappers import Request, Response
@@ -32,6 +31,7 @@ from registry_routes import (
     scopes,
     url_map,
 )
+from registry_routes.registry import Storage, make_registry
 
 LIFETIME = 300  # seconds
 SERVICE = "registry_routes example"
@@ -185,7 +185,7 @@ def main() -> None:
     options = parser.parse_args()
     key = secrets.token_bytes(32)
     Server(
-        lambda: make_app(Storage.at(options.storage), key, dict(options.user)),
+        lambda: make_app(storage_at(options.storage), key, dict(options.user)),
         options,
         "A registry at http://{host}, for whoever has a token",
     ).run()

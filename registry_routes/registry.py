@@ -30,7 +30,7 @@ from .app import RegistryApp, RegistryRequest
 from .digests import DigestMismatch, Verifier, digest_of
 from .grammar import DIGEST, NAME, REGISTERED_ALGORITHMS, TAG
 from .headers import IMAGE_INDEX, IMAGE_MANIFEST, parse_content_range, upload_range
-from .map import RegistryMap
+from .map import RegistryMap, url_map
 from .paging import next_link, parse_page
 from .routes import OCI_1_1, Dialect, RouteName
 
@@ -49,7 +49,7 @@ BLOCK = 1024 * 1024
 _MAX_DESCRIPTORS = MAX_MANIFEST - 256  # bytes of them in a page of referrers, beside its frame
 
 # RFC 6838, section 4.2, without parameters.
-_MEDIA_TYPE = re.compile("application/[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]{0,126}")
+_MEDIA_TYPE = re.compile("(?i:application)/[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]{0,126}", re.ASCII)
 _JSON_TYPES = ("/json", "+json", "+prettyjws")  # of anything else, a browser may show a page
 
 
@@ -142,10 +142,10 @@ class Storage(Protocol):
     def append_to_upload(
         self, name: str, upload_id: str, start: int, blocks: Iterable[bytes]
     ) -> int:
-        """Add a chunk to an upload that has `start` bytes; how many it has then.
+        """Add a chunk to an upload; how many bytes it has then.
 
-        A chunk without any bytes changes nothing. Raises `Missing`, and `Conflict` if the upload
-        does not have `start` bytes any more.
+        `start` is what `upload_size` has given. A chunk without any bytes changes nothing. Raises
+        `Missing`, and `Conflict` if another request has added a chunk there.
         """
 
     def finish_upload(
@@ -460,7 +460,7 @@ def make_registry(
     ):
         if value is not None and value < least:
             raise ValueError(f"{option} {value!r} must be {least} or more")
-    app = RegistryApp(RegistryMap(dialect))
+    app = RegistryApp(url_map if dialect == OCI_1_1 else RegistryMap(dialect))
     views = _Views(storage, page_size, min_chunk, max_chunk)
     taken = {(route.endpoint, method) for route in dialect.routes for method in route.methods or ()}
     for endpoint, method, view in (

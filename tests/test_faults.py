@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 import requests
-from registry import Storage, make_app
+from registry import storage_at
 from werkzeug.exceptions import HTTPException
 from werkzeug.test import Client
 
 from registry_routes import RouteName, resolve_location, url_map
+from registry_routes.registry import make_registry
 
 from . import nasty
 from .servers import EXAMPLES, example, free_port
@@ -209,7 +210,7 @@ def hostile_requests(random: Random, count: int) -> Iterator[dict[str, Any]]:
 
 def test_ten_thousand_hostile_requests(tmp_path: Path) -> None:
     random, storage = Random(SEED), tmp_path / "data" / "storage"
-    client = Client(make_app(Storage.at(str(storage))))
+    client = Client(make_registry(storage_at(storage)))
     location = client.post("/v2/a/blobs/uploads/").location or ""
     seen: set[int] = set()
     for number, request in enumerate(hostile_requests(random, 10_000)):

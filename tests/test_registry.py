@@ -1,27 +1,29 @@
-"""`examples/registry.py` over the wire protocol, in process."""
+"""The views of `make_registry` over the wire protocol, in process, in memory and in a directory."""
 
 import hashlib
 import json
 import tracemalloc
+from collections.abc import Iterator
 from io import BytesIO, RawIOBase
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from registry import MAX_MANIFEST, Storage, make_app
+from registry import storage_at
 from werkzeug.test import Client, TestResponse
 
+from registry_routes import DOCKER_1_5, OCI_1_1
+from registry_routes.digests import digest_of
 from registry_routes.grammar import REGISTERED_ALGORITHMS
+from registry_routes.headers import chunk_min_length
+from registry_routes.paging import parse_next_link
+from registry_routes.registry import MAX_MANIFEST, MemoryStorage, Storage, make_registry
 
 BLOB = b"hello, blob" * 1000
 JSON = "application/json"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
-
-
-def digest_of(content: bytes, algorithm: str = "sha256") -> str:
-    return f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
 
 
 def descriptor(content: bytes, **more: Any) -> dict[str, Any]:
@@ -36,16 +38,46 @@ def manifest_of(*layers: bytes, **more: Any) -> bytes:
 class RegistryClient(Client):
     """It reads responses to their end, and closes their files."""
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(make_app(Storage.at(str(root))))
+    def __init__(self, storage: Storage, **options: Any) -> None:
+        self.storage: Any = storage
+        super().__init__(make_registry(storage, **options))
 
     def open(self, *args: Any, **kwargs: Any) -> TestResponse:
         return super().open(*args, **{"buffered": True, **kwargs})
 
+    def blobs(self) -> dict[str, bytes]:
+        """The contents in the storage, each by the digest that it is kept under."""
+        if isinstance(self.storage, MemoryStorage):
+            repositories = self.storage._repositories.values()
+            return {digest: blob for one in repositories for digest, blob in one.blobs.items()}
+        objects = objects_under(self.storage.store, "blobs/")
+        return {path.replace("/", ":"): content for path, content in objects.items()}
+
+    def chunks(self) -> list[bytes]:
+        """What is kept of all uploads that are not finished."""
+        if isinstance(self.storage, MemoryStorage):
+            repositories = self.storage._repositories.values()
+            uploads = [upload for one in repositories for upload in one.uploads.values()]
+            return [chunk for upload in uploads for chunk in upload.chunks]
+        objects = objects_under(self.storage.store, "repositories/")
+        return [content for path, content in objects.items() if "/data/" in path]
+
+    def assert_nothing_half_written(self) -> None:
+        for digest, blob in self.blobs().items():
+            assert digest_of(blob, digest.partition(":")[0]) == digest
+        if getattr(self.storage, "directory", None):
+            root = Path(self.storage.directory)
+            assert not list(root.rglob("*#*"))  # where obstore writes what is not whole
+
+
+def objects_under(store: Any, prefix: str) -> dict[str, bytes]:
+    paths = [one["path"] for objects in store.list(prefix) for one in objects]
+    return {path.removeprefix(prefix): bytes(store.get(path).bytes()) for path in paths}
+
 
 @pytest.fixture
-def client(tmp_path: Path) -> Client:
-    return RegistryClient(tmp_path)
+def client(storage: Storage) -> RegistryClient:
+    return RegistryClient(storage)
 
 
 def push_blob(client: Client, name: str, blob: bytes = BLOB) -> str:
@@ -68,16 +100,6 @@ def assert_error(response: TestResponse, status: int, code: str) -> None:
     assert response.headers["Docker-Distribution-API-Version"] == "registry/2.0"
 
 
-def assert_nothing_half_written(root: Path) -> None:
-    for path in root.glob("blobs/*/*"):
-        assert digest_of(path.read_bytes(), path.parent.name) == f"{path.parent.name}:{path.name}"
-    assert not list(root.rglob("*#*"))  # where obstore writes what is not whole
-
-
-def uploads_in(root: Path) -> list[Path]:
-    return [path for path in root.rglob("_uploads/**/*") if path.is_file()]
-
-
 def test_base(client: Client) -> None:
     response = client.get("/v2/")
     assert response.status_code == 200
@@ -88,7 +110,7 @@ def test_base(client: Client) -> None:
 @pytest.mark.parametrize("algorithm", REGISTERED_ALGORITHMS)
 @pytest.mark.parametrize("blob", [b"", b"x", BLOB], ids=len)
 @pytest.mark.parametrize("how", ["post", "put", "patch", "chunks", "chunks and put"])
-def test_upload(client: Client, tmp_path: Path, how: str, blob: bytes, algorithm: str) -> None:
+def test_upload(client: RegistryClient, how: str, blob: bytes, algorithm: str) -> None:
     digest = digest_of(blob, algorithm)
     quoted = digest.replace(":", "%3A")
     uploads = "/v2/library/hello/blobs/uploads/"
@@ -130,8 +152,8 @@ def test_upload(client: Client, tmp_path: Path, how: str, blob: bytes, algorithm
     for header in "Content-Length", "Content-Type", "Docker-Content-Digest":
         assert head.headers[header] == pulled.headers[header]
     assert head.content_length == len(blob)
-    assert_nothing_half_written(tmp_path)
-    assert not uploads_in(tmp_path)
+    client.assert_nothing_half_written()
+    assert not client.chunks()
 
 
 def test_a_chunk_that_does_not_fit_is_refused_and_the_upload_goes_on(client: Client) -> None:
@@ -152,7 +174,7 @@ def test_a_chunk_that_does_not_fit_is_refused_and_the_upload_goes_on(client: Cli
     assert client.get(f"/v2/a/blobs/{digest}").data == b"0123456789"
 
 
-def test_a_body_that_breaks_off_leaves_no_trace(client: Client, tmp_path: Path) -> None:
+def test_a_body_that_breaks_off_leaves_no_trace(client: RegistryClient) -> None:
     location = client.post("/v2/a/blobs/uploads/").location or ""
     client.patch(location, data=b"01234")
 
@@ -166,15 +188,15 @@ def test_a_body_that_breaks_off_leaves_no_trace(client: Client, tmp_path: Path) 
     assert client.get(location).headers["Range"] == "0-4"
     post = client.post("/v2/a/blobs/uploads/", query_string={"digest": digest}, **broken())
     assert post.status_code == 400
-    assert_nothing_half_written(tmp_path)
-    assert len(uploads_in(tmp_path)) == 3  # it has begun, and has one chunk
+    client.assert_nothing_half_written()
+    assert client.chunks() == [b"01234"]
 
 
 @pytest.mark.parametrize(
     "digest",
     [digest_of(b"other"), "sha256:abc", "", "x", "md5:abc", "sha384:00", f"../{digest_of(b'')}"],
 )
-def test_a_wrong_digest_is_refused(client: Client, tmp_path: Path, digest: str) -> None:
+def test_a_wrong_digest_is_refused(client: RegistryClient, digest: str) -> None:
     query = {"digest": digest}
     post = client.post("/v2/a/blobs/uploads/", query_string=query, data=BLOB)
     assert_error(post, 400, "DIGEST_INVALID")
@@ -183,9 +205,9 @@ def test_a_wrong_digest_is_refused(client: Client, tmp_path: Path, digest: str) 
     assert (
         client.put(location, query_string={"digest": digest_of(BLOB)}, data=BLOB).status_code == 201
     )
-    assert_nothing_half_written(tmp_path)
-    assert len(list(tmp_path.glob("blobs/*/*"))) == 1
-    assert not uploads_in(tmp_path)
+    client.assert_nothing_half_written()
+    assert list(client.blobs()) == [digest_of(BLOB)]
+    assert not client.chunks()
 
 
 @pytest.mark.parametrize("length", ["-5", "abc", "+3", "3, 3", "0x3"])
@@ -216,7 +238,7 @@ def test_an_upload_belongs_to_its_repository(client: Client) -> None:
     assert_error(client.patch(elsewhere, data=b"x"), 404, "BLOB_UPLOAD_UNKNOWN")
 
 
-def test_an_upload_being_written_to_is_not_written_to_twice(client: Client, tmp_path: Path) -> None:
+def test_an_upload_being_written_to_is_not_written_to_twice(client: RegistryClient) -> None:
     location = client.post("/v2/a/blobs/uploads/").location or ""
 
     answers: list[TestResponse] = []
@@ -258,7 +280,7 @@ class Meanwhile(RawIOBase):
 
 
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
-def test_an_upload_that_is_cancelled_meanwhile(client: Client, tmp_path: Path, method: str) -> None:
+def test_an_upload_that_is_cancelled_meanwhile(client: RegistryClient, method: str) -> None:
     location = client.post("/v2/a/blobs/uploads/").location or ""
     client.patch(location, data=b"01234")
     digest = digest_of(b"01234567")
@@ -270,13 +292,11 @@ def test_an_upload_that_is_cancelled_meanwhile(client: Client, tmp_path: Path, m
         environ_overrides={"wsgi.input": body, "wsgi.input_terminated": True},
     )
     assert_error(response, 404, "BLOB_UPLOAD_UNKNOWN")
-    assert not uploads_in(tmp_path)
+    assert not client.chunks()
 
 
 @pytest.mark.parametrize("chunks", [[], [b"01234"], [b"01", b"234"]])
-def test_an_upload_that_is_finished_twice(
-    client: Client, tmp_path: Path, chunks: list[bytes]
-) -> None:
+def test_an_upload_that_is_finished_twice(client: RegistryClient, chunks: list[bytes]) -> None:
     location = client.post("/v2/a/blobs/uploads/").location or ""
     for chunk in chunks:
         client.patch(location, data=chunk)
@@ -288,9 +308,10 @@ def test_an_upload_that_is_finished_twice(
         put = client.put(location, query_string=query, environ_overrides=overrides)
         assert put.status_code == 201
     assert client.get(f"/v2/a/blobs/{digest_of(b'01234')}").data == b"01234"
-    assert_nothing_half_written(tmp_path)
-    assert not uploads_in(tmp_path)
-    assert not list(tmp_path.rglob("_uploads/*"))
+    client.assert_nothing_half_written()
+    assert not client.chunks()
+    if getattr(client.storage, "directory", None):
+        assert not list(Path(client.storage.directory).rglob("_uploads/*"))
 
 
 def test_a_manifests_type_may_come_with_parameters(client: Client) -> None:
@@ -311,17 +332,15 @@ def test_mount(client: Client) -> None:
     assert client.get(f"/v2/from/here/blobs/{digest}").status_code == 404
 
 
-def test_mount_from_anywhere(client: Client) -> None:
-    digest = push_blob(client, "from/here")
-    response = client.post("/v2/to/there/blobs/uploads/", query_string={"mount": digest})
-    assert response.status_code == 201
-    assert client.get(response.location or "").data == BLOB
-
-
 @pytest.mark.parametrize(
     "query",
     [
-        {"mount": digest_of(b"other")},
+        {"mount": digest_of(BLOB)},  # nobody has checked that the client may read it
+        {"mount": digest_of(BLOB), "from": ""},
+        {"mount": digest_of(BLOB), "from": "to/there"},
+        {"mount": digest_of(BLOB), "from": "a" * 256},
+        {"mount": digest_of(BLOB), "from": "had/it"},
+        {"mount": "md5:abc", "from": "from/here"},
         {"mount": digest_of(b"other"), "from": "from/here"},
         {"mount": digest_of(BLOB), "from": "no/where"},
         {"mount": digest_of(BLOB), "from": "../from/here"},
@@ -332,8 +351,10 @@ def test_mount_from_anywhere(client: Client) -> None:
 )
 def test_what_cannot_be_mounted_begins_an_upload(client: Client, query: dict[str, str]) -> None:
     push_blob(client, "from/here")
+    client.delete(f"/v2/had/it/blobs/{push_blob(client, 'had/it')}")
     response = client.post("/v2/to/there/blobs/uploads/", query_string=query)
     assert response.status_code == 202
+    assert_error(client.get(f"/v2/to/there/blobs/{digest_of(BLOB)}"), 404, "BLOB_UNKNOWN")
     assert client.put(f"{response.location}?digest={digest_of(b'')}").status_code == 201
 
 
@@ -494,7 +515,11 @@ def test_the_tags_of_a_repository_whose_manifests_are_deleted(client: Client) ->
         (b'{"layers": {"digest": 1}}', 400, "MANIFEST_INVALID"),
         (b'{"layers": ["x"]}', 400, "MANIFEST_INVALID"),
         (b'{"layers": [{"digest": "../../x"}]}', 400, "MANIFEST_INVALID"),
+        (b'{"n": NaN}', 400, "MANIFEST_INVALID"),
+        (b'{"n": [-Infinity]}', 400, "MANIFEST_INVALID"),
         (b'{"mediaType": "a\\nb"}', 400, "MANIFEST_INVALID"),
+        (b'{"mediaType": "text/html"}', 400, "MANIFEST_INVALID"),
+        (b'{"mediaType": ["application/json"]}', 400, "MANIFEST_INVALID"),
         (b'{"mediaType": "\\ud800"}', 400, "MANIFEST_INVALID"),
         (b'{"config": 3}', 400, "MANIFEST_INVALID"),
         (b'{"subject": {"digest": null}}', 400, "MANIFEST_INVALID"),
@@ -546,6 +571,80 @@ def test_a_manifest_under_another_digest(client: Client) -> None:
     assert_error(push_manifest(client, "a", "md5:abc", manifest_of()), 400, "DIGEST_INVALID")
 
 
+JSON_TYPES = [
+    JSON,
+    MANIFEST_TYPE,
+    "application/vnd.example.thing+json",
+    "Application/Vnd.Example+JSON",
+    "application/vnd.docker.distribution.manifest.v1+prettyjws",
+    "application/a+b+json",
+]
+
+
+@pytest.mark.parametrize("media_type", JSON_TYPES)
+def test_a_manifest_of_any_json_type_comes_back_with_it(client: Client, media_type: str) -> None:
+    own = json.dumps({"mediaType": media_type})
+    for content, sent in (
+        ("{}", media_type),
+        ("{}", f"{media_type}; charset=utf-8"),
+        (own, media_type),
+        (own, None),
+    ):
+        response = client.put("/v2/a/manifests/v1", data=content, content_type=sent)
+        assert response.status_code == 201
+        assert client.get("/v2/a/manifests/v1").headers["Content-Type"] == media_type
+
+
+@pytest.mark.parametrize(
+    "media_type",
+    [
+        "text/html",
+        "image/svg+xml",
+        "image/x+json",
+        "application/octet-stream",
+        "application/xhtml+xml",
+        "application/html",
+        "application/jsonp",
+        "application/+json",
+        "application/x json",
+        "application/json, text/html",
+        "application/é+json",
+        "application/json/json",
+        f"application/{'a' * 200}+json",
+        "json",
+    ],
+)
+def test_a_manifest_of_another_type_is_refused(client: Client, media_type: str) -> None:
+    pushed = client.put("/v2/a/manifests/v1", data=b"{}", content_type=media_type)
+    assert_error(pushed, 400, "MANIFEST_INVALID")
+    own = json.dumps({"mediaType": media_type})
+    assert_error(client.put("/v2/a/manifests/v1", data=own), 400, "MANIFEST_INVALID")
+    assert_error(client.get("/v2/a/manifests/v1"), 404, "MANIFEST_UNKNOWN")
+
+
+@pytest.mark.parametrize("own", [INDEX_TYPE, JSON, 3, ["x"], {"a": 1}, True])
+def test_a_manifest_whose_media_type_contradicts_what_is_sent(client: Client, own: Any) -> None:
+    content = json.dumps({"mediaType": own})
+    response = client.put("/v2/a/manifests/v1", data=content, content_type=MANIFEST_TYPE)
+    assert_error(response, 400, "MANIFEST_INVALID")
+    assert_error(client.get("/v2/a/manifests/v1"), 404, "MANIFEST_UNKNOWN")
+
+
+def test_no_response_may_be_taken_for_another_type(client: Client) -> None:
+    digest = push_blob(client, "a", b"<script>")
+    push_manifest(client, "a", "v1", manifest_of())
+    for path in (
+        "/v2/",
+        f"/v2/a/blobs/{digest}",
+        "/v2/a/manifests/v1",
+        "/v2/a/tags/list",
+        "/v2/_catalog",
+        f"/v2/a/referrers/{digest}",
+        "/v2/a/manifests/<script>",
+    ):
+        assert client.get(path).headers["X-Content-Type-Options"] == "nosniff"
+
+
 def test_a_subject_whose_referrers_are_not_kept_is_not_said_to_be(client: Client) -> None:
     artifact = manifest_of(subject=descriptor(b"x") | {"digest": "md5:ab"})
     response = push_manifest(client, "a", digest_of(artifact), artifact)
@@ -579,32 +678,149 @@ def test_referrers(client: Client) -> None:
     assert filtered.headers["OCI-Filters-Applied"] == "artifactType"
 
 
-def follow_pages(client: Client, path: str, key: str) -> list[list[str]]:
-    pages = []
-    while path:
-        response = client.get(path)
-        pages.append(response.get_json()[key])
-        path = response.headers.get("Link", "").partition(">")[0].removeprefix("<")
-    return pages
+def pages_from(client: Client, path: str) -> Iterator[TestResponse]:
+    url: str | None = f"http://localhost{path}"
+    while url:
+        response = client.get(url)
+        assert response.status_code == 200
+        yield response
+        url = parse_next_link(url, response.headers.getlist("Link"))
+
+
+def follow_pages(client: Client, path: str, key: str) -> list[list[Any]]:
+    return [response.get_json()[key] for response in pages_from(client, path)]
+
+
+def push_referrer(client: Client, subject: str, **more: Any) -> str:
+    content = manifest_of(subject={"digest": subject}, **more)
+    response = push_manifest(client, "a", digest_of(content), content)
+    assert response.status_code == 201
+    return digest_of(content)
+
+
+def referrers_in_pages(client: Client, subject: str, query: str = "") -> list[list[str]]:
+    found = follow_pages(client, f"/v2/a/referrers/{subject}{query}", "manifests")
+    return [[one["digest"] for one in page] for page in found]
+
+
+def test_referrers_in_pages(client: Client) -> None:
+    subject = digest_of(manifest_of())
+    digests = sorted(push_referrer(client, subject, note=i) for i in range(7))
+    assert referrers_in_pages(client, subject) == [digests]
+    for n in range(1, 9):
+        pages = [digests[i : i + n] for i in range(0, len(digests), n)]
+        assert referrers_in_pages(client, subject, f"?n={n}") == pages
+    for last in [*digests, "", "a", "sha256", "sha256:", "sha256:5", "sha256z", "sha5", "z", "é"]:
+        path = f"/v2/a/referrers/{subject}"
+        found = client.get(path, query_string={"last": last}).get_json()["manifests"]
+        assert [one["digest"] for one in found] == [one for one in digests if one > last]
+    assert referrers_in_pages(client, subject, "?n=0") == [[]]
+
+
+@pytest.mark.parametrize("annotation", ["x", "é", "\u2028", "\ud800", '"', "\0"])
+def test_a_page_of_referrers_has_at_most_4_mib(annotation: str) -> None:
+    client = RegistryClient(MemoryStorage())
+    subject = digest_of(manifest_of())
+    one = len(json.dumps(annotation)) - 2
+    annotations = {"x": annotation * (3_000_000 // one)}
+    digests = {
+        push_referrer(client, subject, note=i, annotations=annotations, artifactType="x/big")
+        for i in range(5)
+    }
+    digests.add(push_referrer(client, subject, artifactType="x/small"))
+    for query, expected in (("", 6), ("?artifactType=x/small", 1), ("?artifactType=x/none", 0)):
+        responses = list(pages_from(client, f"/v2/a/referrers/{subject}{query}"))
+        assert len(responses) > 1
+        assert all(len(response.data) <= MAX_MANIFEST for response in responses)
+        found = [one for response in responses for one in response.get_json()["manifests"]]
+        assert len(found) == expected
+        assert all(one.get("annotations", annotations) == annotations for one in found)
+        for response in responses:
+            assert ("OCI-Filters-Applied" in response.headers) == bool(query)
+        if not query:
+            assert {one["digest"] for one in found} == digests
+
+
+def test_a_manifest_that_no_page_of_referrers_could_hold_is_refused(client: Client) -> None:
+    """Whatever is taken can be listed."""
+    subject = digest_of(manifest_of())
+    bare = manifest_of(subject={"digest": subject}, annotations={"x": ""})
+    for missing in range(0, 800, 100):
+        x = "x" * (MAX_MANIFEST - missing - len(bare))
+        content = manifest_of(subject={"digest": subject}, annotations={"x": x})
+        assert len(content) == MAX_MANIFEST - missing
+        response = push_manifest(client, "a", digest_of(content), content)
+        if response.status_code == 413:
+            assert_error(response, 413, "SIZE_INVALID")
+            continue
+        assert response.status_code == 201
+        path = f"/v2/a/referrers/{subject}"
+        assert [len(r.get_json()["manifests"]) for r in pages_from(client, path)] == [1]
+        assert len(client.get(path).data) <= MAX_MANIFEST
+        break
+    else:
+        pytest.fail("none of them is taken")
+
+
+def test_a_manifest_that_is_deleted_is_no_referrer_any_more(client: RegistryClient) -> None:
+    subject = digest_of(manifest_of())
+    digests = [push_referrer(client, subject, note=i) for i in range(3)]
+    client.delete(f"/v2/a/manifests/{digests.pop()}")
+    assert referrers_in_pages(client, subject) == [sorted(digests)]
+    again = push_referrer(client, subject, note=2)
+    assert referrers_in_pages(client, subject) == [sorted([*digests, again])]
+    if not isinstance(client.storage, MemoryStorage):
+        client.delete(f"/v2/a/manifests/{again}")
+        store = client.storage.store
+        referrers = [one for one in objects_under(store, "repositories/") if "_referrers" in one]
+        assert len(referrers) == 2
 
 
 def test_tags_and_catalog_in_pages(client: Client) -> None:
-    tags = ["a", "B", "c", "D", "e"]
+    tags = ["B", "D", "a", "a-b", "a.b", "a0", "ab", "c"]
     for tag in reversed(tags):
         push_manifest(client, "x/y", tag, manifest_of())
-    for name in "x", "b/c", "a":
-        push_manifest(client, name, "v1", manifest_of())
     push_blob(client, "only/a/blob")
     assert follow_pages(client, "/v2/x/y/tags/list", "tags") == [tags]
-    assert follow_pages(client, "/v2/x/y/tags/list?n=2", "tags") == [["a", "B"], ["c", "D"], ["e"]]
-    assert follow_pages(client, "/v2/x/y/tags/list?n=5", "tags") == [tags]
+    for size in range(1, 10):
+        pages = [tags[i : i + size] for i in range(0, len(tags), size)]
+        assert follow_pages(client, f"/v2/x/y/tags/list?n={size}", "tags") == pages
     assert follow_pages(client, "/v2/x/y/tags/list?n=0", "tags") == [[]]
-    assert follow_pages(client, "/v2/x/y/tags/list?last=bb&n=9", "tags") == [["c", "D", "e"]]
-    assert follow_pages(client, "/v2/_catalog?n=3", "repositories") == [["a", "b/c", "x"], ["x/y"]]
+    for last in ["", "A", "B", "Z", "a", "a-", "a-b", "a/b", "a\0", "..", "é", "/", "%", "c", "zz"]:
+        after = client.get("/v2/x/y/tags/list", query_string={"last": last, "n": 9})
+        assert after.get_json()["tags"] == [one for one in tags if one > last]
     assert follow_pages(client, f"/v2/x/y/tags/list?n={'9' * 5000}", "tags") == [tags]
     for n in "-1", "x", "", "1.0", "٣":
         response = client.get("/v2/x/y/tags/list", query_string={"n": n})
         assert_error(response, 400, "PAGINATION_NUMBER_INVALID")
+
+
+NAMES = [
+    "a",
+    "a--b",
+    "a-b",
+    "a-b/c",
+    "a.b/c/d",
+    "a/0",
+    "a/b",
+    "a/b-c",
+    "a/b/c",
+    "a0",
+    "b/c/d",
+    "b0",
+]
+
+
+def test_repositories_are_listed_in_the_order_of_their_whole_names(client: Client) -> None:
+    for name in reversed(NAMES):
+        push_manifest(client, name, "v1", manifest_of())
+    push_blob(client, "a/only/a/blob")
+    for n in range(1, len(NAMES) + 2):
+        pages = [NAMES[i : i + n] for i in range(0, len(NAMES), n)]
+        assert follow_pages(client, f"/v2/_catalog?n={n}", "repositories") == pages
+    for last in [*NAMES, "a/", "a-", "a/a", "a/b/", "a//", "../a", "b/c", "é", "\0"]:
+        response = client.get("/v2/_catalog", query_string={"last": last})
+        assert response.get_json()["repositories"] == [name for name in NAMES if name > last]
 
 
 def test_repositories_nest(client: Client) -> None:
@@ -639,16 +855,39 @@ def test_errors_are_the_registrys_json(
         assert {"GET", "HEAD"} == set(response.headers["Allow"].split(", "))
 
 
-def test_an_unexpected_error_is_a_500_without_a_traceback(
-    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (RuntimeError("secret"), 500, "UNKNOWN"),
+        (OSError(28, "secret\nplace", "/data"), 503, "UNAVAILABLE"),
+        (PermissionError("secret"), 503, "UNAVAILABLE"),
+        (TimeoutError("secret"), 503, "UNAVAILABLE"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_storage_that_fails(
+    caplog: pytest.LogCaptureFixture, error: Exception, status: int, code: str, at_once: bool
 ) -> None:
-    def broken(*_: object) -> None:
-        raise RuntimeError("secret")
+    class Broken(MemoryStorage):
+        def tags(self, name: str, after: str = "") -> Iterator[str]:
+            if at_once:
+                raise error
+            return self.broken()
 
-    monkeypatch.setattr(Storage, "tags", broken)
-    response = client.get("/v2/a/tags/list")
-    assert_error(response, 500, "UNKNOWN")
+        def broken(self) -> Iterator[str]:
+            yield "v1"
+            raise error
+
+    response = Client(make_registry(Broken())).get("/v2/a/tags/list")
+    assert_error(response, status, code)
     assert "secret" not in response.text
+    (record,) = caplog.records
+    if status == 503:
+        assert record.exc_info is None
+        assert "\n" not in record.getMessage()
+        assert "/v2/a/tags/list" in record.getMessage()
+        assert "secret" in record.getMessage()
 
 
 def test_no_layer_is_held_in_memory(tmp_path: Path) -> None:
@@ -669,7 +908,7 @@ def test_no_layer_is_held_in_memory(tmp_path: Path) -> None:
     digest = hashlib.sha256()
     for _ in range(256):
         digest.update(bytes(size // 256))
-    client = RegistryClient(tmp_path)
+    client = RegistryClient(storage_at(tmp_path))
     path = f"/v2/big/blobs/sha256:{digest.hexdigest()}"
     tracemalloc.start()
     try:
@@ -683,3 +922,133 @@ def test_no_layer_is_held_in_memory(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
     finally:
         tracemalloc.stop()
+
+
+# Options.
+
+
+def test_a_page_has_no_more_than_the_registry_gives(storage: Storage) -> None:
+    client = RegistryClient(storage, page_size=2)
+    for tag in "abcde":
+        push_manifest(client, tag, "v1", manifest_of())
+        push_manifest(client, "a", tag, manifest_of())
+        push_referrer(client, digest_of(b""), note=tag)
+    for path, key in (
+        ("/v2/a/tags/list", "tags"),
+        ("/v2/_catalog", "repositories"),
+        (f"/v2/a/referrers/{digest_of(b'')}", "manifests"),
+    ):
+        total = 6 if key == "tags" else 5
+        for query, most in (("", 2), ("?n=1", 1), ("?n=2", 2), ("?n=3", 2), ("?n=100", 2)):
+            sizes = [len(page) for page in follow_pages(client, path + query, key)]
+            assert sizes == [most] * (total // most) + [total % most] * (total % most > 0)
+
+
+def test_the_least_length_of_a_chunk_is_announced_and_enforced(storage: Storage) -> None:
+    client = RegistryClient(storage, min_chunk=5)
+    for chunks, last, status in (
+        ([b"01234", b"56789"], b"", 201),
+        ([b"01234", b"567"], b"", 201),  # the last one may be shorter
+        ([b"01234"], b"567", 201),
+        ([b"012"], b"", 201),
+        ([], b"012", 201),
+        ([], b"", 201),
+        ([b"012", b""], b"", 201),
+        ([b"012"], b"34567", 400),
+        ([b"012", b"34567"], b"", 400),
+        ([b"01234", b"567", b"8"], b"", 400),
+    ):
+        begun = client.post("/v2/a/blobs/uploads/")
+        assert chunk_min_length(begun.headers["OCI-Chunk-Min-Length"]) == 5
+        url = begun.location or ""
+        responses = [client.patch(url, data=chunk) for chunk in chunks]
+        digest = digest_of(b"".join([*chunks, last]))
+        responses.append(client.put(url, data=last, query_string={"digest": digest}))
+        if status == 201:
+            assert [one.status_code for one in responses] == [202] * len(chunks) + [201]
+            assert client.get(f"/v2/a/blobs/{digest}").data == b"".join([*chunks, last])
+        else:
+            first = next(one for one in responses if one.status_code >= 400)
+            assert_error(first, 400, "SIZE_INVALID")
+    assert (
+        "OCI-Chunk-Min-Length" not in RegistryClient(storage).post("/v2/a/blobs/uploads/").headers
+    )
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_a_chunk_that_is_too_long_is_refused_and_the_upload_goes_on(
+    storage: Storage, is_chunked: bool
+) -> None:
+    client = RegistryClient(storage, max_chunk=5)
+    url = client.post("/v2/a/blobs/uploads/").location or ""
+
+    def patch(content: bytes) -> TestResponse:
+        chunked = {
+            "wsgi.input_terminated": True,
+            "CONTENT_LENGTH": "",
+            "wsgi.input": BytesIO(content),
+        }
+        if is_chunked:
+            return client.patch(url, environ_overrides=chunked)
+        return client.patch(url, data=content)
+
+    assert patch(b"01234").status_code == 202
+    assert_error(patch(b"567890"), 413, "SIZE_INVALID")
+    assert client.get(url).headers["Range"] == "0-4"
+    assert patch(b"56789").status_code == 202
+    put = client.put(url, query_string={"digest": digest_of(b"0123456789")})
+    assert put.status_code == 201
+    assert push_blob(client, "a") == digest_of(BLOB)  # which is no chunk
+
+
+def test_a_read_only_registry(storage: Storage) -> None:
+    writer = RegistryClient(storage)
+    blob = push_blob(writer, "a")
+    push_manifest(writer, "a", "v1", manifest_of(BLOB))
+    reader = RegistryClient(storage, dialect=OCI_1_1.subset(methods=["GET"]))
+    for path in (
+        f"/v2/a/blobs/{blob}",
+        "/v2/a/manifests/v1",
+        "/v2/a/tags/list",
+        "/v2/_catalog",
+        f"/v2/a/referrers/{blob}",
+    ):
+        assert reader.get(path).data == writer.get(path).data
+        for method in "PUT", "DELETE", "POST", "PATCH":
+            response = reader.open(path, method=method)
+            assert_error(response, 405, "UNSUPPORTED")
+            assert set(response.headers["Allow"].split(", ")) == {"GET", "HEAD"}
+    assert reader.post("/v2/a/blobs/uploads/").status_code in (404, 405)
+
+
+@pytest.mark.parametrize("without", ["catalog", "referrers", "tags"])
+def test_a_registry_without_an_endpoint(without: str) -> None:
+    endpoints = {route.endpoint for route in OCI_1_1.routes} - {without}
+    client = RegistryClient(MemoryStorage(), dialect=OCI_1_1.subset(*endpoints))
+    push_manifest(client, "a", "v1", manifest_of())
+    for endpoint, path in (
+        ("catalog", "/v2/_catalog"),
+        ("referrers", f"/v2/a/referrers/{digest_of(b'')}"),
+        ("tags", "/v2/a/tags/list"),
+    ):
+        response = client.get(path)
+        if endpoint == without:
+            assert_error(response, 404, "UNSUPPORTED")
+        else:
+            assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"page_size": 0}, "page_size 0 must be 1 or more"),
+        ({"page_size": -1}, "page_size -1 must be 1 or more"),
+        ({"min_chunk": -1}, "min_chunk -1 must be 0 or more"),
+        ({"max_chunk": 0}, "max_chunk 0 must be 1 or more"),
+        ({"min_chunk": 6, "max_chunk": 5}, "max_chunk 5 must be 6 or more"),
+        ({"dialect": DOCKER_1_5}, "dialect 'docker-1.5' must be OCI_1_1 or a subset of it"),
+    ],
+)
+def test_an_option_that_is_out_of_range(options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_registry(MemoryStorage(), **options)
