@@ -256,6 +256,8 @@ def serve(
 
     Raises `ValueError` for options that do not go together, and `OSError` if the port is taken.
     """
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port {port!r} must be 0 to 65535")
     if auth not in (None, "basic", "bearer"):
         raise ValueError(f"auth {auth!r} must be 'basic' or 'bearer'")
     if users and auth is None:
@@ -355,6 +357,9 @@ class _Handler(WSGIRequestHandler):
 
     def connection_dropped(self, error: BaseException, environ: Any = None) -> None:
         self.close_connection = True  # it would wait for the next request
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        self.log("info", "%r %s", self.requestline, code)
 
     def log(self, type: str, message: str, *args: Any) -> None:
         log.info(message, *args)
