@@ -17,50 +17,21 @@
 - Values: `grammar`, what a repository name, a tag and a digest are.
 """
 
-from . import challenges, digests, errors, grammar, headers, paging, scopes
-from .app import RegistryApp, RegistryRequest, error_response
-from .converters import (
-    CONVERTERS,
-    DigestConverter,
-    ExtensionConverter,
-    GrammarConverter,
-    RepositoryNameConverter,
-    TagConverter,
-    UploadIdConverter,
-)
-from .map import RegistryMap, RegistryMapAdapter, url_map
-from .reference import Reference
-from .routes import DOCKER_1_5, OCI_1_1, Dialect, RegistryRules, Route, RouteName
-from .urls import URLBuilder, resolve_location
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "CONVERTERS",
-    "DOCKER_1_5",
-    "OCI_1_1",
-    "Dialect",
-    "DigestConverter",
-    "ExtensionConverter",
-    "GrammarConverter",
-    "Reference",
-    "RegistryApp",
-    "RegistryMap",
-    "RegistryMapAdapter",
-    "RegistryRequest",
-    "RegistryRules",
-    "RepositoryNameConverter",
-    "Route",
-    "RouteName",
-    "TagConverter",
-    "URLBuilder",
-    "UploadIdConverter",
-    "challenges",
-    "digests",
-    "error_response",
-    "errors",
-    "grammar",
-    "headers",
-    "paging",
-    "resolve_location",
-    "scopes",
-    "url_map",
-]
+if TYPE_CHECKING:
+    from .public import *  # noqa: F403
+    from .public import __all__ as __all__
+else:
+    # pytest loads the plugin in every suite of whoever has the package, which must not cost the
+    # time to import all the rest.
+    def __getattr__(name: str) -> Any:
+        public = import_module(".public", __name__)
+        globals().update({one: getattr(public, one) for one in ("__all__", *public.__all__)})
+        if name not in globals():
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return globals()[name]
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})
