@@ -18,6 +18,7 @@
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,11 +28,12 @@ else:
     # pytest loads the plugin in every suite of whoever has the package, which must not cost the
     # time to import all the rest.
     def __getattr__(name: str) -> Any:
-        public = import_module(".public", __name__)
-        globals().update({one: getattr(public, one) for one in ("__all__", *public.__all__)})
-        if name not in globals():
+        if name != "__all__" and find_spec(f"{__name__}.{name}"):
+            return import_module(f"{__name__}.{name}")
+        public = import_module(f"{__name__}.public")
+        if name not in ("__all__", *public.__all__):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return globals()[name]
+        return globals().setdefault(name, getattr(public, name))
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__getattr__("__all__")})

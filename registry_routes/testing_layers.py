@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import lru_cache
 from http import HTTPStatus
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -32,6 +32,7 @@ from werkzeug.wrappers import Request, Response
 from . import errors
 from .app import error_response
 from .challenges import Challenge
+from .converters import CONVERTERS
 from .map import RegistryMap
 from .routes import Dialect, RouteName
 from .scopes import Scope, parse_scopes, required_scopes
@@ -45,7 +46,7 @@ TOKEN, STORAGE = "token", "storage"
 SERVICE = "registry"  # what the token server calls the registry; the realm of Basic as well
 
 
-@cache
+@lru_cache(maxsize=16)
 def recorded_map(dialect: Dialect, prefix: str) -> RegistryMap:
     """The map by which requests are recorded: every route of the API, by any method.
 
@@ -58,7 +59,8 @@ def recorded_map(dialect: Dialect, prefix: str) -> RegistryMap:
         Rule("/storage/<repository:name>/<digest:digest>", endpoint=STORAGE),
         Rule("/uploads/<repository:name>/<upload_id:uuid>", endpoint=RouteName.BLOB_UPLOAD_CHUNK),
     ]
-    return RegistryMap(whole, prefix=prefix, rules=others)
+    converters = {**CONVERTERS, **dialect.converters}
+    return RegistryMap(whole, prefix=prefix, rules=others, converters=converters)
 
 
 @dataclass

@@ -65,12 +65,29 @@ def test_the_public_names_are_there_at_the_first_look() -> None:
 import registry_routes
 assert "map" not in dir() and "registry_routes.map" not in __import__("sys").modules
 assert registry_routes.url_map is registry_routes.map.url_map
+assert registry_routes.Reference is registry_routes.reference.Reference
 assert not hasattr(registry_routes, "nothing")
 assert set(registry_routes.__all__) < set(dir(registry_routes))
 from registry_routes import *
 assert RegistryMap is registry_routes.RegistryMap
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_any_module_may_be_imported_first() -> None:
+    code = """
+import importlib, pkgutil, sys
+import registry_routes
+for module in pkgutil.iter_modules(registry_routes.__path__):
+    for name in [name for name in sys.modules if name.startswith("registry_routes")]:
+        del sys.modules[name]
+    if module.name != "__main__":
+        importlib.import_module(f"registry_routes.{module.name}")
+        print(module.name)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not run.stderr
+    assert {"app", "errors", "testing", "urls"} <= set(run.stdout.split())
 
 
 @pytest.mark.parametrize("checker", ["mypy --strict", f"pyright --pythonpath {sys.executable}"])
