@@ -330,14 +330,14 @@ class ObjectStorage(Storage):
     ) -> None:
         path = _path(name, "_manifests", digest)
         line = f"{manifest.media_type} {subject or ''}".rstrip().encode()
-        for _ in range(2):  # the second time, if it has been deleted meanwhile: the tags were not
+        while True:
             self._put(path, b"%b\n%b" % (line, manifest.content))
             if subject:
                 self._put(_referrer_path(name, subject, digest), descriptor)
             for tag in tags:
                 self._put(f"{_path(name, '_tags')}{tag}", digest.encode())
             if self._exists(path):
-                break
+                return  # else it has been deleted meanwhile, and what points at it may not have
 
     def delete_manifest(self, name: str, digest: str) -> None:
         """Delete a manifest, and what points at it: before it, and what was made meanwhile."""

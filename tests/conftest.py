@@ -1,20 +1,58 @@
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from hypothesis import settings
 from obstore.store import LocalStore, MemoryStore
-from registry import ObjectStorage
+from registry import ObjectStorage, storage_at
 
 from registry_routes.registry import MemoryStorage, Storage
+
+from .servers import free_port, serving
 
 # On a busy machine the time of one example says nothing.
 settings.register_profile("registry_routes", deadline=None)
 settings.load_profile("registry_routes")
 
+S3 = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_REGION": "us-east-1",
+    "AWS_ALLOW_HTTP": "true",
+}
 
-@pytest.fixture(params=["memory", "directory", "object store"])
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of moto's server on loopback, with a bucket named "images"."""
+    port = free_port()
+    log = tmp_path_factory.mktemp("moto") / "log"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    # Under many requests at once moto itself fails at times; obstore asks again.
+    with serving(command, port, log, clean=False) as host:
+        requests.put(f"http://{host}/images", timeout=10).raise_for_status()
+        yield f"http://{host}"
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment in which ``s3://images`` is a bucket."""
+    for name, value in {**S3, "AWS_ENDPOINT_URL": s3_server}.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(
+    params=["memory", "directory", "object store", pytest.param("s3", marks=pytest.mark.slow)]
+)
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     """An empty storage of each kind. The object store is one of obstore's, in this process."""
     if request.param == "memory":
         return MemoryStorage()
-    return ObjectStorage(MemoryStore() if request.param == "object store" else LocalStore(tmp_path))
+    if request.param == "directory":
+        return ObjectStorage(LocalStore(tmp_path))
+    if request.param == "object store":
+        return ObjectStorage(MemoryStore())
+    request.getfixturevalue("s3")
+    return storage_at(f"s3://images/{tmp_path.name}")
