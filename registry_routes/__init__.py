@@ -14,6 +14,7 @@
 - Clients: `Reference`, an image reference; `URLBuilder` and `resolve_location`.
 - Both sides: `errors`, to raise and to read; `challenges` and `scopes`, for tokens; `paging`, for
   lists in pages; `headers` and `digests`, what the API's own headers and digests say.
+- Tests: the module `registry_routes.testing`, and the pytest fixture ``oci_registry``.
 - Values: `grammar`, what a repository name, a tag and a digest are.
 """
 

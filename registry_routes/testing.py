@@ -8,8 +8,8 @@ b'{"name": "library/nginx", "tags": ["latest"]}'
 >>> [(request.endpoint, request.status) for request in registry.requests]
 [('tags', 200)]
 
-It also logs clients in, has the ways of other registries, and fails when it is told to: see `serve`
-and `ServedRegistry.fail`. For pytest there is the fixture ``oci_registry``.
+It also asks clients to log in, has the ways of other registries, and fails when it is told to: see
+`serve` and `ServedRegistry.fail`. For pytest there is the fixture ``oci_registry``.
 """
 
 import gzip
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Fault", "RecordedRequest", "ServedRegistry", "serve"]
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
@@ -65,12 +65,12 @@ class ServedRegistry:
     """Where it is, as image references have it: ``127.0.0.1:54321``."""
 
     app: "WSGIApplication"
-    """The registry as a WSGI application, to call without a socket, as by `werkzeug.test.Client` or
-    ``httpx.WSGITransport``. All is as by HTTP, but that a connection which is closed on purpose is
-    a `ConnectionAbortedError`."""
+    """The registry as a WSGI application, to be called without a socket, by `werkzeug.test.Client`
+    or ``httpx.WSGITransport``. It does the same; but where it would close a connection, it raises
+    `ConnectionAbortedError`."""
 
     requests: list[RecordedRequest]
-    """What came, in that order. ``requests.clear()`` forgets it."""
+    """The requests, in the order in which they came. ``requests.clear()`` forgets them."""
 
     def __init__(
         self, host: str, recorder: Recorder, faults: Faults, storage: MemoryStorage | None
@@ -129,7 +129,7 @@ class ServedRegistry:
 
         Faults for the same endpoint and method follow one another in the order of the calls.
 
-        Raises `ValueError`, or `TypeError`, for an argument that is none of these.
+        Raises `ValueError` or `TypeError` for an argument that is none of these.
         """
         self._faults.plan(endpoint, method, what, times)
 
@@ -362,7 +362,7 @@ class _Handler(WSGIRequestHandler):
         self.log("info", "%r %s", self.requestline, code)
 
     def log(self, type: str, message: str, *args: Any) -> None:
-        log.info(message, *args)
+        _log.info(message, *args)
 
 
 class _Whole:

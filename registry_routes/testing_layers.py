@@ -204,7 +204,7 @@ class Faults:
         if isinstance(what, int):
             return _page(what)(environ, start_response)
         if isinstance(what, timedelta):
-            self._stopped.wait(what.total_seconds())
+            self._stopped.wait(min(what.total_seconds(), threading.TIMEOUT_MAX))
         if what == "connection closed":
             raise ConnectionAbortedError("the registry has closed the connection")
         if what == "body cut short":

@@ -59,6 +59,22 @@ def test_gone_afterwards():
         urllib.request.urlopen(f"{urls[0]}/v2/")
 """
 
+CLIENT = """
+import urllib3
+
+from registry_routes import errors
+
+
+def test_that_it_tries_again(oci_registry):
+    digest = oci_registry.add_image("a:v1")
+    oci_registry.fail("manifest", "GET", errors.TooManyRequests(retry_after=0), times=2)
+    oci_registry.fail("manifest", "GET", "connection closed")
+    retries = urllib3.Retry(4, status_forcelist=[429])
+    answer = urllib3.request("GET", f"{oci_registry.url}/v2/a/manifests/v1", retries=retries)
+    assert answer.headers["Docker-Content-Digest"] == digest
+    assert [request.status for request in oci_registry.requests] == [429, 429, None, 200]
+"""
+
 UNUSED = """
 import sys
 
@@ -140,8 +156,9 @@ def test_with_nothing_but_werkzeug_pytest_and_a_client(tmp_path: Path) -> None:
     suite = tmp_path / "suite"
     suite.mkdir()
     (suite / "test_theirs.py").write_text(SUITE)
+    (suite / "test_client.py").write_text(CLIENT)
     (suite / "test_unused.py").write_text(UNUSED)
     run = [str(python), "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"]
-    for file, passed in ("test_unused.py", 1), ("test_theirs.py", 10):
+    for file, passed in ("test_unused.py", 1), ("test_client.py", 1), ("test_theirs.py", 10):
         result = subprocess.run([*run, file], cwd=suite, capture_output=True, text=True)
         assert f"{passed} passed" in result.stdout, result.stdout
