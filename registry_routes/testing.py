@@ -380,5 +380,5 @@ class _Whole:
             raise ConnectionResetError("the client has closed the connection amid a chunk")
         return content
 
-    def readline(self, limit: int) -> bytes:
+    def readline(self, limit: int = -1) -> bytes:
         return self.file.readline(limit)
