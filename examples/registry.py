@@ -34,6 +34,7 @@ from registry_routes.digests import DigestMismatch
 from registry_routes.grammar import NAME, REGISTERED_ALGORITHMS
 from registry_routes.registry import (
     BLOCK,
+    BlobFile,
     Conflict,
     Manifest,
     MemoryStorage,
@@ -178,7 +179,7 @@ class ObjectStorage(Storage):
         except FileNotFoundError:
             raise Missing(digest) from None
         file.seek(start)
-        return file
+        return BlobFile(file)
 
     def put_blob(self, name: str, digest: str, blocks: Blocks) -> None:
         self._write(_blob_path(digest), checked_blocks(digest, blocks))
@@ -398,8 +399,9 @@ class ObjectStorage(Storage):
     def _has_any(self, name: str, kind: str) -> bool:
         """Whether a repository has any of its blobs or its manifests."""
         path = _path(name, kind)
-        listed = self._names if self.directory is None else self._listed
-        return any(any(listed(f"{path}{one}/")) for one in REGISTERED_ALGORITHMS)
+        if self.directory is None:  # where a list has what is further down as well
+            return any(self._names(path))
+        return any(any(self._listed(f"{path}{one}/")) for one in REGISTERED_ALGORITHMS)
 
     def tags(self, name: str, after: str = "") -> Iterator[str]:
         tag = ""

@@ -12,9 +12,8 @@ import uuid as uuids
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from io import BufferedReader, FileIO
 from itertools import islice
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 from werkzeug.exceptions import (
     ClientDisconnected,
@@ -71,6 +70,28 @@ class Manifest(NamedTuple):
     """The manifest itself: JSON, byte for byte as it was pushed."""
 
 
+class BlobFile:
+    """The blocks of an open file, from where it stands to its end: what `Storage.read_blob` may
+    return, so that the server can have the kernel send the file.
+
+    >>> from io import BytesIO
+    >>> list(BlobFile(BytesIO(b"some content")))
+    [b'some content']
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self.file:
+            while block := self.file.read(BLOCK):
+                yield block
+
+    def close(self) -> None:
+        """Close the file, which is also closed at its end."""
+        self.file.close()
+
+
 class Storage(Protocol):
     """Where a registry keeps its repositories: what `make_registry` asks of any storage.
 
@@ -102,42 +123,48 @@ class Storage(Protocol):
 
         Raises `Missing` if the repository does not have it, or if its content is lost.
         """
+        ...
 
     def read_blob(self, name: str, digest: str, start: int, end: int) -> Iterable[bytes]:
         """The bytes of a blob from `start` to before `end`, in blocks that memory can hold.
 
-        Both are within the blob. If `end` is the blob's, this may also be a file that is open for
-        reading at `start`, as `open(path, "rb")` returns it: the server may then have the kernel
-        send it. What has a `close` method is closed.
+        Both are within the blob. If `end` is the blob's, and the blob is a file, this may be a
+        `BlobFile`. What has a `close` method is closed.
 
         The call itself raises `Missing`, not the first step of the iteration.
         """
+        ...
 
     def put_blob(self, name: str, digest: str, blocks: Iterable[bytes]) -> None:
         """Keep a blob whose content comes in blocks. A content that is there is replaced.
 
         Raises `digests.DigestMismatch`, and keeps nothing, if the content has another digest.
         """
+        ...
 
     def mount_blob(self, name: str, digest: str, source: str) -> None:
         """Give a repository a blob of the repository `source`. It may have it already.
 
         Raises `Missing` if `source` does not have it, whoever else does.
         """
+        ...
 
     def delete_blob(self, name: str, digest: str) -> None:
         """Take a blob from a repository, and from no other. Raises `Missing`."""
+        ...
 
     # Uploads: blobs that come in chunks. Each belongs to a repository.
 
     def begin_upload(self, name: str) -> str:
         """The id of a new upload, which nobody can guess. It fits `grammar.UPLOAD_ID`."""
+        ...
 
     def upload_size(self, name: str, upload_id: str) -> int:
         """How many bytes an upload has so far. Raises `Missing`.
 
         It is asked for before each chunk, and should cost the same for the first and the last.
         """
+        ...
 
     def append_to_upload(
         self, name: str, upload_id: str, start: int, blocks: Iterable[bytes]
@@ -147,6 +174,7 @@ class Storage(Protocol):
         `start` is what `upload_size` has given. A chunk without any bytes changes nothing. Raises
         `Missing`, and `Conflict` if another request has added a chunk there.
         """
+        ...
 
     def finish_upload(
         self, name: str, upload_id: str, start: int, blocks: Iterable[bytes], digest: str
@@ -156,14 +184,17 @@ class Storage(Protocol):
         The upload is gone then. After an error it is what it was, without the last chunk. Raises
         `Missing`, `Conflict` and `digests.DigestMismatch`.
         """
+        ...
 
     def cancel_upload(self, name: str, upload_id: str) -> None:
         """Forget an upload. Raises `Missing`."""
+        ...
 
     # Manifests and tags.
 
     def manifest(self, name: str, digest: str) -> Manifest:
         """A manifest of a repository. Raises `Missing`."""
+        ...
 
     def put_manifest(
         self,
@@ -184,18 +215,22 @@ class Storage(Protocol):
         In the end the manifest is there, and so is what points at it, even if another request has
         deleted the manifest meanwhile.
         """
+        ...
 
     def delete_manifest(self, name: str, digest: str) -> None:
         """Delete a manifest, the tags that point at it, and its entry among the referrers.
 
         Its own referrers stay. Raises `Missing`.
         """
+        ...
 
     def tag(self, name: str, tag: str) -> str:
         """The digest that a tag points at. Raises `Missing`."""
+        ...
 
     def delete_tag(self, name: str, tag: str) -> None:
         """Delete a tag, and not the manifest. Raises `Missing`."""
+        ...
 
     # Lists. A page takes no more of an iterator than it shows and one more.
 
@@ -204,12 +239,14 @@ class Storage(Protocol):
 
         They are in ASCII order of the whole name: ``a``, ``a-b``, ``a/b``.
         """
+        ...
 
     def tags(self, name: str, after: str = "") -> Iterator[str]:
         """The tags of a repository that are greater than `after`, in ASCII order.
 
         Raises `Missing`, at the call or at the first step, if there is no such repository.
         """
+        ...
 
     def referrers(self, name: str, subject: str, after: str = "") -> Iterator[tuple[str, bytes]]:
         """The manifests that refer to a subject: the digest and the descriptor of each.
@@ -217,6 +254,7 @@ class Storage(Protocol):
         They are those whose digest is greater than `after`, in ASCII order of the digests. There
         are none if nobody knows the subject.
         """
+        ...
 
 
 @dataclass
@@ -592,8 +630,8 @@ class _Views:
             response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
         if request.method == "GET" and response.status_code != 304:
             content = self.storage.read_blob(name, digest, start, end)
-            if isinstance(content, FileIO | BufferedReader):  # the server may hand it to the kernel
-                response.response = wrap_file(request.environ, content, BLOCK)
+            if isinstance(content, BlobFile):
+                response.response = wrap_file(request.environ, content.file, BLOCK)
                 response.direct_passthrough = True
             else:
                 response.response = content

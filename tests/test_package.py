@@ -23,8 +23,12 @@ from registry_routes import (
     DOCKER_1_5, RegistryApp, RegistryMap, RegistryRequest, RouteName, URLBuilder,
     challenges, errors, scopes, url_map,
 )
+from registry_routes.registry import Manifest, MemoryStorage, Storage, make_registry
 from registry_routes.testing import ServedRegistry, serve
 
+storage: Storage = MemoryStorage()
+reveal_type(make_registry(storage, page_size=100))  # registry_routes.app.RegistryApp
+reveal_type(storage.manifest("a", "sha256:0").content)  # bytes
 adapter = url_map.bind("registry.example.com")
 reveal_type(adapter.build("base"))  # str
 endpoint, values = adapter.match("/v2/")
