@@ -264,6 +264,22 @@ def test_a_body_cut_short_leaves_no_trace(rest: bytes) -> None:
             registry.blob("b", digest_of(b"abc"))
 
 
+def test_an_early_answer_to_a_large_body_arrives() -> None:
+    body = bytes(30_000_000)
+    with serve() as registry, client_of(registry, timeout=30) as client:
+        location = client.post("/v2/a/blobs/uploads/").headers["Location"]
+        registry.fail("blob-upload", "POST", errors.TooManyRequests(), times=None)
+        for method, path, status in (
+            ("PATCH", location, 416),
+            ("PATCH", "/v2/a/blobs/uploads/none", 404),
+            ("PUT", "/v2/a/manifests/v1", 413),
+            ("PUT", "/v2/_catalog", 405),
+            ("POST", f"/v2/a/blobs/uploads/?digest={digest_of(body)}", 429),
+        ):
+            headers = {"Content-Range": f"5-{len(body) + 4}"}
+            assert client.request(method, path, content=body, headers=headers).status_code == status
+
+
 def test_what_is_not_http_is_survived() -> None:
     with serve() as registry:
         for request in b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET\r\n\r\n", b"\r\n" * 9:
