@@ -1,12 +1,12 @@
-"""A container registry in one file, on the routes of registry_routes.
+"""A container registry that keeps what it has in a directory or in an object store.
 
     python examples/registry.py --host 127.0.0.1 --port 5000 --storage ./registry-data
 
-It is the whole of the distribution-spec 1.1: blobs, whole or in chunks, mounted across
-repositories; manifests, tags, referrers; listing and deletion. What it keeps is in a directory or
-in an object store (``--storage s3://bucket/prefix``), not in the process: ``--workers N``
-serve it together, on one machine or on several. It has no authentication and no TLS: put it behind
-something that has, or keep it on your own machine.
+The views are those of `registry_routes.registry`: the whole of the distribution-spec 1.1. The
+storage is here, on obstore, and so is the server, gunicorn. As nothing is kept in the process,
+``--workers N`` serve one directory together; several machines may serve one object store
+(``--storage s3://bucket/prefix``). It has no authentication and no TLS: put it behind something
+that has, or keep it on your own machine.
 """
 
 import argparse

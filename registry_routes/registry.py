@@ -47,9 +47,9 @@ MAX_TAGS = 50  # that one manifest may be given at once: each is a header of the
 BLOCK = 1024 * 1024
 _MAX_DESCRIPTORS = MAX_MANIFEST - 256  # bytes of them in a page of referrers, beside its frame
 
-# RFC 6838, section 4.2, without parameters.
+# RFC 6838, section 4.2. A manifest's type has no parameters.
 _MEDIA_TYPE = re.compile("(?i:application)/[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]{0,126}", re.ASCII)
-_JSON_TYPES = ("/json", "+json", "+prettyjws")  # of anything else, a browser may show a page
+_JSON_TYPES = ("/json", "+json", "+prettyjws")  # a browser may show another type as a page
 
 
 class Missing(LookupError):
@@ -71,8 +71,9 @@ class Manifest(NamedTuple):
 
 
 class BlobFile:
-    """The blocks of an open file, from where it stands to its end: what `Storage.read_blob` may
-    return, so that the server can have the kernel send the file.
+    """An open file as an iterable of blocks, from its position to its end.
+
+    `Storage.read_blob` may return one. The server can then have the kernel send the file.
 
     >>> from io import BytesIO
     >>> list(BlobFile(BytesIO(b"some content")))
@@ -252,7 +253,7 @@ class Storage(Protocol):
         """The manifests that refer to a subject: the digest and the descriptor of each.
 
         They are those whose digest is greater than `after`, in ASCII order of the digests. There
-        are none if nobody knows the subject.
+        are none if the repository does not know the subject.
         """
         ...
 
@@ -263,7 +264,7 @@ class _Upload:
     chunks: list[bytes] = field(default_factory=list)
 
 
-class _Referrer(NamedTuple):
+class _Kept(NamedTuple):
     manifest: Manifest
     subject: str | None
     descriptor: bytes
@@ -273,7 +274,7 @@ class _Referrer(NamedTuple):
 class _Repository:
     blobs: dict[str, bytes] = field(default_factory=dict)
     uploads: dict[str, _Upload] = field(default_factory=dict)
-    manifests: dict[str, _Referrer] = field(default_factory=dict)
+    manifests: dict[str, _Kept] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
 
 
@@ -289,11 +290,11 @@ class MemoryStorage(Storage):
 
     def __init__(self) -> None:
         self._repositories: dict[str, _Repository] = {}
-        # Held for the while of a look or a change; not while a client sends.
+        # Held while something is looked up or changed, but not while a client sends.
         self._lock = threading.Lock()
 
     def _repository(self, name: str) -> _Repository:
-        """A repository, to look at; what nobody has written to is an empty one."""
+        """A repository, to look at. One that nobody has written to is empty."""
         return self._repositories.get(name, _Repository())
 
     def _written(self, name: str) -> _Repository:
@@ -388,7 +389,7 @@ class MemoryStorage(Storage):
     ) -> None:
         with self._lock:
             repository = self._written(name)
-            repository.manifests[digest] = _Referrer(manifest, subject, descriptor)
+            repository.manifests[digest] = _Kept(manifest, subject, descriptor)
             repository.tags.update(dict.fromkeys(tags, digest))
 
     def delete_manifest(self, name: str, digest: str) -> None:

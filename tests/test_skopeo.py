@@ -81,7 +81,7 @@ def test_list_tags_and_delete(registry: str, tmp_path: Path) -> None:
     def tags() -> Any:
         return json.loads(skopeo("list-tags --tls-verify=false", remote))["Tags"]
 
-    assert tags() == ["latest", "v1", "V2.0_x"]
+    assert tags() == ["V2.0_x", "latest", "v1"]
     skopeo("delete --tls-verify=false", f"{remote}:v1")
     assert tags() == ["V2.0_x"]
     assert "manifest unknown" in skopeo("inspect --tls-verify=false", f"{remote}:v1", fails=True)
