@@ -17,7 +17,6 @@ import re
 import shutil
 import socket
 import struct
-import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -28,7 +27,6 @@ from gunicorn.http.errors import ParseException
 from obstore import open_writer
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, from_url
-from werkzeug.serving import make_server
 
 from registry_routes.digests import DigestMismatch
 from registry_routes.grammar import NAME, REGISTERED_ALGORITHMS
@@ -452,21 +450,6 @@ def _referrer_path(name: str, subject: str, digest: str) -> str:
 
 def _chunk_path(upload: str, start: int) -> str:
     return f"{upload}chunks/{10**20 - 1 - start:020}"
-
-
-@contextmanager
-def running(storage: str | os.PathLike[str] = "memory://") -> Iterator[str]:
-    """The URL of a registry on a free port, served by a thread of this process: for test suites."""
-    app = make_registry(storage_at(storage))
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, args=[0.02], daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 class Server(BaseApplication):  # type: ignore[misc]

@@ -14,54 +14,27 @@
 - Clients: `Reference`, an image reference; `URLBuilder`, `resolve_location` and `match_url`.
 - Both sides: `errors`, to raise and to read; `challenges` and `scopes`, for tokens; `paging`, for
   lists in pages; `headers` and `digests`, what the API's own headers and digests say.
+- Tests: the module `registry_routes.testing`, and the pytest fixture ``oci_registry``.
 - Values: `grammar`, what a repository name, a tag and a digest are.
 """
 
-from . import challenges, digests, errors, grammar, headers, paging, scopes
-from .app import RegistryApp, RegistryRequest, error_response
-from .converters import (
-    CONVERTERS,
-    DigestConverter,
-    ExtensionConverter,
-    GrammarConverter,
-    RepositoryNameConverter,
-    TagConverter,
-    UploadIdConverter,
-)
-from .map import RegistryMap, RegistryMapAdapter, url_map
-from .reference import Reference
-from .routes import DOCKER_1_5, OCI_1_1, Dialect, RegistryRules, Route, RouteName
-from .urls import URLBuilder, match_url, resolve_location
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "CONVERTERS",
-    "DOCKER_1_5",
-    "OCI_1_1",
-    "Dialect",
-    "DigestConverter",
-    "ExtensionConverter",
-    "GrammarConverter",
-    "Reference",
-    "RegistryApp",
-    "RegistryMap",
-    "RegistryMapAdapter",
-    "RegistryRequest",
-    "RegistryRules",
-    "RepositoryNameConverter",
-    "Route",
-    "RouteName",
-    "TagConverter",
-    "URLBuilder",
-    "UploadIdConverter",
-    "challenges",
-    "digests",
-    "error_response",
-    "errors",
-    "grammar",
-    "headers",
-    "match_url",
-    "paging",
-    "resolve_location",
-    "scopes",
-    "url_map",
-]
+if TYPE_CHECKING:
+    from .public import *  # noqa: F403
+    from .public import __all__ as __all__
+else:
+    # pytest loads the plugin in every suite of whoever has the package, which must not cost the
+    # time to import all the rest.
+    def __getattr__(name: str) -> Any:
+        if name != "__all__" and find_spec(f"{__name__}.{name}"):
+            return import_module(f"{__name__}.{name}")
+        public = import_module(f"{__name__}.public")
+        if name not in ("__all__", *public.__all__):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return globals().setdefault(name, getattr(public, name))
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})

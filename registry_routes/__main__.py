@@ -2,8 +2,11 @@
 
 import argparse
 import json
+import logging
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import NotFound
@@ -14,6 +17,7 @@ from .map import RegistryMap
 from .reference import Reference
 from .routes import DIALECTS, OCI_1_1
 from .scopes import required_scopes
+from .testing import serve
 from .urls import URLBuilder, match_url
 
 
@@ -30,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{error.code} {error.error_code}: {error.description}{allow}")
     except NotFound as error:
         return _fail(str(error.description))
-    except (BuildError, ValueError) as error:
+    except (BuildError, ValueError, OSError) as error:
         return _fail(str(error))
     print(printed)
     return 0
@@ -85,6 +89,12 @@ def _parser() -> argparse.ArgumentParser:
         help="what the rule of the endpoint has in <>; whatever else goes into the query",
     )
     build.set_defaults(command=_build)
+
+    registry = commands.add_parser("serve", help="serve a registry in memory, to try and to test")
+    registry.add_argument(
+        "--port", type=int, default=5000, help="its port on 127.0.0.1; 0 takes a free one"
+    )
+    registry.set_defaults(command=_serve)
     return parser
 
 
@@ -145,6 +155,21 @@ def _build(options: argparse.Namespace) -> str:
     routes, urls = _map_and_urls(options)
     adapter = routes.bind("registry.invalid")
     return urls.root + adapter.build(options.endpoint, MultiDict(options.values))
+
+
+def _serve(options: argparse.Namespace) -> str:
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
+    with serve(port=options.port) as registry:
+        print(
+            f"A registry at {registry.url}, in memory: it keeps nothing. Ctrl-C stops it. Try:\n"
+            f"  skopeo copy --dest-tls-verify=false docker://busybox docker://{registry.host}/busybox\n"
+            f"  curl {registry.url}/v2/_catalog",
+            flush=True,
+        )
+        with suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(3600)
+    return "It has stopped, and what was pushed is gone."
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

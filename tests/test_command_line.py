@@ -1,16 +1,19 @@
 """`python -m registry_routes`, and the script of the same."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import requests
 
 from registry_routes.__main__ import main
 from registry_routes.routes import DIALECTS
 
 from .nasty import SHA256
+from .servers import free_port
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -241,3 +244,34 @@ def test_as_a_program(command: list[str]) -> None:
     assert "must be lowercase" in bad.stderr
     helped = subprocess.run([*command, "--help"], capture_output=True, text=True)
     assert helped.stdout.startswith("usage: registry-routes")
+
+
+def test_a_registry_in_memory(tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "registry_routes", "serve", "--port", str(port)]
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as server,
+    ):
+        assert server.stdout
+        greeting = server.stdout.readline()
+        assert greeting.startswith(f"A registry at http://127.0.0.1:{port}, in memory: it keeps no")
+        root = f"http://127.0.0.1:{port}/v2"
+        requests.put(f"{root}/a/manifests/v1", data=b"{}", timeout=10).raise_for_status()
+        listed = requests.get(f"{root}/a/tags/list", timeout=10)
+        assert listed.json() == {"name": "a", "tags": ["v1"]}
+        second = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        assert second.returncode == 1
+        assert "in use" in second.stderr
+        assert second.stderr.count("\n") == 1
+        server.send_signal(signal.SIGINT)
+        assert "what was pushed is gone" in server.communicate(timeout=10)[0]
+        assert server.returncode == 0
+    logged = (tmp_path / "log").read_text()
+    assert "'PUT /v2/a/manifests/v1 HTTP/1.1' 201\n" in logged
+    assert "Traceback" not in logged
+
+
+@pytest.mark.parametrize("port", ["-1", "65536"])
+def test_a_port_that_there_is_not(capsys: pytest.CaptureFixture[str], port: str) -> None:
+    assert run(capsys, f"serve --port={port}") == (1, f"port {port} must be 0 to 65535\n")

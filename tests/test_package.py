@@ -1,5 +1,6 @@
 """What is installed and published: the wheel, the sdist, and the types that a user's checker sees."""
 
+import configparser
 import os
 import re
 import subprocess
@@ -23,6 +24,7 @@ from registry_routes import (
     challenges, errors, match_url, scopes, url_map,
 )
 from registry_routes.registry import Manifest, MemoryStorage, Storage, make_registry
+from registry_routes.testing import ServedRegistry, serve
 
 storage: Storage = MemoryStorage()
 reveal_type(make_registry(storage, page_size=100))  # registry_routes.app.RegistryApp
@@ -47,8 +49,50 @@ reveal_type(match_url("/v2/").endpoint)  # str
 reveal_type(errors.parse_errors(404)[0])  # registry_routes.errors.RegistryError
 reveal_type(scopes.required_scopes("tags", "GET", {"name": "a"})[0].actions)  # tuple[str, ...]
 reveal_type(challenges.parse_challenges("Bearer")[0].token_url())  # str
+
+
+def test_of_theirs(oci_registry: ServedRegistry) -> None:
+    oci_registry.fail("blob", "GET", errors.Denied(), times=2)
+    oci_registry.fail("blob", "GET", "body cut short")
+    reveal_type(oci_registry.requests[0].status)  # int | None
+    reveal_type(oci_registry.add_image("a:v1", layers=[b"x"]))  # str
+
+
+with serve(app, users={"alice": "secret"}, auth="bearer", location="opaque") as registry:
+    reveal_type(registry.url)  # str
 URLBuilder("https://h").tags("a", n="three")
 """
+
+
+def test_the_public_names_are_there_at_the_first_look() -> None:
+    """Though none is imported before."""
+    code = """
+import registry_routes
+assert "map" not in dir() and "registry_routes.map" not in __import__("sys").modules
+assert registry_routes.url_map is registry_routes.map.url_map
+assert registry_routes.Reference is registry_routes.reference.Reference
+assert not hasattr(registry_routes, "nothing")
+assert set(registry_routes.__all__) < set(dir(registry_routes))
+from registry_routes import *
+assert RegistryMap is registry_routes.RegistryMap
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_any_module_may_be_imported_first() -> None:
+    code = """
+import importlib, pkgutil, sys
+import registry_routes
+for module in pkgutil.iter_modules(registry_routes.__path__):
+    for name in [name for name in sys.modules if name.startswith("registry_routes")]:
+        del sys.modules[name]
+    if module.name != "__main__":
+        importlib.import_module(f"registry_routes.{module.name}")
+        print(module.name)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not run.stderr
+    assert {"app", "errors", "testing", "urls"} <= set(run.stdout.split())
 
 
 @pytest.mark.parametrize("checker", ["mypy --strict", f"pyright --pythonpath {sys.executable}"])
@@ -85,6 +129,7 @@ def test_the_wheel_has_the_package_and_nothing_else(built: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (metadata,) = [archive.read(name).decode() for name in names if name.endswith("METADATA")]
+        (entry,) = [archive.read(name).decode() for name in names if "entry_points" in name]
     package = {name for name in names if ".dist-info/" not in name}
     assert package == {
         str(path.relative_to(ROOT))
@@ -104,6 +149,10 @@ def test_the_wheel_has_the_package_and_nothing_else(built: Path) -> None:
         "Description-Content-Type: text/markdown",
     ):
         assert field in metadata
+    points = configparser.ConfigParser()
+    points.read_string(entry)
+    plugin = "registry_routes.pytest_plugin"
+    assert dict(points["pytest11"]) == {plugin: plugin}
 
 
 def test_the_sdist_passes_its_tests(built: Path, tmp_path: Path) -> None:

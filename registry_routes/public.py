@@ -1,0 +1,50 @@
+"""The public names, which `registry_routes` gives when the first of them is asked for."""
+
+from . import challenges, digests, errors, grammar, headers, paging, scopes
+from .app import RegistryApp, RegistryRequest, error_response
+from .converters import (
+    CONVERTERS,
+    DigestConverter,
+    ExtensionConverter,
+    GrammarConverter,
+    RepositoryNameConverter,
+    TagConverter,
+    UploadIdConverter,
+)
+from .map import RegistryMap, RegistryMapAdapter, url_map
+from .reference import Reference
+from .routes import DOCKER_1_5, OCI_1_1, Dialect, RegistryRules, Route, RouteName
+from .urls import URLBuilder, match_url, resolve_location
+
+__all__ = [
+    "CONVERTERS",
+    "DOCKER_1_5",
+    "OCI_1_1",
+    "Dialect",
+    "DigestConverter",
+    "ExtensionConverter",
+    "GrammarConverter",
+    "Reference",
+    "RegistryApp",
+    "RegistryMap",
+    "RegistryMapAdapter",
+    "RegistryRequest",
+    "RegistryRules",
+    "RepositoryNameConverter",
+    "Route",
+    "RouteName",
+    "TagConverter",
+    "URLBuilder",
+    "UploadIdConverter",
+    "challenges",
+    "digests",
+    "error_response",
+    "errors",
+    "grammar",
+    "headers",
+    "match_url",
+    "paging",
+    "resolve_location",
+    "scopes",
+    "url_map",
+]

@@ -1,0 +1,492 @@
+"""What stands around the registry of a test: WSGI wrappers, each of which does one thing.
+
+From the outermost to the innermost they are, if all are asked for:
+
+1. `Recorder`: matches the request, records it, and answers with the errors that the others raise.
+2. `Faults`: fails when it was told to.
+3. `BasicLogin` or `BearerLogin`: lets nobody through who has not logged in.
+4. `Locations`: writes each ``Location`` as another registry would.
+5. `RedirectedBlobs`: sends clients to another origin for the content of a blob.
+6. `NoSinglePost`: has clients push a blob by a POST and a PUT, not by the POST alone.
+
+Then comes the application. Those after the first know by `request_of` what the request is.
+"""
+
+import json
+import secrets
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from http import HTTPStatus
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from urllib.parse import quote, unquote, unquote_plus, urljoin, urlsplit
+
+from werkzeug.datastructures import Authorization, Headers, MultiDict
+from werkzeug.exceptions import BadRequest, HTTPException
+from werkzeug.routing import Rule
+from werkzeug.wrappers import Request, Response
+
+from . import errors
+from .app import error_response
+from .challenges import Challenge
+from .converters import CONVERTERS
+from .map import RegistryMap
+from .routes import Dialect, RouteName
+from .scopes import Scope, parse_scopes, required_scopes
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+#: Endpoints that are not in a registry's API: the token server, and where blobs are redirected to.
+TOKEN, STORAGE = "token", "storage"
+
+SERVICE = "registry"  # what the token server calls the registry; the realm of Basic as well
+
+
+@lru_cache(maxsize=16)
+def recorded_map(dialect: Dialect, prefix: str) -> RegistryMap:
+    """The map by which requests are recorded: every route of the API, by any method.
+
+    A client may ask for what the registry does not have: this is what a test wants to know.
+    """
+    routes = [replace(route, methods=None) for route in (*dialect.routes, *dialect.left_out)]
+    whole = Dialect(dialect.name, tuple(routes), dialect.converters)
+    others = [
+        Rule("/token", endpoint=TOKEN),
+        Rule("/storage/<repository:name>/<digest:digest>", endpoint=STORAGE),
+        Rule("/uploads/<repository:name>/<upload_id:uuid>", endpoint=RouteName.BLOB_UPLOAD_CHUNK),
+    ]
+    converters = {**CONVERTERS, **dialect.converters}
+    return RegistryMap(whole, prefix=prefix, rules=others, converters=converters)
+
+
+@dataclass
+class RecordedRequest:
+    """A request that came to the registry."""
+
+    method: str
+    """``GET``, ``PUT`` and so on."""
+
+    endpoint: str | None
+    """The endpoint, as the map calls it: ``manifest``. Also ``token``, the token server, and
+    ``storage``, where blobs are redirected to. `None` for any other path."""
+
+    values: Mapping[str, str]
+    """What the path has: ``name``, ``tag``, ``digest``, ``uuid``."""
+
+    path: str
+    """The path as it came, percent-decoded."""
+
+    args: MultiDict[str, str]
+    """The parameters of the query."""
+
+    headers: Headers
+    """The headers."""
+
+    status: int | None = None
+    """The status of the response. It is `None` if there is none: the connection was closed, or the
+    request is not answered yet."""
+
+
+_REQUEST = "registry_routes.testing.request"
+
+
+def request_of(environ: "WSGIEnvironment") -> RecordedRequest:
+    """The request, as the `Recorder` has recorded it."""
+    request: RecordedRequest = environ[_REQUEST]
+    return request
+
+
+class Recorder:
+    """Records requests, in the order in which they come."""
+
+    def __init__(self, app: "WSGIApplication", url_map: RegistryMap) -> None:
+        self.app = app
+        self.url_map = url_map
+        self.requests: list[RecordedRequest] = []
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        request = self._recorded(environ)
+        self.requests.append(request)
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            request.status = int(status[:3])
+            return start_response(status, headers, exc_info)
+
+        try:
+            return self.app({**environ, _REQUEST: request}, start)
+        except HTTPException as error:
+            response = error_response(error, environ)
+            response.headers["Docker-Distribution-API-Version"] = "registry/2.0"
+            return response(environ, start)
+
+    def _recorded(self, environ: "WSGIEnvironment") -> RecordedRequest:
+        sent = Request(environ)
+        try:
+            found, values = self.url_map.bind_to_environ(environ).match()
+            endpoint = str(found)
+        except HTTPException:
+            endpoint, values = None, {}
+        headers = Headers(list(sent.headers))
+        return RecordedRequest(sent.method, endpoint, dict(values), sent.path, sent.args, headers)
+
+
+def _path_info(url_map: RegistryMap, endpoint: str, values: Mapping[str, str]) -> str:
+    """The path of a route, as a WSGI environ has it."""
+    return unquote(url_map.bind("").build(endpoint, values), "latin-1")
+
+
+#: What may go wrong: an error; a status, with a page as of a proxy; a delay, after which the answer
+#: comes; half of the body, under the length of the whole; no answer at all.
+Fault: TypeAlias = HTTPException | int | timedelta | Literal["body cut short", "connection closed"]
+
+
+@dataclass
+class _PlannedFault:
+    endpoint: str
+    method: str
+    what: Fault
+    times: int | None
+
+
+class Faults:
+    """Fails the requests that it is told to."""
+
+    def __init__(self, app: "WSGIApplication", url_map: RegistryMap) -> None:
+        self.app = app
+        self._endpoints = {str(rule.endpoint) for rule in url_map.iter_rules()}
+        self._planned: list[_PlannedFault] = []
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+
+    def plan(self, endpoint: str, method: str, what: Fault, times: int | None) -> None:
+        """Fail requests; see `testing.ServedRegistry.fail`."""
+        if endpoint not in self._endpoints:
+            known = ", ".join(sorted(self._endpoints))
+            raise ValueError(f"endpoint {endpoint!r} must be one of {known}")
+        if times is not None and times < 1:
+            raise ValueError(f"times {times!r} must be 1 or more, or None for every time")
+        if isinstance(what, int) and not 400 <= what <= 599:
+            raise ValueError(f"status {what!r} must be that of an error, 400 to 599")
+        if isinstance(what, str) and what not in ("body cut short", "connection closed"):
+            raise ValueError(f"fault {what!r} must be 'body cut short' or 'connection closed'")
+        if not isinstance(what, HTTPException | int | timedelta | str):
+            raise TypeError(f"fault {what!r} must be an error, a status, a timedelta or a string")
+        with self._lock:
+            self._planned.append(_PlannedFault(endpoint, method.upper(), what, times))
+
+    def stop(self) -> None:
+        """Delay nobody any more."""
+        self._stopped.set()
+
+    def _next(self, request: RecordedRequest) -> Fault | None:
+        with self._lock:
+            for fault in self._planned:
+                if (fault.endpoint, fault.method) == (request.endpoint, request.method):
+                    if fault.times is not None:
+                        fault.times -= 1
+                        if not fault.times:
+                            self._planned.remove(fault)
+                    return fault.what
+        return None
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        what = self._next(request_of(environ))
+        if isinstance(what, HTTPException):
+            raise what
+        if isinstance(what, int):
+            return _page(what)(environ, start_response)
+        if isinstance(what, timedelta):
+            self._stopped.wait(min(what.total_seconds(), threading.TIMEOUT_MAX))
+        if what == "connection closed":
+            raise ConnectionAbortedError("the registry has closed the connection")
+        if what == "body cut short":
+            return _cut_short(self.app, environ, start_response)
+        return self.app(environ, start_response)
+
+
+def _page(status: int) -> Response:
+    """A page as a proxy sends it, which is not the registry's JSON."""
+    known = {one.value: one.phrase for one in HTTPStatus}
+    title = f"{status} {known.get(status, '')}".strip()
+    return Response(f"<html><title>{title}</title></html>", status, mimetype="text/html")
+
+
+def _cut_short(
+    app: "WSGIApplication", environ: "WSGIEnvironment", start_response: "StartResponse"
+) -> Iterable[bytes]:
+    response = Response.from_app(app, environ, buffered=True)
+    content = response.get_data()
+    if not content or environ["REQUEST_METHOD"] == "HEAD":
+        raise ConnectionAbortedError("the registry has closed the connection: no body to cut short")
+    response.content_length = len(content)
+    start_response(response.status, response.headers.to_wsgi_list())
+    return [content[: len(content) // 2]]
+
+
+# Login.
+
+
+def _authorization(environ: "WSGIEnvironment") -> Authorization | None:
+    return Authorization.from_header(environ.get("HTTP_AUTHORIZATION"))
+
+
+def _user_of(authorization: Authorization | None, users: Mapping[str, str]) -> str | None:
+    """The user whom Basic authentication names, if the password is right."""
+    if authorization is None or authorization.type != "basic":
+        return None
+    return _checked(authorization.username, authorization.password, users)
+
+
+def _checked(name: str | None, password: str | None, users: Mapping[str, str]) -> str | None:
+    return name if name is not None and name in users and users[name] == password else None
+
+
+class BasicLogin:
+    """Asks each request for a name and a password."""
+
+    def __init__(self, app: "WSGIApplication", users: Mapping[str, str]) -> None:
+        self.app = app
+        self.users = users
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        user = _user_of(_authorization(environ), self.users)
+        if user is None and request_of(environ).endpoint != STORAGE:
+            raise errors.Unauthorized(challenge=Challenge("basic", {"realm": SERVICE}))
+        return self.app(environ, start_response)
+
+
+TokenField: TypeAlias = Literal["token", "access_token"]
+
+
+class BearerLogin:
+    """Asks each request for a token that allows what it does; and is the token server.
+
+    (Docker token authentication specification, and its OAuth2 form.) The users get tokens for
+    whatever they ask for. Anyone else gets none; but if there are no users at all, one to pull.
+    """
+
+    def __init__(
+        self, app: "WSGIApplication", users: Mapping[str, str], token_field: TokenField
+    ) -> None:
+        self.app = app
+        self.users = users
+        self.token_field = token_field
+        self._granted: dict[str, list[Scope]] = {}
+        self._refreshed: dict[str, str] = {}  # the user of each refresh token
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        request = request_of(environ)
+        if request.endpoint == TOKEN:
+            return self._answer(Request(environ))(environ, start_response)
+        if request.endpoint != STORAGE:
+            self._check(request, environ)
+        return self.app(environ, start_response)
+
+    def _check(self, request: RecordedRequest, environ: "WSGIEnvironment") -> None:
+        needed = required_scopes(
+            request.endpoint or RouteName.BASE, request.method, request.values, request.args
+        )
+        given = _authorization(environ)
+        granted = None
+        if given is not None and given.type == "bearer":
+            granted = self._granted.get(given.token or "")
+        if granted is not None and all(scope.is_granted_by(granted) for scope in needed):
+            return
+        # RFC 6750, 3.1: a request without a token is told of no error.
+        error = None if given is None else "invalid_token"
+        raise errors.Unauthorized(
+            realm=f"{Request(environ).root_url}token",
+            service=SERVICE,
+            scope=needed,
+            error=error if granted is None else "insufficient_scope",
+        )
+
+    def _answer(self, request: Request) -> Response:
+        if request.method == "POST":
+            return self._token(request.form, self._user_of_form(request.form), "access_token")
+        if request.method == "GET":
+            return self._token(request.args, self._user_of_get(request), self.token_field)
+        raise errors.Unsupported(valid_methods=["GET", "POST"])
+
+    def _token(self, sent: MultiDict[str, str], user: str | None, field: str) -> Response:
+        if sent.get("service") != SERVICE:
+            raise BadRequest(f"service must be {SERVICE!r}, as the challenge says")
+        try:
+            granted = self._scopes_for(user, parse_scopes(" ".join(sent.getlist("scope"))))
+        except ValueError as error:
+            raise BadRequest(str(error)) from None
+        token = secrets.token_urlsafe()
+        self._granted[token] = granted
+        answer: dict[str, Any] = {
+            field: token,
+            "scope": " ".join(map(str, granted)),
+            "expires_in": 3600,
+            "issued_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        }
+        wants_refresh = sent.get("offline_token") == "true" or sent.get("access_type") == "offline"
+        if wants_refresh and user is not None:
+            refresh_token = answer["refresh_token"] = secrets.token_urlsafe()
+            self._refreshed[refresh_token] = user
+        return Response(json.dumps(answer), mimetype="application/json")
+
+    def _user_of_get(self, request: Request) -> str | None:
+        if request.authorization is None and not self.users:
+            return None
+        return self._known(_user_of(request.authorization, self.users))
+
+    def _user_of_form(self, form: Mapping[str, str]) -> str:
+        grant = form.get("grant_type")
+        if grant == "password":
+            return self._known(_checked(form.get("username"), form.get("password"), self.users))
+        if grant == "refresh_token":
+            return self._known(self._refreshed.get(form.get("refresh_token", "")))
+        raise BadRequest("grant_type must be 'password' or 'refresh_token'")
+
+    def _known(self, user: str | None) -> str:
+        if user is None:
+            raise errors.Unauthorized("incorrect username or password")
+        return user
+
+    def _scopes_for(self, user: str | None, asked: list[Scope]) -> list[Scope]:
+        if user is not None:
+            return asked
+        return [replace(scope, actions=("pull",)) for scope in asked if "pull" in scope.actions]
+
+
+# The ways of other registries.
+
+LocationForm: TypeAlias = Literal["absolute", "relative", "opaque"]
+
+
+class Locations:
+    """Writes each ``Location`` as a whole URL or as a path.
+
+    In the opaque form, that of an upload is outside the API, and has a query. The upload goes on
+    there only, and only with the query.
+    """
+
+    def __init__(self, app: "WSGIApplication", form: LocationForm, url_map: RegistryMap) -> None:
+        self.app = app
+        self.form = form
+        self.url_map = url_map
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        request = request_of(environ)
+        if self.form == "opaque" and request.endpoint == RouteName.BLOB_UPLOAD_CHUNK:
+            environ = self._at_its_route(request, environ)
+        response = Response.from_app(self.app, environ)
+        if response.location is not None:
+            response.location = self._written(Request(environ), response.location)
+        return response(environ, start_response)
+
+    def _written(self, request: Request, location: str) -> str:
+        target = urljoin(request.base_url, location)
+        if not target.startswith(request.root_url):
+            return location
+        if self.form == "absolute":
+            return target
+        path = target.removeprefix(request.root_url)
+        if self.form == "opaque":
+            try:
+                endpoint, values = self.url_map.bind("").match(f"/{path.partition('?')[0]}", "PUT")
+            except HTTPException:
+                endpoint, values = None, {}
+            if endpoint == RouteName.BLOB_UPLOAD_CHUNK:
+                state = quote(_state_of(values), safe="")
+                path = f"uploads/{values['name']}/{values['uuid']}?_state={state}"
+        return f"{request.root_path}/{path}"
+
+    def _at_its_route(
+        self, request: RecordedRequest, environ: "WSGIEnvironment"
+    ) -> "WSGIEnvironment":
+        """The environ of the upload's route, for a request to the opaque form of it."""
+        if request.args.get("_state") != _state_of(request.values):
+            raise errors.BlobUploadUnknown("an upload goes on at its Location, with all its query")
+        return {
+            **environ,
+            "PATH_INFO": _path_info(self.url_map, RouteName.BLOB_UPLOAD_CHUNK, request.values),
+            "QUERY_STRING": _without(environ["QUERY_STRING"], "_state"),
+        }
+
+
+def _state_of(values: Mapping[str, str]) -> str:
+    """What has to be percent-encoded in a query, and is something else if it is encoded again."""
+    return f"{values['uuid']}+/%=="
+
+
+def _without(query: str, parameter: str) -> str:
+    pairs = query.split("&")
+    return "&".join(one for one in pairs if unquote_plus(one.partition("=")[0]) != parameter)
+
+
+class RedirectedBlobs:
+    """Sends clients to another origin for blobs.
+
+    Like an object store, it refuses the credentials for the registry.
+    """
+
+    def __init__(self, app: "WSGIApplication", url_map: RegistryMap) -> None:
+        self.app = app
+        self.url_map = url_map
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        request = request_of(environ)
+        if request.endpoint == STORAGE:
+            if "HTTP_AUTHORIZATION" in environ:
+                raise BadRequest("the credentials for the registry must not be sent to others")
+            path = _path_info(self.url_map, RouteName.BLOB, request.values)
+            return self.app({**environ, "PATH_INFO": path}, start_response)
+        if request.endpoint == RouteName.BLOB and request.method in ("GET", "HEAD"):
+            found = Response.from_app(self.app, {**environ, "REQUEST_METHOD": "HEAD"})
+            found.close()
+            if found.status_code == 200:
+                location = f"{_other_origin(environ)}/storage/{{name}}/{{digest}}"
+                response = Response(status=307)
+                response.location = location.format_map(request.values)
+                return response(environ, start_response)
+        return self.app(environ, start_response)
+
+
+def _other_origin(environ: "WSGIEnvironment") -> str:
+    """The same server, by another name: clients take another origin by its host."""
+    request = Request(environ)
+    here = urlsplit(request.host_url)
+    other = "localhost" if here.hostname != "localhost" else "127.0.0.1"
+    port = f":{here.port}" if here.port else ""
+    return f"{request.scheme}://{other}{port}{request.root_path}"
+
+
+class NoSinglePost:
+    """Begins an upload where a client would push a blob by one POST.
+
+    (distribution-spec 1.1, "Single POST": the registry may answer so.)
+    """
+
+    def __init__(self, app: "WSGIApplication") -> None:
+        self.app = app
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        request = request_of(environ)
+        if (request.endpoint, request.method) == (RouteName.BLOB_UPLOAD, "POST"):
+            query = _without(environ["QUERY_STRING"], "digest")
+            empty = {"wsgi.input": BytesIO(), "CONTENT_LENGTH": "0"}
+            environ = {**environ, "QUERY_STRING": query, **empty}
+        return self.app(environ, start_response)

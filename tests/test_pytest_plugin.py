@@ -1,0 +1,164 @@
+"""The fixture ``oci_registry``, in suites of a user's."""
+
+import re
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PLUGIN = ("-p", "registry_routes.pytest_plugin", "-p", "no:cacheprovider", "-W", "error")
+
+SUITE = """
+import json
+import urllib.error
+import urllib.request
+
+import pytest
+
+
+def get(url):
+    with urllib.request.urlopen(url) as response:
+        return json.load(response)
+
+
+def test_seeded(oci_registry):
+    digest = oci_registry.add_image("library/nginx:latest", layers=[b"a layer"])
+    assert digest.startswith("sha256:")
+    assert get(f"{oci_registry.url}/v2/library/nginx/tags/list")["tags"] == ["latest"]
+    assert [(one.endpoint, one.status) for one in oci_registry.requests] == [("tags", 200)]
+
+
+def test_failing(oci_registry):
+    from registry_routes import errors
+
+    oci_registry.fail("catalog", "GET", errors.TooManyRequests(retry_after=1))
+    with pytest.raises(urllib.error.HTTPError, match="429"):
+        get(f"{oci_registry.url}/v2/_catalog")
+    assert get(f"{oci_registry.url}/v2/_catalog") == {"repositories": []}
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_fresh(oci_registry, number):
+    assert get(f"{oci_registry.url}/v2/_catalog") == {"repositories": []}
+    oci_registry.add_image(f"image/{number}")
+    assert get(f"{oci_registry.url}/v2/_catalog") == {"repositories": [f"image/{number}"]}
+
+
+urls = []
+
+
+def test_before(oci_registry):
+    urls.append(oci_registry.url)
+
+
+def test_gone_afterwards():
+    with pytest.raises(urllib.error.URLError, match="refused"):
+        urllib.request.urlopen(f"{urls[0]}/v2/")
+"""
+
+CLIENT = """
+import urllib3
+
+from registry_routes import errors
+
+
+def test_that_it_tries_again(oci_registry):
+    digest = oci_registry.add_image("a:v1")
+    oci_registry.fail("manifest", "GET", errors.TooManyRequests(retry_after=0), times=2)
+    oci_registry.fail("manifest", "GET", "connection closed")
+    retries = urllib3.Retry(4, status_forcelist=[429])
+    answer = urllib3.request("GET", f"{oci_registry.url}/v2/a/manifests/v1", retries=retries)
+    assert answer.headers["Docker-Content-Digest"] == digest
+    assert [request.status for request in oci_registry.requests] == [429, 429, None, 200]
+"""
+
+UNUSED = """
+import sys
+
+
+def test_nothing_is_imported():
+    loaded = {name.partition(".")[0] for name in sys.modules}
+    assert "werkzeug" not in loaded
+    assert [name for name in sys.modules if name.startswith("registry_routes.")] == [
+        "registry_routes.pytest_plugin"
+    ]
+"""
+
+
+def test_the_fixture(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(SUITE)
+    pytester.runpytest_subprocess(*PLUGIN).assert_outcomes(passed=10)
+
+
+@pytest.mark.parametrize("way", ["loadfile", "load"])
+def test_under_xdist(pytester: pytest.Pytester, way: str) -> None:
+    pytester.makepyfile(SUITE)
+    # These two are about one another, and may come to different workers.
+    apart = ("-k", "not before and not gone") if way == "load" else ()
+    result = pytester.runpytest_subprocess(*PLUGIN, "-n", "3", "--dist", way, *apart)
+    result.assert_outcomes(passed=10 - len(apart))
+
+
+def test_until_it_is_used_nothing_is_imported(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(UNUSED)
+    pytester.runpytest_subprocess(*PLUGIN).assert_outcomes(passed=1)
+
+
+def test_the_suite_of_the_readme(pytester: pytest.Pytester) -> None:
+    readme = (ROOT / "README.md").read_text()
+    [block] = [
+        block
+        for block in re.findall(r"^```python\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+        if "oci_registry" in block
+    ]
+    pytester.makepyfile(block)
+    pytester.runpytest_subprocess(*PLUGIN).assert_outcomes(passed=2)
+
+
+def test_the_fixture_is_listed(pytester: pytest.Pytester) -> None:
+    listed = pytester.runpytest_subprocess(*PLUGIN, "--fixtures").stdout.str()
+    assert re.search(r"oci_registry -- .*\n +A container registry, empty and in memory", listed)
+
+
+def test_loaded_twice_it_is_loaded_once(pytester: pytest.Pytester) -> None:
+    """By its entry point, and by ``-p``, which may name a module or an entry point."""
+    pytester.makepyfile(SUITE)
+    pytester.runpytest_subprocess(*PLUGIN, *PLUGIN).assert_outcomes(passed=10)
+    result = pytester.runpytest_subprocess("-p", "no:registry_routes.pytest_plugin")
+    assert "fixture 'oci_registry' not found" in result.stdout.str()
+
+
+def pip(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(python), "-m", "pip", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_with_nothing_but_werkzeug_pytest_and_a_client(tmp_path: Path) -> None:
+    """In an environment of its own, from the wheel, without a word in any configuration."""
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation"]
+    subprocess.run([*build, "--outdir", str(tmp_path), str(ROOT)], check=True, capture_output=True)
+    [wheel] = tmp_path.glob("*.whl")
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    installed = pip(python, "install", "-q", str(wheel), "pytest", "urllib3")
+    if installed.returncode and "No matching distribution" in installed.stderr:
+        pytest.skip("there is no package index to install pytest from")
+    assert installed.returncode == 0, installed.stderr
+    there = {line.partition("==")[0].lower() for line in pip(python, "freeze").stdout.splitlines()}
+    assert {one.partition(" @")[0] for one in there} <= {
+        *("registry-routes", "registry_routes", "werkzeug", "markupsafe", "urllib3"),
+        *("pytest", "iniconfig", "packaging", "pluggy", "pygments"),
+    }
+    suite = tmp_path / "suite"
+    suite.mkdir()
+    (suite / "test_theirs.py").write_text(SUITE)
+    (suite / "test_client.py").write_text(CLIENT)
+    (suite / "test_unused.py").write_text(UNUSED)
+    run = [str(python), "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"]
+    for file, passed in ("test_unused.py", 1), ("test_client.py", 1), ("test_theirs.py", 10):
+        result = subprocess.run([*run, file], cwd=suite, capture_output=True, text=True)
+        assert f"{passed} passed" in result.stdout, result.stdout
