@@ -149,7 +149,7 @@ class RegistryApp:
         view = self._view_of(endpoint, method)
         if view is None:
             # A rule that takes any method has no list of them.
-            others = adapter.allowed_methods() or {*self._views.get(endpoint, ()), "HEAD"}
+            others = adapter.allowed_methods() or {*self._views.get(endpoint, ()), "GET", "HEAD"}
             raise self._refusal(adapter, MethodNotAllowed(others))
         length = environ.get("CONTENT_LENGTH", "")
         if length and not (length.isascii() and length.isdecimal() and len(length) < 19):
@@ -176,6 +176,8 @@ class RegistryApp:
                 endpoint, _ = adapter.match(method=method)
             except RequestRedirect:  # to the route, by its canonical path; or somewhere else
                 endpoint = getattr(error, "endpoint", None)
+            except HTTPException:  # the rule that takes the method does not answer for this path
+                continue
             if endpoint is None or self._view_of(endpoint, method) is not None:
                 viewed.append(method)
         return Unsupported(valid_methods=sorted(viewed)) if viewed else RouteUnknown()

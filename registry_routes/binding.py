@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SAFE_IN_QUERY = "%?" + SAFE_IN_PATH
 
 _MOST_HOSTS = 1000
+_LONGEST_HOST = 260  # a domain name and a port
 
 
 def _late(name: str) -> Any:
@@ -130,7 +131,7 @@ class LateMap(Map, Generic[Adapter]):
             ):
                 return self.adapter_class.late(self, environ)
             adapter = _bound_by_werkzeug(self, environ)
-            if host is not None:
+            if host is not None and len(host) <= _LONGEST_HOST:
                 if len(self._known_hosts) >= _MOST_HOSTS:
                     self._known_hosts.clear()
                 self._known_hosts.add(host)

@@ -82,8 +82,21 @@ class RegistryMapAdapter(LateMapAdapter):
                 return (self.map._rule_at[route.path] if return_rule else route.endpoint), values
             rule, values = self._match_slowly(path, method.upper(), query_args)
         else:
-            rule, values = super().match(path, method, True, query_args, websocket)
+            rule, values = self._match_by_werkzeug(path, method, query_args, websocket)
         return (rule if return_rule else rule.endpoint), values
+
+    def _match_by_werkzeug(
+        self,
+        path: str,
+        method: str | None,
+        query_args: Mapping[str, Any] | str | None,
+        websocket: bool | None,
+    ) -> tuple[Rule, Mapping[str, Any]]:
+        try:
+            return super().match(path, method, True, query_args, websocket)
+        except (ValueError, BuildError):
+            # A value that a converter, or the target of an alias, does not take.
+            raise NotFound from None
 
     def _match_slowly(
         self, path: str, method: str, query_args: Mapping[str, Any] | str | None
@@ -97,11 +110,9 @@ class RegistryMapAdapter(LateMapAdapter):
         error: HTTPException = NotFound()
         if self.map._has_rules_under_root or not under_root:
             try:
-                rule, values = super().match(path, method, True, query_args, False)
+                rule, values = self._match_by_werkzeug(path, method, query_args, False)
             except HTTPException as e:
                 error = e
-            except (ValueError, BuildError):
-                pass  # a value that a converter or the target of an alias does not take
             else:
                 if not under_root or self.map._may_answer_for_the_api(rule, stripped, method):
                     return rule, values
@@ -171,7 +182,7 @@ class RouteNotBuilt(BuildError):
 
     def __str__(self) -> str:
         choices = ", or with ".join(" and ".join(names) for names in self.variables)
-        given = ", ".join(sorted(self.values)) or "nothing"
+        given = ", ".join(sorted(map(str, self.values))) or "nothing"
         return f"endpoint {self.endpoint!r} must be built with {choices}, not with {given} alone"
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from posixpath import commonpath, dirname
+from types import MappingProxyType
 from typing import Any
 
 from werkzeug.routing import BaseConverter, Map, Rule, RuleFactory
@@ -79,9 +80,10 @@ class Route:
 class Dialect:
     """A route table, and the converters that its rules use.
 
-    No path may fit two of its routes, whatever the method. A variable reaches to the next slash or
-    to the end of the path, and its converter is a `GrammarConverter` that keeps the value as it is.
-    A repository name comes right after the root. Raises `ValueError` for a route that is not so.
+    No path may fit two of its routes, whatever the method, and with or without a slash at its end.
+    A variable reaches to the next slash or to the end of the path, and its converter is a
+    `GrammarConverter` that keeps the value as it is. A repository name comes right after the root.
+    Raises `ValueError` for a route that is not so, and for no route at all.
     (`URLBuilder` needs the converters "repository", "tag" and "digest".)
 
     >>> OCI_1_1, OCI_1_1.root
@@ -97,9 +99,16 @@ class Dialect:
     of them is not taken for a malformed path of another route."""
 
     def __post_init__(self) -> None:
+        if not self.routes:
+            raise ValueError(f"dialect {self.name!r} must have a route")
+        paths = set()
         for route in self.routes:
             if fault := self._fault_of(route):
                 raise ValueError(f"route {route.path!r} {fault}")
+            path = re.sub(":[^>]*>", ">", route.path).rstrip("/")
+            if path in paths:
+                raise ValueError(f"route {route.path!r} must not have the path of another route")
+            paths.add(path)
 
     def _fault_of(self, route: Route) -> str | None:
         written = "".join(text or f"<{kind}:{name}>" for text, kind, name in route.pieces())
@@ -138,10 +147,9 @@ class Dialect:
 
     @property
     def root(self) -> str:
-        """The path that all its routes are under, without its trailing slash."""
-        return commonpath([dirname(route.path.partition("<")[0]) for route in self.routes]).rstrip(
-            "/"
-        )
+        """The path that all its routes, and those left out, are under; without a trailing slash."""
+        routes = (*self.routes, *self.left_out)
+        return commonpath([dirname(route.path.partition("<")[0]) for route in routes]).rstrip("/")
 
     def subset(self, *endpoints: str, methods: Iterable[str] | None = None) -> "Dialect":
         """A dialect with some of these routes only, for a registry that does not serve them all.
@@ -264,7 +272,7 @@ DOCKER_1_5 = Dialect("docker-1.5", (
 # fmt: on
 
 #: The dialects by their names.
-DIALECTS = {dialect.name: dialect for dialect in (OCI_1_1, DOCKER_1_5)}
+DIALECTS = MappingProxyType({dialect.name: dialect for dialect in (OCI_1_1, DOCKER_1_5)})
 
 
 class _DialectRule(Rule):

@@ -289,6 +289,35 @@ def test_a_refusal_has_the_methods_that_have_a_view_wherever_they_are_from() -> 
         assert (response.status_code, response.headers["Allow"]) == (405, methods)
 
 
+@pytest.mark.parametrize(
+    ("rule", "path"),
+    [
+        (Rule("/v2/ws", endpoint="mine", websocket=True, methods=["GET"]), "/v2/ws"),
+        (Rule("/<path:page>", endpoint="mine", methods=["PUT"]), "/v2/nope"),
+        (Rule("/<path:page>", endpoint="mine", methods=["PUT"]), "/v2/a/referrers/sha256:x"),
+        (Rule("/<path:page>", endpoint="mine", methods=["PUT"]), "/v2/_catalog"),
+        (Rule("/v2/<x>", endpoint="mine", websocket=True, methods=["OPTIONS"]), "/v2/_catalog"),
+    ],
+)
+def test_a_rule_that_does_not_answer_for_a_path_does_not_allow_a_method(
+    rule: Rule, path: str
+) -> None:
+    rules = [rule.empty(), Rule("/v2/token", endpoint="token")]
+    response = Client(small_registry(RegistryMap(rules=rules))).post(path)
+    assert response.status_code == 404
+    assert "Allow" not in response.headers
+
+
+def test_what_takes_any_method_allows_get_if_it_has_a_view_for_it() -> None:
+    app = small_registry(RegistryMap(DOCKER_1_5))
+    app.view("tags", "PUT")(lambda request, name: Response())
+    for path, allowed in ("/v2/", "GET, HEAD"), ("/v2/a/b/tags/list", "GET, HEAD, PUT"):
+        assert Client(app).post(path).headers["Allow"] == allowed
+    app = RegistryApp(RegistryMap(DOCKER_1_5))
+    app.view("tags", "PUT")(lambda request, name: Response())
+    assert Client(app).post("/v2/a/b/tags/list").headers["Allow"] == "PUT"
+
+
 def test_a_view_for_head_alone_leaves_the_one_for_get() -> None:
     app = RegistryApp()
     app.view("base", "HEAD")(lambda request: Response(status=204))

@@ -481,3 +481,25 @@ def test_no_exception_leaves_a_match_but_an_http_one(dialect: Dialect, path: str
                 adapter.match(one, method)
             except HTTPException as error:
                 error.get_response()
+
+
+@pytest.mark.parametrize(
+    ("options", "bound"),
+    [
+        ({"host_matching": True}, {}),
+        ({}, {"subdomain": "x"}),
+        ({}, {"url_scheme": "ws"}),
+    ],
+    ids=["host matching", "another subdomain", "WebSocket"],
+)
+def test_no_exception_leaves_a_match_but_an_http_one_where_all_is_werkzeugs(
+    options: dict[str, Any], bound: dict[str, Any]
+) -> None:
+    where: dict[str, Any] = {"host": "h"} if options else {"subdomain": bound.get("subdomain")}
+    where["websocket"] = bound.get("url_scheme") == "ws"
+    alias = Rule("/old/<path:name>", endpoint="tags", alias=True, **where)
+    adapter = RegistryMap(rules=[alias], **options).bind("h", **bound)
+    with pytest.raises(RequestRedirect):
+        adapter.match("/old/a")
+    with pytest.raises(NotFound):
+        adapter.match("/old/A")

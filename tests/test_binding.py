@@ -157,6 +157,15 @@ def test_many_hosts_are_not_remembered_for_ever() -> None:
     assert 0 < len(url_map._known_hosts) <= 1000
 
 
+def test_a_host_that_is_long_is_not_remembered() -> None:
+    """A client chooses it, so the memory that it takes must have a limit."""
+    url_map = RegistryMap()
+    for long in "a." * 30_000 + "example", "registry.example:" + "1" * 60_000:
+        adapter = url_map.bind_to_environ(environ_for("/v2/", HTTP_HOST=long))
+        assert adapter.match() == ("base", {})
+    assert not url_map._known_hosts
+
+
 def test_the_warning_of_another_host_names_the_callers_line() -> None:
     environ = environ_for("/v2/", HTTP_HOST="other.example")
     for url_map in RegistryMap(), Map():

@@ -328,6 +328,7 @@ def test_every_url_is_as_a_plain_map_builds_it(
             "endpoint 'manifest' must be built with name and digest, or with name and tag, not with name alone",
         ),
         ("tags", {}, "endpoint 'tags' must be built with name, not with nothing alone"),
+        ("tags", {7: 8}, "endpoint 'tags' must be built with name, not with 7 alone"),
         (
             "extension",
             {"name": "a", "module": None},
@@ -336,7 +337,7 @@ def test_every_url_is_as_a_plain_map_builds_it(
     ],
 )
 def test_what_is_missing_is_said_of_every_route_of_the_endpoint(
-    endpoint: str, values: dict[str, Any], message: str
+    endpoint: str, values: dict[Any, Any], message: str
 ) -> None:
     with pytest.raises(BuildError) as error:
         RegistryMap().bind("registry.example").build(endpoint, values)

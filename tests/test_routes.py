@@ -159,6 +159,13 @@ def test_a_subset_can_be_pickled_and_copied() -> None:
         assert RegistryMap(again).bind("h").match("/v2/a/tags/list") == ("tags", {"name": "a"})
 
 
+def test_the_dialects_by_their_names_are_these_for_good() -> None:
+    """One more there could not be pickled: it is no global of the module."""
+    mine = Dialect("mine", OCI_1_1.routes, OCI_1_1.converters)
+    with pytest.raises(TypeError):
+        DIALECTS["mine"] = mine  # type: ignore[index]
+
+
 class Changing(GrammarConverter, grammar=TagConverter.grammar):
     def to_python(self, value: str) -> str:
         return value.upper()
@@ -190,6 +197,37 @@ def test_a_route_that_cannot_be_in_a_table_is_refused_early(path: str, error: st
     with pytest.raises(ValueError, match=re.escape(error)) as raised:
         Dialect("mine", (base, Route(tags, path, ("GET",))), converters)  # type: ignore[arg-type]
     assert str(raised.value).startswith(f"route {path!r} must ")
+
+
+def test_a_dialect_without_a_route_is_refused() -> None:
+    with pytest.raises(ValueError, match="dialect 'mine' must have a route"):
+        Dialect("mine", (), OCI_1_1.converters)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("/v2/", "/v2/"),
+        ("/v2/x", "/v2/x/"),
+        ("/v2/<repository:name>/sig", "/v2/<repository:repo>/sig"),
+        ("/v2/<tag:a>/<tag:b>/", "/v2/<tag:b>/<tag:a>"),
+    ],
+)
+def test_two_routes_with_one_path_are_refused_for_one_would_be_lost(one: str, other: str) -> None:
+    routes = Route("a", one, ("GET",)), Route("b", other, ("PUT",))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must not have the path of another route") as raised:
+        Dialect("mine", routes, OCI_1_1.converters)
+    assert str(raised.value).startswith(f"route {other!r} must ")
+
+
+def test_a_subset_has_the_root_of_the_whole() -> None:
+    deep = Route("deep", "/v2/_ext/a/<tag:tag>", ("PUT",))  # type: ignore[arg-type]
+    subset = Dialect("mine", (*OCI_1_1.routes, deep), OCI_1_1.converters).subset("deep")
+    assert subset.root == subset.subset().root == "/v2"
+    adapter = RegistryMap(subset).bind("registry.example")
+    for path, *_ in EXAMPLES:
+        with pytest.raises(RouteUnknown):
+            adapter.match(path)
 
 
 def test_a_dialect_with_routes_and_converters_of_its_own() -> None:
