@@ -115,7 +115,7 @@ def _routes(options: argparse.Namespace) -> str:
     routes, urls = _map_and_urls(options)
     table = [
         {
-            "endpoint": route.name.value,
+            "endpoint": route.endpoint,
             "rule": urls.root
             + routes.table.prefix
             + "".join(text or f"<{name}>" for text, _, name in route.pieces()),

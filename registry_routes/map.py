@@ -241,7 +241,8 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
       does not answer for the API.
     - Routes that are added again, as by ``Submount("/mirror", [RegistryRules()])``, have Werkzeug's
       own slashes and errors.
-    - With ``host_matching``, or at a subdomain other than the default one, all is Werkzeug's.
+    - With ``host_matching``, at a subdomain other than the default one, and for a WebSocket, all is
+      Werkzeug's.
 
     >>> beside = RegistryMap(rules=[Rule("/v2/token", endpoint="token"), Rule("/<path:page>")])
     >>> beside.bind("registry.example.com").match("/v2/token")

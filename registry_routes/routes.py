@@ -41,8 +41,8 @@ class Route:
     [('tags', ('GET',))]
     """
 
-    name: RouteName
-    """The endpoint."""
+    name: str
+    """The endpoint: a `RouteName`, or another name in a dialect of your own."""
 
     path: str
     """The rule, as `werkzeug.routing.Rule` writes it."""

@@ -195,7 +195,7 @@ def test_a_route_that_cannot_be_in_a_table_is_refused_early(path: str, error: st
     converters |= {"changing": Changing, "narrower": Narrower}
     base, tags, path = OCI_1_1.routes[0], "tags", f"/v2/<repository:name>/{path}"
     with pytest.raises(ValueError, match=re.escape(error)) as raised:
-        Dialect("mine", (base, Route(tags, path, ("GET",))), converters)  # type: ignore[arg-type]
+        Dialect("mine", (base, Route(tags, path, ("GET",))), converters)
     assert str(raised.value).startswith(f"route {path!r} must ")
 
 
@@ -214,14 +214,14 @@ def test_a_dialect_without_a_route_is_refused() -> None:
     ],
 )
 def test_two_routes_with_one_path_are_refused_for_one_would_be_lost(one: str, other: str) -> None:
-    routes = Route("a", one, ("GET",)), Route("b", other, ("PUT",))  # type: ignore[arg-type]
+    routes = Route("a", one, ("GET",)), Route("b", other, ("PUT",))
     with pytest.raises(ValueError, match="must not have the path of another route") as raised:
         Dialect("mine", routes, OCI_1_1.converters)
     assert str(raised.value).startswith(f"route {other!r} must ")
 
 
 def test_a_subset_has_the_root_of_the_whole() -> None:
-    deep = Route("deep", "/v2/_ext/a/<tag:tag>", ("PUT",))  # type: ignore[arg-type]
+    deep = Route("deep", "/v2/_ext/a/<tag:tag>", ("PUT",))
     subset = Dialect("mine", (*OCI_1_1.routes, deep), OCI_1_1.converters).subset("deep")
     assert subset.root == subset.subset().root == "/v2"
     adapter = RegistryMap(subset).bind("registry.example")
@@ -237,7 +237,7 @@ def test_a_dialect_with_routes_and_converters_of_its_own() -> None:
         "mine",
         (
             *OCI_1_1.routes,
-            Route("sig", "/v2/<repository:name>/sigs/<sig:sig>", ("GET", "PUT")),  # type: ignore[arg-type]
+            Route("sig", "/v2/<repository:name>/sigs/<sig:sig>", ("GET", "PUT")),
         ),
         {**OCI_1_1.converters, "sig": SignatureConverter},
     )
