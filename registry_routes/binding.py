@@ -6,7 +6,6 @@ times as long as to match takes this package.
 
 import warnings
 from collections.abc import Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 from urllib.parse import quote
 
@@ -26,9 +25,8 @@ _MOST_HOSTS = 1000
 _LONGEST_HOST = 260  # a domain name and a port
 
 
-def _late(name: str) -> Any:
-    """An attribute that a late adapter gets from a full one."""
-    return cached_property(lambda adapter: getattr(adapter._full, name))
+#: What a late adapter gets from a full one, when the first of these is asked for.
+_LATE = ("server_name", "script_name", "url_scheme", "query_args")
 
 
 class LateMapAdapter(MapAdapter):
@@ -67,14 +65,14 @@ class LateMapAdapter(MapAdapter):
         bound._environ = environ.copy()
         return bound
 
-    @cached_property
-    def _full(self) -> MapAdapter:
-        return _bound_by_werkzeug(self.map, self._environ)
-
-    server_name: str = _late("server_name")
-    script_name: str = _late("script_name")
-    url_scheme: str = _late("url_scheme")
-    query_args: Mapping[str, Any] | str | None = _late("query_args")
+    def __getattr__(self, name: str) -> Any:
+        # Not by `functools.cached_property`, which takes a lock before Python 3.12.
+        if name not in _LATE:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        full = _bound_by_werkzeug(self.map, self._environ)
+        for late in _LATE:
+            vars(self).setdefault(late, getattr(full, late))
+        return getattr(self, name)
 
 
 Adapter = TypeVar("Adapter", bound=LateMapAdapter)

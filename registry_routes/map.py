@@ -238,7 +238,8 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
     - A path and method of a route is always the registry's. A rule that takes the same is accepted,
       and never matches; for another method, it does.
     - Under ``/v2``, only rules that begin with ``/v2`` match: a catch-all such as ``/<path:page>``
-      does not answer for the API.
+      does not answer for the API. (Once you have such a rule, Werkzeug is asked as well, so a 405
+      may name methods that only a catch-all takes.)
     - Routes that are added again, as by ``Submount("/mirror", [RegistryRules()])``, have Werkzeug's
       own slashes and errors.
     - With ``host_matching``, at a subdomain other than the default one, and for a WebSocket, all is

@@ -5,7 +5,7 @@ These are pure functions of paths and methods, without HTTP and without a map.
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from itertools import count, permutations
+from itertools import count
 from operator import itemgetter
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -75,12 +75,13 @@ class RouteTable:
         self._below_root = _expression(dialect, _loose_pattern, below)
         self._after_name = _expression(dialect, _loose_pattern, after_name)
         self._most_slashes = max((path.count("/") for path in after_name), default=0)
-        #: By the endpoint and the names of the variables, these in any order.
+        #: By the endpoint and the names of the variables, in the order of the path or sorted.
         self._templates = {
             (route.endpoint, *names): template
             for route in dialect.routes
             for template in [_template(self, route)]
-            for names in permutations(dialect.variables(route))
+            for variables in [dialect.variables(route)]
+            for names in (variables, sorted(variables))
         }
 
     def __reduce__(self) -> Any:
@@ -158,7 +159,9 @@ class RouteTable:
         """
         template = self._templates.get((endpoint, *values))
         if template is None:
-            return None
+            template = self._templates.get((endpoint, *sorted(values, key=str)))
+            if template is None:
+                return None
         variables, path, in_order = template
         for name, _, fullmatch in variables:
             value = values[name]

@@ -109,6 +109,16 @@ def test_what_a_match_does_not_need_is_bound_late() -> None:
     assert adapter.server_name == "registry.example"
 
 
+def test_an_attribute_that_is_set_stays_as_it_is_set() -> None:
+    url_map = RegistryMap()
+    for _ in range(2):
+        adapter = url_map.bind_to_environ(environ_for("/v2/", SCRIPT_NAME="/mount"))
+        adapter.script_name = "/other/"
+        assert adapter.build("base", force_external=True) == "http://registry.example/other/v2/"
+        with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+            _ = adapter.nothing
+
+
 class Trusting(Request):
     trusted_hosts = ["registry.example"]
 
