@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import requests
-from registry import storage_at
+from storage import storage_at
 from werkzeug.exceptions import HTTPException
 from werkzeug.test import Client
 

@@ -12,7 +12,7 @@ import obstore
 import pytest
 import requests
 from obstore.store import S3Store
-from registry import storage_at
+from storage import storage_at
 from werkzeug.test import Client
 
 from registry_routes import resolve_location
@@ -231,7 +231,7 @@ def test_a_storage_that_fails_is_an_error_and_does_no_damage(
             raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("registry.open_writer", Full)
+        patched.setattr("storage.open_writer", Full)
         response = client.patch(location, data=b"56789")
         assert response.status_code == 503
         assert response.get_json()["errors"][0]["code"] == "UNAVAILABLE"

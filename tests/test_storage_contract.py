@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from obstore.store import LocalStore, MemoryStore
-from registry import ObjectStorage
+from storage import ObjectStorage
 
 from registry_routes.digests import DigestMismatch, digest_of
 from registry_routes.grammar import NAME, REGISTERED_ALGORITHMS, TAG
