@@ -8,6 +8,7 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from obstore import open_writer
@@ -28,6 +29,7 @@ from registry_routes.registry import (
 )
 
 PART = 5 * 1024 * 1024  # of an object that is written, the least of S3; two are held in memory
+STAGING = "staging/"
 MAX_COPY = 4 * 1024 * 1024 * 1024  # what S3 copies in one request is a little more
 
 Blocks = Iterable[bytes]
@@ -38,7 +40,17 @@ def storage_at(place: str | os.PathLike[str]) -> Storage:
     place = os.fspath(place)
     if place.startswith("memory:"):
         return MemoryStorage()
-    return ObjectStorage(from_url(place) if "://" in place else LocalStore(place, mkdir=True))
+    return ObjectStorage(from_url(place) if "://" in place else LocalStore(_made(place)))
+
+
+def _made(place: str) -> Path:
+    """The directory, which is made if need be, for good."""
+    directory = Path(place).absolute()
+    new = [one for one in (directory, *directory.parents) if not one.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    for one in new:
+        _sync(str(one.parent))
+    return directory
 
 
 class Chunk(NamedTuple):
@@ -60,6 +72,7 @@ class ObjectStorage(Storage):
     - ``_manifests/<algorithm>/<hash>``: a manifest; on a line before it, its media type and, if it
       has one, its subject;
     - ``_tags/<tag>``: the digest that it points at;
+    - ``_tagged/<algorithm>/<hash>/<tag>``, empty: the tag points at this manifest, or has done so;
     - ``_referrers/<subject's algorithm>/<hash>/<algorithm>/<hash>``: a descriptor;
     - ``_uploads/<id>/``: ``begun``, empty; ``data/<random>``, what a request has brought; and
       ``chunks/<number>``, a `Chunk`. The number falls as its start rises: the last comes first in a
@@ -67,8 +80,12 @@ class ObjectStorage(Storage):
 
     No component of a name starts with "_", and no value that the routes let through can leave its
     place. An object appears when it is whole, and of two requests that create the same chunk one
-    succeeds. A blob, a tag and an upload's chunk are there before what points at them: a process
-    may be killed at any moment.
+    succeeds. A blob, a manifest and an upload's chunk are there before what points at them: a
+    process may be killed at any moment.
+
+    In a directory, what a blob, a manifest or a tag needs is synced before the call returns, and
+    before what points at it appears. It is written in ``staging/`` first, so that it replaces what
+    was there only when it has been synced.
     """
 
     def __init__(self, store: Any) -> None:
@@ -112,6 +129,27 @@ class ObjectStorage(Storage):
             for block in blocks:
                 writer.write(block)
             writer.close()
+
+    def _save(self, path: str, blocks: Blocks) -> None:
+        """Write an object that survives a power cut. If that raises, what was there stays."""
+        if self.directory is None:
+            self._write(path, blocks)
+            return
+        staged = f"{STAGING}{uuid.uuid4().hex}"
+        self._write(staged, blocks)
+        self._put_in_place(staged, path)
+
+    def _put_in_place(self, staged: str, path: str) -> None:
+        """Give a file its place, durably: it, then every directory above it, which may be new."""
+        try:
+            _sync(f"{self.directory}{staged}")
+            with _raising_oserrors():
+                self.store.rename(staged, path)
+        finally:
+            self._delete(staged)  # it is there after an error, and if both were one file already
+        while path:
+            path = path.rpartition("/")[0]
+            _sync(f"{self.directory}{path}")
 
     def _delete(self, path: str) -> None:
         with _raising_oserrors(), suppress(FileNotFoundError):
@@ -164,11 +202,11 @@ class ObjectStorage(Storage):
         return BlobFile(file)
 
     def put_blob(self, name: str, digest: str, blocks: Blocks) -> None:
-        self._write(_blob_path(digest), checked_blocks(digest, blocks))
+        self._save(_blob_path(digest), checked_blocks(digest, blocks))
         self._link_blob(name, digest)
 
     def _link_blob(self, name: str, digest: str) -> None:
-        self._put(_path(name, "_blobs", digest), b"")
+        self._save(_path(name, "_blobs", digest), [])
 
     def mount_blob(self, name: str, digest: str, source: str) -> None:
         self.blob_size(source, digest)
@@ -272,12 +310,19 @@ class ObjectStorage(Storage):
         """Keep the chunks of an upload as a blob."""
         is_one = len(chunks) == 1 and chunks[0].size <= MAX_COPY
         if is_one and digest == f"sha256:{chunks[0].sha256}":
-            with _raising_oserrors():
-                self.store.copy(chunks[0].data, _blob_path(digest))
+            self._save_copy(chunks[0].data, _blob_path(digest))
             self._link_blob(name, digest)
         else:
             blocks = (block for one in chunks for block in self._stream(one.data))
             self.put_blob(name, digest, blocks)
+
+    def _save_copy(self, data: str, path: str) -> None:
+        staged = path if self.directory is None else f"{STAGING}{uuid.uuid4().hex}"
+        with _raising_oserrors():
+            self.store.copy(data, staged)
+        if self.directory is not None:
+            os.utime(f"{self.directory}{staged}")  # a hard link is as old as the chunk
+            self._put_in_place(staged, path)
 
     def cancel_upload(self, name: str, upload_id: str) -> None:
         upload = self._upload(name, upload_id)
@@ -313,17 +358,23 @@ class ObjectStorage(Storage):
     ) -> None:
         path = _path(name, "_manifests", digest)
         line = f"{manifest.media_type} {subject or ''}".rstrip().encode()
+        tagged = [f"{_path(name, '_tagged', digest)}/{tag}" for tag in tags]
         while True:
-            self._put(path, b"%b\n%b" % (line, manifest.content))
+            self._save(path, [b"%b\n%b" % (line, manifest.content)])
             if subject:
-                self._put(_referrer_path(name, subject, digest), descriptor)
-            for tag in tags:
-                self._put(f"{_path(name, '_tags')}{tag}", digest.encode())
-            if self._exists(path):
+                self._save(_referrer_path(name, subject, digest), [descriptor])
+            for tag, in_index in zip(tags, tagged, strict=True):
+                self._save(in_index, [])
+                self._save(f"{_path(name, '_tags')}{tag}", [digest.encode()])
+            if all(map(self._exists, [*tagged, path])):
                 return  # else it has been deleted meanwhile, and what points at it may not have
 
     def delete_manifest(self, name: str, digest: str) -> None:
-        """Delete a manifest, and what points at it: before it, and what was made meanwhile."""
+        """Delete a manifest, and what points at it: before it, and what was made meanwhile.
+
+        The index of its tags may have too many. So that it never has too few, whoever takes a tag
+        from it looks at the tag afterwards, and whoever sets a tag looks at the index afterwards.
+        """
         path = _path(name, "_manifests", digest)
         line = self._read(path).partition(b"\n")[0]
         if not line:
@@ -331,15 +382,24 @@ class ObjectStorage(Storage):
         subject = line.decode().partition(" ")[2]
         self._delete_pointers(name, digest, subject)
         self._delete(path)
-        self._delete_pointers(name, digest, subject)
+        for tag in self._delete_pointers(name, digest, subject):
+            in_index = f"{_path(name, '_tagged', digest)}/{tag}"
+            self._delete(in_index)
+            if self._points_at(name, tag, digest):  # it has been pushed again meanwhile
+                self._save(in_index, [])
 
-    def _delete_pointers(self, name: str, digest: str, subject: str) -> None:
+    def _delete_pointers(self, name: str, digest: str, subject: str) -> list[str]:
+        """Delete what points at a manifest; the tags of the index, whether they did or not."""
         if subject:
             self._delete(_referrer_path(name, subject, digest))
-        tags = _path(name, "_tags")
-        for tag in list(self._names(tags)):
-            if self._read(tags + tag) == digest.encode():
-                self._delete(tags + tag)
+        tags = list(self._names(f"{_path(name, '_tagged', digest)}/"))
+        for tag in tags:
+            if self._points_at(name, tag, digest):
+                self._delete(f"{_path(name, '_tags')}{tag}")
+        return tags
+
+    def _points_at(self, name: str, tag: str, digest: str) -> bool:
+        return self._read(f"{_path(name, '_tags')}{tag}") == digest.encode()
 
     def tag(self, name: str, tag: str) -> str:
         digest = self._read(f"{_path(name, '_tags')}{tag}")
@@ -414,6 +474,15 @@ def _raising_oserrors() -> Iterator[None]:
         raise
     except BaseError as error:
         raise OSError(" ".join(str(error).partition("\n\nDebug source")[0].split())) from error
+
+
+def _sync(path: str) -> None:
+    """Have the kernel write a file, or the entries of a directory, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _digest_path(digest: str) -> str:
