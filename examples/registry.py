@@ -13,11 +13,13 @@ import argparse
 import os
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import collection
 from gunicorn.app.base import BaseApplication
 from gunicorn.http.errors import ParseException
 from storage import storage_at
@@ -119,8 +121,11 @@ def server_options(parser: argparse.ArgumentParser, port: int) -> None:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["collect"]:
+        sys.exit(collection.main(sys.argv[2:]))
     parser = argparse.ArgumentParser(
         description="A container registry on the routes of registry_routes.",
+        epilog="`registry.py collect` deletes what is no longer needed: see `collect --help`.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     server_options(parser, port=5000)

@@ -5,9 +5,11 @@ import json
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,17 +32,38 @@ from registry_routes.registry import (
 
 PART = 5 * 1024 * 1024  # of an object that is written, the least of S3; two are held in memory
 STAGING = "staging/"
+CONDEMNED = "condemned/"  # under it, what the collections that are at work may delete
 MAX_COPY = 4 * 1024 * 1024 * 1024  # what S3 copies in one request is a little more
+
+# An object store that is away or hangs is an error within ten seconds. Only from the environment
+# does obstore take these beside others that are set there.
+TIMEOUTS = {"CONNECT_TIMEOUT": "3s", "READ_TIMEOUT": "5s", "TIMEOUT": "1h"}
+RETRY: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=4)}
 
 Blocks = Iterable[bytes]
 
 
 def storage_at(place: str | os.PathLike[str]) -> Storage:
-    """In a directory, or at a URL that obstore knows: S3, GCS, Azure; or in memory."""
+    """In a directory, or at a URL that obstore knows: S3, GCS, Azure; or in memory.
+
+    Raises `OSError`, with a message in one line, if there can be none.
+    """
     place = os.fspath(place)
     if place.startswith("memory:"):
         return MemoryStorage()
-    return ObjectStorage(from_url(place) if "://" in place else LocalStore(_made(place)))
+    if not place:
+        raise OSError("a storage must be a directory or a URL")
+    if "://" not in place:
+        return ObjectStorage(LocalStore(_made(place)))
+    for cloud in "AWS", "AZURE", "GOOGLE":
+        for name, value in TIMEOUTS.items():
+            os.environ.setdefault(f"{cloud}_{name}", value)
+    options = {} if place.startswith("file:") else {"retry_config": RETRY}
+    with raising_oserrors():
+        try:
+            return ObjectStorage(from_url(place, **options))
+        except ValueError as error:  # no URL, or an environment variable that is malformed
+            raise OSError(str(error)) from error
 
 
 def _made(place: str) -> Path:
@@ -92,24 +115,30 @@ class ObjectStorage(Storage):
         self.store = store
         self.directory = f"{store.prefix}/" if isinstance(store, LocalStore) else None
 
+    def check(self) -> None:
+        """Raise `OSError` if the storage does not answer, or its directory cannot be written to."""
+        next(self.names("blobs/"), None)
+        if self.directory is not None and not os.access(self.directory, os.W_OK | os.X_OK):
+            raise PermissionError(f"{self.directory} cannot be written to")
+
     # Objects.
 
-    def _read(self, path: str) -> bytes:
+    def read(self, path: str) -> bytes:
         """The content of an object, empty if there is none."""
-        with _raising_oserrors():
+        with raising_oserrors():
             try:
                 return bytes(self.store.get(path).bytes())
             except FileNotFoundError:
                 return b""
 
     def _stream(self, path: str, **options: Any) -> Iterator[bytes]:
-        with _raising_oserrors():
+        with raising_oserrors():
             found = self.store.get(path, options=options)
             yield from map(bytes, found.stream(min_chunk_size=BLOCK))
 
     def _size(self, path: str) -> int | None:
         """How many bytes an object has; `None` if there is none."""
-        with _raising_oserrors():
+        with raising_oserrors():
             try:
                 return int(self.store.head(path)["size"])
             except FileNotFoundError:
@@ -118,13 +147,13 @@ class ObjectStorage(Storage):
     def _exists(self, path: str) -> bool:
         return self._size(path) is not None
 
-    def _put(self, path: str, content: bytes, **options: Any) -> None:
-        with _raising_oserrors():
+    def put(self, path: str, content: bytes, **options: Any) -> None:
+        with raising_oserrors():
             self.store.put(path, content, **options)
 
     def _write(self, path: str, blocks: Blocks) -> None:
         """Write a stream. If that raises, nothing appears."""
-        with _raising_oserrors():
+        with raising_oserrors():
             writer = open_writer(self.store, path, buffer_size=PART, max_concurrency=1)
             for block in blocks:
                 writer.write(block)
@@ -143,19 +172,19 @@ class ObjectStorage(Storage):
         """Give a file its place, durably: it, then every directory above it, which may be new."""
         try:
             _sync(f"{self.directory}{staged}")
-            with _raising_oserrors():
+            with raising_oserrors():
                 self.store.rename(staged, path)
         finally:
-            self._delete(staged)  # it is there after an error, and if both were one file already
+            self.delete(staged)  # it is there after an error, and if both were one file already
         while path:
             path = path.rpartition("/")[0]
             _sync(f"{self.directory}{path}")
 
-    def _delete(self, path: str) -> None:
-        with _raising_oserrors(), suppress(FileNotFoundError):
+    def delete(self, path: str) -> None:
+        with raising_oserrors(), suppress(FileNotFoundError):
             self.store.delete(path)
 
-    def _names(self, prefix: str, after: str = "") -> Iterator[str]:
+    def names(self, prefix: str, after: str = "") -> Iterator[str]:
         """The names of the objects directly under a prefix that are greater than `after`, in order.
 
         A directory lists its names in no order, but without opening anything.
@@ -165,7 +194,7 @@ class ObjectStorage(Storage):
             return
         # An object store lists in order, from where it is asked; but not every text is a path.
         offset = prefix + after if re.fullmatch("[a-zA-Z0-9_][a-zA-Z0-9._-]*", after) else None
-        with _raising_oserrors():
+        with raising_oserrors():
             for objects in self.store.list(prefix, offset=offset):
                 for one in objects:
                     name = one["path"].removeprefix(prefix)
@@ -182,8 +211,8 @@ class ObjectStorage(Storage):
     # Blobs.
 
     def blob_size(self, name: str, digest: str) -> int:
-        is_linked = self._exists(_path(name, "_blobs", digest))
-        size = self._size(_blob_path(digest)) if is_linked else None
+        is_linked = self._exists(link_path(name, digest))
+        size = self._size(content_path(digest)) if is_linked else None
         if size is None:
             raise Missing(digest)
         return size
@@ -193,20 +222,20 @@ class ObjectStorage(Storage):
         if start == end:  # which is no range that an object store knows
             return iter(())
         if self.directory is None or end != size:
-            return self._stream(_blob_path(digest), range=(start, end))
+            return self._stream(content_path(digest), range=(start, end))
         try:
-            file = open(f"{self.directory}{_blob_path(digest)}", "rb", buffering=0)  # noqa: SIM115
+            file = open(f"{self.directory}{content_path(digest)}", "rb", buffering=0)  # noqa: SIM115
         except FileNotFoundError:
             raise Missing(digest) from None
         file.seek(start)
         return BlobFile(file)
 
     def put_blob(self, name: str, digest: str, blocks: Blocks) -> None:
-        self._save(_blob_path(digest), checked_blocks(digest, blocks))
+        self._save(content_path(digest), checked_blocks(digest, blocks))
         self._link_blob(name, digest)
 
     def _link_blob(self, name: str, digest: str) -> None:
-        self._save(_path(name, "_blobs", digest), [])
+        self._save(link_path(name, digest), [])
 
     def mount_blob(self, name: str, digest: str, source: str) -> None:
         self.blob_size(source, digest)
@@ -215,13 +244,13 @@ class ObjectStorage(Storage):
     def delete_blob(self, name: str, digest: str) -> None:
         # Its content stays: others may have it, or get it now.
         self.blob_size(name, digest)
-        self._delete(_path(name, "_blobs", digest))
+        self.delete(link_path(name, digest))
 
     # Uploads.
 
     def begin_upload(self, name: str) -> str:
         upload_id = uuid.uuid4().hex
-        self._put(f"{self._upload(name, upload_id)}begun", b"")
+        self.put(f"{self._upload(name, upload_id)}begun", b"")
         return upload_id
 
     def _upload(self, name: str, upload_id: str) -> str:
@@ -238,8 +267,8 @@ class ObjectStorage(Storage):
 
     def _chunks(self, upload: str) -> Iterator[Chunk]:
         """The chunks of an upload, the last one first."""
-        for number in self._names(f"{upload}chunks/"):
-            if content := self._read(f"{upload}chunks/{number}"):  # it is not being deleted
+        for number in self.names(f"{upload}chunks/"):
+            if content := self.read(f"{upload}chunks/{number}"):  # it is not being deleted
                 yield Chunk(**json.loads(content))
 
     def append_to_upload(self, name: str, upload_id: str, start: int, blocks: Blocks) -> int:
@@ -262,15 +291,15 @@ class ObjectStorage(Storage):
             with self._missing_if_ended(upload):
                 self._write(data, counted())
                 if not size:  # it would be where the next one belongs
-                    self._delete(data)
+                    self.delete(data)
                     return None
                 chunk = Chunk(start, size, data, hashed.hexdigest())
                 content = json.dumps(chunk._asdict()).encode()
-                self._put(_chunk_path(upload, start), content, mode="create")
+                self.put(_chunk_path(upload, start), content, mode="create")
                 if not self._exists(f"{upload}begun"):  # cancelled meanwhile
                     raise FileNotFoundError(upload)
         except BaseException as error:
-            self._delete(data)
+            self.delete(data)
             if isinstance(error, AlreadyExistsError):
                 raise Conflict from None
             raise
@@ -284,7 +313,7 @@ class ObjectStorage(Storage):
         except OSError:
             if self._exists(f"{upload}begun"):
                 raise
-            self._delete_upload(upload)
+            self.delete_upload(upload)
             raise Missing(upload) from None
 
     def finish_upload(
@@ -301,16 +330,16 @@ class ObjectStorage(Storage):
                 self._keep(name, digest, chunks[::-1])
         except DigestMismatch:
             if last:
-                self._delete(_chunk_path(upload, start))
-                self._delete(last.data)
+                self.delete(_chunk_path(upload, start))
+                self.delete(last.data)
             raise
-        self._delete_upload(upload)
+        self.delete_upload(upload)
 
     def _keep(self, name: str, digest: str, chunks: list[Chunk]) -> None:
         """Keep the chunks of an upload as a blob."""
         is_one = len(chunks) == 1 and chunks[0].size <= MAX_COPY
         if is_one and digest == f"sha256:{chunks[0].sha256}":
-            self._save_copy(chunks[0].data, _blob_path(digest))
+            self._save_copy(chunks[0].data, content_path(digest))
             self._link_blob(name, digest)
         else:
             blocks = (block for one in chunks for block in self._stream(one.data))
@@ -318,7 +347,7 @@ class ObjectStorage(Storage):
 
     def _save_copy(self, data: str, path: str) -> None:
         staged = path if self.directory is None else f"{STAGING}{uuid.uuid4().hex}"
-        with _raising_oserrors():
+        with raising_oserrors():
             self.store.copy(data, staged)
         if self.directory is not None:
             os.utime(f"{self.directory}{staged}")  # a hard link is as old as the chunk
@@ -328,20 +357,20 @@ class ObjectStorage(Storage):
         upload = self._upload(name, upload_id)
         if not self._exists(f"{upload}begun"):
             raise Missing(upload_id)
-        self._delete_upload(upload)
+        self.delete_upload(upload)
 
-    def _delete_upload(self, upload: str) -> None:
-        self._delete(f"{upload}begun")
+    def delete_upload(self, upload: str) -> None:
+        self.delete(f"{upload}begun")
         for kind in "chunks", "data":
-            for name in list(self._names(f"{upload}{kind}/")):
-                self._delete(f"{upload}{kind}/{name}")
+            for name in list(self.names(f"{upload}{kind}/")):
+                self.delete(f"{upload}{kind}/{name}")
         if self.directory is not None:  # it has directories, which would pile up
             shutil.rmtree(f"{self.directory}{upload}", ignore_errors=True)
 
     # Manifests and tags.
 
     def manifest(self, name: str, digest: str) -> Manifest:
-        found, _, content = self._read(_path(name, "_manifests", digest)).partition(b"\n")
+        found, _, content = self.read(_path(name, "_manifests", digest)).partition(b"\n")
         if not found:
             raise Missing(digest)
         return Manifest(found.decode().partition(" ")[0], content)
@@ -352,15 +381,19 @@ class ObjectStorage(Storage):
         digest: str,
         manifest: Manifest,
         *,
+        blobs: Sequence[str] = (),
         tags: Sequence[str] = (),
         subject: str | None = None,
         descriptor: bytes = b"",
     ) -> None:
+        for blob in blobs:
+            self.blob_size(name, blob)
         path = _path(name, "_manifests", digest)
         line = f"{manifest.media_type} {subject or ''}".rstrip().encode()
         tagged = [f"{_path(name, '_tagged', digest)}/{tag}" for tag in tags]
         while True:
             self._save(path, [b"%b\n%b" % (line, manifest.content)])
+            self._check_collections(name, manifest.content, blobs)
             if subject:
                 self._save(_referrer_path(name, subject, digest), [descriptor])
             for tag, in_index in zip(tags, tagged, strict=True):
@@ -369,6 +402,24 @@ class ObjectStorage(Storage):
             if all(map(self._exists, [*tagged, path])):
                 return  # else it has been deleted meanwhile, and what points at it may not have
 
+    def _check_collections(self, name: str, content: bytes, blobs: Sequence[str]) -> None:
+        """Raise `Missing` if a collection has deleted a blob of a manifest, or may do so.
+
+        The manifest is there already: a collection that begins later sees it, and keeps its blobs.
+        """
+        condemned = {path for one in self.names(CONDEMNED) for path in self.condemned(one)}
+        if condemned:
+            for digest in digests_in(content):
+                if not condemned.isdisjoint((link_path(name, digest), content_path(digest))):
+                    raise Missing(digest)
+        for blob in blobs:
+            self.blob_size(name, blob)
+
+    def condemned(self, collection: str) -> list[str]:
+        """The paths that a collection may delete; none if it is over."""
+        expires, *paths = self.read(CONDEMNED + collection).decode().split("\n")
+        return paths if expires and float(expires) > time.time() else []
+
     def delete_manifest(self, name: str, digest: str) -> None:
         """Delete a manifest, and what points at it: before it, and what was made meanwhile.
 
@@ -376,40 +427,40 @@ class ObjectStorage(Storage):
         from it looks at the tag afterwards, and whoever sets a tag looks at the index afterwards.
         """
         path = _path(name, "_manifests", digest)
-        line = self._read(path).partition(b"\n")[0]
+        line = self.read(path).partition(b"\n")[0]
         if not line:
             raise Missing(digest)
         subject = line.decode().partition(" ")[2]
         self._delete_pointers(name, digest, subject)
-        self._delete(path)
+        self.delete(path)
         for tag in self._delete_pointers(name, digest, subject):
             in_index = f"{_path(name, '_tagged', digest)}/{tag}"
-            self._delete(in_index)
+            self.delete(in_index)
             if self._points_at(name, tag, digest):  # it has been pushed again meanwhile
                 self._save(in_index, [])
 
     def _delete_pointers(self, name: str, digest: str, subject: str) -> list[str]:
         """Delete what points at a manifest; the tags of the index, whether they did or not."""
         if subject:
-            self._delete(_referrer_path(name, subject, digest))
-        tags = list(self._names(f"{_path(name, '_tagged', digest)}/"))
+            self.delete(_referrer_path(name, subject, digest))
+        tags = list(self.names(f"{_path(name, '_tagged', digest)}/"))
         for tag in tags:
             if self._points_at(name, tag, digest):
-                self._delete(f"{_path(name, '_tags')}{tag}")
+                self.delete(f"{_path(name, '_tags')}{tag}")
         return tags
 
     def _points_at(self, name: str, tag: str, digest: str) -> bool:
-        return self._read(f"{_path(name, '_tags')}{tag}") == digest.encode()
+        return self.read(f"{_path(name, '_tags')}{tag}") == digest.encode()
 
     def tag(self, name: str, tag: str) -> str:
-        digest = self._read(f"{_path(name, '_tags')}{tag}")
+        digest = self.read(f"{_path(name, '_tags')}{tag}")
         if not digest:
             raise Missing(tag)
         return digest.decode()
 
     def delete_tag(self, name: str, tag: str) -> None:
         self.tag(name, tag)
-        self._delete(f"{_path(name, '_tags')}{tag}")
+        self.delete(f"{_path(name, '_tags')}{tag}")
 
     # Lists.
 
@@ -433,7 +484,7 @@ class ObjectStorage(Storage):
         if self.directory is not None:
             names = list(self._listed(prefix))
         else:
-            with _raising_oserrors():
+            with raising_oserrors():
                 prefixes = self.store.list_with_delimiter(prefix)["common_prefixes"]
             names = [one.removeprefix(prefix) for one in prefixes]
         return [name for name in names if NAME.fits(name)]
@@ -442,12 +493,12 @@ class ObjectStorage(Storage):
         """Whether a repository has any of its blobs or its manifests."""
         path = _path(name, kind)
         if self.directory is None:  # where a list has what is further down as well
-            return any(self._names(path))
+            return any(self.names(path))
         return any(any(self._listed(f"{path}{one}/")) for one in REGISTERED_ALGORITHMS)
 
     def tags(self, name: str, after: str = "") -> Iterator[str]:
         tag = ""
-        for tag in self._names(_path(name, "_tags"), after):
+        for tag in self.names(_path(name, "_tags"), after):
             yield tag
         # When all is deleted but a blob, there still is a repository, with no tags.
         if not tag and not (self._has_any(name, "_manifests") or self._has_any(name, "_blobs")):
@@ -460,13 +511,13 @@ class ObjectStorage(Storage):
             if after > prefix and not is_within:  # all of these come before it
                 continue
             path = _referrer_path(name, subject, prefix)
-            for encoded in self._names(path, after.removeprefix(prefix) if is_within else ""):
-                if descriptor := self._read(path + encoded):
+            for encoded in self.names(path, after.removeprefix(prefix) if is_within else ""):
+                if descriptor := self.read(path + encoded):
                     yield prefix + encoded, descriptor
 
 
 @contextmanager
-def _raising_oserrors() -> Iterator[None]:
+def raising_oserrors() -> Iterator[None]:
     """obstore's errors, in one line, as those that a `Storage` raises when it has failed."""
     try:
         yield
@@ -474,6 +525,18 @@ def _raising_oserrors() -> Iterator[None]:
         raise
     except BaseError as error:
         raise OSError(" ".join(str(error).partition("\n\nDebug source")[0].split())) from error
+
+
+_DIGEST = re.compile("sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
+
+
+def digests_in(content: bytes) -> set[str]:
+    """Every digest in a manifest, whatever it is of: also those that no specification has."""
+    try:
+        text = json.dumps(json.loads(content))  # without escapes
+    except (ValueError, RecursionError):
+        text = content.decode("latin-1")
+    return set(_DIGEST.findall(text))
 
 
 def _sync(path: str) -> None:
@@ -489,8 +552,12 @@ def _digest_path(digest: str) -> str:
     return digest.replace(":", "/")
 
 
-def _blob_path(digest: str) -> str:
+def content_path(digest: str) -> str:
     return f"blobs/{_digest_path(digest)}"
+
+
+def link_path(name: str, digest: str) -> str:
+    return _path(name, "_blobs", digest)
 
 
 def _path(name: str, kind: str, digest: str = "") -> str:
