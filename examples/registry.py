@@ -22,7 +22,7 @@ from typing import Any
 import collection
 from gunicorn.app.base import BaseApplication
 from gunicorn.http.errors import ParseException
-from storage import storage_at
+from storage import check_place, storage_at
 from werkzeug.serving import make_server
 
 from registry_routes.registry import BLOCK, make_registry
@@ -130,6 +130,7 @@ def main() -> None:
     )
     server_options(parser, port=5000)
     options = parser.parse_args()
+    check_place(parser, options.storage)
     greeting = (
         f"A registry at http://{{host}}, its data in {options.storage}. Try:\n"
         "  skopeo copy --dest-tls-verify=false docker://busybox docker://{host}/library/busybox\n"

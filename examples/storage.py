@@ -1,5 +1,6 @@
 """Where a registry keeps its repositories: in a directory, or in an object store, on obstore."""
 
+import argparse
 import hashlib
 import json
 import os
@@ -8,6 +9,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -64,6 +66,24 @@ def storage_at(place: str | os.PathLike[str]) -> Storage:
             return ObjectStorage(from_url(place, **options))
         except ValueError as error:  # no URL, or an environment variable that is malformed
             raise OSError(str(error)) from error
+
+
+def check_place(parser: argparse.ArgumentParser, place: str) -> None:
+    """End the program, with status 2 and one line, if no storage at a place can be used."""
+    try:
+        if "://" not in place:
+            _check(place)
+        elif not place.startswith("memory:"):
+            with ProcessPoolExecutor(1) as other:  # a store must not outlive a fork of this one
+                other.submit(_check, place).result()
+    except OSError as error:
+        parser.exit(2, f"{parser.prog}: error: --storage {place!r}: {error}\n")
+
+
+def _check(place: str) -> None:
+    storage = storage_at(place)
+    if isinstance(storage, ObjectStorage):
+        storage.check()
 
 
 def _made(place: str) -> Path:
@@ -128,7 +148,9 @@ class ObjectStorage(Storage):
         with raising_oserrors():
             try:
                 return bytes(self.store.get(path).bytes())
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if "NoSuchBucket" in str(error):
+                    raise OSError(_one_line(error)) from error
                 return b""
 
     def _stream(self, path: str, **options: Any) -> Iterator[bytes]:
@@ -524,7 +546,11 @@ def raising_oserrors() -> Iterator[None]:
     except AlreadyExistsError:
         raise
     except BaseError as error:
-        raise OSError(" ".join(str(error).partition("\n\nDebug source")[0].split())) from error
+        raise OSError(_one_line(error)) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).partition("\n\nDebug source")[0].split())
 
 
 _DIGEST = re.compile("sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
