@@ -174,12 +174,13 @@ class ObjectStorage(Storage):
             self.store.put(path, content, **options)
 
     def _write(self, path: str, blocks: Blocks) -> None:
-        """Write a stream. If that raises, nothing appears."""
-        with raising_oserrors():
-            writer = open_writer(self.store, path, buffer_size=PART, max_concurrency=1)
+        """Write a stream. If that raises, nothing appears, and S3 forgets the parts it has."""
+        with (
+            raising_oserrors(),
+            open_writer(self.store, path, buffer_size=PART, max_concurrency=1) as writer,
+        ):
             for block in blocks:
                 writer.write(block)
-            writer.close()
 
     def _save(self, path: str, blocks: Blocks) -> None:
         """Write an object that survives a power cut. If that raises, what was there stays."""
