@@ -18,7 +18,8 @@ from dataclasses import asdict
 from typing import Any
 
 import jwt
-from registry import Server, server_options, storage_at
+from registry import Server, server_options
+from storage import check_place, storage_at
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.wrappers import Request, Response
@@ -185,6 +186,7 @@ def main() -> None:
         help="who may do anything; may be repeated",
     )
     options = parser.parse_args()
+    check_place(parser, options.storage)
     key = secrets.token_bytes(32)
     Server(
         lambda: make_app(storage_at(options.storage), key, dict(options.user)),

@@ -203,6 +203,7 @@ class Storage(Protocol):
         digest: str,
         manifest: Manifest,
         *,
+        blobs: Sequence[str] = (),
         tags: Sequence[str] = (),
         subject: str | None = None,
         descriptor: bytes = b"",
@@ -210,11 +211,16 @@ class Storage(Protocol):
         """Keep a manifest, and have the `tags` point at it.
 
         :param digest: that of the manifest's content, which needs no check.
+        :param blobs: the digests of the blobs that the repository must have.
         :param subject: the digest of the manifest that it refers to, which need not be there.
         :param descriptor: what `referrers` gives for it then.
 
         In the end the manifest is there, and so is what points at it, even if another request has
         deleted the manifest meanwhile.
+
+        Raises `Missing`, with the digest, if the repository does not have one of the blobs. Nothing
+        points at the manifest then. A storage that deletes blobs which no manifest needs has to
+        raise it, or to keep the blob, also if that happens during this call.
         """
         ...
 
@@ -383,11 +389,14 @@ class MemoryStorage(Storage):
         digest: str,
         manifest: Manifest,
         *,
+        blobs: Sequence[str] = (),
         tags: Sequence[str] = (),
         subject: str | None = None,
         descriptor: bytes = b"",
     ) -> None:
         with self._lock:
+            for blob in blobs:
+                _found(self._repository(name).blobs, blob)
             repository = self._written(name)
             repository.manifests[digest] = _Kept(manifest, subject, descriptor)
             repository.tags.update(dict.fromkeys(tags, digest))
@@ -577,21 +586,24 @@ class _Views:
         parsed = _parsed_manifest(content)
         media_type = _media_type_of(request, parsed)
         subject = _subject_of(parsed)
-        for blob in _blobs_of(parsed):
-            self._check_blob(name, blob)
+        blobs = list(dict.fromkeys(_blobs_of(parsed)))
         actual = digest_of(content, _registered_algorithm(digest) if digest else "sha256")
         if digest not in ("", actual):
             raise errors.DigestInvalid(detail={"digest": digest, "actual": actual})
         tags = [tag] if tag else _tags_to_give(request)
         descriptor = _descriptor(parsed, media_type, actual, len(content)) if subject else b""
-        self.storage.put_manifest(
-            name,
-            actual,
-            Manifest(media_type, content),
-            tags=tags,
-            subject=subject,
-            descriptor=descriptor,
-        )
+        try:
+            self.storage.put_manifest(
+                name,
+                actual,
+                Manifest(media_type, content),
+                blobs=list(map(_registered, blobs)),
+                tags=tags,
+                subject=subject,
+                descriptor=descriptor,
+            )
+        except Missing as missing:
+            raise errors.ManifestBlobUnknown(detail={"digest": str(missing)}) from None
         response = Response(status=201)
         response.location = request.urls.manifest(name, actual)
         response.headers["Docker-Content-Digest"] = actual
@@ -600,12 +612,6 @@ class _Views:
         if subject:
             response.headers["OCI-Subject"] = subject
         return response
-
-    def _check_blob(self, name: str, digest: str) -> None:
-        try:
-            self.storage.blob_size(name, _registered(digest))
-        except Missing:
-            raise errors.ManifestBlobUnknown(detail={"digest": digest}) from None
 
     def delete_manifest(
         self, request: RegistryRequest, name: str, tag: str = "", digest: str = ""

@@ -6,7 +6,7 @@ import pytest
 import requests
 from hypothesis import settings
 from obstore.store import LocalStore, MemoryStore
-from registry import ObjectStorage, storage_at
+from storage import ObjectStorage, storage_at
 
 from registry_routes.registry import MemoryStorage, Storage
 

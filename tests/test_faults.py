@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import requests
-from registry import storage_at
+from storage import storage_at
 from werkzeug.exceptions import HTTPException
 from werkzeug.test import Client
 
@@ -226,9 +226,10 @@ def test_ten_thousand_hostile_requests(tmp_path: Path) -> None:
     assert {200, 201, 202, 308, 400, 404, 405, 416} <= seen
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["storage"]
-    assert {path.name for path in storage.iterdir()} <= {"blobs", "repositories"}
+    assert {path.name for path in storage.iterdir()} <= {"blobs", "repositories", "staging"}
     for path in storage.glob("blobs/sha256/*"):
         assert digest_of(path.read_bytes()) == f"sha256:{path.name}"
+    assert not list(storage.glob("staging/*"))
 
 
 RAW: list[bytes] = [

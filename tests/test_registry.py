@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from registry import storage_at
+from storage import storage_at
 from werkzeug.test import Client, TestResponse
 
 from registry_routes import DOCKER_1_5, OCI_1_1

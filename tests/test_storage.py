@@ -4,19 +4,20 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import obstore
 import pytest
 import requests
 from obstore.store import S3Store
-from registry import storage_at
+from storage import storage_at
 from werkzeug.test import Client
 
 from registry_routes import resolve_location
-from registry_routes.digests import digest_of
+from registry_routes.digests import DigestMismatch, digest_of
 from registry_routes.grammar import REGISTERED_ALGORITHMS
 from registry_routes.registry import Storage, make_registry
 
@@ -227,11 +228,15 @@ def test_a_storage_that_fails_is_an_error_and_does_no_damage(
 
     class Full:
         def __init__(self, *_: object, **__: object) -> None: ...
+        def __enter__(self) -> Self:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
         def write(self, block: bytes) -> None:
             raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("registry.open_writer", Full)
+        patched.setattr("storage.open_writer", Full)
         response = client.patch(location, data=b"56789")
         assert response.status_code == 503
         assert response.get_json()["errors"][0]["code"] == "UNAVAILABLE"
@@ -249,6 +254,39 @@ def test_s3_is_written_to_conditionally() -> None:
     obstore.put(store, "x", b"1", mode="create")
     with pytest.raises(obstore.exceptions.AlreadyExistsError):
         obstore.put(store, "x", b"2", mode="create")
+
+
+def test_a_push_that_fails_leaves_no_multipart_upload(
+    s3: None, s3_server: str, tmp_path: Path
+) -> None:
+    """A client that leaves, and one whose digest is wrong."""
+    storage = storage_at(f"s3://images/{tmp_path.name}")
+
+    def uploads() -> int:
+        listed = requests.get(f"{s3_server}/images?uploads", timeout=10).text
+        return listed.count(f"<Key>{tmp_path.name}/")
+
+    seen: list[int] = []
+
+    def blocks() -> Iterator[bytes]:
+        for _ in range(12):
+            yield bytes(1_000_000)
+        seen.append(uploads())
+
+    def broken_off() -> Iterator[bytes]:
+        yield from blocks()
+        raise ConnectionError
+
+    upload_id = storage.begin_upload("a")
+    digest = digest_of(b"other")
+    with pytest.raises(ConnectionError):
+        storage.append_to_upload("a", upload_id, 0, broken_off())
+    with pytest.raises(ConnectionError):
+        storage.put_blob("a", digest, broken_off())
+    with pytest.raises(DigestMismatch):
+        storage.put_blob("a", digest, blocks())
+    assert seen == [1, 1, 1]
+    assert uploads() == 0
 
 
 @pytest.mark.skipif(not shutil.which("prlimit"), reason="prlimit is not installed (util-linux)")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from obstore.store import LocalStore, MemoryStore
-from registry import ObjectStorage
+from storage import ObjectStorage
 
 from registry_routes.digests import DigestMismatch, digest_of
 from registry_routes.grammar import NAME, REGISTERED_ALGORITHMS, TAG
@@ -367,6 +367,45 @@ def test_a_page_opens_what_it_shows_and_a_chunk_costs_the_same_first_or_last() -
         storage.store = counting
         costs.append(counting.calls - before)
     assert costs[-1] == costs[1] <= 3
+
+
+def test_deleting_a_manifest_reads_its_own_tags_alone() -> None:
+    counting = Counting(MemoryStore())
+    storage = ObjectStorage(counting.store)
+    for i in range(500):
+        storage.put_manifest("a", OTHER, MANIFEST, tags=[f"other{i}"])
+    storage.put_manifest("a", DIGEST, MANIFEST, tags=["v1", "v2", "v3"])
+    storage.put_manifest("a", OTHER, MANIFEST, tags=["v2"])
+    storage.delete_tag("a", "v3")
+    storage.store = counting
+    storage.delete_manifest("a", DIGEST)
+    assert counting.calls < 30
+    assert len(list(storage.tags("a"))) == 501
+    with pytest.raises(Missing):
+        storage.tag("a", "v1")
+    assert storage.tag("a", "v2") == OTHER
+
+
+def test_a_tag_that_moves_while_its_manifests_are_deleted_points_at_one_or_is_gone(
+    storage: Storage,
+) -> None:
+    def move(digest: str) -> None:
+        storage.put_manifest("a", digest, MANIFEST, tags=["v1", "v2"])
+
+    def delete(digest: str) -> None:
+        with suppress(Missing):
+            storage.delete_manifest("a", digest)
+
+    for _ in range(10):
+        with ThreadPoolExecutor(8) as pool:
+            jobs = [pool.submit(job, one) for one in (DIGEST, OTHER) * 4 for job in (move, delete)]
+            for done in jobs:
+                done.result()
+        for digest in DIGEST, OTHER:
+            delete(digest)
+        for tag in "v1", "v2":
+            with pytest.raises(Missing):
+                storage.tag("a", tag)
 
 
 # What a directory may look like after a power cut, or under a collection.

@@ -1,0 +1,261 @@
+"""Delete what the storage of a registry no longer needs, beside the registry that is at work.
+
+    python examples/registry.py collect --storage ./registry-data --older-than 24h --dry-run
+
+It deletes what is older than that, since the last push or mount of it:
+
+- the link of a blob to a repository, if no manifest of the repository has the blob's digest in it;
+- a content that no repository has;
+- an upload that nobody has finished, since its last chunk;
+- in a directory, the files that a process was writing when it was killed.
+
+No manifest that was acknowledged ever lacks a blob. A collection first says what it may delete,
+under ``condemned/``, and then looks again at what is needed. A push of a manifest writes it first,
+and then looks at what is condemned. So one of the two sees the other: a push is told that the blob
+is unknown, or the blob stays. It need not wait: what is condemned is so until the collection is
+over, or for `LEASE` if the collection is killed.
+"""
+
+import argparse
+import os
+import re
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from storage import (
+    CONDEMNED,
+    STAGING,
+    ObjectStorage,
+    digests_in,
+    link_path,
+    raising_oserrors,
+    storage_at,
+)
+from tqdm import tqdm
+
+LEASE = 600  # seconds; clocks of machines that share a storage may differ by half of it
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+KINDS = ("blobs", "repositories", STAGING.rstrip("/"))
+_HALF_WRITTEN = re.compile(".+#[0-9]+", re.DOTALL)
+_IN_REPOSITORY = re.compile("repositories/(.+?)/_(blobs|manifests|uploads)/(.+)", re.DOTALL)
+
+Tick = Callable[[], Any]
+
+
+class Thing(NamedTuple):
+    """What may be deleted: when it was last written, in seconds, and how many bytes it has."""
+
+    time: float = 0
+    size: int = 0
+
+    def __or__(self, other: "Thing") -> "Thing":
+        return Thing(max(self.time, other.time), self.size + other.size)
+
+
+Things = dict[str, Thing]
+
+
+class Survey:
+    """What is in a storage, by path. An upload is one thing, with its chunks."""
+
+    def __init__(self, storage: ObjectStorage, tick: Tick) -> None:
+        self.contents: Things = {}
+        self.links: Things = {}
+        self.uploads: Things = {}
+        self.staged: Things = {}
+        self.manifests: set[str] = set()
+        for prefix in KINDS:
+            with raising_oserrors():
+                for objects in storage.store.list(prefix):
+                    for one in objects:
+                        tick()
+                        thing = Thing(one["last_modified"].timestamp(), one["size"])
+                        self._add(one["path"], thing)
+        if storage.directory is not None:
+            self._add_half_written(storage.directory)
+
+    def _add(self, path: str, thing: Thing) -> None:
+        in_repository = _IN_REPOSITORY.fullmatch(path)
+        if path.startswith("blobs/"):
+            self.contents[path] = thing
+        elif path.startswith(STAGING):
+            self.staged[path] = thing
+        elif in_repository is None:
+            return
+        elif in_repository[2] == "blobs":
+            self.links[path] = thing
+        elif in_repository[2] == "manifests":
+            self.manifests.add(path)
+        else:
+            upload_id = in_repository[3].partition("/")[0]
+            upload = f"{path[: in_repository.start(3)]}{upload_id}/"
+            self.uploads[upload] = self.uploads.get(upload, Thing()) | thing
+
+    def _add_half_written(self, directory: str) -> None:
+        """The files that obstore writes before they have their name, which it does not list."""
+        for parent, _, names in (one for kind in KINDS for one in os.walk(f"{directory}{kind}")):
+            for name in filter(_HALF_WRITTEN.fullmatch, names):
+                with suppress(FileNotFoundError):
+                    found = os.stat(f"{parent}/{name}")
+                    path = os.path.relpath(f"{parent}/{name}", directory)
+                    if path.startswith("repositories/"):  # an upload may be getting a chunk
+                        self._add(path, Thing(found.st_mtime))
+                    self.staged[path] = Thing(found.st_mtime, found.st_size)
+
+
+class Collection:
+    """What can be deleted of a storage, as it is now.
+
+    :param older_than: in seconds.
+    """
+
+    def __init__(self, storage: ObjectStorage, older_than: float) -> None:
+        self.storage = storage
+        self.until = time.time() - older_than
+        self.read: set[str] = set()
+        """The manifests that have been read."""
+        self.needed: set[str] = set()
+        """The links that these need."""
+        with tqdm(desc="Listing", unit=" objects") as progress:
+            self.survey = Survey(storage, progress.update)
+        self._read_manifests(lambda: None)
+        self.links = self._old(self.survey.links)
+        self.contents = self._old(self.survey.contents)
+        self._keep_what_is_needed(self.survey.links)
+        self.uploads = self._old(self.survey.uploads)
+        self.staged = self._old(self.survey.staged)
+
+    def _old(self, things: Things) -> Things:
+        return {path: thing for path, thing in things.items() if thing.time < self.until}
+
+    def _read_manifests(self, tick: Tick) -> None:
+        unread = sorted(self.survey.manifests - self.read)
+        with ThreadPoolExecutor(16) as pool:
+            files = pool.map(self.storage.read, unread)
+            for path, file in zip(unread, tqdm(files, "Reading", len(unread)), strict=True):
+                tick()
+                name = path.removeprefix("repositories/").partition("/_manifests/")[0]
+                if file:  # else it may be deleted, and pushed again
+                    self.read.add(path)
+                    digests = digests_in(file.partition(b"\n")[2])
+                    self.needed.update(link_path(name, digest) for digest in digests)
+
+    def _keep_what_is_needed(self, links: Iterable[str]) -> None:
+        for path in self.needed & self.links.keys():
+            del self.links[path]
+        for path in set(links) - self.links.keys():
+            self.contents.pop(f"blobs/{path.rpartition('/_blobs/')[2]}", None)
+
+    def delete(self) -> None:
+        """Delete it, but for what has been pushed, mounted or needed meanwhile."""
+        self._delete_expired()
+        with self._condemning() as tick:
+            links = self.survey.links
+            self.survey = Survey(self.storage, tick)
+            self._read_manifests(tick)
+            for mine, there in (
+                (self.links, self.survey.links),
+                (self.contents, self.survey.contents),
+                (self.uploads, self.survey.uploads),
+                (self.staged, self.survey.staged),
+            ):
+                for path in mine.keys() - self._old(there).keys():
+                    del mine[path]
+            self._keep_what_is_needed([*links, *self.survey.links])
+            for path in tqdm([*self.links, *self.contents], "Deleting"):
+                tick()
+                self.storage.delete(path)
+        for path in tqdm(self.uploads, "Deleting uploads"):
+            self.storage.delete_upload(path)
+        for path in self.staged:
+            if "#" in path:  # which obstore does not take
+                Path(f"{self.storage.directory}{path}").unlink(missing_ok=True)
+            else:
+                self.storage.delete(path)
+
+    @contextmanager
+    def _condemning(self) -> Iterator[Tick]:
+        """Condemn the links and the contents. What it gives is called before each step."""
+        path, expires = f"{CONDEMNED}{uuid.uuid4().hex}", 0.0
+
+        def renew() -> None:
+            nonlocal expires
+            now = time.time()
+            if expires and now > expires - LEASE / 4:
+                raise OSError("the collection has been interrupted for too long: run it again")
+            if now > expires - LEASE * 3 / 4:
+                expires = now + LEASE
+                lines = [str(expires), *self.links, *self.contents]
+                self.storage.put(path, "\n".join(lines).encode())
+
+        renew()
+        yield renew
+        # After an error it stays until it expires: a store may yet do what it was asked.
+        self.storage.delete(path)
+
+    def _delete_expired(self) -> None:
+        for name in list(self.storage.names(CONDEMNED)):
+            if not self.storage.condemned(name):
+                self.storage.delete(CONDEMNED + name)
+
+    def summary(self) -> Iterator[str]:
+        """A line each of what it deletes: how many, and how many bytes."""
+        for kind, things in (
+            ("unreferenced contents", self.contents),
+            ("links of blobs to repositories", self.links),
+            ("abandoned uploads", self.uploads),
+            ("half-written files", self.staged),
+        ):
+            size = sum(thing.size for thing in things.values())
+            yield f"{len(things):,} {kind}, {size:,} bytes"
+
+
+def seconds(text: str) -> float:
+    """The seconds of a time such as ``90m`` or ``24h``."""
+    found = re.fullmatch("([0-9]{1,9})([smhd])", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number with s, m, h or d: 24h")
+    return int(found[1]) * UNITS[found[2]]
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="registry.py collect",
+        description="Delete what the storage of a registry no longer needs; the registry may be at "
+        "work. Incomplete multipart uploads of an object store cannot be listed: let a lifecycle "
+        "rule of the bucket abort them.",
+    )
+    parser.add_argument("--storage", required=True, help="a directory, or s3://…, gs://…, az://…")
+    parser.add_argument(
+        "--older-than",
+        required=True,
+        type=seconds,
+        metavar="TIME",
+        help="how long ago it was pushed or mounted, at least: 24h, 7d; longer than any push takes",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="delete nothing")
+    options = parser.parse_args(arguments)
+    try:
+        if "://" not in options.storage and not os.path.isdir(options.storage):
+            raise OSError("there is no such directory")
+        storage = storage_at(options.storage)
+        if not isinstance(storage, ObjectStorage):
+            raise OSError("what is in memory is gone with its registry")
+        collection = Collection(storage, options.older_than)
+        if not options.dry_run:
+            collection.delete()
+    except OSError as error:
+        print(f"registry.py: {options.storage!r}: {error}", file=sys.stderr)
+        return 2
+    print("It would delete:" if options.dry_run else "Deleted:")
+    for line in collection.summary():
+        print(f"  {line}")
+    if storage.directory is None:
+        print("Incomplete multipart uploads were not looked for: let a lifecycle rule abort them.")
+    return 0

@@ -1,0 +1,599 @@
+"""Where a registry keeps its repositories: in a directory, or in an object store, on obstore."""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from obstore import open_writer
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import LocalStore, from_url
+
+from registry_routes.digests import DigestMismatch
+from registry_routes.grammar import NAME, REGISTERED_ALGORITHMS
+from registry_routes.registry import (
+    BLOCK,
+    BlobFile,
+    Conflict,
+    Manifest,
+    MemoryStorage,
+    Missing,
+    Storage,
+    checked_blocks,
+)
+
+PART = 5 * 1024 * 1024  # of an object that is written, the least of S3; two are held in memory
+STAGING = "staging/"
+CONDEMNED = "condemned/"  # under it, what the collections that are at work may delete
+MAX_COPY = 4 * 1024 * 1024 * 1024  # what S3 copies in one request is a little more
+
+# An object store that is away or hangs is an error within ten seconds. Only from the environment
+# does obstore take these beside others that are set there.
+TIMEOUTS = {"CONNECT_TIMEOUT": "3s", "READ_TIMEOUT": "5s", "TIMEOUT": "1h"}
+RETRY: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=4)}
+
+Blocks = Iterable[bytes]
+
+
+def storage_at(place: str | os.PathLike[str]) -> Storage:
+    """In a directory, or at a URL that obstore knows: S3, GCS, Azure; or in memory.
+
+    Raises `OSError`, with a message in one line, if there can be none.
+    """
+    place = os.fspath(place)
+    if place.startswith("memory:"):
+        return MemoryStorage()
+    if not place:
+        raise OSError("a storage must be a directory or a URL")
+    if "://" not in place:
+        return ObjectStorage(LocalStore(_made(place)))
+    for cloud in "AWS", "AZURE", "GOOGLE":
+        for name, value in TIMEOUTS.items():
+            os.environ.setdefault(f"{cloud}_{name}", value)
+    options = {} if place.startswith("file:") else {"retry_config": RETRY}
+    with raising_oserrors():
+        try:
+            return ObjectStorage(from_url(place, **options))
+        except ValueError as error:  # no URL, or an environment variable that is malformed
+            raise OSError(str(error)) from error
+
+
+def check_place(parser: argparse.ArgumentParser, place: str) -> None:
+    """End the program, with status 2 and one line, if no storage at a place can be used."""
+    try:
+        if "://" not in place:
+            _check(place)
+        elif not place.startswith("memory:"):
+            with ProcessPoolExecutor(1) as other:  # a store must not outlive a fork of this one
+                other.submit(_check, place).result()
+    except OSError as error:
+        parser.exit(2, f"{parser.prog}: error: --storage {place!r}: {error}\n")
+
+
+def _check(place: str) -> None:
+    storage = storage_at(place)
+    if isinstance(storage, ObjectStorage):
+        storage.check()
+
+
+def _made(place: str) -> Path:
+    """The directory, which is made if need be, for good."""
+    directory = Path(place).absolute()
+    new = [one for one in (directory, *directory.parents) if not one.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    for one in new:
+        _sync(str(one.parent))
+    return directory
+
+
+class Chunk(NamedTuple):
+    """What is known of a chunk of an upload."""
+
+    start: int
+    size: int
+    data: str
+    """The path of its content."""
+    sha256: str
+
+
+class ObjectStorage(Storage):
+    """Repositories in an object store.
+
+    ``blobs/<algorithm>/<hash>`` are the contents, and under ``repositories/<name>/``:
+
+    - ``_blobs/<algorithm>/<hash>``, empty: the repository has this blob;
+    - ``_manifests/<algorithm>/<hash>``: a manifest; on a line before it, its media type and, if it
+      has one, its subject;
+    - ``_tags/<tag>``: the digest that it points at;
+    - ``_tagged/<algorithm>/<hash>/<tag>``, empty: the tag points at this manifest, or has done so;
+    - ``_referrers/<subject's algorithm>/<hash>/<algorithm>/<hash>``: a descriptor;
+    - ``_uploads/<id>/``: ``begun``, empty; ``data/<random>``, what a request has brought; and
+      ``chunks/<number>``, a `Chunk`. The number falls as its start rises: the last comes first in a
+      list.
+
+    No component of a name starts with "_", and no value that the routes let through can leave its
+    place. An object appears when it is whole, and of two requests that create the same chunk one
+    succeeds. A blob, a manifest and an upload's chunk are there before what points at them: a
+    process may be killed at any moment.
+
+    In a directory, what a blob, a manifest or a tag needs is synced before the call returns, and
+    before what points at it appears. It is written in ``staging/`` first, so that it replaces what
+    was there only when it has been synced.
+    """
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+        self.directory = f"{store.prefix}/" if isinstance(store, LocalStore) else None
+
+    def check(self) -> None:
+        """Raise `OSError` if the storage does not answer, or its directory cannot be written to."""
+        next(self.names("blobs/"), None)
+        if self.directory is not None and not os.access(self.directory, os.W_OK | os.X_OK):
+            raise PermissionError(f"{self.directory} cannot be written to")
+
+    # Objects.
+
+    def read(self, path: str) -> bytes:
+        """The content of an object, empty if there is none."""
+        with raising_oserrors():
+            try:
+                return bytes(self.store.get(path).bytes())
+            except FileNotFoundError as error:
+                if "NoSuchBucket" in str(error):
+                    raise OSError(_one_line(error)) from error
+                return b""
+
+    def _stream(self, path: str, **options: Any) -> Iterator[bytes]:
+        with raising_oserrors():
+            found = self.store.get(path, options=options)
+            yield from map(bytes, found.stream(min_chunk_size=BLOCK))
+
+    def _size(self, path: str) -> int | None:
+        """How many bytes an object has; `None` if there is none."""
+        with raising_oserrors():
+            try:
+                return int(self.store.head(path)["size"])
+            except FileNotFoundError:
+                return None
+
+    def _exists(self, path: str) -> bool:
+        return self._size(path) is not None
+
+    def put(self, path: str, content: bytes, **options: Any) -> None:
+        with raising_oserrors():
+            self.store.put(path, content, **options)
+
+    def _write(self, path: str, blocks: Blocks) -> None:
+        """Write a stream. If that raises, nothing appears, and S3 forgets the parts it has."""
+        with (
+            raising_oserrors(),
+            open_writer(self.store, path, buffer_size=PART, max_concurrency=1) as writer,
+        ):
+            for block in blocks:
+                writer.write(block)
+
+    def _save(self, path: str, blocks: Blocks) -> None:
+        """Write an object that survives a power cut. If that raises, what was there stays."""
+        if self.directory is None:
+            self._write(path, blocks)
+            return
+        staged = f"{STAGING}{uuid.uuid4().hex}"
+        self._write(staged, blocks)
+        self._put_in_place(staged, path)
+
+    def _put_in_place(self, staged: str, path: str) -> None:
+        """Give a file its place, durably: it, then every directory above it, which may be new."""
+        try:
+            _sync(f"{self.directory}{staged}")
+            with raising_oserrors():
+                self.store.rename(staged, path)
+        finally:
+            self.delete(staged)  # it is there after an error, and if both were one file already
+        while path:
+            path = path.rpartition("/")[0]
+            _sync(f"{self.directory}{path}")
+
+    def delete(self, path: str) -> None:
+        with raising_oserrors(), suppress(FileNotFoundError):
+            self.store.delete(path)
+
+    def names(self, prefix: str, after: str = "") -> Iterator[str]:
+        """The names of the objects directly under a prefix that are greater than `after`, in order.
+
+        A directory lists its names in no order, but without opening anything.
+        """
+        if self.directory is not None:
+            yield from sorted(name for name in self._listed(prefix) if name > after)
+            return
+        # An object store lists in order, from where it is asked; but not every text is a path.
+        offset = prefix + after if re.fullmatch("[a-zA-Z0-9_][a-zA-Z0-9._-]*", after) else None
+        with raising_oserrors():
+            for objects in self.store.list(prefix, offset=offset):
+                for one in objects:
+                    name = one["path"].removeprefix(prefix)
+                    if name > after:
+                        yield name
+
+    def _listed(self, prefix: str) -> Iterator[str]:
+        """The names in a directory, in no order."""
+        with suppress(FileNotFoundError), os.scandir(f"{self.directory}{prefix}") as entries:
+            for entry in entries:
+                if "#" not in entry.name:  # where obstore writes
+                    yield entry.name
+
+    # Blobs.
+
+    def blob_size(self, name: str, digest: str) -> int:
+        is_linked = self._exists(link_path(name, digest))
+        size = self._size(content_path(digest)) if is_linked else None
+        if size is None:
+            raise Missing(digest)
+        return size
+
+    def read_blob(self, name: str, digest: str, start: int, end: int) -> Blocks:
+        size = self.blob_size(name, digest)
+        if start == end:  # which is no range that an object store knows
+            return iter(())
+        if self.directory is None or end != size:
+            return self._stream(content_path(digest), range=(start, end))
+        try:
+            file = open(f"{self.directory}{content_path(digest)}", "rb", buffering=0)  # noqa: SIM115
+        except FileNotFoundError:
+            raise Missing(digest) from None
+        file.seek(start)
+        return BlobFile(file)
+
+    def put_blob(self, name: str, digest: str, blocks: Blocks) -> None:
+        self._save(content_path(digest), checked_blocks(digest, blocks))
+        self._link_blob(name, digest)
+
+    def _link_blob(self, name: str, digest: str) -> None:
+        self._save(link_path(name, digest), [])
+
+    def mount_blob(self, name: str, digest: str, source: str) -> None:
+        self.blob_size(source, digest)
+        self._link_blob(name, digest)
+
+    def delete_blob(self, name: str, digest: str) -> None:
+        # Its content stays: others may have it, or get it now.
+        self.blob_size(name, digest)
+        self.delete(link_path(name, digest))
+
+    # Uploads.
+
+    def begin_upload(self, name: str) -> str:
+        upload_id = uuid.uuid4().hex
+        self.put(f"{self._upload(name, upload_id)}begun", b"")
+        return upload_id
+
+    def _upload(self, name: str, upload_id: str) -> str:
+        if not re.fullmatch("[0-9a-f]{32}", upload_id):  # the form of the ids above
+            raise Missing(upload_id)
+        return f"{_path(name, '_uploads')}{upload_id}/"
+
+    def upload_size(self, name: str, upload_id: str) -> int:
+        upload = self._upload(name, upload_id)
+        if not self._exists(f"{upload}begun"):
+            raise Missing(upload_id)
+        last = next(self._chunks(upload), None)
+        return last.start + last.size if last else 0
+
+    def _chunks(self, upload: str) -> Iterator[Chunk]:
+        """The chunks of an upload, the last one first."""
+        for number in self.names(f"{upload}chunks/"):
+            if content := self.read(f"{upload}chunks/{number}"):  # it is not being deleted
+                yield Chunk(**json.loads(content))
+
+    def append_to_upload(self, name: str, upload_id: str, start: int, blocks: Blocks) -> int:
+        chunk = self._append(self._upload(name, upload_id), start, blocks)
+        return start + chunk.size if chunk else start
+
+    def _append(self, upload: str, start: int, blocks: Blocks) -> Chunk | None:
+        """The chunk that is added; `None` if it is empty. One that fails leaves no trace."""
+        data = f"{upload}data/{uuid.uuid4().hex}"
+        hashed, size = hashlib.sha256(), 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal size
+            for block in blocks:
+                hashed.update(block)
+                size += len(block)
+                yield block
+
+        try:
+            with self._missing_if_ended(upload):
+                self._write(data, counted())
+                if not size:  # it would be where the next one belongs
+                    self.delete(data)
+                    return None
+                chunk = Chunk(start, size, data, hashed.hexdigest())
+                content = json.dumps(chunk._asdict()).encode()
+                self.put(_chunk_path(upload, start), content, mode="create")
+                if not self._exists(f"{upload}begun"):  # cancelled meanwhile
+                    raise FileNotFoundError(upload)
+        except BaseException as error:
+            self.delete(data)
+            if isinstance(error, AlreadyExistsError):
+                raise Conflict from None
+            raise
+        return chunk
+
+    @contextmanager
+    def _missing_if_ended(self, upload: str) -> Iterator[None]:
+        """Another request may end an upload while this one is at it."""
+        try:
+            yield
+        except OSError:
+            if self._exists(f"{upload}begun"):
+                raise
+            self.delete_upload(upload)
+            raise Missing(upload) from None
+
+    def finish_upload(
+        self, name: str, upload_id: str, start: int, blocks: Blocks, digest: str
+    ) -> None:
+        upload = self._upload(name, upload_id)
+        last = self._append(upload, start, blocks)
+        end = start + last.size if last else start
+        try:
+            with self._missing_if_ended(upload):
+                chunks = [one for one in self._chunks(upload) if one.start < end]
+                if sum(one.size for one in chunks) != end:
+                    raise FileNotFoundError(f"{upload} has lost a chunk")
+                self._keep(name, digest, chunks[::-1])
+        except DigestMismatch:
+            if last:
+                self.delete(_chunk_path(upload, start))
+                self.delete(last.data)
+            raise
+        self.delete_upload(upload)
+
+    def _keep(self, name: str, digest: str, chunks: list[Chunk]) -> None:
+        """Keep the chunks of an upload as a blob."""
+        is_one = len(chunks) == 1 and chunks[0].size <= MAX_COPY
+        if is_one and digest == f"sha256:{chunks[0].sha256}":
+            self._save_copy(chunks[0].data, content_path(digest))
+            self._link_blob(name, digest)
+        else:
+            blocks = (block for one in chunks for block in self._stream(one.data))
+            self.put_blob(name, digest, blocks)
+
+    def _save_copy(self, data: str, path: str) -> None:
+        staged = path if self.directory is None else f"{STAGING}{uuid.uuid4().hex}"
+        with raising_oserrors():
+            self.store.copy(data, staged)
+        if self.directory is not None:
+            os.utime(f"{self.directory}{staged}")  # a hard link is as old as the chunk
+            self._put_in_place(staged, path)
+
+    def cancel_upload(self, name: str, upload_id: str) -> None:
+        upload = self._upload(name, upload_id)
+        if not self._exists(f"{upload}begun"):
+            raise Missing(upload_id)
+        self.delete_upload(upload)
+
+    def delete_upload(self, upload: str) -> None:
+        self.delete(f"{upload}begun")
+        for kind in "chunks", "data":
+            for name in list(self.names(f"{upload}{kind}/")):
+                self.delete(f"{upload}{kind}/{name}")
+        if self.directory is not None:  # it has directories, which would pile up
+            shutil.rmtree(f"{self.directory}{upload}", ignore_errors=True)
+
+    # Manifests and tags.
+
+    def manifest(self, name: str, digest: str) -> Manifest:
+        found, _, content = self.read(_path(name, "_manifests", digest)).partition(b"\n")
+        if not found:
+            raise Missing(digest)
+        return Manifest(found.decode().partition(" ")[0], content)
+
+    def put_manifest(
+        self,
+        name: str,
+        digest: str,
+        manifest: Manifest,
+        *,
+        blobs: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        subject: str | None = None,
+        descriptor: bytes = b"",
+    ) -> None:
+        for blob in blobs:
+            self.blob_size(name, blob)
+        path = _path(name, "_manifests", digest)
+        line = f"{manifest.media_type} {subject or ''}".rstrip().encode()
+        tagged = [f"{_path(name, '_tagged', digest)}/{tag}" for tag in tags]
+        while True:
+            self._save(path, [b"%b\n%b" % (line, manifest.content)])
+            self._check_collections(name, manifest.content, blobs)
+            if subject:
+                self._save(_referrer_path(name, subject, digest), [descriptor])
+            for tag, in_index in zip(tags, tagged, strict=True):
+                self._save(in_index, [])
+                self._save(f"{_path(name, '_tags')}{tag}", [digest.encode()])
+            if all(map(self._exists, [*tagged, path])):
+                return  # else it has been deleted meanwhile, and what points at it may not have
+
+    def _check_collections(self, name: str, content: bytes, blobs: Sequence[str]) -> None:
+        """Raise `Missing` if a collection has deleted a blob of a manifest, or may do so.
+
+        The manifest is there already: a collection that begins later sees it, and keeps its blobs.
+        """
+        condemned = {path for one in self.names(CONDEMNED) for path in self.condemned(one)}
+        if condemned:
+            for digest in digests_in(content):
+                if not condemned.isdisjoint((link_path(name, digest), content_path(digest))):
+                    raise Missing(digest)
+        for blob in blobs:
+            self.blob_size(name, blob)
+
+    def condemned(self, collection: str) -> list[str]:
+        """The paths that a collection may delete; none if it is over."""
+        expires, *paths = self.read(CONDEMNED + collection).decode().split("\n")
+        return paths if expires and float(expires) > time.time() else []
+
+    def delete_manifest(self, name: str, digest: str) -> None:
+        """Delete a manifest, and what points at it: before it, and what was made meanwhile.
+
+        The index of its tags may have too many. So that it never has too few, whoever takes a tag
+        from it looks at the tag afterwards, and whoever sets a tag looks at the index afterwards.
+        """
+        path = _path(name, "_manifests", digest)
+        line = self.read(path).partition(b"\n")[0]
+        if not line:
+            raise Missing(digest)
+        subject = line.decode().partition(" ")[2]
+        self._delete_pointers(name, digest, subject)
+        self.delete(path)
+        for tag in self._delete_pointers(name, digest, subject):
+            in_index = f"{_path(name, '_tagged', digest)}/{tag}"
+            self.delete(in_index)
+            if self._points_at(name, tag, digest):  # it has been pushed again meanwhile
+                self._save(in_index, [])
+
+    def _delete_pointers(self, name: str, digest: str, subject: str) -> list[str]:
+        """Delete what points at a manifest; the tags of the index, whether they did or not."""
+        if subject:
+            self.delete(_referrer_path(name, subject, digest))
+        tags = list(self.names(f"{_path(name, '_tagged', digest)}/"))
+        for tag in tags:
+            if self._points_at(name, tag, digest):
+                self.delete(f"{_path(name, '_tags')}{tag}")
+        return tags
+
+    def _points_at(self, name: str, tag: str, digest: str) -> bool:
+        return self.read(f"{_path(name, '_tags')}{tag}") == digest.encode()
+
+    def tag(self, name: str, tag: str) -> str:
+        digest = self.read(f"{_path(name, '_tags')}{tag}")
+        if not digest:
+            raise Missing(tag)
+        return digest.decode()
+
+    def delete_tag(self, name: str, tag: str) -> None:
+        self.tag(name, tag)
+        self.delete(f"{_path(name, '_tags')}{tag}")
+
+    # Lists.
+
+    def repositories(self, after: str = "") -> Iterator[str]:
+        return self._repositories_under("", after)
+
+    def _repositories_under(self, parent: str, after: str) -> Iterator[str]:
+        components = self._components(parent)
+        # "a" comes first, then "a-b", and then what is under "a/".
+        for component in sorted([*components, *(f"{one}/" for one in components)]):
+            name = parent + component
+            if component.endswith("/"):
+                if name > after or after.startswith(name):
+                    yield from self._repositories_under(name, after)
+            elif name > after and self._has_any(name, "_manifests"):
+                yield name
+
+    def _components(self, parent: str) -> list[str]:
+        """What comes next in the names that start with `parent`."""
+        prefix = f"repositories/{parent}"
+        if self.directory is not None:
+            names = list(self._listed(prefix))
+        else:
+            with raising_oserrors():
+                prefixes = self.store.list_with_delimiter(prefix)["common_prefixes"]
+            names = [one.removeprefix(prefix) for one in prefixes]
+        return [name for name in names if NAME.fits(name)]
+
+    def _has_any(self, name: str, kind: str) -> bool:
+        """Whether a repository has any of its blobs or its manifests."""
+        path = _path(name, kind)
+        if self.directory is None:  # where a list has what is further down as well
+            return any(self.names(path))
+        return any(any(self._listed(f"{path}{one}/")) for one in REGISTERED_ALGORITHMS)
+
+    def tags(self, name: str, after: str = "") -> Iterator[str]:
+        tag = ""
+        for tag in self.names(_path(name, "_tags"), after):
+            yield tag
+        # When all is deleted but a blob, there still is a repository, with no tags.
+        if not tag and not (self._has_any(name, "_manifests") or self._has_any(name, "_blobs")):
+            raise Missing(name)
+
+    def referrers(self, name: str, subject: str, after: str = "") -> Iterator[tuple[str, bytes]]:
+        for algorithm in sorted(REGISTERED_ALGORITHMS):
+            prefix = f"{algorithm}:"
+            is_within = after.startswith(prefix)
+            if after > prefix and not is_within:  # all of these come before it
+                continue
+            path = _referrer_path(name, subject, prefix)
+            for encoded in self.names(path, after.removeprefix(prefix) if is_within else ""):
+                if descriptor := self.read(path + encoded):
+                    yield prefix + encoded, descriptor
+
+
+@contextmanager
+def raising_oserrors() -> Iterator[None]:
+    """obstore's errors, in one line, as those that a `Storage` raises when it has failed."""
+    try:
+        yield
+    except AlreadyExistsError:
+        raise
+    except BaseError as error:
+        raise OSError(_one_line(error)) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).partition("\n\nDebug source")[0].split())
+
+
+_DIGEST = re.compile("sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
+
+
+def digests_in(content: bytes) -> set[str]:
+    """Every digest in a manifest, whatever it is of: also those that no specification has."""
+    try:
+        text = json.dumps(json.loads(content))  # without escapes
+    except (ValueError, RecursionError):
+        text = content.decode("latin-1")
+    return set(_DIGEST.findall(text))
+
+
+def _sync(path: str) -> None:
+    """Have the kernel write a file, or the entries of a directory, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _digest_path(digest: str) -> str:
+    return digest.replace(":", "/")
+
+
+def content_path(digest: str) -> str:
+    return f"blobs/{_digest_path(digest)}"
+
+
+def link_path(name: str, digest: str) -> str:
+    return _path(name, "_blobs", digest)
+
+
+def _path(name: str, kind: str, digest: str = "") -> str:
+    return f"repositories/{name}/{kind}/{_digest_path(digest)}"
+
+
+def _referrer_path(name: str, subject: str, digest: str) -> str:
+    return f"{_path(name, '_referrers', subject)}/{_digest_path(digest)}"
+
+
+def _chunk_path(upload: str, start: int) -> str:
+    return f"{upload}chunks/{10**20 - 1 - start:020}"
