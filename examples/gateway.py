@@ -18,7 +18,8 @@ from dataclasses import asdict
 from typing import Any
 
 import jwt
-from registry import Server, server_options, storage_at
+from registry import storage_at
+from serving import Server, server_options
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.wrappers import Request, Response
