@@ -24,9 +24,10 @@ from typing import Any, NamedTuple
 from obstore import open_writer
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, from_url
-from serving import Server, server_options
+from serving import OneLineParser, Server, server_options, with_health
 from werkzeug.serving import make_server
 
+from registry_routes import OCI_1_1
 from registry_routes.digests import DigestMismatch
 from registry_routes.grammar import NAME, REGISTERED_ALGORITHMS
 from registry_routes.registry import (
@@ -465,12 +466,19 @@ def running(storage: str | os.PathLike[str] = "memory://") -> Iterator[str]:
         server.server_close()
 
 
+def make_app(storage: Storage, *, read_only: bool = False) -> Any:
+    """The registry, with its health check beside it."""
+    dialect = OCI_1_1.subset(methods=["GET"]) if read_only else OCI_1_1
+    return with_health(make_registry(storage, dialect=dialect), storage)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         description="A container registry on the routes of registry_routes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     server_options(parser, port=5000)
+    parser.add_argument("--read-only", action="store_true", help="let nobody push or delete")
     options = parser.parse_args()
     greeting = (
         f"A registry at http://{{host}}, its data in {options.storage}. Try:\n"
@@ -478,7 +486,11 @@ def main() -> None:
         "  skopeo inspect --tls-verify=false docker://{host}/library/busybox\n"
         "  curl http://{host}/v2/_catalog"
     )
-    Server(lambda: make_registry(storage_at(options.storage)), options, greeting).run()
+    Server(
+        lambda: make_app(storage_at(options.storage), read_only=options.read_only),
+        options,
+        greeting,
+    ).run()
 
 
 if __name__ == "__main__":
