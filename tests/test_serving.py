@@ -1,0 +1,407 @@
+"""The server of the examples: slow clients, its options, its log, its health; nginx before it."""
+
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import requests
+from registry import make_app, storage_at
+from serving import with_health
+from werkzeug.test import Client
+from werkzeug.wrappers import Response
+
+from registry_routes.digests import digest_of
+from registry_routes.registry import MemoryStorage
+
+from .servers import EXAMPLES, example
+
+BLOB = bytes(range(256)) * 4096  # 1 MiB
+BLOB_PATH = f"/v2/slow/blobs/{digest_of(BLOB)}"
+UPLOAD_PATH = f"/v2/slow/blobs/uploads/?digest=sha256:{'0' * 64}"
+
+
+def address_of(host: str) -> tuple[str, int]:
+    name, _, port = host.rpartition(":")
+    return name, int(port)
+
+
+def answer_to(host: str, raw: bytes) -> bytes:
+    """What the server sends in answer to these bytes, until it closes or is silent."""
+    with socket.create_connection(address_of(host), timeout=10) as connection:
+        connection.sendall(raw)
+        connection.shutdown(socket.SHUT_WR)
+        received = b""
+        with suppress(OSError):
+            while block := connection.recv(65536):
+                received += block
+        return received
+
+
+def push(host: str, name: str, content: bytes) -> None:
+    url = f"http://{host}/v2/{name}/blobs/uploads/?digest={digest_of(content)}"
+    requests.post(url, content, timeout=60).raise_for_status()
+
+
+# Slow clients. Each kind is how they begin, and what they go on sending, a byte at a time.
+
+KINDS = {
+    "half headers": b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+    "silence": b"",
+    "slow bodies": f"POST {UPLOAD_PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n".encode(),
+    "slow readers": f"GET {BLOB_PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
+}
+
+
+class SlowClients(threading.Thread):
+    """So many clients of each kind, until told to stop, and for `MOST` seconds at most."""
+
+    MOST = 120
+
+    def __init__(self, host: str, count: int, kinds: list[str]) -> None:
+        super().__init__()
+        self.address, self.count, self.kinds = address_of(host), count, kinds
+        self.connected = threading.Event()
+        self.stopped = threading.Event()
+        self.sockets: list[tuple[str, socket.socket]] = []
+
+    def connect(self) -> None:
+        for _ in range(self.count):
+            for kind in self.kinds:
+                one = socket.socket()
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                one.settimeout(10)
+                one.connect(self.address)
+                one.sendall(KINDS[kind])
+                one.setblocking(False)
+                self.sockets.append((kind, one))
+
+    def run(self) -> None:
+        end = time.monotonic() + self.MOST
+        try:
+            self.connect()
+            self.connected.set()
+            while not self.stopped.wait(1) and time.monotonic() < end:
+                for kind, one in self.sockets:
+                    with suppress(OSError):
+                        if kind == "slow readers":
+                            one.recv(1)
+                        elif kind != "silence":
+                            one.send(b"x")
+        finally:
+            for _, one in self.sockets:
+                one.close()
+
+    def __enter__(self) -> "SlowClients":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        self.join()
+
+
+def slowest_of(host: str, seconds: float, until: threading.Event) -> float:
+    """How long the slowest of ordinary requests takes, until so many seconds after an event."""
+    taken: list[float] = []
+
+    def ask(method: str, path: str, body: bytes = b"") -> bytes:
+        begun = time.monotonic()
+        response = requests.request(method, f"http://{host}{path}", data=body, timeout=30)
+        taken.append(time.monotonic() - begun)
+        assert response.ok, response.text
+        return response.content
+
+    end = None
+    while end is None or time.monotonic() < end:
+        if end is None and until.is_set():
+            end = time.monotonic() + seconds
+        content = f"{time.monotonic()}".encode()
+        digest = digest_of(content)
+        ask("GET", "/v2/")
+        ask("POST", f"/v2/ordinary/blobs/uploads/?digest={digest}", content)
+        assert ask("GET", f"/v2/ordinary/blobs/{digest}") == content
+        time.sleep(0.05)
+    return max(taken)
+
+
+@contextmanager
+def registry(tmp_path: Path, *options: str) -> Iterator[str]:
+    options = "--storage", str(tmp_path / "data"), *options
+    with example("registry", tmp_path / "log", *options) as host:
+        yield host
+
+
+@pytest.mark.slow
+def test_alone_it_serves_others_beside_sixty_slow_clients_of_each_kind(tmp_path: Path) -> None:
+    with registry(tmp_path) as host:
+        push(host, "slow", BLOB)
+        with SlowClients(host, 60, list(KINDS)) as slow:
+            assert slowest_of(host, 8, slow.connected) < 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_client_that_falls_silent_is_given_up(tmp_path: Path, kind: str) -> None:
+    with registry(tmp_path, "--patience", "1", "--threads", "2") as host:
+        push(host, "slow", BLOB * 16)  # more than the kernel takes in
+        begun = KINDS[kind].replace(digest_of(BLOB).encode(), digest_of(BLOB * 16).encode())
+        with ExitStack() as open_sockets:
+            silent = []
+            for _ in range(4):
+                one = open_sockets.enter_context(socket.socket())
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                one.settimeout(15)
+                one.connect(address_of(host))
+                one.sendall(begun)
+                silent.append(one)
+            assert requests.get(f"http://{host}/v2/", timeout=20).status_code == 200
+            for one in silent:
+                received = 0
+                with suppress(ConnectionError):
+                    while block := one.recv(1024 * 1024):
+                        received += len(block)
+                assert received < len(BLOB * 16)
+    log = (tmp_path / "log").read_text()
+    assert "[ERROR]" not in log
+
+
+# Requests that another server might read in another way.
+
+AMBIGUOUS = {
+    "two lengths": "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    "two lengths, in the other order": "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    "an empty length as well": "Transfer-Encoding: chunked\r\nContent-Length:\r\n\r\n0\r\n\r\n",
+    "two hosts": "Host: other\r\nContent-Length: 3\r\n\r\nabc",
+    "the same host twice": "Host: x\r\nContent-Length: 3\r\n\r\nabc",
+    "two content lengths": "Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+}
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with registry(tmp_path_factory.mktemp("registry")) as host:
+        yield host
+
+
+@pytest.mark.parametrize("rest", AMBIGUOUS.values(), ids=AMBIGUOUS)
+def test_an_ambiguous_request_is_refused(host: str, rest: str) -> None:
+    location = requests.post(f"http://{host}/v2/a/blobs/uploads/", timeout=10).headers["Location"]
+    request = f"PATCH {location} HTTP/1.1\r\nHost: x\r\n{rest}"
+    answer = answer_to(host, request.encode() + b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1  # what comes after it is not read
+    status = requests.get(f"http://{host}{location}", timeout=10)
+    assert status.headers["Range"] == "0-0"
+
+
+# Options.
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("--workers 0", "0 must be from 1"),
+        ("--workers -1", "-1 must be from 1"),
+        ("--workers x", "invalid int value: 'x'"),
+        ("--workers 2 --storage memory://", "memory:// cannot be shared by several workers"),
+        ("--threads 0", "0 must be from 1"),
+        ("--port 99999", "99999 must be from 0 to 65535"),
+        ("--port -1", "-1 must be from 0"),
+        ("--patience 0", "0 must be from 0.1"),
+        ("--patience nan", "nan must be from 0.1"),
+        ("--patience inf", "inf must be from 0.1"),
+        ("--host 192.0.2.1", "cannot listen on 192.0.2.1:5000: "),
+        ("--host 2001:db8::1", "cannot listen on [2001:db8::1]:5000: "),
+        ("--host 1::2::3", "cannot listen on [1::2::3]:5000: "),
+        ("--host name.invalid", "cannot listen on name.invalid:5000: "),
+        (f"--host {'a' * 64}", "cannot listen on aaa"),
+        ("--nonsense", "unrecognized arguments: --nonsense"),
+    ],
+)
+@pytest.mark.parametrize("program", ["registry", "gateway"])
+def test_an_option_that_is_wrong_is_one_line(
+    program: str, options: str, named: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, str(EXAMPLES / f"{program}.py"), "--port", "5000", *options.split()]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert len(run.stderr.splitlines()) == 1
+    assert run.stderr.startswith(f"{program}.py: error: ")
+    assert named in run.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_port_that_is_taken_is_one_line(host: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "registry.py"), "--port", host.rpartition(":")[2]]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert len(run.stderr.splitlines()) == 1
+    assert f"cannot listen on {host}: " in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "asked"),
+    [("127.0.0.1", "127.0.0.1"), ("localhost", "127.0.0.1"), ("::1", "[::1]"), ("::", "127.0.0.1")],
+)
+def test_it_listens_on_every_kind_of_address(address: str, asked: str, tmp_path: Path) -> None:
+    if ":" in address and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    command = [sys.executable, "-u", str(EXAMPLES / "registry.py"), "--storage", "memory://"]
+    command += ["--host", address, "--port", "0"]
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+    with server:
+        try:
+            assert server.stdout is not None
+            greeting = server.stdout.readline()
+            found = re.match(r"A registry at http://(.+):([0-9]+), ", greeting)
+            assert found, greeting
+            assert found[1].startswith("[") == (":" in address)
+            answer = requests.get(f"http://{asked}:{found[2]}/v2/", timeout=10)
+            assert answer.status_code == 200
+        finally:
+            server.terminate()
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_read_only_registry_lets_nobody_push_or_delete(tmp_path: Path) -> None:
+    with registry(tmp_path) as host:
+        push(host, "a", BLOB)
+        digest = digest_of(b"{}")
+        manifest = f"http://{host}/v2/a/manifests/{digest}"
+        assert requests.put(manifest, b"{}", timeout=10).status_code == 201
+    kept = sorted(path for path in (tmp_path / "data").rglob("*"))
+    with registry(tmp_path, "--read-only") as host:
+        root = f"http://{host}/v2/a"
+        blob, manifest = f"{root}/blobs/{digest_of(BLOB)}", f"{root}/manifests/{digest}"
+        assert requests.get(blob, timeout=10).content == BLOB
+        assert requests.get(manifest, timeout=10).content == b"{}"
+        for method, url in (
+            ("PUT", manifest),
+            ("DELETE", manifest),
+            ("DELETE", blob),
+            ("POST", f"{root}/blobs/uploads/"),
+            ("POST", f"{root}/blobs/uploads/?digest={digest_of(b'')}"),
+            ("PATCH", f"{root}/blobs/uploads/{'0' * 32}"),
+        ):
+            assert requests.request(method, url, data=b"{}", timeout=10).status_code in (404, 405)
+        assert requests.get(f"http://{host}/healthz", timeout=10).status_code == 200
+    assert sorted(path for path in (tmp_path / "data").rglob("*")) == kept
+
+
+# Health.
+
+
+class Failing(MemoryStorage):
+    def repositories(self, after: str = "") -> Iterator[str]:
+        raise OSError("the disk \x1b[2J is gone")
+
+
+def test_health_is_that_of_the_storage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    directory = tmp_path / "data"
+    client = Client(make_app(storage_at(directory)))
+    assert client.get("/healthz").status_code == 200
+    assert client.head("/healthz").status_code == 200
+    assert client.get("/healthz/x").status_code == 404
+    directory.rename(tmp_path / "elsewhere")
+    assert client.get("/healthz").status_code == 503
+    directory.write_text("a file")
+    assert client.get("/healthz").status_code == 503
+    directory.unlink()
+    (tmp_path / "elsewhere").rename(directory)
+    assert client.get("/healthz").status_code == 200
+    caplog.clear()
+    client = Client(make_app(Failing()))
+    assert client.get("/healthz").status_code == 503
+    assert "gone" not in client.get("/healthz").text
+    assert "gone" in caplog.text
+
+
+def test_health_reads_little_and_writes_nothing(tmp_path: Path) -> None:
+    client = Client(with_health(Response("other"), storage_at(tmp_path)))
+    assert client.get("/healthz").text == "ok\n"
+    assert client.get("/v2/").text == "other"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_health_of_a_bucket_that_is_not_there(s3: None) -> None:
+    assert Client(make_app(storage_at("s3://images/x"))).get("/healthz").status_code == 200
+    assert Client(make_app(storage_at("s3://nothing/x"))).get("/healthz").status_code == 503
+
+
+# The log.
+
+
+def test_nothing_in_the_log_is_as_a_client_sent_it(tmp_path: Path) -> None:
+    with registry(tmp_path) as host:
+        for raw in (
+            b'GET /v2/%1b[2J%0a HTTP/1.1\r\nHost: x\r\nUser-Agent: a"b\\c\xc3\xa9\x9b2J\t\r\n\r\n',
+            b"GET /v2/\x1b[2J HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"GET /v2/ HTTP/1.1\r\nHost: x\r\nUser-Agent: \x1b[2J\r\n\r\n",
+            b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\x1b[2J: \x9b\r\n\r\n",
+            b"GET /v2/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: \x9b\r\n\r\n",
+            b"GET /v2/ HTTP/1.1\r\nHost: x\r\nExpect: \x9b\r\n\r\n",
+            b"\x9b\x1b[2J\r\n\r\n",
+            b"PUT /v2/a/manifests/v1 HTTP/1.1\r\nHost: x\r\nContent-Type: \x9b\r\nContent-Length: 2\r\n\r\n{}",
+            b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n\x1b\x9b\r\n",
+            b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: \x9b\r\nAuthorization: Basic mw==\r\n\r\n",
+        ):
+            assert answer_to(host, raw).startswith(b"HTTP/1.1 ")
+    log = (tmp_path / "log").read_bytes()
+    assert set(log) <= {*range(32, 127), ord("\n")}
+    assert b'"a\\"b\\\\c\\u00c3\\u00a9\\u009b2J' in log
+
+
+def test_a_line_of_the_log_ends_with_the_seconds_that_the_request_took(tmp_path: Path) -> None:
+    with registry(tmp_path) as host, socket.create_connection(address_of(host)) as connection:
+        connection.sendall(
+            b"PUT /v2/a/manifests/v1 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{"
+        )
+        time.sleep(1)
+        connection.sendall(b"}")
+        assert connection.recv(100).startswith(b"HTTP/1.1 201 ")
+        requests.get(f"http://{host}/v2/", timeout=10)
+    lines = [line for line in (tmp_path / "log").read_text().splitlines() if " - - " in line]
+    took = [float(line.rpartition(" ")[2]) for line in lines]
+    assert 1 <= took[0] < 5
+    assert took[1] < 1
+
+
+# Who it believes.
+
+
+@pytest.mark.parametrize("is_behind", [False, True])
+def test_it_believes_a_proxy_only_if_it_is_told_of_one(tmp_path: Path, is_behind: bool) -> None:
+    options = ["--storage", "memory://", *(["--behind-proxy"] if is_behind else [])]
+    headers = {
+        "Host": "registry.example",
+        "X-Forwarded-For": "192.0.2.7",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Ssl": "on",
+        "X-Forwarded-Host": "evil.example",
+        "X-Forwarded-Port": "1",
+        "X-Forwarded-Prefix": "/evil",
+        "Script-Name": "/evil",
+        "Forwarded": "host=evil.example;proto=https",
+    }
+    with example("gateway", tmp_path / "log", *options) as host:
+        challenge = requests.get(f"http://{host}/v2/", headers=headers, timeout=10).headers[
+            "WWW-Authenticate"
+        ]
+    scheme = "https" if is_behind else "http"
+    assert f'realm="{scheme}://registry.example/token"' in challenge
+    assert ("192.0.2.7 - - " in (tmp_path / "log").read_text()) == is_behind
