@@ -1,7 +1,12 @@
 """The server of the examples: slow clients, its options, its log, its health; nginx before it."""
 
+import hashlib
+import os
 import re
+import resource
+import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -9,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 import requests
@@ -20,7 +26,7 @@ from werkzeug.wrappers import Response
 from registry_routes.digests import digest_of
 from registry_routes.registry import MemoryStorage
 
-from .servers import EXAMPLES, example
+from .servers import EXAMPLES, example, free_port, serving
 
 BLOB = bytes(range(256)) * 4096  # 1 MiB
 BLOB_PATH = f"/v2/slow/blobs/{digest_of(BLOB)}"
@@ -32,13 +38,14 @@ def address_of(host: str) -> tuple[str, int]:
     return name, int(port)
 
 
-def answer_to(host: str, raw: bytes) -> bytes:
-    """What the server sends in answer to these bytes, until it closes or is silent."""
+def answer_to(host: str, raw: bytes, *, breaks_off: bool = False) -> bytes:
+    """What the server sends in answer to these bytes, until it closes the connection."""
     with socket.create_connection(address_of(host), timeout=10) as connection:
         connection.sendall(raw)
-        connection.shutdown(socket.SHUT_WR)
+        if breaks_off:
+            connection.shutdown(socket.SHUT_WR)
         received = b""
-        with suppress(OSError):
+        with suppress(ConnectionError):
             while block := connection.recv(65536):
                 received += block
         return received
@@ -81,6 +88,7 @@ class SlowClients(threading.Thread):
                 one.sendall(KINDS[kind])
                 one.setblocking(False)
                 self.sockets.append((kind, one))
+            time.sleep(0.01)  # what comes all at once keeps others waiting, slow or not
 
     def run(self) -> None:
         end = time.monotonic() + self.MOST
@@ -190,10 +198,15 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("rest", AMBIGUOUS.values(), ids=AMBIGUOUS)
-def test_an_ambiguous_request_is_refused(host: str, rest: str) -> None:
+@pytest.mark.parametrize("is_behind_nginx", [False, True])
+def test_an_ambiguous_request_is_refused(
+    request: pytest.FixtureRequest, rest: str, is_behind_nginx: bool
+) -> None:
+    host = request.getfixturevalue("behind_nginx" if is_behind_nginx else "host")
+    host = host[0] if is_behind_nginx else host
     location = requests.post(f"http://{host}/v2/a/blobs/uploads/", timeout=10).headers["Location"]
-    request = f"PATCH {location} HTTP/1.1\r\nHost: x\r\n{rest}"
-    answer = answer_to(host, request.encode() + b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+    raw = f"PATCH {location} HTTP/1.1\r\nHost: x\r\n{rest}"
+    answer = answer_to(host, raw.encode() + b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert answer.count(b"HTTP/1.1 ") == 1  # what comes after it is not read
     status = requests.get(f"http://{host}{location}", timeout=10)
@@ -405,3 +418,192 @@ def test_it_believes_a_proxy_only_if_it_is_told_of_one(tmp_path: Path, is_behind
     scheme = "https" if is_behind else "http"
     assert f'realm="{scheme}://registry.example/token"' in challenge
     assert ("192.0.2.7 - - " in (tmp_path / "log").read_text()) == is_behind
+
+
+# Behind nginx, as `examples/nginx.conf` sets it up.
+
+
+@contextmanager
+def nginx(tmp_path: Path, registry: str, *, with_tls: bool = False) -> Iterator[str]:
+    """Host and port of nginx before a registry; with TLS, of that."""
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("nginx is not installed (Debian: apt install nginx-light)")
+    directory = tmp_path / "nginx"
+    directory.mkdir()
+    plain, secure = free_port(), free_port()
+    config = (EXAMPLES / "nginx.conf").read_text()
+    config = config.replace(" 127.0.0.1:5000;", f" {registry};")
+    config = config.replace("listen 5080 ", f"listen 127.0.0.1:{plain} ")
+    if with_tls:
+        config = re.sub("# (listen 5443|ssl_certificate)", r"\1", config)
+        config = config.replace("listen 5443 ", f"listen 127.0.0.1:{secure} ")
+        make_certificate(directory)
+    (directory / "nginx.conf").write_text(config)
+    # As root, nginx's workers are of a user who may not enter pytest's directories.
+    user = "user root; " if os.geteuid() == 0 else ""
+    command = [program, "-p", str(directory), "-c", "nginx.conf", "-g", f"{user}daemon off;"]
+    with serving(command, plain, tmp_path / "nginx.log") as host:
+        yield f"127.0.0.1:{secure}" if with_tls else host
+
+
+def make_certificate(directory: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed (Debian: apt install openssl)")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost"
+    command += " -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out certificate.pem"
+    subprocess.run(command.split(), cwd=directory, check=True, capture_output=True)
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """As many open files as this process may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 10_000:
+        pytest.skip(f"a process may have {hard} open files here, and 4,000 clients need 10,000")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("many_files")
+def test_nginx_serves_others_beside_a_thousand_slow_clients_of_each_kind(tmp_path: Path) -> None:
+    with registry(tmp_path, "--behind-proxy") as behind, nginx(tmp_path, behind) as host:
+        push(host, "slow", BLOB)
+        with SlowClients(host, 1000, list(KINDS)) as slow:
+            assert slowest_of(host, 10, slow.connected) < 1
+            assert len(slow.sockets) == 4000
+    assert UPLOAD_PATH not in (tmp_path / "log").read_text()  # none of the bodies was whole
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Content-Length: 1000000\r\n\r\n" + bytes(500_000),
+        b"Content-Length: 3\r\n\r\nab",
+        b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n300000\r\n" + bytes(500_000),
+        b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nzz\r\n",
+    ],
+)
+@pytest.mark.parametrize("is_reset", [False, True])
+def test_a_body_that_breaks_off_does_not_reach_the_registry(
+    behind_nginx: tuple[str, str, Path], body: bytes, is_reset: bool
+) -> None:
+    host, _, log = behind_nginx
+    location = requests.post(f"http://{host}/v2/a/blobs/uploads/", timeout=10).headers["Location"]
+    request = f"PATCH {location} HTTP/1.1\r\nHost: x\r\n".encode() + body
+    if is_reset:
+        with socket.create_connection(address_of(host), timeout=10) as connection:
+            linger = struct.pack("ii", 1, 0)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            connection.sendall(request[:-1])
+            time.sleep(0.2)
+    else:
+        answer = answer_to(host, request, breaks_off=True)
+        assert not answer.startswith(b"HTTP/1.1 2")
+    status = requests.get(f"http://{host}{location}", timeout=10)
+    assert status.headers["Range"] == "0-0"
+    assert f"PATCH {location}" not in log.read_text()
+
+
+@pytest.fixture(scope="module")
+def behind_nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, Path]]:
+    """Host and port of nginx, and of the registry behind it, whose log is there."""
+    directory = tmp_path_factory.mktemp("behind")
+    with registry(directory, "--behind-proxy") as behind, nginx(directory, behind) as host:
+        yield host, behind, directory / "log"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/v2/a/../_catalog",
+        "/v2//_catalog",
+        "/v2/a%2Fb/tags/list",
+        "/v2/a%252Fb/tags/list",
+        "/v2/%2e%2e/v2/",
+        "/v2/a/blobs/uploads/?mount=%22&from=%2F",
+        "/v2/_catalog?n=%31",
+        "/v2",
+        "/healthz",
+    ],
+)
+def test_nginx_passes_a_target_on_as_it_is(
+    behind_nginx: tuple[str, str, Path], target: str
+) -> None:
+    through, behind, log = behind_nginx
+    request = f"GET {target} HTTP/1.1\r\nHost: registry.example:5080\r\nConnection: close\r\n\r\n"
+    answers = [answer_to(host, request.encode()) for host in (through, behind)]
+    assert log.read_text().count(f"GET {target} HTTP/1.1") == 2
+    statuses = [answer.partition(b"\r\n")[0].upper() for answer in answers]
+    assert statuses[0] == statuses[1]
+    locations = [re.findall(rb"\r\nLocation: (.*)\r\n", answer) for answer in answers]
+    assert locations[0] == locations[1]
+    bodies = [answer.partition(b"\r\n\r\n")[2] for answer in answers]
+    assert bodies[0] == bodies[1]
+
+
+@pytest.mark.parametrize("with_tls", [False, True])
+def test_urls_are_those_of_the_client_behind_nginx(tmp_path: Path, with_tls: bool) -> None:
+    options = ["--storage", "memory://", "--behind-proxy", "--user", "alice:secret"]
+    lies = {
+        "X-Forwarded-For": "192.0.2.7",
+        "X-Forwarded-Proto": "gopher",
+        "X-Forwarded-Host": "evil.example",
+    }
+    with (
+        example("gateway", tmp_path / "log", *options) as behind,
+        nginx(tmp_path, behind, with_tls=with_tls) as host,
+    ):
+        root = f"{'https' if with_tls else 'http'}://{host}"
+        with requests.Session() as session:
+            session.trust_env = False  # which may name other certificates
+            session.verify = str(tmp_path / "nginx" / "certificate.pem") if with_tls else True
+            session.headers.update(lies)
+            challenge = session.get(f"{root}/v2/", timeout=10).headers["WWW-Authenticate"]
+            assert f'realm="{root}/token"' in challenge
+            scope = {"scope": "repository:a:pull,push"}
+            answer = session.get(
+                f"{root}/token", params=scope, auth=("alice", "secret"), timeout=10
+            )
+            session.headers["Authorization"] = f"Bearer {answer.json()['token']}"
+            begun = session.post(f"{root}/v2/a/blobs/uploads/", timeout=10)
+            location = urljoin(begun.url, begun.headers["Location"])
+            assert location.startswith(f"{root}/v2/a/blobs/uploads/")
+            digest = digest_of(b"x")
+            done = session.put(location, b"x", params={"digest": digest}, timeout=10)
+            assert done.status_code == 201
+            blob = session.get(urljoin(done.url, done.headers["Location"]), timeout=10)
+            assert (blob.url, blob.content) == (f"{root}/v2/a/blobs/{digest}", b"x")
+            del session.headers["Authorization"]
+            session.headers["Host"] = "registry.example"
+            plain = session.get(f"{root}/v2/", timeout=10)
+        scheme = "https" if with_tls else "http"
+        assert f'realm="{scheme}://registry.example/token"' in plain.headers["WWW-Authenticate"]
+    log = (tmp_path / "log").read_text()
+    assert "127.0.0.1 - - " in log
+    assert "192.0.2.7" not in log
+
+
+@pytest.mark.slow
+def test_a_gibibyte_goes_both_ways_through_nginx(tmp_path: Path) -> None:
+    block, count = os.urandom(1024 * 1024), 1024
+    hashed = hashlib.sha256()
+    for _ in range(count):
+        hashed.update(block)
+    digest = f"sha256:{hashed.hexdigest()}"
+    with registry(tmp_path, "--behind-proxy") as behind, nginx(tmp_path, behind) as host:
+        root = f"http://{host}/v2/a/blobs"
+        location = requests.post(f"{root}/uploads/", timeout=10).headers["Location"]
+        url = f"http://{host}{location}"
+        chunked = requests.patch(url, (block for _ in range(count)), timeout=300)
+        assert chunked.headers["Range"] == f"0-{len(block) * count - 1}"
+        assert requests.put(url, params={"digest": digest}, timeout=300).status_code == 201
+        pulled = hashlib.sha256()
+        with requests.get(f"{root}/{digest}", stream=True, timeout=300) as response:
+            assert int(response.headers["Content-Length"]) == len(block) * count
+            for part in response.iter_content(len(block)):
+                pulled.update(part)
+        assert pulled.hexdigest() == hashed.hexdigest()
