@@ -154,6 +154,7 @@ def test_alone_it_serves_others_beside_sixty_slow_clients_of_each_kind(tmp_path:
             assert slowest_of(host, 8, slow.connected) < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_client_that_falls_silent_is_given_up(tmp_path: Path, kind: str) -> None:
     with registry(tmp_path, "--patience", "1", "--threads", "2") as host:
@@ -237,15 +238,12 @@ def test_an_ambiguous_request_is_refused(
         ("--nonsense", "unrecognized arguments: --nonsense"),
     ],
 )
-@pytest.mark.parametrize("program", ["registry", "gateway"])
-def test_an_option_that_is_wrong_is_one_line(
-    program: str, options: str, named: str, tmp_path: Path
-) -> None:
-    command = [sys.executable, str(EXAMPLES / f"{program}.py"), "--port", "5000", *options.split()]
+def test_an_option_that_is_wrong_is_one_line(options: str, named: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "registry.py"), "--port", "5000", *options.split()]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
     assert (run.returncode, run.stdout) == (2, "")
     assert len(run.stderr.splitlines()) == 1
-    assert run.stderr.startswith(f"{program}.py: error: ")
+    assert run.stderr.startswith("registry.py: error: ")
     assert named in run.stderr
     assert not list(tmp_path.iterdir())
 
@@ -390,8 +388,8 @@ def test_a_line_of_the_log_ends_with_the_seconds_that_the_request_took(tmp_path:
         requests.get(f"http://{host}/v2/", timeout=10)
     lines = [line for line in (tmp_path / "log").read_text().splitlines() if " - - " in line]
     took = [float(line.rpartition(" ")[2]) for line in lines]
-    assert 1 <= took[0] < 5
-    assert took[1] < 1
+    assert 0.5 < took[0] < 5  # its time begins when a thread has its headers
+    assert took[1] < 0.5
 
 
 # Who it believes.
