@@ -1,24 +1,27 @@
 """A gateway in front of a registry: it asks for a token with the scopes that a request needs.
 
-    python examples/gateway.py --port 5001 --storage ./registry-data --user alice:secret
+    python examples/gateway.py --port 5001 --storage ./registry-data --users ./passwords
 
 `Gateway` is WSGI middleware for any registry application; `TokenServer` gives out the tokens, as
 Docker's token authentication specification says. Here both stand before the registry of
-`registry.py`, with this rule: anyone may pull, the users may do anything.
+`registry.py`, with this rule: anyone may pull, the users may do anything. The users are lines of
+``NAME:PASSWORD``, in a file or in the environment's ``REGISTRY_USERS``.
 """
 
 import argparse
 import hmac
 import json
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import jwt
-from registry import Server, server_options
+from serving import OneLineParser, Server, server_options, with_health
 from storage import check_place, storage_at
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
@@ -36,8 +39,10 @@ from registry_routes.registry import Storage, make_registry
 
 LIFETIME = 300  # seconds
 SERVICE = "registry_routes example"
+USERS = "REGISTRY_USERS"  # in the environment
 
 Wsgi = Callable[[Any, Any], Iterable[bytes]]
+Policy = Callable[[str | None, scopes.Scope], Iterable[str]]
 
 
 class Gateway:
@@ -69,10 +74,14 @@ class Gateway:
         needed = scopes.required_scopes(endpoint, request.method, values, query)
         granted = self.granted(request)
         if granted is None or not all(scope.is_granted_by(granted) for scope in needed):
+            message = error = None
+            if granted is not None:  # with another token, the client would be let through
+                message = f"the token must allow {' '.join(map(str, needed))}"
+                error = "insufficient_scope"
             realm = f"{URLBuilder.from_environ(request.environ).root}/token"
-            asked = " ".join(map(str, needed))
-            message = None if granted is None else f"the token must allow {asked}"
-            raise errors.Unauthorized(message, realm=realm, service=SERVICE, scope=needed)
+            raise errors.Unauthorized(
+                message, realm=realm, service=SERVICE, scope=needed, error=error
+            )
 
     def granted(self, request: Request) -> list[scopes.Scope] | None:
         """The scopes of the request's token; `None` if it has no token that is valid."""
@@ -87,9 +96,19 @@ class Gateway:
                 audience=SERVICE,
                 options={"require": ["exp", "aud", "access"]},
             )
-            return [scopes.Scope(a["type"], a["name"], a["actions"]) for a in claims["access"]]
-        except (jwt.InvalidTokenError, KeyError, TypeError):
+            return [_scope_of(entry) for entry in claims["access"]]
+        # The last for what is nested too deeply; its header is read before its signature.
+        except (jwt.InvalidTokenError, LookupError, TypeError, ValueError, RecursionError):
             return None
+
+
+def _scope_of(entry: dict[str, Any]) -> scopes.Scope:
+    """An entry of a token's ``access``. Raises `LookupError` or `TypeError` for another shape."""
+    actions = entry["actions"]
+    texts = [entry["type"], entry["name"], *actions]
+    if not (isinstance(actions, list) and all(isinstance(text, str) for text in texts)):
+        raise TypeError(f"{entry!r} must have a type, a name and a list of actions")
+    return scopes.Scope(entry["type"], entry["name"], tuple(actions))
 
 
 class TokenServer:
@@ -104,7 +123,7 @@ class TokenServer:
         self,
         key: bytes,
         users: Mapping[str, str],
-        allowed: Callable[[str | None, scopes.Scope], Iterable[str]],
+        allowed: Policy,
     ) -> None:
         self.key = key
         self.users = users
@@ -159,21 +178,42 @@ def pull_or_user(user: str | None, scope: scopes.Scope) -> Iterable[str]:
     return scope.actions if user else {"pull"}.intersection(scope.actions)
 
 
-def make_app(storage: Storage, key: bytes, users: Mapping[str, str]) -> Wsgi:
-    gateway = Gateway(make_registry(storage), key)
-    return DispatcherMiddleware(gateway, {"/token": TokenServer(key, users, pull_or_user)})
+def make_app(
+    storage: Storage, key: bytes, users: Mapping[str, str], allowed: Policy = pull_or_user
+) -> Wsgi:
+    """The registry behind its gateway, with the token server and the health check beside it."""
+    gateway = with_health(Gateway(make_registry(storage), key), storage)
+    return DispatcherMiddleware(gateway, {"/token": TokenServer(key, users, allowed)})
 
 
-def _name_and_password(text: str) -> tuple[str, str]:
+def name_and_password(text: str) -> tuple[str, str]:
+    """The two parts of ``NAME:PASSWORD``. Raises `ValueError`, which does not show the password."""
     name, colon, password = text.partition(":")
     if not (name and colon and password):
-        raise argparse.ArgumentTypeError(f"{text!r} must be NAME:PASSWORD")
+        raise ValueError("a user must be NAME:PASSWORD")
     return name, password
 
 
+def users_of(text: str, source: str) -> dict[str, str]:
+    """Passwords by name, from lines of ``NAME:PASSWORD``; an empty line says nothing.
+
+    Raises `ValueError`, which names the source and the line.
+    """
+    users = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line:
+            try:
+                name, password = name_and_password(line)
+            except ValueError as error:
+                raise ValueError(f"{source}, line {number}: {error}") from None
+            users[name] = password
+    return users
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         description="A registry behind a gateway that asks for tokens.",
+        epilog=f"More users, a line for each as in the file, may be in ${USERS}.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     server_options(parser, port=5001)
@@ -181,15 +221,22 @@ def main() -> None:
         "--user",
         action="append",
         default=[],
-        type=_name_and_password,
         metavar="NAME:PASSWORD",
-        help="who may do anything; may be repeated",
+        help="who may do anything; may be repeated; others on this machine can read it",
     )
+    parser.add_argument("--users", metavar="FILE", help="a file with a NAME:PASSWORD on each line")
     options = parser.parse_args()
     check_place(parser, options.storage)
+    try:
+        users = users_of(os.environ.get(USERS, ""), f"${USERS}")
+        if options.users is not None:
+            users |= users_of(Path(options.users).read_text("utf-8"), options.users)
+        users |= map(name_and_password, options.user)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     key = secrets.token_bytes(32)
     Server(
-        lambda: make_app(storage_at(options.storage), key, dict(options.user)),
+        lambda: make_app(storage_at(options.storage), key, users),
         options,
         "A registry at http://{host}, for whoever has a token",
     ).run()

@@ -1,0 +1,253 @@
+"""The server of the examples, gunicorn, with the options that it takes and a health check.
+
+Each request has a thread while it is served, so clients that are slow on purpose can use them all
+up: `nginx.conf`, in front of it, takes requests and responses in for them.
+"""
+
+import argparse
+import json
+import logging
+import math
+import re
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
+from gunicorn.http.errors import ParseException
+from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.wrappers import Response
+
+from registry_routes.registry import BLOCK, Storage
+
+log = logging.getLogger(__name__)
+
+MAX_UNREAD = 256 * 1024 * 1024  # of a body that nobody wanted
+# As gunicorn's, but for the length, as gunicorn does not count what the kernel sends, and for the
+# seconds that the request took, which are the last.
+ACCESS_LOG = '%(h)s - - %(t)s "%(r)s" %(s)s %({content-length}o)s "%(a)s" %(L)s'
+MAX_PATIENCE = 24 * 60 * 60  # seconds
+
+
+class Server(BaseApplication):  # type: ignore[misc]
+    """gunicorn, set up by the options of a command line.
+
+    It listens at once, and ends the program with status 2 if it cannot.
+
+    :param make: makes the application, in each worker: a store must not outlive a fork.
+    :param options: those of `server_options`.
+    :param greeting: what is printed when it serves, with "{host}" for where.
+    """
+
+    def __init__(self, make: Callable[[], Any], options: argparse.Namespace, greeting: str) -> None:
+        self.make = make
+        self.options = options
+        self.greeting = greeting
+        self.listener = f"fd://{_listener(options).detach()}"
+        super().__init__()
+
+    def load_config(self) -> None:
+        settings = {
+            "bind": self.listener,
+            "workers": self.options.workers,
+            "worker_class": "gthread",
+            "threads": self.options.threads,
+            # Connections that wait have no thread; gunicorn wants more of them than of threads.
+            "worker_connections": 1000 + self.options.threads,
+            "logger_class": Log,
+            "accesslog": "-",
+            "access_log_format": ACCESS_LOG,
+            "graceful_timeout": 10,
+            "limit_request_line": 8190,
+            # gunicorn would take a scheme and a path from any client on this machine.
+            "forwarded_allow_ips": "",
+            "when_ready": self.greet,
+        }
+        if "control_socket_disable" in self.cfg.settings:  # one for all, in the home directory
+            settings["control_socket_disable"] = True
+        for name, value in settings.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Formatter(Log.error_fmt, Log.datefmt))
+        logging.basicConfig(handlers=[handler])  # for the package's warnings and errors
+        app = self.make()
+        if self.options.behind_proxy:
+            app = ProxyFix(app, x_for=1, x_proto=1)  # a proxy passes the Host as it is
+
+        def patient(environ: Any, start_response: Any) -> Any:
+            environ["gunicorn.socket"].settimeout(self.options.patience)
+            response = app(environ, start_response)
+            # A client that is still sending would not see an answer that comes before it is done.
+            with suppress(OSError, ParseException):
+                for _ in range(MAX_UNREAD // BLOCK):
+                    if not environ["wsgi.input"].read(BLOCK):
+                        break
+            return response
+
+        return patient
+
+    def greet(self, server: Any) -> None:
+        host, port = server.LISTENERS[0].getsockname()[:2]
+        print(self.greeting.replace("{host}", _address(host, port)), flush=True)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _listener(options: argparse.Namespace) -> socket.socket:
+    """A socket that is bound where the options say."""
+    is_v6 = ":" in options.host
+    try:
+        listener = socket.create_server(
+            (options.host, options.port),
+            family=socket.AF_INET6 if is_v6 else socket.AF_INET,
+            dualstack_ipv6=is_v6 and socket.has_dualstack_ipv6(),
+            backlog=2048,
+        )
+    except (OSError, UnicodeError) as error:
+        _end(f"cannot listen on {_address(options.host, options.port)}: {error}")
+    # Connections take this over: gunicorn waits for a request's headers without end.
+    fraction, seconds = math.modf(options.patience)
+    timeout = struct.pack("ll", int(seconds), int(fraction * 1e6))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+    return listener
+
+
+def _end(message: str) -> NoReturn:
+    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+# The log. Nothing that a client sent is printed as it is: it may move a terminal's cursor, or look
+# like another line.
+
+
+class _Atoms(dict[str, Any]):
+    """What an access log may show, as JSON writes it within a string."""
+
+    def __getitem__(self, name: str) -> str:
+        return json.dumps(str(self.get(name, "-")))[1:-1]
+
+
+class _Formatter(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return _printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(map(_printable, super().formatException(ei).split("\n")))
+
+
+def _printable(text: str) -> str:
+    return re.sub("[^ -~]", lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+class Log(Logger):  # type: ignore[misc]
+    """gunicorn's log, in printable ASCII, a line for each request."""
+
+    atoms_wrapper_class = _Atoms
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        for one, form in (self.error_log, self.error_fmt), (self.access_log, self.access_fmt):
+            for handler in one.handlers:
+                handler.setFormatter(_Formatter(form, self.datefmt))
+
+    def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        if isinstance(sys.exception(), BlockingIOError | TimeoutError):
+            self.info("a client was silent for too long")
+        else:
+            super().exception(msg, *args, **kwargs)
+
+
+# The health check.
+
+
+def with_health(app: Any, storage: Storage) -> Any:
+    """The application, and beside it ``/healthz``: 200 if the storage answers, 503 if it fails."""
+
+    def beside(environ: Any, start_response: Any) -> Any:
+        is_health = environ.get("PATH_INFO") == "/healthz"
+        return (_health(storage) if is_health else app)(environ, start_response)
+
+    return beside
+
+
+def _health(storage: Storage) -> Response:
+    try:
+        next(storage.repositories(), None)
+        directory = getattr(storage, "directory", None)
+        if directory is not None:  # what is not there looks like an empty one
+            Path(directory).stat()
+    except OSError as error:
+        log.error("the storage has failed: %s", error)
+        return Response("the storage has failed\n", status=503)
+    return Response("ok\n")
+
+
+# The options.
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line each, with exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        options = super().parse_args(*args, **kwargs)
+        if options.workers > 1 and options.storage.startswith("memory:"):
+            self.error("memory:// cannot be shared by several workers")
+        return options
+
+
+def _between(kind: Callable[[str], float], least: float, most: float) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        value = kind(text)
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text} must be from {least} to {most}")
+        return value
+
+    number.__name__ = kind.__name__  # which argparse shows for what is no number
+    return number
+
+
+def server_options(parser: argparse.ArgumentParser, port: int) -> None:
+    """Add what a `Server` needs to a command line."""
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+    parser.add_argument(
+        "--port", default=port, type=_between(int, 0, 65535), help="the port; 0 takes a free one"
+    )
+    parser.add_argument(
+        "--storage",
+        default="./registry-data",
+        help="a directory, or memory://, s3://bucket/prefix, gs://…, az://…",
+    )
+    parser.add_argument(
+        "--workers", default=1, type=_between(int, 1, 1000), help="processes that serve"
+    )
+    parser.add_argument(
+        "--threads",
+        default=512,
+        type=_between(int, 1, 10_000),
+        help="requests at once in each of them",
+    )
+    parser.add_argument(
+        "--patience",
+        default=60,
+        type=_between(float, 0.1, MAX_PATIENCE),
+        help="seconds that a client may be silent",
+    )
+    parser.add_argument(
+        "--behind-proxy",
+        action="store_true",
+        help="believe the X-Forwarded-For and X-Forwarded-Proto of the one proxy in front, which "
+        "all requests must come through",
+    )

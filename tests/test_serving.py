@@ -1,0 +1,608 @@
+"""The server of the examples: slow clients, its options, its log, its health; nginx before it."""
+
+import hashlib
+import os
+import re
+import resource
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from urllib.parse import urljoin
+
+import pytest
+import requests
+from registry import make_app
+from serving import with_health
+from storage import storage_at
+from werkzeug.test import Client
+from werkzeug.wrappers import Response
+
+from registry_routes.digests import digest_of
+from registry_routes.registry import MemoryStorage
+
+from .servers import EXAMPLES, example, free_port, serving
+
+BLOB = bytes(range(256)) * 4096  # 1 MiB
+BLOB_PATH = f"/v2/slow/blobs/{digest_of(BLOB)}"
+UPLOAD_PATH = f"/v2/slow/blobs/uploads/?digest=sha256:{'0' * 64}"
+
+
+def address_of(host: str) -> tuple[str, int]:
+    name, _, port = host.rpartition(":")
+    return name, int(port)
+
+
+def answer_to(host: str, raw: bytes, *, breaks_off: bool = False) -> bytes:
+    """What the server sends in answer to these bytes, until it closes the connection."""
+    with socket.create_connection(address_of(host), timeout=10) as connection:
+        connection.sendall(raw)
+        if breaks_off:
+            connection.shutdown(socket.SHUT_WR)
+        received = b""
+        with suppress(ConnectionError):
+            while block := connection.recv(65536):
+                received += block
+        return received
+
+
+def push(host: str, name: str, content: bytes) -> None:
+    url = f"http://{host}/v2/{name}/blobs/uploads/?digest={digest_of(content)}"
+    requests.post(url, content, timeout=60).raise_for_status()
+
+
+# Slow clients. Each kind is how they begin, and what they go on sending, a byte at a time.
+
+KINDS = {
+    "half headers": b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+    "silence": b"",
+    "slow bodies": f"POST {UPLOAD_PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n".encode(),
+    "slow readers": f"GET {BLOB_PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
+}
+
+
+class SlowClients(threading.Thread):
+    """So many clients of each kind, until told to stop, and for `MOST` seconds at most."""
+
+    MOST = 120
+
+    def __init__(self, host: str, count: int, kinds: list[str]) -> None:
+        super().__init__()
+        self.address, self.count, self.kinds = address_of(host), count, kinds
+        self.connected = threading.Event()
+        self.stopped = threading.Event()
+        self.sockets: list[tuple[str, socket.socket]] = []
+
+    def connect(self) -> None:
+        for _ in range(self.count):
+            for kind in self.kinds:
+                one = socket.socket()
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                one.settimeout(10)
+                one.connect(self.address)
+                one.sendall(KINDS[kind])
+                one.setblocking(False)
+                self.sockets.append((kind, one))
+            time.sleep(0.01)  # what comes all at once keeps others waiting, slow or not
+
+    def run(self) -> None:
+        end = time.monotonic() + self.MOST
+        try:
+            self.connect()
+            self.connected.set()
+            while not self.stopped.wait(1) and time.monotonic() < end:
+                for kind, one in self.sockets:
+                    with suppress(OSError):
+                        if kind == "slow readers":
+                            one.recv(1)
+                        elif kind != "silence":
+                            one.send(b"x")
+        finally:
+            for _, one in self.sockets:
+                one.close()
+
+    def __enter__(self) -> "SlowClients":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        self.join()
+
+
+def slowest_of(host: str, seconds: float, until: threading.Event) -> float:
+    """How long the slowest of ordinary requests takes, until so many seconds after an event."""
+    taken: list[float] = []
+
+    def ask(method: str, path: str, body: bytes = b"") -> bytes:
+        begun = time.monotonic()
+        response = requests.request(method, f"http://{host}{path}", data=body, timeout=30)
+        taken.append(time.monotonic() - begun)
+        assert response.ok, response.text
+        return response.content
+
+    end = None
+    while end is None or time.monotonic() < end:
+        if end is None and until.is_set():
+            end = time.monotonic() + seconds
+        content = f"{time.monotonic()}".encode()
+        digest = digest_of(content)
+        ask("GET", "/v2/")
+        ask("POST", f"/v2/ordinary/blobs/uploads/?digest={digest}", content)
+        assert ask("GET", f"/v2/ordinary/blobs/{digest}") == content
+        time.sleep(0.05)
+    return max(taken)
+
+
+@contextmanager
+def registry(tmp_path: Path, *options: str) -> Iterator[str]:
+    options = "--storage", str(tmp_path / "data"), *options
+    with example("registry", tmp_path / "log", *options) as host:
+        yield host
+
+
+@pytest.mark.slow
+def test_alone_it_serves_others_beside_sixty_slow_clients_of_each_kind(tmp_path: Path) -> None:
+    with registry(tmp_path) as host:
+        push(host, "slow", BLOB)
+        with SlowClients(host, 60, list(KINDS)) as slow:
+            assert slowest_of(host, 8, slow.connected) < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_client_that_falls_silent_is_given_up(tmp_path: Path, kind: str) -> None:
+    with registry(tmp_path, "--patience", "1", "--threads", "2") as host:
+        push(host, "slow", BLOB * 16)  # more than the kernel takes in
+        begun = KINDS[kind].replace(digest_of(BLOB).encode(), digest_of(BLOB * 16).encode())
+        with ExitStack() as open_sockets:
+            silent = []
+            for _ in range(4):
+                one = open_sockets.enter_context(socket.socket())
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                one.settimeout(15)
+                one.connect(address_of(host))
+                one.sendall(begun)
+                silent.append(one)
+            assert requests.get(f"http://{host}/v2/", timeout=20).status_code == 200
+            for one in silent:
+                received = 0
+                with suppress(ConnectionError):
+                    while block := one.recv(1024 * 1024):
+                        received += len(block)
+                assert received < len(BLOB * 16)
+    log = (tmp_path / "log").read_text()
+    assert "[ERROR]" not in log
+
+
+# Requests that another server might read in another way.
+
+AMBIGUOUS = {
+    "two lengths": "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    "two lengths, in the other order": "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+    "an empty length as well": "Transfer-Encoding: chunked\r\nContent-Length:\r\n\r\n0\r\n\r\n",
+    "two hosts": "Host: other\r\nContent-Length: 3\r\n\r\nabc",
+    "the same host twice": "Host: x\r\nContent-Length: 3\r\n\r\nabc",
+    "two content lengths": "Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+}
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with registry(tmp_path_factory.mktemp("registry")) as host:
+        yield host
+
+
+@pytest.mark.parametrize("rest", AMBIGUOUS.values(), ids=AMBIGUOUS)
+@pytest.mark.parametrize("is_behind_nginx", [False, True])
+def test_an_ambiguous_request_is_refused(
+    request: pytest.FixtureRequest, rest: str, is_behind_nginx: bool
+) -> None:
+    host = request.getfixturevalue("behind_nginx" if is_behind_nginx else "host")
+    host = host[0] if is_behind_nginx else host
+    location = requests.post(f"http://{host}/v2/a/blobs/uploads/", timeout=10).headers["Location"]
+    raw = f"PATCH {location} HTTP/1.1\r\nHost: x\r\n{rest}"
+    answer = answer_to(host, raw.encode() + b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1  # what comes after it is not read
+    status = requests.get(f"http://{host}{location}", timeout=10)
+    assert status.headers["Range"] == "0-0"
+
+
+# Options.
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("--workers 0", "0 must be from 1"),
+        ("--workers -1", "-1 must be from 1"),
+        ("--workers x", "invalid int value: 'x'"),
+        ("--workers 2 --storage memory://", "memory:// cannot be shared by several workers"),
+        ("--threads 0", "0 must be from 1"),
+        ("--port 99999", "99999 must be from 0 to 65535"),
+        ("--port -1", "-1 must be from 0"),
+        ("--patience 0", "0 must be from 0.1"),
+        ("--patience nan", "nan must be from 0.1"),
+        ("--patience inf", "inf must be from 0.1"),
+        ("--host 192.0.2.1", "cannot listen on 192.0.2.1:5000: "),
+        ("--host 2001:db8::1", "cannot listen on [2001:db8::1]:5000: "),
+        ("--host 1::2::3", "cannot listen on [1::2::3]:5000: "),
+        ("--host name.invalid", "cannot listen on name.invalid:5000: "),
+        (f"--host {'a' * 64}", "cannot listen on aaa"),
+        ("--nonsense", "unrecognized arguments: --nonsense"),
+    ],
+)
+def test_an_option_that_is_wrong_is_one_line(options: str, named: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "registry.py"), "--port", "5000", *options.split()]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert len(run.stderr.splitlines()) == 1
+    assert run.stderr.startswith("registry.py: error: ")
+    assert named in run.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_port_that_is_taken_is_one_line(host: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "registry.py"), "--port", host.rpartition(":")[2]]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert len(run.stderr.splitlines()) == 1
+    assert f"cannot listen on {host}: " in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("address", "asked"),
+    [("127.0.0.1", "127.0.0.1"), ("localhost", "127.0.0.1"), ("::1", "[::1]"), ("::", "127.0.0.1")],
+)
+def test_it_listens_on_every_kind_of_address(address: str, asked: str, tmp_path: Path) -> None:
+    if ":" in address and not has_ipv6():
+        pytest.skip("this machine has no IPv6")
+    command = [sys.executable, "-u", str(EXAMPLES / "registry.py"), "--storage", "memory://"]
+    command += ["--host", address, "--port", "0"]
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+    with server:
+        try:
+            assert server.stdout is not None
+            greeting = server.stdout.readline()
+            found = re.match(r"A registry at http://(.+):([0-9]+), ", greeting)
+            assert found, greeting
+            assert found[1].startswith("[") == (":" in address)
+            answer = requests.get(f"http://{asked}:{found[2]}/v2/", timeout=10)
+            assert answer.status_code == 200
+        finally:
+            server.terminate()
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_read_only_registry_lets_nobody_push_or_delete(tmp_path: Path) -> None:
+    with registry(tmp_path) as host:
+        push(host, "a", BLOB)
+        digest = digest_of(b"{}")
+        manifest = f"http://{host}/v2/a/manifests/{digest}"
+        assert requests.put(manifest, b"{}", timeout=10).status_code == 201
+    kept = sorted(path for path in (tmp_path / "data").rglob("*"))
+    with registry(tmp_path, "--read-only") as host:
+        root = f"http://{host}/v2/a"
+        blob, manifest = f"{root}/blobs/{digest_of(BLOB)}", f"{root}/manifests/{digest}"
+        assert requests.get(blob, timeout=10).content == BLOB
+        assert requests.get(manifest, timeout=10).content == b"{}"
+        for method, url in (
+            ("PUT", manifest),
+            ("DELETE", manifest),
+            ("DELETE", blob),
+            ("POST", f"{root}/blobs/uploads/"),
+            ("POST", f"{root}/blobs/uploads/?digest={digest_of(b'')}"),
+            ("PATCH", f"{root}/blobs/uploads/{'0' * 32}"),
+        ):
+            assert requests.request(method, url, data=b"{}", timeout=10).status_code in (404, 405)
+        assert requests.get(f"http://{host}/healthz", timeout=10).status_code == 200
+    assert sorted(path for path in (tmp_path / "data").rglob("*")) == kept
+
+
+# Health.
+
+
+class Failing(MemoryStorage):
+    def repositories(self, after: str = "") -> Iterator[str]:
+        raise OSError("the disk \x1b[2J is gone")
+
+
+def test_health_is_that_of_the_storage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    directory = tmp_path / "data"
+    client = Client(make_app(storage_at(directory)))
+    assert client.get("/healthz").status_code == 200
+    assert client.head("/healthz").status_code == 200
+    assert client.get("/healthz/x").status_code == 404
+    directory.rename(tmp_path / "elsewhere")
+    assert client.get("/healthz").status_code == 503
+    directory.write_text("a file")
+    assert client.get("/healthz").status_code == 503
+    directory.unlink()
+    (tmp_path / "elsewhere").rename(directory)
+    assert client.get("/healthz").status_code == 200
+    caplog.clear()
+    client = Client(make_app(Failing()))
+    assert client.get("/healthz").status_code == 503
+    assert "gone" not in client.get("/healthz").text
+    assert "gone" in caplog.text
+
+
+def test_health_reads_little_and_writes_nothing(tmp_path: Path) -> None:
+    client = Client(with_health(Response("other"), storage_at(tmp_path)))
+    assert client.get("/healthz").text == "ok\n"
+    assert client.get("/v2/").text == "other"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_health_of_a_bucket_that_is_not_there(s3: None) -> None:
+    assert Client(make_app(storage_at("s3://images/x"))).get("/healthz").status_code == 200
+    assert Client(make_app(storage_at("s3://nothing/x"))).get("/healthz").status_code == 503
+
+
+# The log.
+
+
+def test_nothing_in_the_log_is_as_a_client_sent_it(tmp_path: Path) -> None:
+    with registry(tmp_path) as host:
+        for raw in (
+            b'GET /v2/%1b[2J%0a HTTP/1.1\r\nHost: x\r\nUser-Agent: a"b\\c\xc3\xa9\x9b2J\t\r\n\r\n',
+            b"GET /v2/\x1b[2J HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"GET /v2/ HTTP/1.1\r\nHost: x\r\nUser-Agent: \x1b[2J\r\n\r\n",
+            b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\x1b[2J: \x9b\r\n\r\n",
+            b"GET /v2/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: \x9b\r\n\r\n",
+            b"GET /v2/ HTTP/1.1\r\nHost: x\r\nExpect: \x9b\r\n\r\n",
+            b"\x9b\x1b[2J\r\n\r\n",
+            b"PUT /v2/a/manifests/v1 HTTP/1.1\r\nHost: x\r\nContent-Type: \x9b\r\nContent-Length: 2\r\n\r\n{}",
+            b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n\x1b\x9b\r\n",
+            b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: \x9b\r\nAuthorization: Basic mw==\r\n\r\n",
+        ):
+            assert answer_to(host, raw).startswith(b"HTTP/1.1 ")
+    log = (tmp_path / "log").read_bytes()
+    assert set(log) <= {*range(32, 127), ord("\n")}
+    assert b'"a\\"b\\\\c\\u00c3\\u00a9\\u009b2J' in log
+
+
+def test_a_line_of_the_log_ends_with_the_seconds_that_the_request_took(tmp_path: Path) -> None:
+    with registry(tmp_path) as host, socket.create_connection(address_of(host)) as connection:
+        connection.sendall(
+            b"PUT /v2/a/manifests/v1 HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{"
+        )
+        time.sleep(1)
+        connection.sendall(b"}")
+        assert connection.recv(100).startswith(b"HTTP/1.1 201 ")
+        requests.get(f"http://{host}/v2/", timeout=10)
+    lines = [line for line in (tmp_path / "log").read_text().splitlines() if " - - " in line]
+    took = [float(line.rpartition(" ")[2]) for line in lines]
+    assert 0.5 < took[0] < 5  # its time begins when a thread has its headers
+    assert took[1] < 0.5
+
+
+# Who it believes.
+
+
+@pytest.mark.parametrize("is_behind", [False, True])
+def test_it_believes_a_proxy_only_if_it_is_told_of_one(tmp_path: Path, is_behind: bool) -> None:
+    options = ["--storage", "memory://", *(["--behind-proxy"] if is_behind else [])]
+    headers = {
+        "Host": "registry.example",
+        "X-Forwarded-For": "192.0.2.7",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Ssl": "on",
+        "X-Forwarded-Host": "evil.example",
+        "X-Forwarded-Port": "1",
+        "X-Forwarded-Prefix": "/evil",
+        "Script-Name": "/evil",
+        "Forwarded": "host=evil.example;proto=https",
+    }
+    with example("gateway", tmp_path / "log", *options) as host:
+        challenge = requests.get(f"http://{host}/v2/", headers=headers, timeout=10).headers[
+            "WWW-Authenticate"
+        ]
+    scheme = "https" if is_behind else "http"
+    assert f'realm="{scheme}://registry.example/token"' in challenge
+    assert ("192.0.2.7 - - " in (tmp_path / "log").read_text()) == is_behind
+
+
+# Behind nginx, as `examples/nginx.conf` sets it up.
+
+
+@contextmanager
+def nginx(tmp_path: Path, registry: str, *, with_tls: bool = False) -> Iterator[str]:
+    """Host and port of nginx before a registry; with TLS, of that."""
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("nginx is not installed (Debian: apt install nginx-light)")
+    directory = tmp_path / "nginx"
+    directory.mkdir()
+    plain, secure = free_port(), free_port()
+    config = (EXAMPLES / "nginx.conf").read_text()
+    config = config.replace(" 127.0.0.1:5000;", f" {registry};")
+    config = config.replace("listen 5080 ", f"listen 127.0.0.1:{plain} ")
+    if with_tls:
+        config = re.sub("# (listen 5443|ssl_certificate)", r"\1", config)
+        config = config.replace("listen 5443 ", f"listen 127.0.0.1:{secure} ")
+        make_certificate(directory)
+    (directory / "nginx.conf").write_text(config)
+    # As root, nginx's workers are of a user who may not enter pytest's directories.
+    user = "user root; " if os.geteuid() == 0 else ""
+    command = [program, "-p", str(directory), "-c", "nginx.conf", "-g", f"{user}daemon off;"]
+    with serving(command, plain, tmp_path / "nginx.log") as host:
+        yield f"127.0.0.1:{secure}" if with_tls else host
+
+
+def make_certificate(directory: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed (Debian: apt install openssl)")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost"
+    command += " -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out certificate.pem"
+    subprocess.run(command.split(), cwd=directory, check=True, capture_output=True)
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """As many open files as this process may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 10_000:
+        pytest.skip(f"a process may have {hard} open files here, and 4,000 clients need 10,000")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("many_files")
+def test_nginx_serves_others_beside_a_thousand_slow_clients_of_each_kind(tmp_path: Path) -> None:
+    with registry(tmp_path, "--behind-proxy") as behind, nginx(tmp_path, behind) as host:
+        push(host, "slow", BLOB)
+        with SlowClients(host, 1000, list(KINDS)) as slow:
+            assert slowest_of(host, 10, slow.connected) < 1
+            assert len(slow.sockets) == 4000
+    assert UPLOAD_PATH not in (tmp_path / "log").read_text()  # none of the bodies was whole
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Content-Length: 1000000\r\n\r\n" + bytes(500_000),
+        b"Content-Length: 3\r\n\r\nab",
+        b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n300000\r\n" + bytes(500_000),
+        b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nzz\r\n",
+    ],
+)
+@pytest.mark.parametrize("is_reset", [False, True])
+def test_a_body_that_breaks_off_does_not_reach_the_registry(
+    behind_nginx: tuple[str, str, Path], body: bytes, is_reset: bool
+) -> None:
+    host, _, log = behind_nginx
+    location = requests.post(f"http://{host}/v2/a/blobs/uploads/", timeout=10).headers["Location"]
+    request = f"PATCH {location} HTTP/1.1\r\nHost: x\r\n".encode() + body
+    if is_reset:
+        with socket.create_connection(address_of(host), timeout=10) as connection:
+            linger = struct.pack("ii", 1, 0)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            connection.sendall(request[:-1])
+            time.sleep(0.2)
+    else:
+        answer = answer_to(host, request, breaks_off=True)
+        assert not answer.startswith(b"HTTP/1.1 2")
+    status = requests.get(f"http://{host}{location}", timeout=10)
+    assert status.headers["Range"] == "0-0"
+    assert f"PATCH {location}" not in log.read_text()
+
+
+@pytest.fixture(scope="module")
+def behind_nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, Path]]:
+    """Host and port of nginx, and of the registry behind it, whose log is there."""
+    directory = tmp_path_factory.mktemp("behind")
+    with registry(directory, "--behind-proxy") as behind, nginx(directory, behind) as host:
+        yield host, behind, directory / "log"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/v2/a/../_catalog",
+        "/v2//_catalog",
+        "/v2/a%2Fb/tags/list",
+        "/v2/a%252Fb/tags/list",
+        "/v2/%2e%2e/v2/",
+        "/v2/a/blobs/uploads/?mount=%22&from=%2F",
+        "/v2/_catalog?n=%31",
+        "/v2",
+        "/healthz",
+    ],
+)
+def test_nginx_passes_a_target_on_as_it_is(
+    behind_nginx: tuple[str, str, Path], target: str
+) -> None:
+    through, behind, log = behind_nginx
+    request = f"GET {target} HTTP/1.1\r\nHost: registry.example:5080\r\nConnection: close\r\n\r\n"
+    answers = [answer_to(host, request.encode()) for host in (through, behind)]
+    assert log.read_text().count(f"GET {target} HTTP/1.1") == 2
+    statuses = [answer.partition(b"\r\n")[0].upper() for answer in answers]
+    assert statuses[0] == statuses[1]
+    locations = [re.findall(rb"\r\nLocation: (.*)\r\n", answer) for answer in answers]
+    assert locations[0] == locations[1]
+    bodies = [answer.partition(b"\r\n\r\n")[2] for answer in answers]
+    assert bodies[0] == bodies[1]
+
+
+@pytest.mark.parametrize("with_tls", [False, True])
+def test_urls_are_those_of_the_client_behind_nginx(tmp_path: Path, with_tls: bool) -> None:
+    options = ["--storage", "memory://", "--behind-proxy", "--user", "alice:secret"]
+    lies = {
+        "X-Forwarded-For": "192.0.2.7",
+        "X-Forwarded-Proto": "gopher",
+        "X-Forwarded-Host": "evil.example",
+    }
+    with (
+        example("gateway", tmp_path / "log", *options) as behind,
+        nginx(tmp_path, behind, with_tls=with_tls) as host,
+    ):
+        root = f"{'https' if with_tls else 'http'}://{host}"
+        with requests.Session() as session:
+            session.trust_env = False  # which may name other certificates
+            session.verify = str(tmp_path / "nginx" / "certificate.pem") if with_tls else True
+            session.headers.update(lies)
+            challenge = session.get(f"{root}/v2/", timeout=10).headers["WWW-Authenticate"]
+            assert f'realm="{root}/token"' in challenge
+            scope = {"scope": "repository:a:pull,push"}
+            answer = session.get(
+                f"{root}/token", params=scope, auth=("alice", "secret"), timeout=10
+            )
+            session.headers["Authorization"] = f"Bearer {answer.json()['token']}"
+            begun = session.post(f"{root}/v2/a/blobs/uploads/", timeout=10)
+            location = urljoin(begun.url, begun.headers["Location"])
+            assert location.startswith(f"{root}/v2/a/blobs/uploads/")
+            digest = digest_of(b"x")
+            done = session.put(location, b"x", params={"digest": digest}, timeout=10)
+            assert done.status_code == 201
+            blob = session.get(urljoin(done.url, done.headers["Location"]), timeout=10)
+            assert (blob.url, blob.content) == (f"{root}/v2/a/blobs/{digest}", b"x")
+            del session.headers["Authorization"]
+            session.headers["Host"] = "registry.example"
+            plain = session.get(f"{root}/v2/", timeout=10)
+        scheme = "https" if with_tls else "http"
+        assert f'realm="{scheme}://registry.example/token"' in plain.headers["WWW-Authenticate"]
+    log = (tmp_path / "log").read_text()
+    assert "127.0.0.1 - - " in log
+    assert "192.0.2.7" not in log
+
+
+@pytest.mark.slow
+def test_a_gibibyte_goes_both_ways_through_nginx(tmp_path: Path) -> None:
+    block, count = os.urandom(1024 * 1024), 1024
+    hashed = hashlib.sha256()
+    for _ in range(count):
+        hashed.update(block)
+    digest = f"sha256:{hashed.hexdigest()}"
+    with registry(tmp_path, "--behind-proxy") as behind, nginx(tmp_path, behind) as host:
+        root = f"http://{host}/v2/a/blobs"
+        location = requests.post(f"{root}/uploads/", timeout=10).headers["Location"]
+        url = f"http://{host}{location}"
+        chunked = requests.patch(url, (block for _ in range(count)), timeout=300)
+        assert chunked.headers["Range"] == f"0-{len(block) * count - 1}"
+        assert requests.put(url, params={"digest": digest}, timeout=300).status_code == 201
+        pulled = hashlib.sha256()
+        with requests.get(f"{root}/{digest}", stream=True, timeout=300) as response:
+            assert int(response.headers["Content-Length"]) == len(block) * count
+            for part in response.iter_content(len(block)):
+                pulled.update(part)
+        assert pulled.hexdigest() == hashed.hexdigest()
