@@ -535,7 +535,10 @@ def test_nginx_passes_a_target_on_as_it_is(
     through, behind, log = behind_nginx
     request = f"GET {target} HTTP/1.1\r\nHost: registry.example:5080\r\nConnection: close\r\n\r\n"
     answers = [answer_to(host, request.encode()) for host in (through, behind)]
-    assert log.read_text().count(f"GET {target} HTTP/1.1") == 2
+    end = time.monotonic() + 10  # a line comes after the answer
+    while log.read_text().count(f"GET {target} HTTP/1.1") < 2:
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.02)
     statuses = [answer.partition(b"\r\n")[0].upper() for answer in answers]
     assert statuses[0] == statuses[1]
     locations = [re.findall(rb"\r\nLocation: (.*)\r\n", answer) for answer in answers]
