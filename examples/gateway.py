@@ -226,7 +226,6 @@ def main() -> None:
     )
     parser.add_argument("--users", metavar="FILE", help="a file with a NAME:PASSWORD on each line")
     options = parser.parse_args()
-    check_place(parser, options.storage)
     try:
         users = users_of(os.environ.get(USERS, ""), f"${USERS}")
         if options.users is not None:
@@ -235,11 +234,13 @@ def main() -> None:
     except (OSError, ValueError) as error:
         parser.error(str(error))
     key = secrets.token_bytes(32)
-    Server(
+    server = Server(
         lambda: make_app(storage_at(options.storage), key, users),
         options,
         "A registry at http://{host}, for whoever has a token",
-    ).run()
+    )
+    check_place(parser, options.storage)
+    server.run()
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
     python examples/registry.py --host 127.0.0.1 --port 5000 --storage ./registry-data
 
 The views are those of `registry_routes.registry`: the whole of the distribution-spec 1.1. The
-storage is that of `storage.py`, on obstore; the server, gunicorn, is here. As nothing is kept in
-the process, ``--workers N`` serve one directory together; several machines may serve one object
-store (``--storage s3://bucket/prefix``). It has no authentication and no TLS: put it behind
+storage is that of `storage.py`, on obstore; the server that of `serving.py`, gunicorn. As nothing
+is kept in the process, ``--workers N`` serve one directory together; several machines may serve one
+object store (``--storage s3://bucket/prefix``). It has no authentication and no TLS: put it behind
 something that has, or keep it on your own machine.
 """
 
@@ -38,18 +38,19 @@ def main() -> None:
     server_options(parser, port=5000)
     parser.add_argument("--read-only", action="store_true", help="let nobody push or delete")
     options = parser.parse_args()
-    check_place(parser, options.storage)
     greeting = (
         f"A registry at http://{{host}}, its data in {options.storage}. Try:\n"
         "  skopeo copy --dest-tls-verify=false docker://busybox docker://{host}/library/busybox\n"
         "  skopeo inspect --tls-verify=false docker://{host}/library/busybox\n"
         "  curl http://{host}/v2/_catalog"
     )
-    Server(
+    server = Server(
         lambda: make_app(storage_at(options.storage), read_only=options.read_only),
         options,
         greeting,
-    ).run()
+    )
+    check_place(parser, options.storage)  # which may make a directory: not if nothing is served
+    server.run()
 
 
 if __name__ == "__main__":
