@@ -75,10 +75,11 @@ class RouteTable:
         self._below_root = _expression(dialect, _loose_pattern, below)
         self._after_name = _expression(dialect, _loose_pattern, after_name)
         self._most_slashes = max((path.count("/") for path in after_name), default=0)
-        #: By the endpoint and the names of the variables, in the order of the path or sorted.
+        # By the endpoint and the names of the variables, in the order of the path or sorted. Of
+        # routes that have them all in common, the first is built, as in Werkzeug.
         self._templates = {
             (route.endpoint, *names): template
-            for route in dialect.routes
+            for route in dialect.routes[::-1]
             for template in [_template(self, route)]
             for variables in [dialect.variables(route)]
             for names in (variables, sorted(variables))

@@ -250,6 +250,15 @@ def test_a_dialect_with_routes_and_converters_of_its_own() -> None:
         adapter.match("/v2/a/b/sigs/.x")
 
 
+def test_of_routes_with_the_same_endpoint_and_variables_the_first_is_built() -> None:
+    paths = [f"/v2/<repository:name>/{last}" for last in ("sigs", "signatures")]
+    dialect = Dialect(
+        "mine", tuple(Route("sig", path, ("GET",)) for path in paths), OCI_1_1.converters
+    )
+    for url_map in RegistryMap(dialect), Map([RegistryRules(dialect)]):
+        assert url_map.bind("h").build("sig", {"name": "a"}) == "/v2/a/sigs"
+
+
 def test_in_a_plain_map_a_long_path_takes_no_longer_than_it_must() -> None:
     """The time of a greedy expression would grow with the square of the length, to hours here."""
     adapter = Map([RegistryRules()]).bind("registry.example")

@@ -214,8 +214,9 @@ def test_in_memory(tmp_path: Path) -> None:
         command = [sys.executable, str(EXAMPLES / f"{name}.py")]
         command += ["--storage", "memory://", "--workers", "2"]
         run = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        assert run.returncode == 1
-        assert run.stderr == "memory:// cannot be shared by several workers\n"
+        assert run.returncode == 2
+        said = f"{name}.py: error: memory:// cannot be shared by several workers\n"
+        assert (run.stdout, run.stderr) == ("", said)
 
 
 def test_a_storage_that_fails_is_an_error_and_does_no_damage(
