@@ -75,6 +75,10 @@ class RouteTable:
         self._below_root = _expression(dialect, _loose_pattern, below)
         self._after_name = _expression(dialect, _loose_pattern, after_name)
         self._most_slashes = max((path.count("/") for path in after_name), default=0)
+        #: The converter of each variable, by the path of the route.
+        self._converters = {
+            route.path: dialect.variables(route) for route in (*dialect.left_out, *dialect.routes)
+        }
         # By the endpoint and the names of the variables, in the order of the path or sorted. Of
         # routes that have them all in common, the first is built, as in Werkzeug.
         self._templates = {
@@ -137,12 +141,12 @@ class RouteTable:
                 return
             if hit := self._after_name.fullmatch(path, slash):
                 route, _, groups = self._after_name.ends[hit.lastindex]
-                first = next(iter(self.dialect.variables(route)))
+                first = next(iter(self._converters[route.path]))
                 values = {name: hit[group] for name, group in groups}
                 yield route, {first: path[root + 1 : slash], **values}
 
     def _fault(self, route: Route, values: Mapping[str, str], method: str) -> RegistryError | None:
-        for name, converter in self.dialect.variables(route).items():
+        for name, converter in self._converters[route.path].items():
             if complaint := converter.grammar.complaint(values[name]):
                 return converter.malformed(method)(complaint, detail={name: values[name]})
         return None
