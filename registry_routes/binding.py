@@ -6,7 +6,7 @@ times as long as to match takes this package.
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 from urllib.parse import quote
 
 from werkzeug.routing import Map, MapAdapter
@@ -25,8 +25,24 @@ _MOST_HOSTS = 1000
 _LONGEST_HOST = 260  # a domain name and a port
 
 
-#: What a late adapter gets from a full one, when the first of these is asked for.
-_LATE = ("server_name", "script_name", "url_scheme", "query_args")
+class _Late:
+    """An attribute that a late adapter gets from a full one, when it is first asked for.
+
+    As `functools.cached_property`, which takes a lock before Python 3.12. (With a `__getattr__`,
+    Python would look up every attribute of an adapter more slowly.)
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, adapter: Any, owner: type | None = None) -> Any:
+        if adapter is None:
+            return self
+        known = vars(adapter)
+        if "_full" not in known:
+            known["_full"] = _bound_by_werkzeug(adapter.map, adapter._environ)
+        known[self.name] = getattr(known["_full"], self.name)
+        return known[self.name]
 
 
 class LateMapAdapter(MapAdapter):
@@ -65,14 +81,10 @@ class LateMapAdapter(MapAdapter):
         bound._environ = environ.copy()
         return bound
 
-    def __getattr__(self, name: str) -> Any:
-        # Not by `functools.cached_property`, which takes a lock before Python 3.12.
-        if name not in _LATE:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        full = _bound_by_werkzeug(self.map, self._environ)
-        for late in _LATE:
-            vars(self).setdefault(late, getattr(full, late))
-        return getattr(self, name)
+    server_name: str = cast(str, _Late())
+    script_name: str = cast(str, _Late())
+    url_scheme: str = cast(str, _Late())
+    query_args: Mapping[str, Any] | str | None = cast(Any, _Late())
 
 
 Adapter = TypeVar("Adapter", bound=LateMapAdapter)
