@@ -1,7 +1,7 @@
 """`LateMap`: a `werkzeug.routing.Map` that binds to a request late, for speed.
 
-What a match does not need is worked out when it is first asked for: to bind takes Werkzeug several
-times as long as to match takes this package.
+What a match does not need is worked out when it is first asked for. Otherwise Werkzeug's binding
+would take several times as long as the match itself.
 """
 
 import warnings
@@ -149,11 +149,12 @@ class LateMap(Map, Generic[Adapter]):
         is_outside = (
             server_name is not None and subdomain is None and self._is_outside(server_name, environ)
         )
-        if is_outside:  # as Werkzeug takes it; from 3.2 on, which has the attribute
+        if is_outside:
+            # Werkzeug would take the same. Version 3.2, which has the attribute, has changed it.
             is_new = hasattr(self, "subdomain_matching")
             subdomain = self.default_subdomain if is_new else "<invalid>"
         adapter = _bound_by_werkzeug(self, environ, server_name, subdomain)
-        if is_outside:  # Werkzeug would name the line above
+        if is_outside:  # the warning of Werkzeug would name the line above, not the caller's
             warnings.warn(
                 f"Current server name {_host_of(environ)!r} doesn't match configured server name"
                 f" {server_name!r}",
