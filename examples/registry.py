@@ -15,13 +15,13 @@ from typing import Any
 
 import collection
 from serving import OneLineParser, Server, server_options, with_health
-from storage import check_place, storage_at
+from storage import CheckedStorage, check_place, storage_at
 
 from registry_routes import OCI_1_1
-from registry_routes.registry import Storage, make_registry
+from registry_routes.registry import make_registry
 
 
-def make_app(storage: Storage, *, read_only: bool = False) -> Any:
+def make_app(storage: CheckedStorage, *, read_only: bool = False) -> Any:
     """The registry, with its health check beside it."""
     dialect = OCI_1_1.subset(methods=["GET"]) if read_only else OCI_1_1
     return with_health(make_registry(storage, dialect=dialect), storage)
@@ -45,11 +45,14 @@ def main() -> None:
         "  curl http://{host}/v2/_catalog"
     )
     server = Server(
-        lambda: make_app(storage_at(options.storage), read_only=options.read_only),
+        lambda: make_app(
+            storage_at(options.storage, create=False), read_only=options.read_only
+        ),
         options,
         greeting,
     )
-    check_place(parser, options.storage)  # which may make a directory: not if nothing is served
+    # This may make a directory: not if nothing is served.
+    check_place(parser, options.storage, read_only=options.read_only)
     server.run()
 
 

@@ -20,12 +20,11 @@ import pytest
 import requests
 from registry import make_app
 from serving import with_health
-from storage import storage_at
+from storage import CheckedMemory, storage_at
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
 from registry_routes.digests import digest_of
-from registry_routes.registry import MemoryStorage
 
 from .servers import EXAMPLES, example, free_port, serving
 
@@ -89,7 +88,6 @@ class SlowClients(threading.Thread):
                 one.sendall(KINDS[kind])
                 one.setblocking(False)
                 self.sockets.append((kind, one))
-            time.sleep(0.01)  # what comes all at once keeps others waiting, slow or not
 
     def run(self) -> None:
         end = time.monotonic() + self.MOST
@@ -317,8 +315,8 @@ def test_a_read_only_registry_lets_nobody_push_or_delete(tmp_path: Path) -> None
 # Health.
 
 
-class Failing(MemoryStorage):
-    def repositories(self, after: str = "") -> Iterator[str]:
+class Failing(CheckedMemory):
+    def check(self) -> None:
         raise OSError("the disk \x1b[2J is gone")
 
 
