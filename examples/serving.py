@@ -37,6 +37,7 @@ from registry_routes.registry import BLOCK
 log = logging.getLogger(__name__)
 
 LEAST_RATE = 500  # bytes a second of a request, on average, once a client's patience is used up
+LINGER = 2  # seconds that a client has to hang up after an answer
 MAX_UNREAD = 256 * 1024 * 1024  # of a body that nobody wanted
 # As gunicorn's, but for the length, as gunicorn does not count what the kernel sends, and for the
 # seconds that the request took, which are the last.
@@ -173,6 +174,18 @@ class Connection(socket.socket):
             while sent < len(whole):  # a time-out of Python's own is for the whole of it
                 sent += self.send(whole[sent:], *args)
 
+    def end(self) -> None:
+        """End it when the client has read all, or after some seconds."""
+        end = time.monotonic() + LINGER
+        with suppress(OSError):
+            self.shutdown(socket.SHUT_WR)
+            while (left := end - time.monotonic()) > 0:
+                self.settimeout(left)
+                if not super().recv(65536):
+                    break
+        with suppress(OSError):
+            self.shutdown(socket.SHUT_RDWR)
+
 
 class Worker(ThreadWorker):  # type: ignore[misc]
     """gunicorn's worker, whose clients must not be too slow."""
@@ -181,7 +194,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if not isinstance(conn.sock, Connection):
             conn.sock = Connection(fileno=conn.sock.detach())
         conn.sock.begin(self.app.options.patience)
-        return super().handle(conn)
+        goes_on = super().handle(conn)
+        if not goes_on:  # gunicorn would wait for the client's end where all others wait
+            conn.sock.end()
+        return goes_on
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         conn.sock.settimeout(conn.sock.patience)
@@ -283,6 +299,38 @@ def with_health(app: Any, storage: CheckedStorage) -> Any:
         return (health if is_health else app)(environ, start_response)
 
     return beside
+
+
+# Files that nginx sends.
+
+
+def with_accel(app: Any, directory: str) -> Any:
+    """The application, which leaves the files of a directory to nginx, whole or in part.
+
+    (``X-Accel-Redirect``: `nginx.conf` finds the directory under ``/stored/``, for nobody else.)
+    """
+
+    def accelerated(environ: Any, start_response: Any) -> Any:
+        stored: list[str] = []
+
+        def left_to_nginx(file: Any, _: int) -> tuple[()]:
+            with file:
+                stored.append(os.path.relpath(file.name, directory))
+            return ()
+
+        def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+            if stored:
+                of_nginx = "Content-Length", "Accept-Ranges"
+                headers = [header for header in headers if header[0] not in of_nginx]
+                headers.append(("Content-Length", "0"))
+                headers.append(("X-Accel-Redirect", f"/stored/{stored[0]}"))
+            return start_response(status, headers, *error)
+
+        environ = {**environ, "wsgi.file_wrapper": left_to_nginx}
+        environ.pop("HTTP_RANGE", None)  # nginx knows it
+        return app(environ, start)
+
+    return accelerated
 
 
 # The options.

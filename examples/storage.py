@@ -202,6 +202,8 @@ class ObjectStorage(Storage):
         """How many bytes an object has; `None` if there is none."""
         with raising_oserrors():
             try:
+                if self.directory is not None:  # obstore takes twenty times as long
+                    return os.stat(f"{self.directory}{path}").st_size
                 return int(self.store.head(path)["size"])
             except FileNotFoundError:
                 self.check()

@@ -62,6 +62,7 @@ KINDS = {
     "half headers": b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Slow: ",
     "silence": b"",
     "slow bodies": f"POST {UPLOAD_PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n".encode(),
+    "not hanging up": b"GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
     "slow readers": f"GET {BLOB_PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
 }
 
@@ -99,7 +100,7 @@ class SlowClients(threading.Thread):
                     with suppress(OSError):
                         if kind == "slow readers":
                             one.recv(1)
-                        elif kind != "silence":
+                        elif kind not in ("silence", "not hanging up"):
                             one.send(b"x")
         finally:
             for _, one in self.sockets:
@@ -432,6 +433,7 @@ def nginx(tmp_path: Path, registry: str, *, with_tls: bool = False) -> Iterator[
     config = (EXAMPLES / "nginx.conf").read_text()
     config = config.replace(" 127.0.0.1:5000;", f" {registry};")
     config = config.replace("listen 5080 ", f"listen 127.0.0.1:{plain} ")
+    config = config.replace("../registry-data/", "../data/")
     if with_tls:
         config = re.sub("# (listen 5443|ssl_certificate)", r"\1", config)
         config = config.replace("listen 5443 ", f"listen 127.0.0.1:{secure} ")
