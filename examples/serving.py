@@ -277,7 +277,8 @@ class Health:
         try:
             latest.result(max(end - time.monotonic(), 0))
         except OSError as error:  # TimeoutError among them
-            log.error("the storage has failed: %s", error or f"no answer in {MAX_CHECK} seconds")
+            reason = str(error) or f"no answer in {MAX_CHECK} seconds"
+            log.error("the storage has failed: %s", reason)
             return Response("the storage has failed\n", status=503)
         return Response("ok\n")
 

@@ -5,19 +5,21 @@ import os
 import re
 import resource
 import shutil
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urljoin
 
 import pytest
 import requests
+import serving as serving_module
 from registry import make_app
 from serving import LEAST_RATE, Connection, with_health
 from storage import CheckedMemory, storage_at
@@ -446,6 +448,54 @@ def test_a_read_only_registry_lets_nobody_push_or_delete(tmp_path: Path) -> None
     assert sorted(path for path in (tmp_path / "data").rglob("*")) == kept
 
 
+@contextmanager
+def read_only_mount(directory: Path) -> Iterator[None]:
+    """The directory where not even root can write."""
+    for options in ["--bind"], ["-o", "remount,ro,bind"]:
+        mount = ["mount", *options, str(directory), str(directory)]
+        if os.name != "posix" or subprocess.run(mount, capture_output=True).returncode:
+            pytest.skip("a directory cannot be mounted read-only here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(directory)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["registry", "gateway"])
+@pytest.mark.parametrize("place", ["data", "file://{}/data"])
+def test_a_read_only_registry_serves_a_directory_that_cannot_be_written_to(
+    tmp_path: Path, program: str, place: str
+) -> None:
+    client = Client(make_app(storage_at(tmp_path / "data")))
+    assert client.put("/v2/a/manifests/v1", data=b"{}").status_code == 201
+    place = place.format(tmp_path)
+    if "://" not in place:
+        place = str(tmp_path / place)
+    with read_only_mount(tmp_path / "data"):
+        options = ["--read-only", "--storage", place]
+        with example(program, tmp_path / "log", *options) as host:
+            assert requests.get(f"http://{host}/healthz", timeout=10).status_code == 200
+            headers = {}
+            if program == "gateway":
+                token = requests.get(f"http://{host}/token?scope=repository:a:pull", timeout=10)
+                headers["Authorization"] = f"Bearer {token.json()['token']}"
+            url = f"http://{host}/v2/a/manifests/v1"
+            assert requests.get(url, headers=headers, timeout=10).content == b"{}"
+
+
+@pytest.mark.parametrize("program", ["registry", "gateway"])
+def test_a_read_only_registry_makes_no_directory(tmp_path: Path, program: str) -> None:
+    command = [sys.executable, str(EXAMPLES / f"{program}.py"), "--read-only", "--port", "0"]
+    run = subprocess.run(
+        [*command, "--storage", "new"], cwd=tmp_path, capture_output=True, text=True, timeout=30
+    )
+    assert (run.returncode, run.stdout) == (2, "")
+    error = "--storage 'new': there is no such directory"
+    assert run.stderr == f"{program}.py: error: {error}\n"
+    assert not list(tmp_path.iterdir())
+
+
 # Health.
 
 
@@ -472,6 +522,34 @@ def test_health_is_that_of_the_storage(tmp_path: Path, caplog: pytest.LogCapture
     assert client.get("/healthz").status_code == 503
     assert "gone" not in client.get("/healthz").text
     assert "gone" in caplog.text
+
+
+class Hanging(CheckedMemory):
+    def __init__(self) -> None:
+        super().__init__()
+        self.goes_on = threading.Event()
+
+    def check(self) -> None:
+        self.goes_on.wait(30)
+
+
+def test_health_of_a_storage_that_hangs_takes_one_thread(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_module, "MAX_CHECK", 0.2)
+    storage = Hanging()
+    client = Client(make_app(storage))
+    before, begun = threading.active_count(), time.monotonic()
+    for _ in range(50):
+        assert client.get("/healthz").status_code == 503
+        assert threading.active_count() <= before + 1
+    assert 0.2 < time.monotonic() - begun < 2  # only the first has to wait
+    assert "no answer in 0.2 seconds" in caplog.text
+    storage.goes_on.set()
+    end = time.monotonic() + 5
+    while client.get("/healthz").status_code != 200:
+        assert time.monotonic() < end
+    assert threading.active_count() <= before + 1
 
 
 def test_health_reads_little_and_writes_nothing(tmp_path: Path) -> None:
@@ -504,6 +582,7 @@ def test_nothing_in_the_log_is_as_a_client_sent_it(tmp_path: Path) -> None:
             b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n\x1b\x9b\r\n",
             b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: \x9b\r\nAuthorization: Basic mw==\r\n\r\n",
         ):
+            raw = raw.replace(b"Host: x\r\n", b"Host: x\r\nConnection: close\r\n", 1)
             assert answer_to(host, raw).startswith(b"HTTP/1.1 ")
     log = (tmp_path / "log").read_bytes()
     assert set(log) <= {*range(32, 127), ord("\n")}
@@ -520,9 +599,9 @@ def test_a_line_of_the_log_ends_with_the_seconds_that_the_request_took(tmp_path:
         assert connection.recv(100).startswith(b"HTTP/1.1 201 ")
         requests.get(f"http://{host}/v2/", timeout=10)
     lines = [line for line in (tmp_path / "log").read_text().splitlines() if " - - " in line]
-    took = [float(line.rpartition(" ")[2]) for line in lines]
-    assert 0.5 < took[0] < 5  # its time begins when a thread has its headers
-    assert took[1] < 0.5
+    took = {"PUT" in line: float(line.rpartition(" ")[2]) for line in lines}
+    assert 0.5 < took[True] < 5  # its time begins when a thread has its headers
+    assert took[False] < 0.5
 
 
 # Who it believes.
@@ -805,3 +884,156 @@ def test_a_gibibyte_goes_both_ways_through_nginx(tmp_path: Path) -> None:
             for part in response.iter_content(len(block)):
                 pulled.update(part)
         assert pulled.hexdigest() == hashed.hexdigest()
+
+
+# Signals, as gunicorn has them: TERM to end, HUP for new workers, USR2 for a new program.
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A registry's process, and its host and port."""
+    port = free_port()
+    command = [sys.executable, str(EXAMPLES / "registry.py"), "--port", str(port)]
+    command += ["--storage", str(tmp_path / "data")]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    host = f"127.0.0.1:{port}"
+    wait_until(lambda: is_serving(host))
+    yield process, host
+    for pid in {process.pid, *pids_of(tmp_path)}:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait(10)
+
+
+def pids_of(tmp_path: Path) -> list[int]:
+    """The masters, by the storage in their command line, and their workers."""
+    found = subprocess.run(["pgrep", "-f", str(tmp_path / "data")], capture_output=True, text=True)
+    return list(map(int, found.stdout.split()))
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def is_serving(host: str) -> bool:
+    with suppress(requests.ConnectionError):
+        return requests.get(f"http://{host}/v2/", timeout=10).status_code == 200
+    return False
+
+
+def slow_upload(host: str, content: bytes) -> socket.socket:
+    """A connection on which half of an upload has been sent."""
+    connection = socket.create_connection(address_of(host), timeout=15)
+    query = f"?digest={digest_of(content)}"
+    connection.sendall(
+        f"POST /v2/a/blobs/uploads/{query} HTTP/1.1\r\nHost: x\r\n"
+        f"Content-Length: {len(content)}\r\n\r\n".encode() + content[: len(content) // 2]
+    )
+    time.sleep(0.5)
+    return connection
+
+
+def blobs_in(directory: Path) -> list[Path]:
+    return [path for path in directory.glob("blobs/*/*")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1000, 20_000_000])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_an_upload_that_is_under_way_is_finished(
+    server: tuple[subprocess.Popen[bytes], str], tmp_path: Path, name: str, size: int
+) -> None:
+    process, host = server
+    content = os.urandom(size)
+    with slow_upload(host, content) as connection:
+        process.send_signal(getattr(signal, name))
+        time.sleep(1)
+        if name == "SIGINT":  # at once: it is cut
+            process.wait(10)
+            assert blobs_in(tmp_path / "data") == []
+            return
+        connection.sendall(content[len(content) // 2 :])
+        assert connection.recv(4096).startswith(b"HTTP/1.1 201 ")
+    if name == "SIGTERM":
+        assert process.wait(10) == 0
+    else:
+        assert is_serving(host)
+    client = Client(make_app(storage_at(tmp_path / "data")))
+    assert client.get(f"/v2/a/blobs/{digest_of(content)}", buffered=True).data == content
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1000, 20_000_000])
+def test_an_upload_that_does_not_end_is_cut_at_the_end(
+    server: tuple[subprocess.Popen[bytes], str], tmp_path: Path, size: int
+) -> None:
+    process, host = server
+    content = os.urandom(size)
+    with slow_upload(host, content) as connection:
+        process.terminate()
+        assert process.wait(20) == 0
+        with suppress(ConnectionError):
+            assert connection.recv(4096)[9:12] != b"201"
+    assert blobs_in(tmp_path / "data") == []
+    client = Client(make_app(storage_at(tmp_path / "data")))
+    assert client.get(f"/v2/a/blobs/{digest_of(content)}").status_code == 404
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.slow
+def test_it_serves_on_while_its_workers_are_renewed(
+    server: tuple[subprocess.Popen[bytes], str], tmp_path: Path
+) -> None:
+    process, host = server
+    done = threading.Event()
+    answers: list[int] = []
+
+    def ask() -> None:
+        while not done.is_set():
+            answers.append(requests.get(f"http://{host}/v2/", timeout=10).status_code)
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    before = set(pids_of(tmp_path))
+    for _ in range(3):
+        process.send_signal(signal.SIGHUP)
+        time.sleep(1.5)
+    wait_until(lambda: len(pids_of(tmp_path)) == 2)
+    done.set()
+    asker.join()
+    assert process.pid in before
+    assert before & set(pids_of(tmp_path)) == {process.pid}
+    assert len(answers) > 20
+    assert set(answers) == {200}
+
+
+@pytest.mark.slow
+def test_a_new_program_takes_the_socket_over(
+    server: tuple[subprocess.Popen[bytes], str], tmp_path: Path
+) -> None:
+    process, host = server
+    process.send_signal(signal.SIGUSR2)
+    wait_until(lambda: (tmp_path / "log").read_text().count("A registry at http://") == 2)
+    process.terminate()
+    assert process.wait(20) == 0
+    assert is_serving(host)
+    push(host, "a", BLOB)
+    assert len(pids_of(tmp_path)) == 2  # a master and its worker
+
+
+@pytest.mark.slow
+def test_a_worker_that_finds_no_storage_ends_the_server(
+    server: tuple[subprocess.Popen[bytes], str], tmp_path: Path
+) -> None:
+    process, host = server
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(20) != 0
+    log = (tmp_path / "log").read_text()
+    assert "a worker cannot start: there is no such directory\n" in log
+    assert "Traceback" not in log
+    assert not (tmp_path / "data").exists()
