@@ -294,8 +294,7 @@ def test_slow_bodies_do_not_keep_others_waiting(
 
 def test_half_a_request_does_not_keep_others_waiting(tmp_path: Path) -> None:
     options = ["--storage", str(tmp_path / "data"), "--threads", "2", "--patience", "0.5"]
-    # gunicorn logs such an end with a traceback.
-    with example("registry", tmp_path / "log", *options, clean=False) as host:
+    with example("registry", tmp_path / "log", *options) as host:
         address = (host.partition(":")[0], int(host.partition(":")[2]))
         silent = [socket.create_connection(address, timeout=10) for _ in range(6)]
         for connection, half in zip(
