@@ -110,9 +110,9 @@ def check_place(parser: argparse.ArgumentParser, place: str, *, read_only: bool 
 def _check(place: str, read_only: bool) -> None:
     storage = storage_at(place, create=not read_only)
     storage.check()
-    if isinstance(storage, ObjectStorage) and storage.directory is not None and not read_only:
-        if not os.access(storage.directory, os.W_OK | os.X_OK):
-            raise PermissionError(f"{storage.directory} cannot be written to")
+    directory = storage.directory if isinstance(storage, ObjectStorage) else None
+    if directory and not read_only and not os.access(directory, os.W_OK | os.X_OK):
+        raise PermissionError(f"{directory} cannot be written to")
 
 
 def _create(place: str) -> None:

@@ -22,6 +22,7 @@ from registry_routes.digests import digest_of
 from .conftest import S3
 from .servers import EXAMPLES, example, free_port
 
+
 @pytest.fixture
 def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An S3 that takes connections, and never answers."""

@@ -300,9 +300,15 @@ def rows(layer: Path, names: int) -> Iterator[Row]:
 
 def chunk_rows(results: dict[str, list[tuple[float, float, float]]]) -> Iterator[list[str]]:
     for position, (title, unit) in enumerate(
-        ((f"one of the first 50 of {CHUNKS} chunks", "ms"), ("one of the last 50", "ms"), ("all", "s"))
+        (
+            (f"one of the first 50 of {CHUNKS} chunks", "ms"),
+            ("one of the last 50", "ms"),
+            ("all", "s"),
+        )
     ):
-        yield cells(title, unit, [min(one[position] for one in found) for found in results.values()])
+        yield cells(
+            title, unit, [min(one[position] for one in found) for found in results.values()]
+        )
 
 
 def cells(title: str, unit: str, values: list[float]) -> list[str]:
