@@ -721,7 +721,12 @@ def test_nginx_serves_others_beside_a_thousand_slow_clients_of_each_kind(
         {"Range": "bytes=1-2", "If-Range": f'"{digest_of(BLOB)}"'},
         {"Range": "nonsense"},
         {"If-None-Match": f'"{digest_of(BLOB)}"'},
+        {"If-None-Match": '"another"'},
         {"If-Match": '"another"'},
+        {"If-Match": f'"{digest_of(BLOB)}"'},
+        {"If-Match": "*"},
+        {"If-Unmodified-Since": "Thu, 01 Jan 1970 00:00:00 GMT"},
+        {"If-Range": "Thu, 01 Jan 2099 00:00:00 GMT", "Range": "bytes=5-9"},
         {"If-Modified-Since": "Thu, 01 Jan 2099 00:00:00 GMT"},
     ],
 )
