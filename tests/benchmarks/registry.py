@@ -87,20 +87,19 @@ class Client(threading.local):
 
     def __init__(self) -> None:
         self.connections: dict[str, HTTPConnection] = {}
-        self.used = 0.0
+        self.used: dict[str, float] = {}
 
     def ask(self, host: str, method: str, target: str, body: bytes = b"", kind: str = "") -> str:
         """The path that the answer leads to, if it has one; it must be a success."""
         if host not in self.connections:
             self.connections[host] = HTTPConnection(host, timeout=600)
-        if time.monotonic() > self.used + 1:  # a server keeps it for a while only
-            for connection in self.connections.values():
-                connection.close()
+        if time.monotonic() > self.used.get(host, 0) + 1:  # a server keeps it for a while only
+            self.connections[host].close()
         headers = {"Content-Type": kind or "application/octet-stream", "Accept": IMAGE_MANIFEST}
         self.connections[host].request(method, target, body, headers)
         response = self.connections[host].getresponse()
         content = response.read()
-        self.used = time.monotonic()
+        self.used[host] = time.monotonic()
         if response.status >= 300:
             raise RuntimeError(f"{method} {target}: {response.status} {content[:300]!r}")
         location = urlsplit(response.headers.get("Location", ""))
@@ -319,6 +318,10 @@ def cells(title: str, unit: str, values: list[float]) -> list[str]:
     return [title, unit, *shown]
 
 
+def show(line: list[str]) -> None:
+    print(f"| {' | '.join(line)} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.registry")
     parser.add_argument("--layer", type=int, default=1024, help="MiB of the large layer")
@@ -342,22 +345,22 @@ def main() -> None:
         for contender in contenders:
             fill(contender, options.names)
 
-        table = []
+        heads = ["", "", *(one.name for one in contenders)]
+        heads += ["times as good"] if len(contenders) == 2 else []
+        show(heads)
+        show(["---"] * len(heads))
         for row in rows(layer, options.names):
-            print(f"{row.title} …", file=sys.stderr)
             found = [[row.measure(one) for one in contenders] for _ in range(options.rounds)]
             best = max if row.is_rate else min
-            table.append(cells(row.title, row.unit, [best(of) for of in zip(*found, strict=True)]))
+            show(cells(row.title, row.unit, [best(of) for of in zip(*found, strict=True)]))
         uploads: dict[str, list[tuple[float, float, float]]] = {}
         for _ in range(options.rounds):
             for one in contenders:
                 uploads.setdefault(one.name, []).append(chunks(one))
-        table += chunk_rows(uploads)
+        for line in chunk_rows(uploads):
+            show(line)
         memory = [most_memory(one) for one in contenders]
-        table.append(cells("the most memory, all processes", "MiB", memory))
-        heads = ["", "", *(one.name for one in contenders), "times as good"][: len(table[0])]
-        for line in [heads, ["---"] * len(heads), *table]:
-            print(f"| {' | '.join(line)} |")
+        show(cells("the most memory, all processes", "MiB", memory))
         print(f"\nThe best of {options.rounds} rounds; {options.workers} workers of ours.")
 
 
