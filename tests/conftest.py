@@ -12,9 +12,10 @@ from registry_routes.registry import MemoryStorage, Storage
 
 from .servers import free_port, serving
 
-# On a busy machine the time of one example says nothing.
-settings.register_profile("registry_routes", deadline=None)
-settings.load_profile("registry_routes")
+# On a busy machine the time of one example says nothing. `--hypothesis-profile` takes the other one.
+settings.register_profile("quick", deadline=None, max_examples=25)
+settings.register_profile("thorough", deadline=None, max_examples=300)
+settings.load_profile("quick")
 
 S3 = {
     "AWS_ACCESS_KEY_ID": "test",

@@ -93,6 +93,7 @@ def test_the_fixture(pytester: pytest.Pytester) -> None:
     pytester.runpytest_subprocess(*PLUGIN).assert_outcomes(passed=10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["loadfile", "load"])
 def test_under_xdist(pytester: pytest.Pytester, way: str) -> None:
     pytester.makepyfile(SUITE)
