@@ -28,6 +28,7 @@ S3 = {
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of moto's server on loopback, with a bucket named "images"."""
+    pytest.importorskip("moto", reason="moto cannot be installed on this Python")
     port = free_port()
     log = tmp_path_factory.mktemp("moto") / "log"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
