@@ -159,13 +159,13 @@ class Connection(socket.socket):
     def recv(self, *args: Any) -> bytes:
         before, begun = self.gettimeout(), time.monotonic()
         self.settimeout(self.left if before is None else min(self.left, before))
+        received = b""
         try:
             received = super().recv(*args)
         finally:
             self.settimeout(before)
-        waited = time.monotonic() - begun
-        left = self.left - waited + len(received) / LEAST_RATE
-        self.left = min(max(left, 0.001), self.patience)  # for 0 there would be no wait at all
+            left = self.left - (time.monotonic() - begun) + len(received) / LEAST_RATE
+            self.left = min(max(left, 0.001), self.patience)  # 0 would be no wait at all
         return received
 
     def sendall(self, data: Any, *args: Any) -> None:

@@ -190,6 +190,10 @@ def test_silence_is_given_up(connection: tuple[Connection, socket.socket]) -> No
     begun = time.monotonic()
     assert received_until_given_up(server) == 1
     assert 0.1 < time.monotonic() - begun < 1
+    begun = time.monotonic()
+    for _ in range(10):  # and it has no patience left
+        assert received_until_given_up(server) == 0
+    assert time.monotonic() - begun < 0.15
 
 
 def test_no_number_of_single_bytes_adds_to_a_clients_patience(
