@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from heapq import heapify, heappop
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -543,26 +544,30 @@ class ObjectStorage(Storage):
         return self._repositories_under("", after)
 
     def _repositories_under(self, parent: str, after: str) -> Iterator[str]:
-        components = self._components(parent)
-        # "a" comes first, then "a-b", and then what is under "a/".
-        for component in sorted([*components, *(f"{one}/" for one in components)]):
-            name = parent + component
-            if component.endswith("/"):
-                if name > after or after.startswith(name):
-                    yield from self._repositories_under(name, after)
-            elif name > after and self._has_any(name, "_manifests"):
+        names = [parent + component for component in self._components(parent)]
+        # "a" comes first, then "a-b", and then what is under "a/". A page wants the first few.
+        ordered = [name for name in names if name > after]
+        ordered += [
+            f"{name}/" for name in names if f"{name}/" > after or after.startswith(f"{name}/")
+        ]
+        heapify(ordered)
+        while ordered:
+            name = heappop(ordered)
+            if not NAME.fits(name.removesuffix("/")):
+                continue
+            if name.endswith("/"):
+                yield from self._repositories_under(name, after)
+            elif self._has_any(name, "_manifests"):
                 yield name
 
     def _components(self, parent: str) -> list[str]:
-        """What comes next in the names that start with `parent`."""
+        """What comes next in the names that start with `parent`, and what is not one of them."""
         prefix = f"repositories/{parent}"
         if self.directory is not None:
-            names = list(self._listed(prefix))
-        else:
-            with raising_oserrors():
-                prefixes = self.store.list_with_delimiter(prefix)["common_prefixes"]
-            names = [one.removeprefix(prefix) for one in prefixes]
-        return [name for name in names if NAME.fits(name)]
+            return list(self._listed(prefix))
+        with raising_oserrors():
+            prefixes = self.store.list_with_delimiter(prefix)["common_prefixes"]
+        return [one.removeprefix(prefix) for one in prefixes]
 
     def _has_any(self, name: str, kind: str) -> bool:
         """Whether a repository has any of its blobs or its manifests."""
