@@ -273,15 +273,14 @@ class ObjectStorage(Storage):
                     if name > after:
                         yield name
 
-    def _listed(self, prefix: str) -> Iterator[str]:
+    def _listed(self, prefix: str) -> list[str]:
         """The names in a directory, in no order."""
         try:
-            with os.scandir(f"{self.directory}{prefix}") as entries:
-                for entry in entries:
-                    if "#" not in entry.name:  # where obstore writes
-                        yield entry.name
+            names = os.listdir(f"{self.directory}{prefix}")
         except FileNotFoundError:
             self.check()
+            return []
+        return [name for name in names if "#" not in name]  # where obstore writes
 
     # Blobs.
 
@@ -564,7 +563,7 @@ class ObjectStorage(Storage):
         """What comes next in the names that start with `parent`, and what is not one of them."""
         prefix = f"repositories/{parent}"
         if self.directory is not None:
-            return list(self._listed(prefix))
+            return self._listed(prefix)
         with raising_oserrors():
             prefixes = self.store.list_with_delimiter(prefix)["common_prefixes"]
         return [one.removeprefix(prefix) for one in prefixes]
@@ -574,7 +573,7 @@ class ObjectStorage(Storage):
         path = _path(name, kind)
         if self.directory is None:  # where a list has what is further down as well
             return any(self.names(path))
-        return any(any(self._listed(f"{path}{one}/")) for one in REGISTERED_ALGORITHMS)
+        return any(self._listed(f"{path}{one}/") for one in REGISTERED_ALGORITHMS)
 
     def tags(self, name: str, after: str = "") -> Iterator[str]:
         tag = ""
