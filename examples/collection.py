@@ -7,7 +7,7 @@ It deletes what is older than that, since the last push or mount of it:
 - the link of a blob to a repository, if no manifest of the repository has the blob's digest in it;
 - a content that no repository has;
 - an upload that nobody has finished, since its last chunk;
-- in a directory, the files that a process was writing when it was killed.
+- in a directory, the files that a process was writing when it was killed, ten minutes ago or more.
 
 No manifest that was acknowledged ever lacks a blob. A collection first says what it may delete,
 under ``condemned/``, and then looks again at what is needed. A push of a manifest writes it first,
@@ -118,6 +118,8 @@ class Collection:
     def __init__(self, storage: ObjectStorage, older_than: float) -> None:
         self.storage = storage
         self.until = time.time() - older_than
+        # What is being written is new, however young the rest may be that is deleted.
+        self.staged_until = min(self.until, time.time() - LEASE)
         self.read: set[str] = set()
         """The manifests that have been read."""
         self.needed: set[str] = set()
@@ -129,10 +131,14 @@ class Collection:
         self.contents = self._old(self.survey.contents)
         self._keep_what_is_needed(self.survey.links)
         self.uploads = self._old(self.survey.uploads)
-        self.staged = self._old(self.survey.staged)
+        self.staged = self._old_staged(self.survey)
 
     def _old(self, things: Things) -> Things:
         return {path: thing for path, thing in things.items() if thing.time < self.until}
+
+    def _old_staged(self, survey: Survey) -> Things:
+        staged = survey.staged.items()
+        return {path: thing for path, thing in staged if thing.time < self.staged_until}
 
     def _read_manifests(self, tick: Tick) -> None:
         unread = sorted(self.survey.manifests - self.read)
@@ -160,12 +166,12 @@ class Collection:
             self.survey = Survey(self.storage, tick)
             self._read_manifests(tick)
             for mine, there in (
-                (self.links, self.survey.links),
-                (self.contents, self.survey.contents),
-                (self.uploads, self.survey.uploads),
-                (self.staged, self.survey.staged),
+                (self.links, self._old(self.survey.links)),
+                (self.contents, self._old(self.survey.contents)),
+                (self.uploads, self._old(self.survey.uploads)),
+                (self.staged, self._old_staged(self.survey)),
             ):
-                for path in mine.keys() - self._old(there).keys():
+                for path in mine.keys() - there.keys():
                     del mine[path]
             self._keep_what_is_needed([*links, *self.survey.links])
             for path in tqdm([*self.links, *self.contents], "Deleting"):

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,24 @@ def test_age_counts_from_the_last_push_or_mount(tmp_path: Path) -> None:
     assert [registry.has(one) for one in contents] == [True, True, False, False]
     assert registry.has(b"mounted", "b")
     assert [path.exists() for path in staged] == [False, False, False, True]
+
+
+def test_what_is_being_written_is_left_alone_however_young_the_rest_may_be(tmp_path: Path) -> None:
+    storage = storage_in(tmp_path)
+    staged = tmp_path / "staging" / "new"
+
+    def blocks() -> Iterator[bytes]:
+        yield bytes(6_000_000)
+        assert [path.name for path in staged.parent.iterdir()]
+        collect(storage)
+        yield b"x"
+
+    content = bytes(6_000_000) + b"x"
+    staged.parent.mkdir()
+    staged.write_bytes(b"of another push, which will rename it")
+    storage.put_blob("a", digest_of(content), blocks())
+    assert storage.blob_size("a", digest_of(content)) == len(content)
+    assert staged.exists()
 
 
 class Interrupted:
