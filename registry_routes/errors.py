@@ -39,9 +39,11 @@ def error_body(entries: Iterable[dict[str, Any]]) -> str:
     """  # noqa: E501
     listed = list(entries)
     try:
-        text = json.dumps({"errors": listed}, default=str)
-        # Python reads and writes NaN and Infinity, which are not JSON.
-        return json.dumps(json.loads(text, parse_constant=str))
+        try:
+            return json.dumps({"errors": listed}, default=str, allow_nan=False)
+        except ValueError:  # NaN or Infinity, which Python reads and writes, but which is not JSON
+            text = json.dumps({"errors": listed}, default=str)
+            return json.dumps(json.loads(text, parse_constant=str))
     except (RecursionError, TypeError, ValueError):  # nested too deep, or keys that are not strings
         short = [
             {key: reprlib.repr(value) if key == "detail" else value for key, value in entry.items()}

@@ -15,8 +15,9 @@ Every pattern here keeps to this:
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 
 
@@ -100,6 +101,16 @@ def shortened(value: object) -> str:
     """
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:150]}…{text[-20:]}"
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """What a message proposes for a misspelt word: the known ones that are most like it, or all.
+
+    >>> closest("tag", ["base", "tags"]), closest("x", ["base", "tags"])
+    ("'tags'", "'base' or 'tags'")
+    """
+    words = sorted(known)
+    return " or ".join(map(repr, get_close_matches(str(word), words) or words))
 
 
 _EMPTY = (r"\A\Z", "must not be empty")
