@@ -30,6 +30,7 @@ class GrammarConverter(BaseConverter):
     True
     """
 
+    regex: str
     grammar: ClassVar[Grammar]
 
     looks_like: ClassVar[str | None] = None
@@ -88,7 +89,7 @@ class TagConverter(GrammarConverter, grammar=grammar.TAG):
     (True, False)
     """
 
-    looks_like = "[^/:]+"  # a reference with ":" in it is meant to be a digest
+    looks_like: ClassVar[str | None] = "[^/:]+"  # one with ":" in it is meant to be a digest
 
     @classmethod
     def malformed(cls, method: str) -> type[RegistryError]:
@@ -102,7 +103,7 @@ class DigestConverter(GrammarConverter, grammar=grammar.DIGEST):
     "digest 'sha256:abc' must have 64 lowercase hexadecimal digits after 'sha256:'"
     """
 
-    looks_like = "[^/]+"
+    looks_like: ClassVar[str | None] = "[^/]+"
 
     @classmethod
     def malformed(cls, method: str) -> type[RegistryError]:
@@ -116,7 +117,7 @@ class UploadIdConverter(GrammarConverter, grammar=grammar.UPLOAD_ID):
     (True, False)
     """
 
-    looks_like = "[^/]+"
+    looks_like: ClassVar[str | None] = "[^/]+"
 
     @classmethod
     def malformed(cls, method: str) -> type[RegistryError]:

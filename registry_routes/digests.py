@@ -47,7 +47,7 @@ class Verifier:
     """  # noqa: E501
 
     def __init__(self, digest: str) -> None:
-        self.digest = DIGEST.check(digest)
+        self.digest: str = DIGEST.check(digest)
         """What the content must have."""
         self._algorithm = _registered(digest.partition(":")[0])
         self._hashed = hashlib.new(self._algorithm)

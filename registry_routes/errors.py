@@ -5,6 +5,9 @@ distribution-spec 1.1 describes under "Error Codes". (Codes that are not there a
 distribution, ``registry/api``.)
 """
 
+# The codes and descriptions narrow the types of HTTPException, as those of Werkzeug itself do.
+# pyright: reportIncompatibleVariableOverride=false
+
 import json
 import re
 import reprlib
@@ -88,9 +91,9 @@ class RegistryError(exceptions.HTTPException):
         **options: Any,
     ) -> None:
         super().__init__(description=message, **options)
-        self.code = self.code or 500
+        self.code: int = self.code or 500
         self.detail = detail
-        self.headers = list(headers)
+        self.headers: list[tuple[str, str]] = list(headers)
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -123,84 +126,84 @@ def _sendable(value: object) -> str:
 
 class BlobUnknown(RegistryError, exceptions.NotFound):
     error_code = "BLOB_UNKNOWN"
-    description = "the repository has no such blob"
+    description: str = "the repository has no such blob"
 
 
 class BlobUploadInvalid(RegistryError, exceptions.BadRequest):
     error_code = "BLOB_UPLOAD_INVALID"
-    description = "the upload is not valid, and must be begun anew"
+    description: str = "the upload is not valid, and must be begun anew"
 
 
 class BlobUploadUnknown(RegistryError, exceptions.NotFound):
     error_code = "BLOB_UPLOAD_UNKNOWN"
-    description = "the repository has no such upload"
+    description: str = "the repository has no such upload"
 
 
 class Denied(RegistryError, exceptions.Forbidden):
     error_code = "DENIED"
-    description = "access to the resource is denied"
+    description: str = "access to the resource is denied"
 
 
 class DigestInvalid(RegistryError, exceptions.BadRequest):
     error_code = "DIGEST_INVALID"
-    description = "the digest is not that of the content"
+    description: str = "the digest is not that of the content"
 
 
 class ManifestBlobUnknown(RegistryError, exceptions.NotFound):
     error_code = "MANIFEST_BLOB_UNKNOWN"
-    description = "the manifest names a blob that the repository does not have"
+    description: str = "the manifest names a blob that the repository does not have"
 
 
 class ManifestInvalid(RegistryError, exceptions.BadRequest):
     error_code = "MANIFEST_INVALID"
-    description = "the manifest is not valid"
+    description: str = "the manifest is not valid"
 
 
 class ManifestUnknown(RegistryError, exceptions.NotFound):
     error_code = "MANIFEST_UNKNOWN"
-    description = "the repository has no such manifest"
+    description: str = "the repository has no such manifest"
 
 
 class ManifestUnverified(RegistryError, exceptions.BadRequest):
     error_code = "MANIFEST_UNVERIFIED"
-    description = "the manifest's signature cannot be verified"
+    description: str = "the manifest's signature cannot be verified"
 
 
 class NameInvalid(RegistryError, exceptions.BadRequest):
     error_code = "NAME_INVALID"
-    description = "the repository name is not valid"
+    description: str = "the repository name is not valid"
 
 
 class NameUnknown(RegistryError, exceptions.NotFound):
     error_code = "NAME_UNKNOWN"
-    description = "there is no such repository"
+    description: str = "there is no such repository"
 
 
 class PaginationNumberInvalid(RegistryError, exceptions.BadRequest):
     error_code = "PAGINATION_NUMBER_INVALID"
-    description = "the number of results to return must be a whole number, 0 or more"
+    description: str = "the number of results to return must be a whole number, 0 or more"
 
 
 class RangeInvalid(RegistryError, exceptions.RequestedRangeNotSatisfiable):
     error_code = "RANGE_INVALID"
-    description = "the chunk does not begin where the upload ends"
+    description: str = "the chunk does not begin where the upload ends"
 
 
 class SizeInvalid(RegistryError, exceptions.BadRequest):
     error_code = "SIZE_INVALID"
-    description = "the length of the content is not the length that was announced"
+    description: str = "the length of the content is not the length that was announced"
 
 
 class TagInvalid(RegistryError, exceptions.BadRequest):
     error_code = "TAG_INVALID"
-    description = "the tag is not valid"
+    description: str = "the tag is not valid"
 
 
 class TooManyRequests(RegistryError, exceptions.TooManyRequests):
     """`retry_after`, seconds or a `datetime`, goes into the ``Retry-After`` header."""
 
     error_code = "TOOMANYREQUESTS"
-    description = "too many requests"
+    description: str = "too many requests"
 
 
 class Unauthorized(RegistryError, exceptions.Unauthorized):
@@ -220,7 +223,7 @@ class Unauthorized(RegistryError, exceptions.Unauthorized):
     """
 
     error_code = "UNAUTHORIZED"
-    description = "authentication is required"
+    description: str = "authentication is required"
 
     def __init__(
         self,
@@ -236,7 +239,7 @@ class Unauthorized(RegistryError, exceptions.Unauthorized):
         super().__init__(message, **options)
         self.realm = realm
         self.service = service
-        self.scope = scope if isinstance(scope, str) else " ".join(map(str, scope))
+        self.scope: str = scope if isinstance(scope, str) else " ".join(map(str, scope))
         self.error = error
         if challenge is None:
             parameters = {
@@ -248,8 +251,8 @@ class Unauthorized(RegistryError, exceptions.Unauthorized):
             given = {name: _sendable(value) for name, value in parameters.items() if value}
             challenge = Challenge("bearer", given) if given else None
         challenges = [*(self.www_authenticate or ()), *([challenge] if challenge else [])]
-        self.www_authenticate = None  # Werkzeug's objects cannot be pickled
-        self.headers += [("WWW-Authenticate", str(one)) for one in challenges]
+        vars(self)["www_authenticate"] = None  # Werkzeug's objects cannot be pickled
+        self.headers.extend(("WWW-Authenticate", str(one)) for one in challenges)
 
     @property
     def challenges(self) -> list[Challenge]:
@@ -261,12 +264,12 @@ class Unavailable(RegistryError, exceptions.ServiceUnavailable):
     """`retry_after`, seconds or a `datetime`, goes into the ``Retry-After`` header."""
 
     error_code = "UNAVAILABLE"
-    description = "the registry is not available for now"
+    description: str = "the registry is not available for now"
 
 
 class Unknown(RegistryError, exceptions.InternalServerError):
     error_code = "UNKNOWN"
-    description = "the registry has failed"
+    description: str = "the registry has failed"
 
 
 class Unsupported(RegistryError, exceptions.MethodNotAllowed):
@@ -276,7 +279,7 @@ class Unsupported(RegistryError, exceptions.MethodNotAllowed):
     """
 
     error_code = "UNSUPPORTED"
-    description = "the registry does not support this operation"
+    description: str = "the registry does not support this operation"
 
     def __init__(
         self,
@@ -294,7 +297,7 @@ class RouteUnknown(RegistryError, exceptions.NotFound):
     """Clients do without it then. (`Unsupported`, of the same code, is about the method.)"""
 
     error_code = "UNSUPPORTED"
-    description = "the registry has no such endpoint"
+    description: str = "the registry has no such endpoint"
 
 
 #: The exceptions by their codes.

@@ -273,7 +273,7 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
         **options: Any,
     ) -> None:
         registry_rules = RegistryRules(dialect)  # it refuses what is not a dialect
-        self.table = RouteTable(dialect, prefix)
+        self.table: RouteTable = RouteTable(dialect, prefix)
         """What a path means to the registry."""
         self._has_rules_under_root = False
         super().__init__(
@@ -327,4 +327,4 @@ def _merged(path: str) -> str:
 
 
 #: The routes of `OCI_1_1`, ready-made.
-url_map = RegistryMap()
+url_map: RegistryMap = RegistryMap()

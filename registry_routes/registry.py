@@ -33,7 +33,7 @@ from .map import RegistryMap, url_map
 from .paging import next_link, parse_page
 from .routes import OCI_1_1, Dialect, RouteName
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 MAX_NAME = 255
 """The most characters of a repository name. Most clients hold to it (distribution-spec 1.1,
@@ -551,7 +551,7 @@ def _answering(endpoint: str, view: View) -> View:
             raise errors.DigestInvalid(str(error)) from None
         except OSError as error:
             one_line = " ".join(str(error).split())
-            log.error("%s %r: the storage has failed: %s", request.method, request.path, one_line)
+            _log.error("%s %r: the storage has failed: %s", request.method, request.path, one_line)
             raise errors.Unavailable from error
 
     return answer
@@ -901,7 +901,7 @@ def _digest_of_query(digest: str) -> str:
 
 
 class TooManyTags(errors.TagInvalid):
-    code = 414
+    code: int = 414  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 def _tags_to_give(request: RegistryRequest) -> list[str]:

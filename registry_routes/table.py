@@ -57,8 +57,8 @@ class RouteTable:
         if "<" in prefix:
             raise ValueError(f"prefix {prefix!r} must have no variables")
         self.dialect = dialect
-        self.prefix = prefix.rstrip("/")
-        self.root = self.prefix + dialect.root
+        self.prefix: str = prefix.rstrip("/")
+        self.root: str = self.prefix + dialect.root
         """The path that all the routes are under, without its trailing slash."""
         self._fullmatch, self._ends = _expression(
             dialect, _exact_pattern, {self.prefix + route.path: route for route in dialect.routes}
