@@ -110,7 +110,7 @@ def closest(word: str, known: Iterable[str]) -> str:
     ("'tags'", "'base' or 'tags'")
     """
     words = sorted(known)
-    return " or ".join(map(repr, get_close_matches(str(word), words) or words))
+    return " or ".join(map(repr, get_close_matches(str(word), words, cutoff=0.5) or words))
 
 
 _EMPTY = (r"\A\Z", "must not be empty")
