@@ -107,12 +107,12 @@ class RegistryApp:
     >>> client.get("/v2/library/Nginx/tags/list").get_json()["errors"][0]["message"]
     "repository name 'library/Nginx' must be lowercase"
 
-    The endpoint ``base`` has a view, which may be replaced.
+    There is a view for ``base`` already. You may register another.
 
     **Methods.** A view for GET is called for HEAD too, and its body is left out. If a route has
     views, but none for the request's method, the response is a 405 with ``Allow``. If it has no
-    views at all, the response is a 404, as if there were no such route. OPTIONS is answered with
-    ``Allow``, unless there is a view for it.
+    views at all, the response is a 404, as if there were no such route. OPTIONS gets an empty 200
+    with ``Allow``, unless there is a view for it.
 
     **Hooks.** `before_request` registers a function that is called before the view, and
     `after_request` one that sees every response. This one counts responses by route and status:
@@ -136,16 +136,17 @@ class RegistryApp:
     After the call, WSGI middleware around the application finds the same request as
     ``environ["werkzeug.request"]``.
 
-    **Errors.** Every `werkzeug.exceptions.HTTPException` becomes the registry's JSON, whether a
-    view, a hook or the map has raised it. Any other exception is logged, and becomes a 500 with the
-    code ``UNKNOWN``; so does a response that cannot be sent, because its status or a header is
-    malformed. An exception that is raised while a body is streamed comes too late for that: the
-    server sees it, and closes the connection.
+    **Errors.** A `werkzeug.exceptions.HTTPException` becomes the registry's JSON, whether a view, a
+    hook or the map raised it; a redirect stays a redirect. Any other exception is logged, and
+    becomes a 500 with the code ``UNKNOWN``. So does a response that no server could send, because
+    its status or one of its headers is malformed, or because a header is the server's own, such as
+    ``Connection``. If a body raises an exception while it is sent, it is too late for an error: the
+    exception reaches the server, which closes the connection.
 
-    A body must have a length that is known: with ``Transfer-Encoding: chunked``, on a server that
-    does not set ``wsgi.input_terminated``, the response is a 411, as the body would be lost.
+    A chunked request body (``Transfer-Encoding: chunked``) is a 411 if the server does not set
+    ``wsgi.input_terminated``: the views would get an empty body instead.
 
-    **Testing.** Set ``app.testing = True``, and the exceptions that would be logged are raised.
+    **Testing.** If ``app.testing`` is set, the exceptions that would be logged are raised.
 
     Every response has the headers ``Docker-Distribution-API-Version`` and
     ``X-Content-Type-Options``.
@@ -155,7 +156,7 @@ class RegistryApp:
     """
 
     testing: bool = False
-    """Whether exceptions that are no HTTP exceptions are raised, not logged and answered."""
+    """Whether an exception that would be logged and become a 500 is raised instead."""
 
     def __init__(self, url_map: RegistryMap | None = None) -> None:
         if not isinstance(url_map, RegistryMap | None):
@@ -213,11 +214,12 @@ class RegistryApp:
     def before_request(self, hook: BeforeRequest) -> BeforeRequest:
         """Register a function that is called with each request, before its view.
 
-        If it returns a response, or raises an error, that is the answer, and neither the view nor
-        any further hook is called. The hooks are called in the order in which they were registered.
+        If it returns a response or raises an error, that is the answer: neither the view nor
+        another of these hooks is called. They are called in the order in which they were
+        registered.
 
-        The request has been matched, but a redirect, a 404 or a 405 is only answered after the
-        hooks. So a gateway can ask for a token before a client learns anything:
+        The request has been matched by then, but a redirect, a 404 or a 405 is sent only after the
+        hooks. So a gateway can ask for a token before a client learns which routes there are:
 
         >>> from registry_routes import errors, scopes
         >>> app = RegistryApp()
@@ -227,8 +229,8 @@ class RegistryApp:
         ...     if not all(scope.is_granted_by(granted) for scope in request.scopes):
         ...         raise errors.Unauthorized(scope=request.scopes, error="insufficient_scope")
 
-        Browsers send no credentials with a preflight: let OPTIONS through, if they are to use the
-        registry.
+        Browsers send no credentials with a preflight request. If they use the registry, let OPTIONS
+        through.
         """
         self._before.append(hook)
         return hook
@@ -239,9 +241,8 @@ class RegistryApp:
         It returns the response to send: the same, changed or not, or another. It sees every
         response: those of views and of other hooks, errors and redirects.
 
-        The hooks are called in reverse order: the one that was registered last is called first, so
-        the first one sees what is sent. If a hook raises an error, that is the response which the
-        next one gets.
+        The hooks are called in reverse order: the one that was registered first is called last, and
+        sees what is sent. If a hook raises an exception, the next one gets the error's response.
         """
         self._after.insert(0, hook)
         return hook
