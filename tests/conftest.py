@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import requests
 from hypothesis import settings
-from obstore.store import LocalStore, MemoryStore
+from obstore.store import MemoryStore
 from storage import ObjectStorage, storage_at
 
 from registry_routes.registry import MemoryStorage, Storage
@@ -53,7 +53,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "memory":
         return MemoryStorage()
     if request.param == "directory":
-        return ObjectStorage(LocalStore(tmp_path))
+        return storage_at(tmp_path)
     if request.param == "object store":
         return ObjectStorage(MemoryStore())
     request.getfixturevalue("s3")

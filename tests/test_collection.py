@@ -15,7 +15,7 @@ import collection
 import pytest
 import requests
 from collection import Collection, seconds
-from obstore.store import LocalStore, MemoryStore
+from obstore.store import MemoryStore
 from storage import ObjectStorage, storage_at
 from werkzeug.test import Client
 
@@ -25,16 +25,20 @@ from registry_routes.registry import make_registry
 from .servers import EXAMPLES, example
 
 
+def storage_in(place: str | Path) -> ObjectStorage:
+    storage = storage_at(place)
+    assert isinstance(storage, ObjectStorage)
+    return storage
+
+
 @pytest.fixture(params=["directory", "object store", pytest.param("s3", marks=pytest.mark.slow)])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStorage:
     if request.param == "directory":
-        return ObjectStorage(LocalStore(tmp_path))
+        return storage_in(tmp_path)
     if request.param == "object store":
         return ObjectStorage(MemoryStore())
     request.getfixturevalue("s3")
-    storage = storage_at(f"s3://images/{tmp_path.name}")
-    assert isinstance(storage, ObjectStorage)
-    return storage
+    return storage_in(f"s3://images/{tmp_path.name}")
 
 
 def manifest_of(*layers: bytes) -> bytes:
@@ -131,7 +135,7 @@ def test_age_counts_from_the_last_push_or_mount(tmp_path: Path) -> None:
     for path in staged:
         path.write_bytes(b"half")
         os.utime(path, (1, 1) if path.name != "new#1" else None)
-    collect(ObjectStorage(LocalStore(tmp_path)), 3600)
+    collect(storage_in(tmp_path), 3600)
     assert [registry.has(one) for one in contents] == [True, True, False, False]
     assert registry.has(b"mounted", "b")
     assert [path.exists() for path in staged] == [False, False, False, True]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from obstore.store import LocalStore, MemoryStore
-from storage import ObjectStorage
+from storage import ObjectStorage, storage_at
 
 from registry_routes.digests import DigestMismatch, digest_of
 from registry_routes.grammar import NAME, REGISTERED_ALGORITHMS, TAG
@@ -405,6 +405,54 @@ def test_a_tag_that_moves_while_its_manifests_are_deleted_points_at_one_or_is_go
         for tag in "v1", "v2":
             with pytest.raises(Missing):
                 storage.tag("a", tag)
+
+
+def test_what_is_deleted_leaves_no_empty_directories(tmp_path: Path) -> None:
+    place = tmp_path / "data"
+    storage = storage_at(place)
+    for digest in DIGEST, OTHER:
+        storage.put_manifest("a/b", digest, MANIFEST, tags=["v1"], subject=SUBJECT)
+    upload = storage.begin_upload("a/b")
+    storage.append_to_upload("a/b", upload, 0, [b"chunk"])
+    storage.delete_manifest("a/b", DIGEST)
+    repository = place / "repositories" / "a" / "b"
+    assert len(list((repository / "_tagged" / "sha256").iterdir())) == 1
+    storage.delete_manifest("a/b", OTHER)
+    storage.cancel_upload("a/b", upload)
+    assert not (place / "repositories").exists()
+    assert place.exists()
+    storage.put_manifest("a/b", DIGEST, MANIFEST, tags=["v1"])
+    assert list(storage.tags("a/b")) == ["v1"]
+
+
+@pytest.mark.slow
+def test_pushes_beside_deletions_that_remove_directories_succeed(tmp_path: Path) -> None:
+    storage = storage_at(tmp_path)
+
+    def push(number: int) -> None:
+        name = f"a/r{number % 2}"
+        storage.put_blob(name, digest_of(b"x"), [b"x"])
+        storage.put_manifest(name, DIGEST, MANIFEST, tags=["v1"], subject=SUBJECT)
+        upload = storage.begin_upload(name)
+        storage.append_to_upload(name, upload, 0, [b"x"])
+        storage.finish_upload(name, upload, 1, [], digest_of(b"x"))
+
+    def delete(number: int) -> None:
+        name = f"a/r{number % 2}"
+        with suppress(Missing):
+            storage.delete_manifest(name, DIGEST)
+        with suppress(Missing):
+            storage.delete_tag(name, "v1")
+        with suppress(Missing):
+            storage.delete_blob(name, digest_of(b"x"))
+
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(job, i) for i in range(300) for job in (push, delete)]:
+            done.result()
+    for number in range(2):
+        push(number)
+        assert list(storage.tags(f"a/r{number}")) == ["v1"]
+        delete(number)
 
 
 # What a directory may look like after a power cut, or under a collection.
