@@ -1,4 +1,4 @@
-"""The Flask app of the examples, as it is."""
+"""The routes in Flask: its example, and the ways in which Flask users build their apps."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import requests
 from flask_app import make_app as make_flask_app
+from layout import Layout
 
 from . import oci_layout
 from .nasty import SHA256
@@ -18,6 +19,7 @@ class TestFlaskApp:
         oci_layout.write(tmp_path / "image", [10_000], ["amd64"])
         return tmp_path / "image"
 
+    @pytest.mark.slow
     def test_skopeo_pulls_from_it(self, layout: Path, tmp_path: Path) -> None:
         options = "--layout", str(layout), "--name", "library/app"
         with example("flask_app", tmp_path / "log", *options) as host:
@@ -34,7 +36,7 @@ class TestFlaskApp:
         index["manifests"].append({**index["manifests"][0], "annotations": {"x": "y"}})
         (layout / "index.json").write_text(json.dumps(index))
         monkeypatch.chdir(layout.parent)
-        client = make_flask_app(Path(layout.name), "a").test_client()
+        client = make_flask_app(Layout(Path(layout.name), "a")).test_client()
         monkeypatch.chdir("/")
         assert client.get("/v2/a/manifests/v1", buffered=True).status_code == 200
         assert client.get("/v2/a/tags/list").get_json()["tags"] == ["v1"]
@@ -49,7 +51,7 @@ class TestFlaskApp:
             assert client.get(f"/v2/a/blobs/sha256:{name}", buffered=True).status_code == 200
 
     def test_its_page_and_its_errors(self, layout: Path) -> None:
-        client = make_flask_app(layout, "library/app").test_client()
+        client = make_flask_app(Layout(layout, "library/app")).test_client()
         assert '<a href="/v2/library/app/manifests/v1">v1</a>' in client.get("/").text
         tags = client.get("/v2/library/app/tags/list?n=1")
         assert tags.get_json() == {"name": "library/app", "tags": ["v1"]}
