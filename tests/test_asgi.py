@@ -22,7 +22,7 @@ import pytest
 import requests
 import uvicorn
 from asgi import WSGIBridge, environ_of
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.wrappers import Request, Response
 
@@ -158,7 +158,6 @@ def test_the_url_of_a_request_without_a_host_at_an_ipv6_address() -> None:
     assert Request(environ_of(scope_of(server=("::1", 8000)))).url == "http://[::1]:8000/v2/"
 
 
-@settings(max_examples=30)
 @given(st.lists(st.binary(max_size=40)), st.booleans())
 def test_a_body_arrives_as_it_was_sent(blocks: list[bytes], has_length: bool) -> None:
     whole = b"".join(blocks)
