@@ -1,6 +1,6 @@
 """An OCI image layout as a read-only registry, beside a page that lists its images, in Flask.
 
-    python examples/flask_app.py --layout ./busybox --name library/busybox --port 5002
+    python examples/flask_app.py --layout ./busybox --name library/busybox --port 5006
 
 The app's URL map is a `RegistryMap`: the registry's routes are its routes too, and ``url_for``
 builds their URLs. The map has only the routes and methods that are served, and answers the others.
@@ -84,7 +84,7 @@ def file_response(content: Content) -> Response:
 
 
 def main() -> None:
-    layout, host, port = parse_arguments(port=5002)
+    layout, host, port = parse_arguments(port=5006)
     make_app(layout).run(host, port)
 
 
