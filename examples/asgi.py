@@ -102,7 +102,10 @@ class _Exchange:
             finally:
                 listener.cancel()
         finally:
-            await self._in_thread(self._close)
+            try:
+                await self._in_thread(self._close)
+            finally:
+                self.bridge.spooled -= self.spooled  # never in a thread: this is no atomic step
 
     async def _in_thread(self, step: Callable[[], T]) -> T:
         def alone() -> T:
@@ -201,7 +204,6 @@ class _Exchange:
         try:
             getattr(self.response, "close", lambda: None)()
         finally:
-            self.bridge.spooled -= self.spooled
             self.body.close()
 
 
@@ -228,7 +230,6 @@ def environ_of(scope: Scope) -> dict[str, Any]:
         "wsgi.multithread": True,
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
-        "wsgi.input_terminated": True,
     }
     if scope.get("client"):
         environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = map(str, scope["client"])
