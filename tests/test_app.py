@@ -1,6 +1,5 @@
 """`RegistryApp`: views, errors as JSON, and wherever it is mounted."""
 
-import asyncio
 import json
 import logging
 import re
@@ -15,9 +14,7 @@ from wsgiref.validate import validator
 
 import pytest
 import requests
-from a2wsgi import WSGIMiddleware
 from flask import Flask, abort
-from httpx import ASGITransport, AsyncClient
 from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug import exceptions
@@ -1103,48 +1100,6 @@ def test_errors_in_a_flask_app_that_has_the_map() -> None:
     for path, code in {"/v2/A/tags/list": "NAME_INVALID", "/x": "UNSUPPORTED"}.items():
         response = client.get(path)
         assert response.get_json()["errors"][0]["code"] == code
-
-
-def test_beside_django() -> None:
-    import django
-    from django.conf import settings
-    from django.core.wsgi import get_wsgi_application
-    from django.http import HttpResponse
-    from django.urls import path
-
-    settings.configure(
-        ROOT_URLCONF=(path("", lambda request: HttpResponse("the page")),), ALLOWED_HOSTS=["*"]
-    )
-    django.setup()
-    django_app, registry = get_wsgi_application(), small_registry()
-
-    def app(environ: Any, start_response: Any) -> Any:
-        under_v2 = f"{environ['PATH_INFO']}/".startswith("/v2/")
-        return (registry if under_v2 else django_app)(environ, start_response)
-
-    client = Client(app)
-    assert client.get("/").text == "the page"
-    assert_it_is_there(client)
-
-
-def test_as_asgi() -> None:
-    async def answers() -> list[Any]:
-        transport = ASGITransport(WSGIMiddleware(small_registry()))  # type: ignore[arg-type]
-        async with AsyncClient(transport=transport, base_url="http://h") as client:
-            return [
-                await client.get("/v2/a/b/manifests/v1"),
-                await client.put("/v2/a/manifests/v1", content=b"x"),
-                await client.get("/v2/A/tags/list"),
-                await client.head("/v2/a/b/manifests/v1"),
-                await client.post("/v2/a/blobs/uploads/", content=b"body"),
-            ]
-
-    get, put, invalid, head, post = asyncio.run(answers())
-    assert get.text == "a/b v1"
-    assert put.headers["Location"] == f"/v2/a/manifests/{SHA256}"
-    assert invalid.json()["errors"][0]["code"] == "NAME_INVALID"
-    assert (head.status_code, head.content, head.headers["Content-Length"]) == (200, b"", "6")
-    assert post.text == "bodyhttp://h/v2/a/blobs/uploads/"
 
 
 def test_a_proxy_answers_with_all_the_errors_that_it_has_read() -> None:
