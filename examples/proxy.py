@@ -33,10 +33,8 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
 from registry_routes import (
-    OCI_1_1,
     Reference,
     RegistryApp,
-    RegistryMap,
     RegistryRequest,
     RouteName,
     URLBuilder,
@@ -83,7 +81,7 @@ class Proxy:
         self.used: dict[Key, float] = {}
 
     def app(self) -> RegistryApp:
-        app = RegistryApp(RegistryMap(OCI_1_1.subset(methods=["GET"])))
+        app = RegistryApp()
         for endpoint, view in (
             (RouteName.MANIFEST, self.manifest),
             (RouteName.BLOB, self.blob),
@@ -92,6 +90,7 @@ class Proxy:
             (RouteName.REFERRERS, partial(self.listed, RouteName.REFERRERS)),
         ):
             app.view(endpoint, "GET")(self._answering(endpoint, view))
+        app.view(RouteName.BLOB_UPLOAD, "POST")(_refused)
         return app
 
     def _answering(self, endpoint: str, view: View) -> View:
@@ -190,11 +189,12 @@ class Proxy:
         accept = request.headers.get("Accept") or f"{headers.ACCEPT_MANIFESTS}, */*"
         key = (upstream.namespace, *values.values(), accept)
         if kept or request.method == "HEAD":
-            head = self.once.do((*key, "HEAD"), lambda: _head(upstream, values, accept))
-            if kept and head.get("Docker-Content-Digest") == kept[0]:
+            ask = partial(upstream.ask, "HEAD", RouteName.MANIFEST, values, {}, {"Accept": accept})
+            sent = self.once.do((*key, "HEAD"), ask).headers
+            if kept and sent.get("Docker-Content-Digest") == kept[0]:
                 return kept
             if request.method == "HEAD":
-                return passed_on(head)
+                return passed_on(sent)
         return self.once.do((*key, "GET"), lambda: self._fetched(upstream, values, accept))
 
     def _fetched(self, upstream: Upstream, values: dict[str, str], accept: str) -> "Found":
@@ -229,8 +229,7 @@ class Proxy:
             size = storage.blob_size(name, digest)
             return blob_response(request, digest, size, partial(storage.read_blob, name, digest))
         if request.method == "HEAD":
-            with upstream.ask("HEAD", RouteName.BLOB, values) as answer:
-                return passed_on({**answer.headers, "Docker-Content-Digest": digest})
+            return passed_on(upstream.ask("HEAD", RouteName.BLOB, values).headers)
 
         def source() -> Source:
             with suppress(Missing):  # it has just come
@@ -282,12 +281,6 @@ def _kept(upstream: Upstream, name: str, digest: str) -> Found | None:
         return None
 
 
-def _head(upstream: Upstream, values: dict[str, str], accept: str) -> Mapping[str, str]:
-    answer = upstream.ask("HEAD", RouteName.MANIFEST, values, headers={"Accept": accept})
-    with answer:
-        return answer.headers
-
-
 def _here(
     request: RegistryRequest, upstream: Upstream, link: str, endpoint: str, namespace: list[str]
 ) -> str:
@@ -299,6 +292,11 @@ def _here(
     if found != endpoint:
         raise ValueError(f"a page of {endpoint} must not lead to one of {found}")
     return request.urls.build(endpoint, values, {**query.to_dict(flat=False), "ns": namespace})
+
+
+def _refused(request: RegistryRequest, name: str) -> Response:
+    """The answer to a push, which begins so. The other methods have no view at all."""
+    raise errors.Unsupported("nothing can be pushed to a proxy", headers=[("Allow", "")])
 
 
 def registered(digest: str) -> str:
@@ -371,9 +369,12 @@ def users_of(text: str, places: Mapping[str, str]) -> dict[str, User]:
     users: dict[str, User] = {}
     for number, line in enumerate(filter(None, text.split("\n")), start=1):
         namespace, _, user = line.partition("=")
-        if namespace not in places:
-            raise ValueError(f"${USERS}, account {number}: it must be for {' or '.join(places)}")
-        users[namespace] = name_and_password(user)
+        try:
+            if namespace not in places:
+                raise ValueError(f"it must be for {' or '.join(places)}")
+            users[namespace] = name_and_password(user)
+        except ValueError as error:
+            raise ValueError(f"${USERS}, account {number}: {error}") from None
     return users
 
 

@@ -69,7 +69,10 @@ class Upstream:
         self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         for scheme in "http://", "https://":
             self.session.mount(scheme, HTTPAdapter(pool_maxsize=MAX_CONNECTIONS))
-        self.basic = user and Authorization("basic", {"username": user[0], "password": user[1]})
+        self.basic: str | None = None
+        if user is not None:
+            account: dict[str, str | None] = {"username": user[0], "password": user[1]}
+            self.basic = Authorization("basic", account).to_header()
         self.grants: dict[str, Grant] = {}
         self.once = Once()
 
@@ -102,10 +105,13 @@ class Upstream:
             scopes = " ".join(map(str, required_scopes(endpoint, method, values)))
             sent = self._authorization(scopes)
             response = self._request(method, url, headers, sent)
-            if response.status_code == 401 and same_origin(response.url, url):
+            challenge = self._challenge_of(response, sent)
+            if challenge is not None and same_origin(response.url, url):
                 body_of(response)  # so that the connection can be used again
-                if granted := self._granted(scopes, parse_challenges(response.headers), sent):
-                    response = self._request(method, url, headers, granted)
+                granted = self._renewed(scopes, challenge, sent)
+                response = self._request(method, url, headers, granted)
+            if method == "HEAD":
+                _ = response.content  # there is none, and the connection can be used again
             return checked(response, endpoint)
 
     def manifest(self, values: dict[str, str], accept: str) -> tuple[str, Manifest]:
@@ -194,35 +200,32 @@ class Upstream:
     # Credentials.
 
     def _authorization(self, scopes: str) -> str | None:
-        """What opened such scopes last time, renewed if it has ended."""
+        """What opened these scopes last time, renewed if it has ended."""
         grant = self.grants.get(scopes)
         if grant is not None and grant.end <= time.monotonic():
             return self._renewed(scopes, grant.challenge, grant.authorization)
         return grant and grant.authorization
 
-    def _granted(self, scopes: str, challenges: list[Challenge], sent: str | None) -> str | None:
-        """Another authorization than was sent; `None` if the challenges cannot be answered."""
-        by_scheme = {challenge.scheme: challenge for challenge in reversed(challenges)}
-        if "bearer" in by_scheme:
-            return self._renewed(scopes, by_scheme["bearer"], sent)
-        basic = self.basic.to_header() if self.basic and "basic" in by_scheme else None
-        if basic in (None, sent):
+    def _challenge_of(self, response: requests.Response, sent: str | None) -> Challenge | None:
+        """The challenge of a 401 that can be answered with more than was sent."""
+        if response.status_code != 401:
             return None
-        self._remember(scopes, Grant(by_scheme["basic"], str(basic), float("inf")))
-        return basic
+        found = {one.scheme: one for one in reversed(parse_challenges(response.headers))}
+        has_more = self.basic is not None and sent != self.basic
+        return found.get("bearer") or (found.get("basic") if has_more else None)
 
     def _renewed(self, scopes: str, challenge: Challenge, old: str | None) -> str:
-        """A token in place of the old one, which several threads may have found too old."""
+        """What answers a challenge, in place of what did and may be too old now."""
 
         def renew() -> str:
-            known = self.grants.get(scopes)
+            known = self.grants.get(scopes)  # by another thread
             if known and known.authorization != old and known.end > time.monotonic():
                 return known.authorization
+            if challenge.scheme == "basic":
+                return self._remember(scopes, Grant(challenge, str(self.basic), float("inf")))
             wanted = challenge.scope or scopes
             url = challenge.token_url(scopes=wanted, registry=self.urls.root)
-            basic = self.basic.to_header() if self.basic else None
-            answer = checked(self._request("GET", url, None, basic))
-            token = parse_token(body_of(answer))
+            token = parse_token(body_of(checked(self._request("GET", url, None, self.basic))))
             end = time.monotonic() + token.expires_in
             return self._remember(scopes, Grant(challenge, f"Bearer {token.token}", end))
 
