@@ -1,18 +1,24 @@
 """The pull-through proxy of the examples: what it asks, what it keeps, what it says of failures."""
 
 import argparse
+import hashlib
 import io
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,7 +40,10 @@ from registry_routes.paging import parse_next_link
 from registry_routes.registry import MAX_MANIFEST, MemoryStorage, Missing, Storage
 from registry_routes.testing import ServedRegistry, serve
 
+from . import oci_layout
+from .benchmarks.registry import children_of, most_memory, pids_of
 from .nasty import SHA256
+from .servers import EXAMPLES, debians_registry, example, files_of, skopeo
 
 LAYER = os.urandom(3_000_000)  # several blocks
 BLOB = f"/v2/library/nginx/blobs/{digest_of(LAYER)}"
@@ -704,7 +713,7 @@ def test_where_credentials_never_go(answers: dict[str, Any], reached: list[str])
         assert one.headers.get("Authorization") == (None if has_left else known)
 
 
-def test_cookies_and_a_netrc_are_not_used(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cookies_and_a_netrc_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine r.example login alice password secret\n")
     monkeypatch.setenv("NETRC", str(netrc))
@@ -883,7 +892,7 @@ def test_nothing_is_pushed_and_no_extension_passes(
 # Collecting.
 
 
-def test_what_was_not_asked_for_lately_is_collected(tmp_path: Any) -> None:
+def test_what_was_not_asked_for_lately_is_collected(tmp_path: Path) -> None:
     with registry() as upstream:
         upstream.add_image("library/nginx:old", layers=[b"only in the old one", SMALL])
         storage = storage_at(str(tmp_path))
@@ -950,3 +959,214 @@ def test_the_accounts_of_the_environment() -> None:
         with pytest.raises(ValueError, match=r"UPSTREAM_USERS, account 1: ") as caught:
             users_of(text, places)
         assert "secret" not in str(caught.value)
+
+
+# The program, as anyone starts it.
+
+
+@contextmanager
+def proxy_of(directory: Path, *urls: str, **options: Any) -> Iterator[str]:
+    arguments = ["--storage", str(directory / "kept"), "--fresh-for", "0s", "--timeout", "5s"]
+    for url in urls:
+        arguments += ["--upstream", url]
+    log = directory / "proxy-log"
+    with example("proxy", log, *arguments, *options.pop("more", ()), clean=False) as host:
+        yield host
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.slow
+def test_skopeo_and_podman_pull_with_upstream_and_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    podman = shutil.which("podman")
+    if podman is None:
+        pytest.skip("podman is not installed (Debian: apt install podman)")
+    image = tmp_path / "image"
+    oci_layout.write(image, [3_000_000, 100_000, 1, 0], ["amd64", "arm64"])
+    with ExitStack() as stack:
+        upstreams = stack.enter_context(ExitStack())
+        storage = "--storage", str(tmp_path / "data"), "--user", "alice:secret"
+        gateway = upstreams.enter_context(example("gateway", tmp_path / "log", *storage))
+        monkeypatch.setenv("UPSTREAM_USERS", f"{gateway}=alice:secret")
+        proxy = stack.enter_context(proxy_of(tmp_path, f"http://{gateway}"))
+        skopeo(
+            "copy --all --dest-tls-verify=false --dest-creds=alice:secret",
+            *(f"oci:{image}:v1", f"docker://{gateway}/library/app:v1"),
+        )
+        # Docker Hub's mirror, as far as podman knows.
+        registries = tmp_path / "registries.conf"
+        registries.write_text(
+            f'[[registry]]\nlocation = "docker.io"\n[[registry.mirror]]\nlocation = "{proxy}"\n'
+            "insecure = true\n"
+        )
+        monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(registries))
+
+        def pull_by_podman() -> str:
+            with tempfile.TemporaryDirectory() as short:  # podman wants a short path
+                places = "--root", f"{short}/root", "--runroot", f"{short}/run"
+                command = [podman, *places, "--storage-driver", "vfs", "pull"]
+                done = subprocess.run(
+                    [*command, "docker.io/library/app:v1"],
+                    capture_output=True,
+                    text=True,
+                    timeout=120,
+                )
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        remote = f"docker://{proxy}/library/app"
+        pull = "copy --all --src-tls-verify=false"
+        pulled = pull_by_podman()
+        skopeo(pull, f"{remote}:v1", f"oci:{tmp_path / 'with'}:v1")
+        assert json.loads(skopeo("list-tags --tls-verify=false", remote))["Tags"] == ["v1"]
+        refused = skopeo(
+            "copy --dest-tls-verify=false", f"oci:{image}:v1", f"{remote}:v2", fails=True
+        )
+        assert "unsupported" in refused
+        upstreams.close()
+        assert pull_by_podman() == pulled
+        skopeo(pull, f"{remote}:v1", f"oci:{tmp_path / 'without'}:v1")
+        assert skopeo("list-tags --tls-verify=false", remote, fails=True)
+    for copy in "with", "without":
+        assert files_of(tmp_path / copy) == files_of(image)
+    assert "What is kept is served." in (tmp_path / "proxy-log").read_text()
+
+
+@pytest.mark.slow
+def test_two_hundred_clients_of_several_workers(tmp_path: Path) -> None:
+    content = os.urandom(8_000_000)
+    with serve() as upstream:
+        upstream.add_image("a:latest", layers=[content])
+        upstream.requests.clear()
+        upstream.fail("blob", "GET", timedelta(seconds=1), times=None)
+        with proxy_of(tmp_path, upstream.url, more=["--workers", "2"]) as proxy:
+            url = f"http://{proxy}/v2/a/blobs/{digest_of(content)}"
+            got = all_at_once(200, lambda: digest_of(requests.get(url, timeout=60).content))
+            assert set(got) == {digest_of(content)}
+            assert len(upstream.requests) <= 2  # one a worker
+
+
+@pytest.mark.slow
+def test_a_gibibyte_in_bounded_memory(tmp_path: Path) -> None:
+    size, block = 2**30, os.urandom(2**20)
+    hashed = hashlib.sha256()
+    for _ in range(size // len(block)):
+        hashed.update(block)
+
+    def huge(environ: Any, start_response: Any) -> Any:
+        response = Response(block for _ in range(size // len(block)))
+        response.content_length = size
+        return response(environ, start_response)
+
+    with serve(huge) as upstream, proxy_of(tmp_path, upstream.url) as proxy:
+        url = f"http://{proxy}/v2/a/blobs/sha256:{hashed.hexdigest()}"
+        for _ in range(2):
+            jobs = all_at_once(
+                2,
+                lambda: (
+                    subprocess.run(
+                        ["curl", "-sSf", "-o", os.devnull, "-w", "%{size_download}", url],
+                        check=True,
+                        capture_output=True,
+                        text=True,
+                    ).stdout
+                ),
+            )
+            assert jobs == [str(size)] * 2
+        (master,) = [pid for pid in pids_of(f"port {proxy.rpartition(':')[2]}") if children_of(pid)]
+        (worker,) = children_of(master)
+        assert most_memory(worker) < 250  # MiB
+
+
+@pytest.mark.slow
+def test_a_client_of_the_program_never_gets_the_whole_of_a_wrong_blob(tmp_path: Path) -> None:
+    for says_length in True, False:
+        source = Slow(LAYER[:-1] + bytes([~LAYER[-1] & 255]), says_length=says_length)
+        source.go_on.set()
+        with serve(source) as upstream, proxy_of(tmp_path, upstream.url) as proxy:
+            url = f"http://{proxy}{BLOB}"
+            if says_length:
+                with pytest.raises(
+                    requests.exceptions.ChunkedEncodingError, match="IncompleteRead"
+                ):
+                    requests.get(url, timeout=10)
+            else:
+                assert requests.get(url, timeout=10).status_code == 502
+
+
+@pytest.mark.slow
+def test_debians_registry_as_upstream(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    oci_layout.write(image, [300_000, 1], ["amd64"], seed=1)
+    with debians_registry(tmp_path) as debians, proxy_of(tmp_path, f"http://{debians}") as proxy:
+        for tag in "v1", "v2", "v3":
+            skopeo(
+                "copy --dest-tls-verify=false", f"oci:{image}:v1", f"docker://{debians}/a/b:{tag}"
+            )
+        for _ in range(2):
+            back = tmp_path / "back"
+            shutil.rmtree(back, ignore_errors=True)
+            skopeo("copy --src-tls-verify=false", f"docker://{proxy}/a/b:v1", f"oci:{back}:v1")
+            assert files_of(back) == files_of(image)
+        found, url = [], f"http://{proxy}/v2/a/b/tags/list?n=2"
+        while url:
+            page = requests.get(url, timeout=10)
+            found += page.json()["tags"]
+            url = parse_next_link(url, page.headers.get("Link")) or ""
+        assert found == ["v1", "v2", "v3"]
+        assert requests.get(f"http://{proxy}/v2/_catalog", timeout=10).json() == {
+            "repositories": ["a/b"]
+        }
+
+
+@pytest.mark.slow
+def test_the_command_to_collect(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "proxy.py"), "collect"]
+
+    def collect(*options: str, status: int = 0) -> str:
+        run = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60)
+        assert run.returncode == status, run.stderr
+        return run.stdout if not status else run.stderr
+
+    with registry() as upstream, proxy_of(tmp_path, upstream.url) as proxy:
+        assert requests.get(f"http://{proxy}{LATEST}", timeout=10).ok
+        assert requests.get(f"http://{proxy}{BLOB}", timeout=10).ok
+        kept = "--storage", str(tmp_path / "kept")
+        time.sleep(1.1)
+        assert "0 manifests" not in collect(*kept, "--older-than", "1h")
+        dry = collect(*kept, "--older-than", "1s", "--dry-run")
+        assert f"{upstream.host}: it would delete" in dry
+        done = collect(*kept, "--older-than", "1s")
+        for printed in dry, done:
+            assert "1 manifests" in printed
+            assert "1 unreferenced contents, 3,000,000 bytes" in printed
+        assert requests.get(f"http://{proxy}{BLOB}", timeout=10).content == LAYER
+    assert "no such directory" in collect("--storage", "/nothing", "--older-than", "1s", status=2)
+    assert "in memory" in collect("--storage", "memory://", "--older-than", "1s", status=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "users", "message"),
+    [
+        ([], "", "the following arguments are required: --upstream"),
+        (["--upstream", "quay.io"], "", "must be a URL of http or https"),
+        (["--upstream", "https://quay.io", "--fresh-for", "5"], "", "must be a number with"),
+        (["--upstream", "https://quay.io"], "x=alice:secret", "it must be for quay.io"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense(
+    options: list[str], users: str, message: str, tmp_path: Path
+) -> None:
+    run = subprocess.run(
+        [sys.executable, str(EXAMPLES / "proxy.py"), *options],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
+        env={**os.environ, "UPSTREAM_USERS": users},
+    )
+    assert run.returncode == 2
+    assert re.fullmatch(f"proxy.py: error: .*{re.escape(message)}.*\n", run.stderr)
+    assert list(tmp_path.iterdir()) == []
