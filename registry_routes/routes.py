@@ -1,4 +1,21 @@
-"""The route table: every URL of the registry API, as data, in each dialect."""
+"""The route table: every URL of the registry API, as data, in each dialect.
+
+`OCI_1_1` is the OCI distribution-spec 1.1, with Docker's catalog. `DOCKER_1_5` is the router of Docker
+1.5.0, as its recorded answers have it: six routes, any method, and names of two to five components.
+
+What `OCI_1_1` takes and `DOCKER_1_5` does not: names with any number of components, with ``__`` and
+``--`` in them; manifests by digest, referrers, the catalog and extensions.
+
+What `DOCKER_1_5` takes and `OCI_1_1` does not: any method for any route; digests with an encoded part
+of any length; upload ids of any characters, even those that begin with a dot.
+
+Both differ from the original in this:
+
+- Redirects are 308. The original's 301 turns a client's POST into a GET.
+- Errors under ``/v2/`` are the registry's JSON, not plain text, which clients do not read.
+- A path with both ``//`` and a slash too many is redirected once, not twice.
+- `build` keeps the path that the API is mounted under, which the original's URL builder loses.
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping

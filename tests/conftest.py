@@ -12,9 +12,10 @@ from registry_routes.registry import MemoryStorage, Storage
 
 from .servers import free_port, serving
 
-# On a busy machine the time of one example says nothing.
-settings.register_profile("registry_routes", deadline=None)
-settings.load_profile("registry_routes")
+# On a busy machine the time of one example says nothing. `--hypothesis-profile` takes the other one.
+settings.register_profile("quick", deadline=None, max_examples=25)
+settings.register_profile("thorough", deadline=None, max_examples=300)
+settings.load_profile("quick")
 
 S3 = {
     "AWS_ACCESS_KEY_ID": "test",
@@ -27,6 +28,7 @@ S3 = {
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of moto's server on loopback, with a bucket named "images"."""
+    pytest.importorskip("moto", reason="moto cannot be installed on this Python")
     port = free_port()
     log = tmp_path_factory.mktemp("moto") / "log"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pytest
+
 from registry_routes.routes import DIALECTS
 
 from .benchmarks.hostile import SHAPES
@@ -13,6 +15,7 @@ from .benchmarks.hostile import SHAPES
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs(tmp_path: Path) -> None:
     numbers, chart = tmp_path / "numbers.json", tmp_path / "chart.svg"
     command = [sys.executable, "-m", "tests.benchmarks", "--rounds", "1"]
@@ -35,6 +38,7 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
     assert "registry_routes" in texts
 
 
+@pytest.mark.slow
 def test_the_hostile_benchmark_runs() -> None:
     command = [sys.executable, "-m", "tests.benchmarks.hostile"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import werkzeug.routing.exceptions
-from hypothesis import given, reject, settings
+from hypothesis import given, reject
 from hypothesis import strategies as st
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import (
@@ -212,7 +212,6 @@ def check(maps: Maps, path: str, method: str) -> Outcome:
     return got
 
 
-@settings(max_examples=250)
 @given(
     seed=st.integers(0, 2**32),
     dialect=st.sampled_from([*DIALECTS.values()]),

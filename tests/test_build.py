@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from uuid import UUID
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from werkzeug.datastructures import MultiDict
 from werkzeug.routing import BuildError, Map, Rule, Submount
@@ -73,7 +73,6 @@ def rules_of(dialect: Dialect) -> list[tuple[str, tuple[str, ...], str]]:
     ids=lambda x: x.name if isinstance(x, Dialect) else str(x),
 )
 @given(data=st.data(), prefix=st.sampled_from(PREFIXES))
-@settings(max_examples=60)
 def test_what_is_built_matches_back(
     dialect: Dialect,
     endpoint: str,
@@ -271,7 +270,6 @@ CALLS: list[tuple[str, Any]] = [
 
 
 @example(OCI_1_1, "", "sub", "https", None, CALLS[2], {"force_external": True})
-@settings(max_examples=300)
 @given(
     dialect=st.sampled_from([*DIALECTS.values()]),
     prefix=st.sampled_from(["", "/r", "/100%/%x", "/a>b é"]),

@@ -95,6 +95,7 @@ for module in pkgutil.iter_modules(registry_routes.__path__):
     assert {"app", "errors", "testing", "urls"} <= set(run.stdout.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checker", ["mypy --strict", f"pyright --pythonpath {sys.executable}"])
 def test_a_users_program_is_checked(tmp_path: Path, checker: str) -> None:
     program = tmp_path / "program.py"
@@ -155,6 +156,7 @@ def test_the_wheel_has_the_package_and_nothing_else(built: Path) -> None:
     assert dict(points["pytest11"]) == {plugin: plugin}
 
 
+@pytest.mark.slow
 def test_the_sdist_passes_its_tests(built: Path, tmp_path: Path) -> None:
     """Some of them, those that do not themselves start programs."""
     (sdist,) = built.glob("*.tar.gz")

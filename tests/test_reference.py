@@ -44,10 +44,12 @@ SEED = int(os.environ.get("REGISTRY_ROUTES_SEED", "1500"))
 @pytest.mark.parametrize(
     ("prefix", "count", "seed"),
     [
-        ("", 10_000, SEED),
+        ("", 4_000, SEED),
+        ("/registry", 2_000, SEED),
+        ("/a/v2/v2", 2_000, SEED),
         pytest.param("", 45_000, SEED + 1, marks=pytest.mark.slow),
-        ("/registry", 5_000, SEED),
-        ("/a/v2/v2", 5_000, SEED),
+        pytest.param("/registry", 10_000, SEED + 1, marks=pytest.mark.slow),
+        pytest.param("/a/v2/v2", 10_000, SEED + 1, marks=pytest.mark.slow),
     ],
 )
 def test_nasty_targets(prefix: str, count: int, seed: int) -> None:
@@ -65,8 +67,8 @@ def test_nasty_targets(prefix: str, count: int, seed: int) -> None:
     print(f"{count} targets under {prefix!r}: {dict(seen)}, {dict(endpoints)}")
     assert all(seen[status] > count / 50 for status in (200, 308, 400, 404, 405)), seen
     codes = ["NAME_INVALID", "DIGEST_INVALID", "TAG_INVALID", "MANIFEST_UNKNOWN"]
-    assert all(seen[code] > count / 1000 for code in [*codes, "UNSUPPORTED", None]), seen
-    assert seen["BLOB_UPLOAD_UNKNOWN"] > count / 1000
+    codes += ["BLOB_UPLOAD_UNKNOWN", "UNSUPPORTED"]
+    assert all(seen[code] > count / 2000 for code in [*codes, None]), seen
     assert set(endpoints) == set(RouteName)
     assert min(endpoints.values()) >= count / 2000, endpoints
 
@@ -75,6 +77,7 @@ def test_the_reference_has_every_route() -> None:
     assert Counter(name for name, *_ in ROUTES) == Counter(route.name for route in OCI_1_1.routes)
 
 
+@pytest.mark.slow
 @given(
     st.text(alphabet="/._-:ab0A\n\x00é\\%", max_size=30)
     | st.lists(st.sampled_from(nasty.COMPONENTS.all + nasty.TAGS.all), max_size=8).map("/".join)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from obstore.store import LocalStore, MemoryStore
 from storage import ObjectStorage
@@ -271,7 +271,6 @@ def test_a_manifest_that_is_deleted_takes_along_what_points_at_it(storage: Stora
 AFTER = st.one_of(st.text(max_size=5), st.text("ab0/-._:", max_size=5))
 
 
-@settings(max_examples=30)
 @given(
     st.sets(st.text("ab0/-._", min_size=1, max_size=7).filter(NAME.fits), max_size=8),
     st.sets(st.text("aB0-._", min_size=1, max_size=4).filter(TAG.fits), max_size=8),

@@ -5,7 +5,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from registry_routes import DOCKER_1_5, OCI_1_1
@@ -52,7 +52,6 @@ def answer_of_the_table(table: RouteTable, path: str, method: str) -> Answer:
     return Answer(308, meaning.path)
 
 
-@settings(max_examples=500)
 @given(seed=st.integers(0, 2**32), prefix=st.sampled_from(PREFIXES))
 def test_the_table_alone_answers_as_the_slow_reference(seed: int, prefix: str) -> None:
     for target, method in nasty.requests(seed, 5, prefix):

@@ -930,10 +930,10 @@ def test_a_huge_value_is_shortened_in_the_message(call: Callable[[], object]) ->
 def test_a_hostile_url_hangs_nothing(shape: str) -> None:
     begun = time.monotonic()
     for begin in "/", "/v2/", "/v2/a/tags/list?", "https://h/", "https://", "/m/v2/":
-        url = begin + shape * (200_000 // len(shape))
-        for root in "/", "/m", f"/m/{'x/' * 100_000}":
+        url = begin + shape * (100_000 // len(shape))
+        for root in "/", "/m", f"/m/{'x/' * 50_000}":
             with suppress(HTTPException, ValueError):
                 match_url(url, root=root)
         with suppress(ValueError):
             resolve_location("https://h/v2/", url, digest="x")
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - begun < 20
