@@ -48,6 +48,7 @@ from registry_routes.paging import next_link, parse_next_link
 from registry_routes.registry import (
     Manifest,
     Missing,
+    Storage,
     blob_response,
     manifest_response,
 )
@@ -248,9 +249,9 @@ class Proxy:
         try:
             response = blob_response(request, digest, fetch.size(), fetch.read)
         except BaseException:
-            self.fetches.leave(key, fetch)
+            self.fetches.leave(fetch)
             raise
-        response.call_on_close(partial(self.fetches.leave, key, fetch))
+        response.call_on_close(partial(self.fetches.leave, fetch))
         return response
 
     # Lists.
@@ -340,12 +341,16 @@ def make_app(
     """
     upstreams = {
         namespace: Upstream(
-            namespace, root, storage_at(f"{storage}/{namespace}"), users.get(namespace), timeout
+            namespace, root, storage_of(storage, namespace), users.get(namespace), timeout
         )
         for namespace, root in places.items()
     }
     first = next(iter(upstreams.values()))
     return with_health(Proxy(upstreams, fresh_for).app(), first.storage)
+
+
+def storage_of(place: str, namespace: str) -> Storage:
+    return storage_at(f"{place.rstrip('/')}/{namespace}")
 
 
 def place_of(text: str) -> tuple[str, str]:
@@ -417,7 +422,7 @@ def _kept_storages(place: str) -> Iterator[tuple[str, ObjectStorage]]:
     with raising_oserrors():
         namespaces = whole.store.list_with_delimiter("")["common_prefixes"]
     for namespace in namespaces:
-        storage = storage_at(f"{place}/{namespace}")
+        storage = storage_of(place, namespace)
         assert isinstance(storage, ObjectStorage)  # noqa: S101 - as it is beside the whole
         yield namespace, storage
 
@@ -458,6 +463,8 @@ def main() -> None:
     )
     options = parser.parse_args()
     places = dict(options.upstream)
+    if not options.timeout:
+        parser.error("--timeout must be longer than that")
     try:
         users = users_of(os.environ.get(USERS, ""), places)
     except ValueError as error:

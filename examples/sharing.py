@@ -64,20 +64,22 @@ class Fetch:
     ) -> None:
         self.open_source = open_source
         self.keep = keep
-        self.is_whole = False
-        self.is_stopped = False
-        self.is_running = True
-        self.readers = 0  # both are counted by `Fetches`
+        self.is_running = True  # as `Fetches` says, which counts the readers too
+        self.readers = 0
+        self._is_whole = False
         self._size: int | None = None
         self._readable = 0
         self._error: BaseException | None = None
         self._changed = threading.Condition()
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - its last reader closes it
 
-    def run(self) -> None:
-        """Fetch it, and have it kept. An error is for its readers."""
+    def run(self, is_wanted: Callable[[], bool]) -> None:
+        """Fetch it, and have it kept. An error is for its readers.
+
+        It ends before its next block when it is not wanted; but what is whole is kept.
+        """
         try:
-            size = self._fetch()
+            size = self._fetch(is_wanted)
         except BaseException as error:
             with self._changed:
                 self._error = error
@@ -85,7 +87,7 @@ class Fetch:
             return
         self.keep(self._blocks(0, size))
 
-    def _fetch(self) -> int:
+    def _fetch(self, is_wanted: Callable[[], bool]) -> int:
         size, blocks = self.open_source()
         try:
             with self._changed:
@@ -93,7 +95,7 @@ class Fetch:
                 self._changed.notify_all()
             received = 0
             for block in blocks:
-                if self.is_stopped:
+                if not is_wanted():
                     raise InterruptedError("nobody wants the blob any more")
                 with self._changed:
                     self._readable = received
@@ -104,7 +106,7 @@ class Fetch:
                 blocks.close()
         with self._changed:
             self._size = self._readable = received
-            self.is_whole = True
+            self._is_whole = True
             self._changed.notify_all()
         return received
 
@@ -129,7 +131,7 @@ class Fetch:
         """How many bytes can be read: more than `position`, or all."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._readable > position or self.is_whole or self._error is not None
+                lambda: self._readable > position or self._is_whole or self._error is not None
             )
             if self._error is not None and self._readable <= position:
                 raise self._error
@@ -144,10 +146,6 @@ class Fetch:
             block = os.pread(self._file.fileno(), min(BLOCK, min(ready, end) - start), start)
             start += len(block)
             yield block
-
-    def stop(self) -> None:
-        """Have it end at its next block."""
-        self.is_stopped = True
 
     def close(self) -> None:
         self._file.close()
@@ -178,24 +176,31 @@ class Fetches:
             fetch.readers += 1
         return fetch
 
-    def _run(self, key: Hashable, fetch: Fetch) -> None:
-        try:
-            fetch.run()
-        finally:
-            with self._lock:
-                fetch.is_running = False
-                self._tidy(key, fetch)
-
-    def leave(self, key: Hashable, fetch: Fetch) -> None:
-        """Want it no longer. When nobody does, it ends, unless all of it is there to be kept."""
+    def leave(self, fetch: Fetch) -> None:
         with self._lock:
             fetch.readers -= 1
-            if not fetch.readers and not fetch.is_whole:
-                fetch.stop()
-            self._tidy(key, fetch)
+            self._close_if_unused(fetch)
 
-    def _tidy(self, key: Hashable, fetch: Fetch) -> None:
-        if self._running.get(key) is fetch and (fetch.is_stopped or not fetch.is_running):
+    def _run(self, key: Hashable, fetch: Fetch) -> None:
+        try:
+            fetch.run(lambda: self._is_wanted(key, fetch))
+        finally:
+            with self._lock:
+                self._forget(key, fetch)
+                fetch.is_running = False
+                self._close_if_unused(fetch)
+
+    def _is_wanted(self, key: Hashable, fetch: Fetch) -> bool:
+        """Whether anybody still reads it. If not, nobody joins it any more."""
+        with self._lock:
+            if not fetch.readers:
+                self._forget(key, fetch)
+            return fetch.readers > 0
+
+    def _forget(self, key: Hashable, fetch: Fetch) -> None:
+        if self._running.get(key) is fetch:
             del self._running[key]
+
+    def _close_if_unused(self, fetch: Fetch) -> None:
         if not fetch.readers and not fetch.is_running:
             fetch.close()

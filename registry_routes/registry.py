@@ -11,7 +11,7 @@ import threading
 import uuid as uuids
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import partial, wraps
 from itertools import islice
 from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
@@ -623,9 +623,8 @@ class _Views:
 
     def get_blob(self, request: RegistryRequest, name: str, digest: str) -> Response:
         size = self.storage.blob_size(name, _registered(digest))
-        return blob_response(
-            request, digest, size, lambda start, end: self.storage.read_blob(name, digest, start, end)
-        )
+        read = partial(self.storage.read_blob, name, digest)
+        return blob_response(request, digest, size, read)
 
     def delete_blob(self, request: RegistryRequest, name: str, digest: str) -> Response:
         self.storage.delete_blob(name, _registered(digest))

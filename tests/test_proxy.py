@@ -41,11 +41,10 @@ from registry_routes.registry import MAX_MANIFEST, MemoryStorage, Missing, Stora
 from registry_routes.testing import ServedRegistry, serve
 
 from . import oci_layout
-from .benchmarks.registry import children_of, most_memory, pids_of
 from .nasty import SHA256
 from .servers import EXAMPLES, debians_registry, example, files_of, skopeo
 
-LAYER = os.urandom(3_000_000)  # several blocks
+LAYER = os.urandom(2_000_000)  # several blocks
 BLOB = f"/v2/library/nginx/blobs/{digest_of(LAYER)}"
 SMALL = b"a blob of one block"
 SMALL_BLOB = f"/v2/library/nginx/blobs/{digest_of(SMALL)}"
@@ -399,6 +398,7 @@ class Slow:
         self.go_on = threading.Event()
         self.begun: list[str] = []
         self.ended = threading.Event()
+        self.sent = 0
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
         self.begun.append(environ["PATH_INFO"])
@@ -414,6 +414,7 @@ class Slow:
             self.go_on.wait(10)
             for start in range(half, len(self.content), 65536):
                 yield self.content[start : start + 65536]
+                self.sent = start
                 time.sleep(0.0005)
         finally:
             self.ended.set()
@@ -444,13 +445,13 @@ def test_a_blob_is_served_while_it_comes() -> None:
         first, second = (through.client.get(BLOB) for _ in range(2))
         assert first.content_length == len(LAYER)
         for response in first, second:
-            begin = some_of(response, 1_000_000)
+            begin = some_of(response, 500_000)
             assert LAYER.startswith(begin)
             assert len(begin) < len(LAYER)
-        resumed = through.client.get(BLOB, headers={"Range": "bytes=900000-949999"})
+        resumed = through.client.get(BLOB, headers={"Range": "bytes=400000-449999"})
         assert resumed.status_code == 206
-        assert resumed.headers["Content-Range"] == f"bytes 900000-949999/{len(LAYER)}"
-        assert resumed.data == LAYER[900000:950000]
+        assert resumed.headers["Content-Range"] == f"bytes 400000-449999/{len(LAYER)}"
+        assert resumed.data == LAYER[400000:450000]
         source.go_on.set()
         assert through.get(BLOB).data == LAYER
         for response in first, second, resumed:
@@ -568,19 +569,20 @@ def test_the_fetch_goes_on_while_anybody_wants_it_and_then_ends() -> None:
         leaving = through.client.get(BLOB)
         some_of(leaving, 1)
         leaving.close()
-        again = through.client.get(BLOB)  # which begins anew
+        again = through.client.get(BLOB)  # before it has ended
         source.go_on.set()
         assert again.data == LAYER
         again.close()
-        assert len(source.begun) == 2
+        assert len(source.begun) == 1
     source = Slow(os.urandom(30_000_000))
     with slow(source) as through:
         leaving = through.client.get(f"/v2/a/blobs/{digest_of(source.content)}")
         some_of(leaving, 1)
         leaving.close()
-        assert not through.proxy.fetches._running
         source.go_on.set()
-        assert source.ended.wait(5)  # long before its end
+        assert source.ended.wait(5)
+        assert source.sent < len(source.content) * 0.8  # the kernel takes some of it
+        through.wait_until_done()
         assert not through.has_blob(digest_of(source.content))
 
 
@@ -597,6 +599,29 @@ def test_an_upstream_that_stalls_keeps_nobody_else_waiting(upstream: ServedRegis
             _ = stalled.data
         stalled.close()
         source.go_on.set()
+
+
+def test_the_use_of_a_manifest_is_recorded_once_an_hour(
+    upstream: ServedRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counting(MemoryStorage):
+        puts = 0
+
+        def put_manifest(self, *arguments: Any, **options: Any) -> None:
+            self.puts += 1
+            super().put_manifest(*arguments, **options)
+
+    storage = Counting()
+    through = Through(upstream.url, storage=storage)
+    path = f"/v2/library/nginx/manifests/{through.get(LATEST).headers['Docker-Content-Digest']}"
+    for puts in 1, 2:
+        for _ in range(3):
+            assert through.get(path).status_code == 200
+            assert through.client.head(LATEST).status_code == 200
+        assert storage.puts == puts
+        later = time.monotonic() + 3601
+        monkeypatch.setattr("proxy.time.monotonic", lambda: later)
+    assert list(storage.tags("library/nginx")) == ["latest"]
 
 
 def test_a_storage_that_fails_fails_no_pull(upstream: ServedRegistry) -> None:
@@ -711,6 +736,22 @@ def test_where_credentials_never_go(answers: dict[str, Any], reached: list[str])
         assert str(one.url).startswith("https://")
         has_left = has_left or urlsplit(str(one.url)).netloc != "r.example"
         assert one.headers.get("Authorization") == (None if has_left else known)
+
+
+@pytest.mark.parametrize("challenge", ['Basic realm="r"', 'Bearer realm="https://r.example/token"'])
+def test_a_challenge_from_elsewhere_is_not_answered(challenge: str) -> None:
+    through = Through("https://r.example", user=("alice", "secret"))
+    canned = Canned(
+        {
+            BLOB: (307, {"Location": "https://cdn.example/x"}, b""),
+            "/x": (401, {"WWW-Authenticate": challenge}, b""),
+        }
+    )
+    through.upstream.session.mount("https://", canned)
+    response = through.get(BLOB)
+    assert response.status_code == 403
+    assert "WWW-Authenticate" not in response.headers
+    assert [urlsplit(str(one.url)).path for one in canned.sent] == [BLOB, "/x"]
 
 
 def test_cookies_and_a_netrc_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1074,9 +1115,11 @@ def test_a_gibibyte_in_bounded_memory(tmp_path: Path) -> None:
                 ),
             )
             assert jobs == [str(size)] * 2
-        (master,) = [pid for pid in pids_of(f"port {proxy.rpartition(':')[2]}") if children_of(pid)]
-        (worker,) = children_of(master)
-        assert most_memory(worker) < 250  # MiB
+        port = proxy.rpartition(":")[2]
+        found = subprocess.run(["pgrep", "-f", f"port {port} "], capture_output=True, text=True)
+        for pid in found.stdout.split():
+            status = Path(f"/proc/{pid}/status").read_text()
+            assert int(status.partition("VmHWM:")[2].split()[0]) < 250 * 1024  # KiB
 
 
 @pytest.mark.slow
@@ -1140,7 +1183,7 @@ def test_the_command_to_collect(tmp_path: Path) -> None:
         done = collect(*kept, "--older-than", "1s")
         for printed in dry, done:
             assert "1 manifests" in printed
-            assert "1 unreferenced contents, 3,000,000 bytes" in printed
+            assert "1 unreferenced contents, 2,000,000 bytes" in printed
         assert requests.get(f"http://{proxy}{BLOB}", timeout=10).content == LAYER
     assert "no such directory" in collect("--storage", "/nothing", "--older-than", "1s", status=2)
     assert "in memory" in collect("--storage", "memory://", "--older-than", "1s", status=2)

@@ -378,10 +378,12 @@ def test_where_credentials_may_go(url: object, other: object, expected: bool) ->
     assert same_origin(url, other) is same_origin(other, url) is expected
 
 
-@pytest.mark.parametrize("url", ["/v2/", "", "h:5000", "ftp://h", "https:///x", "https://h:x", None])
+@pytest.mark.parametrize(
+    "url", ["/v2/", "", "h:5000", "ftp://h", "https:///x", "https://h:x", None]
+)
 def test_what_has_no_origin_is_named(url: object) -> None:
     for arguments in (url, "https://h"), ("https://h", url):
-        with pytest.raises(ValueError, match="URL .*must"):
+        with pytest.raises(ValueError, match=r"URL .*must"):
             same_origin(*arguments)
 
 
