@@ -225,7 +225,14 @@ class Upstream:
                 return self._remember(scopes, Grant(challenge, str(self.basic), float("inf")))
             wanted = challenge.scope or scopes
             url = challenge.token_url(scopes=wanted, registry=self.urls.root)
-            token = parse_token(body_of(checked(self._request("GET", url, None, self.basic))))
+            try:
+                answer = checked(self._request("GET", url, None, self.basic))
+            except errors.RegistryError as error:
+                if error.code in (401, 403, 429, 503):
+                    raise
+                # A 404 of the token server says nothing of what the registry has.
+                raise ValueError(f"its token server answers {error.code}") from None
+            token = parse_token(body_of(answer))
             end = time.monotonic() + token.expires_in
             return self._remember(scopes, Grant(challenge, f"Bearer {token.token}", end))
 

@@ -678,6 +678,22 @@ def test_a_token_that_is_taken_no_longer_is_replaced() -> None:
         assert Counter(asked(upstream))["GET", "token"] == 2
 
 
+@pytest.mark.parametrize(
+    ("fault", "status"), [(404, 502), (500, 502), (401, 403), (429, 429), ("body cut short", 502)]
+)
+def test_a_token_server_that_fails(fault: Any, status: int) -> None:
+    with registry(auth="bearer") as upstream:
+        storage = MemoryStorage()
+        kept = Through(upstream.url, storage=storage).get(LATEST).data
+        upstream.fail("token", "GET", fault, times=2)
+        through = Through(upstream.url, storage=storage)
+        response = through.get(LATEST)
+        assert (response.status_code, response.data) == (200, kept)
+        assert f": {status} " in response.headers["Warning"]
+        assert through.get(BLOB).status_code == status
+        assert "Warning" not in through.get(LATEST).headers
+
+
 @pytest.mark.parametrize("auth", ["basic", "bearer"])
 def test_an_account_that_is_refused(auth: Any) -> None:
     with registry(users={"alice": "secret"}, auth=auth) as upstream:
