@@ -25,10 +25,14 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 from collection import Collection
+from hypothesis import given
+from hypothesis import strategies as st
 from proxy import Proxy, place_of, users_of
 from requests.adapters import BaseAdapter
+from sharing import Fetch, Fetches, Source
 from storage import ObjectStorage, storage_at
 from upstream import Upstream
+from werkzeug.exceptions import BadGateway
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
@@ -343,8 +347,8 @@ def test_a_client_gets_the_manifest_that_it_accepts() -> None:
         response = through.get("/v2/a/manifests/v1", headers={"Accept": accept})
         assert response.content_type in accept
         assert response.get_json(force=True) == {"is": response.content_type}
-    for given in {"Accept": "*/*"}, {"Accept": "application/*"}, {}:
-        assert through.get("/v2/a/manifests/v1", headers=given).content_type == IMAGE_INDEX
+    for sent in {"Accept": "*/*"}, {"Accept": "application/*"}, {}:
+        assert through.get("/v2/a/manifests/v1", headers=sent).content_type == IMAGE_INDEX
     # An index is fine for the second: it accepts both.
     assert [request.headers["Accept"] for request in canned.sent] == [
         IMAGE_MANIFEST,
@@ -584,6 +588,53 @@ def test_the_fetch_goes_on_while_anybody_wants_it_and_then_ends() -> None:
         assert source.sent < len(source.content) * 0.8  # the kernel takes some of it
         through.wait_until_done()
         assert not through.has_blob(digest_of(source.content))
+
+
+@given(
+    blocks=st.lists(st.binary(min_size=1, max_size=9), max_size=6),
+    is_wrong=st.booleans(),
+    says_size=st.booleans(),
+    ranges=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 60)), min_size=1, max_size=4),
+)
+def test_every_reader_gets_what_it_wants_or_breaks_off(
+    blocks: list[bytes], is_wrong: bool, says_size: bool, ranges: list[tuple[int, int]]
+) -> None:
+    whole, kept = b"".join(blocks), []
+
+    def come() -> Iterator[bytes]:
+        yield from blocks
+        if is_wrong:
+            raise BadGateway
+
+    fetches = Fetches()
+    size = len(whole) if says_size else None
+
+    def read(start: int, end: int) -> bytes:
+        fetch = fetches.join(
+            "key", lambda: Fetch(lambda: Source(size, come()), lambda it: kept.append(b"".join(it)))
+        )
+        received = b""
+        try:
+            assert fetch.size() == len(whole)
+            end = min(end, len(whole))
+            for block in fetch.read(min(start, end), end):
+                received += block
+        except (BadGateway, BrokenPipeError):
+            assert is_wrong
+            assert len(received) < max(end - start, 1)
+        else:
+            assert received == whole[start:end]
+            assert not is_wrong or end < len(whole)
+        finally:
+            fetches.leave(fetch)
+        return received
+
+    with ThreadPoolExecutor(len(ranges)) as pool:
+        for job in [pool.submit(read, *one) for one in ranges]:
+            assert job.result() in whole
+    while fetches._running:
+        time.sleep(0.001)
+    assert all(one == whole and not is_wrong for one in kept)
 
 
 def test_an_upstream_that_stalls_keeps_nobody_else_waiting(upstream: ServedRegistry) -> None:
@@ -1092,7 +1143,7 @@ def test_skopeo_and_podman_pull_with_upstream_and_without_it(
 
 @pytest.mark.slow
 def test_two_hundred_clients_of_several_workers(tmp_path: Path) -> None:
-    content = os.urandom(8_000_000)
+    content = os.urandom(2_000_000)
     with serve() as upstream:
         upstream.add_image("a:latest", layers=[content])
         upstream.requests.clear()
