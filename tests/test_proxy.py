@@ -153,6 +153,17 @@ def test_an_image_is_pulled_once_and_then_without_upstream() -> None:
         assert "cannot be reached" in response.get_json()["errors"][0]["message"]
 
 
+def test_it_keeps_what_it_has_in_any_storage(storage: Storage, upstream: ServedRegistry) -> None:
+    through = Through(upstream.url, fresh_for=60, storage=storage)
+    for _ in range(2):
+        assert through.get(LATEST).status_code == 200
+        assert through.get(BLOB).data == LAYER
+        resumed = through.get(BLOB, headers={"Range": "bytes=1000000-"})
+        assert resumed.data == LAYER[1000000:]
+        through.wait_until_done()
+    assert asked(upstream) == [("GET", "manifest"), ("GET", "blob")]
+
+
 def test_a_tag_is_asked_for_anew_by_its_digest(upstream: ServedRegistry, through: Through) -> None:
     first = through.get(LATEST).data
     assert through.get(LATEST).data == first

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.proxy [--layers N] [--layer MIB] [--rounds N] [--clients N]
 
-The upstream is the example registry. An image is new in each round. It is pulled from the upstream
-itself, and twice through each cache, the second time when all is kept: Debian's is Go distribution
+The upstream is the example registry. An image is new in each round. It is pulled twice from the
+upstream itself, and twice through each cache, the second time when all is kept: Debian's is Go distribution
 with its ``proxy:`` section. A pull is one `curl` for the manifest, by its tag, and all the layers. The best of the rounds counts; read
 the ratios. All are on one machine and one disk.
 """
@@ -91,7 +91,7 @@ def main() -> None:
                 name = f"r{number}/c{clients}"
                 size = options.layer * 2**20
                 paths = push_image(upstream, name, options.layers, size)
-                pulls = [(UPSTREAM, upstream)]
+                pulls = [(UPSTREAM, upstream)] * 2
                 pulls += [
                     (f"{who}, {n} pull", root)
                     for who, root in caches.items()
