@@ -1197,7 +1197,7 @@ def test_a_gibibyte_in_bounded_memory(tmp_path: Path) -> None:
         found = subprocess.run(["pgrep", "-f", f"port {port} "], capture_output=True, text=True)
         for pid in found.stdout.split():
             status = Path(f"/proc/{pid}/status").read_text()
-            assert int(status.partition("VmHWM:")[2].split()[0]) < 250 * 1024  # KiB
+            assert int(status.partition("VmHWM:")[2].split()[0]) < 150 * 1024  # KiB
 
 
 @pytest.mark.slow

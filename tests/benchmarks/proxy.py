@@ -3,9 +3,9 @@
     python -m tests.benchmarks.proxy [--layers N] [--layer MIB] [--rounds N] [--clients N]
 
 The upstream is the example registry. An image is new in each round. It is pulled twice from the
-upstream itself, and twice through each cache, the second time when all is kept: Debian's is Go distribution
-with its ``proxy:`` section. A pull is one `curl` for the manifest, by its tag, and all the layers. The best of the rounds counts; read
-the ratios. All are on one machine and one disk.
+upstream itself, and twice through each cache, the second time when all is kept. Debian's is Go
+distribution with its ``proxy:`` section. A pull is one `curl` for the manifest, by its tag, and all
+the layers. The best of the rounds counts; read the ratios. All are on one machine and one disk.
 """
 
 import argparse
