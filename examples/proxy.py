@@ -48,7 +48,6 @@ from registry_routes.paging import next_link, parse_next_link
 from registry_routes.registry import (
     Manifest,
     Missing,
-    Storage,
     blob_response,
     manifest_response,
 )
@@ -339,18 +338,17 @@ def make_app(
     :param storage: where all is kept. Each namespace has its own place there, as repositories of
         several registries may have the same name.
     """
+    storages = {namespace: storage_at(place_within(storage, namespace)) for namespace in places}
     upstreams = {
-        namespace: Upstream(
-            namespace, root, storage_of(storage, namespace), users.get(namespace), timeout
-        )
+        namespace: Upstream(namespace, root, storages[namespace], users.get(namespace), timeout)
         for namespace, root in places.items()
     }
-    first = next(iter(upstreams.values()))
-    return with_health(Proxy(upstreams, fresh_for).app(), first.storage)
+    return with_health(Proxy(upstreams, fresh_for).app(), next(iter(storages.values())))
 
 
-def storage_of(place: str, namespace: str) -> Storage:
-    return storage_at(f"{place.rstrip('/')}/{namespace}")
+def place_within(place: str, namespace: str) -> str:
+    """Where what is kept of a namespace's registry is."""
+    return f"{place.rstrip('/')}/{namespace}"
 
 
 def place_of(text: str) -> tuple[str, str]:
@@ -422,7 +420,7 @@ def _kept_storages(place: str) -> Iterator[tuple[str, ObjectStorage]]:
     with raising_oserrors():
         namespaces = whole.store.list_with_delimiter("")["common_prefixes"]
     for namespace in namespaces:
-        storage = storage_of(place, namespace)
+        storage = storage_at(place_within(place, namespace))
         assert isinstance(storage, ObjectStorage)  # noqa: S101 - as it is beside the whole
         yield namespace, storage
 

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -48,7 +49,7 @@ from . import oci_layout
 from .nasty import SHA256
 from .servers import EXAMPLES, debians_registry, example, files_of, skopeo
 
-LAYER = os.urandom(2_000_000)  # several blocks
+LAYER = random.Random(17).randbytes(2_000_000)  # several blocks
 BLOB = f"/v2/library/nginx/blobs/{digest_of(LAYER)}"
 SMALL = b"a blob of one block"
 SMALL_BLOB = f"/v2/library/nginx/blobs/{digest_of(SMALL)}"
