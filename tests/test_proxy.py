@@ -701,6 +701,45 @@ def test_a_storage_that_fails_fails_no_pull(upstream: ServedRegistry) -> None:
         through.wait_until_done()
 
 
+def test_a_storage_that_cannot_be_read_is_a_503(upstream: ServedRegistry) -> None:
+    class Broken(MemoryStorage):
+        def manifest(self, name: str, digest: str) -> Any:
+            raise OSError("the disk is gone")
+
+    through = Through(upstream.url, storage=Broken())
+    response = through.get(f"/v2/a/manifests/{SHA256}?ns={upstream.host}")
+    assert response.status_code == 503
+    assert response.headers["OCI-Namespace"] == upstream.host
+    assert response.get_json()["errors"][0]["code"] == "UNAVAILABLE"
+
+
+def test_a_manifest_that_comes_amid_a_collection_is_served(upstream: ServedRegistry) -> None:
+    class Collecting(MemoryStorage):
+        def put_manifest(self, *arguments: Any, **options: Any) -> None:
+            raise Missing("a blob is being deleted")
+
+    through = Through(upstream.url, storage=Collecting())
+    assert through.get(LATEST).status_code == 200
+
+
+def test_a_blob_that_has_just_come_is_not_fetched_again(upstream: ServedRegistry) -> None:
+    class Late(MemoryStorage):
+        """Where a blob appears right after somebody has looked for it."""
+
+        looked = 0
+
+        def blob_size(self, name: str, digest: str) -> int:
+            self.looked += 1
+            if self.looked == 1:
+                self.put_blob(name, digest, [LAYER])
+                raise Missing(digest)
+            return super().blob_size(name, digest)
+
+    through = Through(upstream.url, storage=Late())
+    assert through.get(BLOB).data == LAYER
+    assert upstream.requests == []
+
+
 # Credentials.
 
 
@@ -755,6 +794,15 @@ def test_a_token_server_that_fails(fault: Any, status: int) -> None:
         assert f": {status} " in response.headers["Warning"]
         assert through.get(BLOB).status_code == status
         assert "Warning" not in through.get(LATEST).headers
+
+
+def test_tokens_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("upstream.MAX_TOKENS", 3)
+    with registry(auth="bearer") as upstream:
+        through = Through(upstream.url)
+        for number in range(8):
+            assert through.get(f"/v2/a{number}/manifests/v1").status_code == 404
+            assert len(through.upstream.grants) <= 3
 
 
 @pytest.mark.parametrize("auth", ["basic", "bearer"])
