@@ -6,10 +6,10 @@ A manifest by its digest and a blob never change: they are fetched once, verifie
 tag points at is asked for anew after ``--fresh-for``. When an upstream is away, what is kept is
 served, with a ``Warning``. Lists are the upstream's own. Nobody can push.
 
-Which upstream a request is for, its ``ns`` says, as containerd sends it (distribution-spec, main
+A request says by ``ns`` which upstream it is for, as containerd does (distribution-spec, main
 branch, "Registry Proxying"); without it, it is for the first. The proxy logs in there with its own
-account, from the environment's ``UPSTREAM_USERS``: whoever reaches the proxy can pull whatever that
-account can.
+account, which the environment's ``UPSTREAM_USERS`` has: whoever reaches the proxy can pull whatever
+that account can.
 """
 
 import argparse
@@ -45,12 +45,7 @@ from registry_routes import (
 )
 from registry_routes.grammar import REGISTERED_ALGORITHMS
 from registry_routes.paging import next_link, parse_next_link
-from registry_routes.registry import (
-    Manifest,
-    Missing,
-    blob_response,
-    manifest_response,
-)
+from registry_routes.registry import Manifest, Missing, blob_response, manifest_response
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +54,7 @@ RETRY = 10  # seconds before an upstream that has failed is asked again about th
 MAX_LIST = 32 * 1024 * 1024  # bytes of a page of tags, repositories or referrers
 USED = 3600  # seconds after which the use of a manifest is recorded anew
 
+Found = tuple[str, Manifest]  # a manifest, and its digest before it
 Key = tuple[str, ...]
 View = Callable[..., Response]
 
@@ -148,7 +144,7 @@ class Proxy:
 
     def _tagged(
         self, request: RegistryRequest, upstream: Upstream, name: str, tag: str
-    ) -> tuple["Found | Response", str]:
+    ) -> tuple[Found | Response, str]:
         """What a tag points at, and a warning if that may have changed."""
         kept = None
         with suppress(Missing):
@@ -183,8 +179,8 @@ class Proxy:
         request: RegistryRequest,
         upstream: Upstream,
         values: dict[str, str],
-        kept: "Found | None" = None,
-    ) -> "Found | Response":
+        kept: Found | None = None,
+    ) -> Found | Response:
         """The manifest that upstream has: the kept one, if it is; for a HEAD, only its headers."""
         accept = request.headers.get("Accept") or f"{headers.ACCEPT_MANIFESTS}, */*"
         key = (upstream.namespace, *values.values(), accept)
@@ -197,7 +193,7 @@ class Proxy:
                 return passed_on(sent)
         return self.once.do((*key, "GET"), lambda: self._fetched(upstream, values, accept))
 
-    def _fetched(self, upstream: Upstream, values: dict[str, str], accept: str) -> "Found":
+    def _fetched(self, upstream: Upstream, values: dict[str, str], accept: str) -> Found:
         found = upstream.manifest(values, accept)
         self._keep(upstream, values["name"], *found, [values["tag"]] if "tag" in values else [])
         return found
@@ -271,9 +267,6 @@ class Proxy:
         return response
 
 
-Found = tuple[str, Manifest]  # with its digest
-
-
 def _kept(upstream: Upstream, name: str, digest: str) -> Found | None:
     try:
         return digest, upstream.storage.manifest(name, digest)
@@ -295,7 +288,7 @@ def _here(
 
 
 def _refused(request: RegistryRequest, name: str) -> Response:
-    """The answer to a push, which begins so. The other methods have no view at all."""
+    """The answer to the first request of a push. The others have no view at all."""
     raise errors.Unsupported("nothing can be pushed to a proxy", headers=[("Allow", "")])
 
 
