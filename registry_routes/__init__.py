@@ -11,7 +11,8 @@
   `CONVERTERS`; the route tables, `OCI_1_1` and `DOCKER_1_5`.
 - Serving: `RegistryApp`; in other frameworks, `error_response`. A whole registry is in the module
   `registry_routes.registry`.
-- Clients: `Reference`, an image reference; `URLBuilder`, `resolve_location` and `match_url`.
+- Clients: `Reference`, an image reference; `URLBuilder`, `resolve_location`, `same_origin` and
+  `match_url`.
 - Both sides: `errors`, to raise and to read; `challenges` and `scopes`, for tokens; `paging`, for
   lists in pages; `headers` and `digests`, what the API's own headers and digests say.
 - Tests: the module `registry_routes.testing`, and the pytest fixture ``oci_registry``.

@@ -14,7 +14,7 @@ from .converters import (
 from .map import RegistryMap, RegistryMapAdapter, url_map
 from .reference import Reference
 from .routes import DOCKER_1_5, OCI_1_1, Dialect, RegistryRules, Route, RouteName
-from .urls import URLBuilder, match_url, resolve_location
+from .urls import URLBuilder, match_url, resolve_location, same_origin
 
 __all__ = [
     "CONVERTERS",
@@ -45,6 +45,7 @@ __all__ = [
     "match_url",
     "paging",
     "resolve_location",
+    "same_origin",
     "scopes",
     "url_map",
 ]

@@ -11,7 +11,7 @@ import threading
 import uuid as uuids
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import partial, wraps
 from itertools import islice
 from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
@@ -574,16 +574,13 @@ class _Views:
         self, request: RegistryRequest, name: str, tag: str = "", digest: str = ""
     ) -> Response:
         digest = _registered(digest) if digest else self.storage.tag(name, tag)
-        media_type, content = self.storage.manifest(name, digest)
-        response = Response(content, content_type=media_type)
-        response.headers["Docker-Content-Digest"] = digest
-        return _conditional(request, response, digest)
+        return manifest_response(request, digest, self.storage.manifest(name, digest))
 
     def put_manifest(
         self, request: RegistryRequest, name: str, tag: str = "", digest: str = ""
     ) -> Response:
         content = b"".join(_body_of(request, MAX_MANIFEST))
-        parsed = _parsed_manifest(content)
+        parsed = parse_manifest(content)
         media_type = _media_type_of(request, parsed)
         subject = _subject_of(parsed)
         blobs = list(dict.fromkeys(_blobs_of(parsed)))
@@ -626,23 +623,8 @@ class _Views:
 
     def get_blob(self, request: RegistryRequest, name: str, digest: str) -> Response:
         size = self.storage.blob_size(name, _registered(digest))
-        wanted = None if request.method == "HEAD" else _wanted_range(request, digest, size)
-        start, end = wanted or (0, size)
-        response = Response(status=206 if wanted else 200, content_type="application/octet-stream")
-        response.content_length = end - start
-        response.headers["Accept-Ranges"] = "bytes"
-        response.headers["Docker-Content-Digest"] = digest
-        response = _conditional(request, response, digest)
-        if response.status_code == 206:
-            response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-        if request.method == "GET" and response.status_code != 304:
-            content = self.storage.read_blob(name, digest, start, end)
-            if isinstance(content, BlobFile):
-                response.response = wrap_file(request.environ, content.file, BLOCK)
-                response.direct_passthrough = True
-            else:
-                response.response = content
-        return response
+        read = partial(self.storage.read_blob, name, digest)
+        return blob_response(request, digest, size, read)
 
     def delete_blob(self, request: RegistryRequest, name: str, digest: str) -> Response:
         self.storage.delete_blob(name, _registered(digest))
@@ -765,6 +747,63 @@ class _Views:
             url = request.urls.referrers(name, digest, artifact_type=wanted, n=n, last=last)
             response.headers["Link"] = next_link(url)
         return response
+
+
+def manifest_response(request: RegistryRequest, digest: str, manifest: Manifest) -> Response:
+    """The answer to a GET or a HEAD of a manifest, with what its conditions make of it.
+
+    A proxy answers by it too, with a manifest that it has kept.
+
+    >>> from werkzeug.test import create_environ
+    >>> request = RegistryRequest(create_environ("/v2/a/manifests/v1"))
+    >>> content = b'{"schemaVersion": 2}'
+    >>> response = manifest_response(request, digest_of(content), Manifest(IMAGE_MANIFEST, content))
+    >>> response.status, response.content_type
+    ('200 OK', 'application/vnd.oci.image.manifest.v1+json')
+    """
+    response = Response(manifest.content, content_type=manifest.media_type)
+    response.headers["Docker-Content-Digest"] = digest
+    return _conditional(request, response, digest)
+
+
+def blob_response(
+    request: RegistryRequest,
+    digest: str,
+    size: int,
+    read: Callable[[int, int], Iterable[bytes]],
+) -> Response:
+    """The answer to a GET or a HEAD of a blob, with what its conditions and its range make of it.
+
+    :param size: how many bytes the blob has.
+    :param read: gives its bytes from a start to before an end, as `Storage.read_blob` does. It is
+        called at most once, and for a HEAD not at all.
+
+    >>> from werkzeug.test import create_environ
+    >>> content = b"some content"
+    >>> request = RegistryRequest(create_environ("/", headers={"Range": "bytes=5-"}))
+    >>> response = blob_response(request, digest_of(content), 12, lambda *part: [content[slice(*part)]])
+    >>> response.status, response.headers["Content-Range"], response.data
+    ('206 PARTIAL CONTENT', 'bytes 5-11/12', b'content')
+
+    Raises `errors.RangeInvalid` if the range is not within the blob.
+    """  # noqa: E501
+    wanted = None if request.method == "HEAD" else _wanted_range(request, digest, size)
+    start, end = wanted or (0, size)
+    response = Response(status=206 if wanted else 200, content_type="application/octet-stream")
+    response.content_length = end - start
+    response.headers["Accept-Ranges"] = "bytes"
+    response.headers["Docker-Content-Digest"] = digest
+    response = _conditional(request, response, digest)
+    if response.status_code == 206:
+        response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+    if request.method == "GET" and response.status_code != 304:
+        content = read(start, end)
+        if isinstance(content, BlobFile):
+            response.response = wrap_file(request.environ, content.file, BLOCK)
+            response.direct_passthrough = True
+        else:
+            response.response = content
+    return response
 
 
 def _json(content: dict[str, Any]) -> Response:
@@ -916,7 +955,12 @@ def _tags_to_give(request: RegistryRequest) -> list[str]:
     return tags
 
 
-def _parsed_manifest(content: bytes) -> dict[str, Any]:
+def parse_manifest(content: bytes) -> dict[str, Any]:
+    """What a manifest says. Raises `errors.ManifestInvalid` if it is not a JSON object.
+
+    >>> parse_manifest(b'{"schemaVersion": 2}')
+    {'schemaVersion': 2}
+    """
     try:
         manifest = json.loads(content.decode(), parse_constant=_no_json)
     except (ValueError, RecursionError):
@@ -930,19 +974,27 @@ def _no_json(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")  # though Python reads NaN and Infinity
 
 
-def _media_type_of(request: RegistryRequest, manifest: dict[str, Any]) -> str:
-    """The type of a manifest: what the request says, which the manifest must not contradict."""
-    sent = (request.content_type or "").partition(";")[0].strip()
-    own = manifest.get("mediaType") or ""
-    media_type = sent or own or IMAGE_MANIFEST
-    if (
-        not isinstance(media_type, str)
-        or not _MEDIA_TYPE.fullmatch(media_type)
-        or not media_type.lower().endswith(_JSON_TYPES)
-    ):
+def manifest_type(content_type: str | None) -> str:
+    """The media type of a manifest, from its ``Content-Type``; the OCI image manifest's if none.
+
+    >>> manifest_type("application/vnd.oci.image.index.v1+json; charset=utf-8")
+    'application/vnd.oci.image.index.v1+json'
+
+    Raises `errors.ManifestInvalid` for one that is not of JSON: a browser might show it as a page.
+    """
+    media_type = (content_type or "").partition(";")[0].strip() or IMAGE_MANIFEST
+    if not _MEDIA_TYPE.fullmatch(media_type) or not media_type.lower().endswith(_JSON_TYPES):
         raise errors.ManifestInvalid(
             f"media type {media_type!r:.100} must be application/json or application/…+json"
         )
+    return media_type
+
+
+def _media_type_of(request: RegistryRequest, manifest: dict[str, Any]) -> str:
+    """The type of a manifest: what the request says, which the manifest must not contradict."""
+    own = manifest.get("mediaType") or ""
+    sent = (request.content_type or "").partition(";")[0].strip()
+    media_type = manifest_type(sent or (own if isinstance(own, str) else ""))
     if own and (not isinstance(own, str) or own.lower() != media_type.lower()):
         raise errors.ManifestInvalid(
             f"mediaType {own!r:.100} must be the Content-Type, {media_type!r:.100}"

@@ -241,6 +241,25 @@ class URLBuilder:
             values["name"] = name
         return self._url(RouteName.EXTENSION, values, {}, query)
 
+    def build(
+        self,
+        endpoint: str,
+        values: Mapping[str, str],
+        query: Mapping[str, QueryValue] | None = None,
+        /,
+    ) -> str:
+        """The URL of any endpoint of the API, from what `match_url` has made of another URL.
+
+        A proxy finds the URL of its upstream by it, and its own in what the upstream sends. `query`
+        has the parameters, whatever they are; a `MultiDict` keeps all the values of each.
+
+        >>> upstream = URLBuilder("https://registry.example.com")
+        >>> upstream.build(*match_url("/mirror/v2/a/tags/list?n=2&page=x%2By", root="/mirror"))
+        'https://registry.example.com/v2/a/tags/list?n=2&page=x%2By'
+        """
+        given = query.to_dict(flat=False) if isinstance(query, MultiDict) else query
+        return self._url(endpoint, values, {}, given or {})
+
     def _url(
         self,
         endpoint: str,
@@ -388,6 +407,29 @@ def _host_of(environ: "WSGIEnvironment") -> str:
     except ValueError:  # such a port or such an IPv6 address cannot be
         raise SecurityError("the request's Host is malformed") from None
     return host.removesuffix(":443" if environ["wsgi.url_scheme"] == "https" else ":80")
+
+
+def same_origin(url: object, other: object, /) -> bool:
+    """Whether two URLs have the same scheme, host and port; for clients.
+
+    Only then may the credentials for one be sent to the other: a ``Location`` or a ``Link`` of a
+    registry may lead to another host, or from https to http. (distribution-spec, main branch,
+    "Endpoints"; RFC 6454, section 5.)
+
+    >>> same_origin("https://r.example/v2/", "https://R.example:443/other")
+    True
+    >>> same_origin("https://r.example/v2/", "http://r.example/v2/")
+    False
+
+    Raises `ValueError` if one of them is not a URL of ``http`` or ``https``.
+    """
+    origins = []
+    for one in url, other:
+        parts = _parsed("URL", one)
+        if not _is_http(parts):
+            raise ValueError(f"URL {shortened(str(one))} must be a URL of http or https")
+        origins.append(_origin(parts))
+    return origins[0] == origins[1]
 
 
 def _count(n: int | None) -> int | None:
