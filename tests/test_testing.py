@@ -397,7 +397,7 @@ def test_a_reference_is_within_this_registry(reference: str, name: str, tag: str
         ("", "repository name '' must not be empty"),
         ("A", "repository name 'A' must be lowercase"),
         ("a:", "tag '' must not be empty"),
-        ("a:b:c", "tag 'b:c' must have no characters but"),
+        ("a:b:c", "tag 'b:c' must contain only"),
         ("a//b", "repository name 'a//b' must"),
         (f"a@{ABSENT}", f"image 'a@{ABSENT}' must have a tag, not a digest"),
         (f"a:v1@{ABSENT}", f"image 'a:v1@{ABSENT}' must have a tag, not a digest"),
