@@ -233,7 +233,7 @@ def test_a_collection_that_is_killed_refuses_pushes_for_a_while(
     assert registry.has(b"layer")
 
 
-def test_a_collection_that_was_interrupted_for_too_long_deletes_nothing_more(
+def test_a_collection_that_was_suspended_for_too_long_deletes_nothing_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     storage = ObjectStorage(MemoryStore())
@@ -249,12 +249,12 @@ def test_a_collection_that_was_interrupted_for_too_long_deletes_nothing_more(
 
 
 @pytest.mark.parametrize(("text", "expected"), [("0s", 0), ("90m", 5400), ("24h", 86400), ("7d", 604800)])  # fmt: skip
-def test_times_have_a_unit(text: str, expected: float) -> None:
+def test_an_age_is_read_with_its_unit(text: str, expected: float) -> None:
     assert seconds(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "24", "h", "-1h", "1.5h", "24h\n", "٣h", "24 h", "1w"])
-def test_other_times_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_malformed_age_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         collection.main(["--storage", "x", f"--older-than={text}"])
     assert raised.value.code == 2
@@ -341,7 +341,9 @@ def test_pushes_race_with_collections(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["directory", "s3"])
-def test_the_command(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_the_command_deletes_what_the_dry_run_lists(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     if kind == "s3":
         request.getfixturevalue("s3")
     place = f"s3://images/{tmp_path.name}" if kind == "s3" else str(tmp_path / "data")

@@ -132,7 +132,7 @@ def test_a_power_cut_after_a_push_loses_nothing(image: Path, tmp_path: Path) -> 
         assert len(pushes.acknowledged) == 13
 
 
-def test_a_power_cut_at_any_step_of_a_push_loses_nothing_that_was_there(
+def test_a_power_cut_at_any_step_of_a_push_loses_nothing_that_was_acknowledged(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The steps: before each thing that is synced, when what precedes it may be on the disk."""
@@ -158,7 +158,7 @@ def test_a_power_cut_at_any_step_of_a_push_loses_nothing_that_was_there(
 
 
 @pytest.mark.parametrize("what", ["files", "directories"])
-def test_without_syncing_a_power_cut_would_be_noticed(
+def test_a_power_cut_without_syncing_is_noticed(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """On ext4 syncing any new file writes every directory: without files, only those count."""

@@ -63,7 +63,7 @@ def specified(kind: Grammar, value: str) -> bool:
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: f"{kind.kind} of {kind.source[:6]}")
 @given(value=values)
-def test_fits_what_the_specification_says(kind: Grammar, value: str) -> None:
+def test_a_grammar_fits_exactly_the_values_of_its_specification(kind: Grammar, value: str) -> None:
     assert kind.fits(value) == specified(kind, value)
     if kind.fits(value):
         assert kind.check(value) == value
@@ -202,29 +202,31 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("kind", "value", "rule"), BROKEN)
-def test_a_bad_value_is_told_which_rule_it_broke(kind: Grammar, value: str, rule: str) -> None:
+def test_a_malformed_value_gets_the_rule_that_it_broke(
+    kind: Grammar, value: str, rule: str
+) -> None:
     assert kind.broken_rule(value) == rule
 
 
 @given(value=values)
-def test_lowercase_is_only_asked_of_what_has_no_forbidden_characters(value: str) -> None:
+def test_the_lowercase_rule_is_given_only_if_all_characters_are_allowed(value: str) -> None:
     for kind in ALL:
         if kind.broken_rule(value) == "must be lowercase":
             assert "contain only" not in (kind.broken_rule(value.lower()) or "")
 
 
-def test_every_rule_is_in_the_table_above() -> None:
+def test_every_rule_has_an_example() -> None:
     told = {(kind, rule) for kind, _, rule in BROKEN}
     assert told == {(kind, rule) for kind in ALL for _, rule in kind.rules}
 
 
 @pytest.mark.parametrize("value", [3, 3.1, b"latest", None, ["latest"]])
-def test_a_value_that_is_no_string_is_refused(value: object) -> None:
+def test_a_value_that_is_not_a_string_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match=f"must be a string, not {type(value).__name__}"):
         grammar.TAG.check(value)
 
 
-def test_what_is_checked_is_a_plain_string() -> None:
+def test_check_returns_a_plain_string() -> None:
     class Loud(str):
         def __str__(self) -> str:
             return self.upper()
@@ -233,7 +235,7 @@ def test_what_is_checked_is_a_plain_string() -> None:
     assert (type(checked), checked) == (str, "v1")
 
 
-def test_a_huge_value_is_named_in_short() -> None:
+def test_a_message_shortens_a_huge_value() -> None:
     with pytest.raises(ValueError, match="must be lowercase") as error:
         grammar.NAME.check("A" * 1_000_000)
     assert len(str(error.value)) < 300
@@ -242,7 +244,7 @@ def test_a_huge_value_is_named_in_short() -> None:
 WELL_FORMED = ["library/nginx", "sha256", nasty.SHA256, "x"]
 
 
-def test_patterns_can_be_pasted() -> None:
+def test_a_pattern_works_inside_a_larger_one() -> None:
     for kind in ALL:
         assert re.compile(kind.pattern).groups == 0
         value = next(value for value in WELL_FORMED if kind.fits(value))

@@ -64,7 +64,7 @@ URLBuilder("https://h").tags("a", n="three")
 """
 
 
-def test_the_public_names_are_there_at_the_first_look() -> None:
+def test_the_public_names_exist_before_they_are_imported() -> None:
     """Though none is imported before."""
     code = """
 import registry_routes
@@ -97,7 +97,7 @@ for module in pkgutil.iter_modules(registry_routes.__path__):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checker", ["mypy --strict", f"pyright --pythonpath {sys.executable}"])
-def test_a_users_program_is_checked(tmp_path: Path, checker: str) -> None:
+def test_type_checkers_infer_the_types_of_a_users_program(tmp_path: Path, checker: str) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     command = [sys.executable, "-m", *checker.split(), str(program)]

@@ -10,7 +10,7 @@ from registry_routes import RegistryMap
 from .wsgi import environ_for
 
 
-def test_from_many_threads_while_rules_are_added() -> None:
+def test_many_threads_match_and_build_while_rules_are_added() -> None:
     url_map = RegistryMap()
     errors: list[BaseException] = []
     done = threading.Event()
