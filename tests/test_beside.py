@@ -37,7 +37,7 @@ TAGS, NGINX = "/v2/a/tags/list", "/v2/library/nginx/tags/list"
 
 
 class Beside(NamedTuple):
-    """A rule beside the registry's, made anew for each map, and paths that it may be asked for."""
+    """A rule beside the registry's, and paths to try. It is made anew for each map."""
 
     id: str
     make: Callable[[], RuleFactory]
@@ -51,7 +51,7 @@ def rule(path: str, *paths: str, **options: Any) -> Beside:
     )
 
 
-# What the issue of shadowing names: with each of them, every route matches and builds as without.
+# The rules that authors of registries really add.
 NAMED = [
     rule("/v2/token", "/v2/token", "/v2//token", "/v2/token/", "/v2/token/tags/list"),
     rule("/static/<path:filename>", "/static/v2/", "/static/v2/../x", "/static"),
@@ -118,7 +118,7 @@ Outcome = tuple[Any, ...]
 
 
 def outcome(call: Callable[[], Any]) -> Outcome:
-    """What a call comes to, in terms that can be compared across maps."""
+    """What a call returns or raises, in a form that can be compared across maps."""
     try:
         result = call()
     except RequestRedirect as error:
@@ -135,7 +135,7 @@ def outcome(call: Callable[[], Any]) -> Outcome:
 
 
 class Maps:
-    """A registry map with some rules beside it, one without them, and a plain map with them."""
+    """Three maps: a registry map with other rules, one without them, and a plain map with them."""
 
     def __init__(self, dialect: Dialect, prefix: str, beside: list[Beside], **options: Any) -> None:
         routes = Submount(prefix, [RegistryRules(dialect)])
@@ -179,7 +179,7 @@ def paths(random: Random, prefix: str, beside: list[Beside]) -> list[str]:
 
 
 def check(maps: Maps, path: str, method: str) -> Outcome:
-    """Assert that the principle holds for a request; returns what it came to."""
+    """Assert that the principle holds for a request, and return the outcome."""
 
     def asked(adapter: MapAdapter) -> Outcome:
         return outcome(lambda: adapter.match(path, method, True))
@@ -187,18 +187,18 @@ def check(maps: Maps, path: str, method: str) -> Outcome:
     got, alone, werkzeugs = asked(maps.with_rules), asked(maps.alone), asked(maps.plain)
     is_hit, is_werkzeugs_hit = isinstance(got[0], str), isinstance(werkzeugs[0], str)
     if maps.table.match(f"/{path.lstrip('/')}", method):
-        assert got == alone, "the table is first"
+        assert got == alone, "the table comes first"
     elif not maps.is_under_root(path):
         found_nothing = werkzeugs == (NotFound,)
         assert got == (alone if found_nothing else werkzeugs), "elsewhere, it is as in any map"
     elif not maps.has_rules_under_root():
-        assert got == alone, "no rule answers for the API that does not begin with its root"
+        assert got == alone, "only rules that begin with the root answer for the API"
     elif (
         is_werkzeugs_hit
         and maps.is_under_root(werkzeugs[0])
         and not maps.is_a_route(*werkzeugs[:3])
     ):
-        assert got == werkzeugs, "what the table does not take, the other rules get"
+        assert got == werkzeugs, "the other rules get what the table does not match"
     elif alone[0] is RequestRedirect:
         assert got == alone, "the table redirects"
     elif alone[0] is MethodNotAllowed:
@@ -296,7 +296,7 @@ def test_a_catch_all_does_not_answer_for_the_api(
     catch_all: str, path: str, error: type[Exception]
 ) -> None:
     beside = [[], [Rule("/v2/token", endpoint="token")]]
-    for rules in beside:  # with the second, Werkzeug is asked
+    for rules in beside:  # with the second list, Werkzeug is asked too
         url_map = RegistryMap(rules=[Rule(catch_all, endpoint="page"), *rules])
         with pytest.raises(error):
             url_map.bind("registry.example").match(path)
@@ -444,7 +444,7 @@ def test_a_websocket_is_matched_as_in_a_plain_map(path: str, beside: list[Beside
 
 @pytest.mark.parametrize("path", [f"/v2/a/blobs/{SHA256}", "/v2/", TAGS])
 def test_werkzeug_is_not_asked_about_a_route(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    """If Werkzeug were asked, this would raise."""
+    """If it were asked, this would raise an error."""
 
     def not_asked(*_: object, **__: object) -> None:
         raise AssertionError("Werkzeug's matcher was asked")
@@ -464,7 +464,7 @@ def test_werkzeug_is_not_asked_about_a_route(monkeypatch: pytest.MonkeyPatch, pa
 )
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
 def test_match_raises_only_http_exceptions(dialect: Dialect, path: str) -> None:
-    """Not that of an alias for a value that the route does not take, nor a converter's."""
+    """Not those of a converter, or of an alias for a value that the route does not accept."""
     url_map = RegistryMap(
         dialect,
         rules=[

@@ -1,4 +1,4 @@
-"""Binding late changes nothing but speed: adapters are as Werkzeug binds them."""
+"""Binding late changes only the speed: the adapters are the same as Werkzeug's."""
 
 import warnings
 from collections.abc import Callable
@@ -73,7 +73,7 @@ def test_an_adapter_has_the_same_attributes_as_werkzeugs(
 ) -> None:
     ours, theirs = RegistryMap(**options), Map(**options)
     expected = bound(theirs, kind(environ), given)
-    for _ in range(3):  # the first environ of a host is bound in full
+    for _ in range(3):  # only the first environ of a host is bound in full
         assert bound(ours, kind(environ), given) == expected
 
 
@@ -99,7 +99,7 @@ def test_later_changes_to_the_environ_have_no_effect() -> None:
 
 
 def test_a_match_does_not_bind_what_it_does_not_need() -> None:
-    """That it is so, as no test could tell by the results."""
+    """The results would be the same, so this looks at the attributes."""
     url_map = RegistryMap()
     url_map.bind_to_environ(environ_for("/v2/"))
     adapter = url_map.bind_to_environ(environ_for("/v2/"))
@@ -129,7 +129,7 @@ class Trusting(Request):
 
 
 def test_a_request_is_checked_as_werkzeug_checks_it() -> None:
-    """From 3.2 on, Werkzeug checks the request's trusted hosts: its host is asked for."""
+    """From 3.2 on, Werkzeug checks the trusted hosts of a request, and so reads its host."""
     url_map = RegistryMap()
     url_map.bind_to_environ(environ_for("/v2/"))  # now the host is known
     url_map.bind_to_environ(environ_for("/v2/", HTTP_HOST="evil.example"))
@@ -166,7 +166,7 @@ def test_the_number_of_hosts_that_are_remembered_is_limited() -> None:
 
 
 def test_a_long_host_is_not_remembered() -> None:
-    """A client chooses it, so the memory that it takes must have a limit."""
+    """A client chooses the host, so the memory for it must be limited."""
     url_map = RegistryMap()
     for long in "a." * 30_000 + "example", "registry.example:" + "1" * 60_000:
         adapter = url_map.bind_to_environ(environ_for("/v2/", HTTP_HOST=long))

@@ -60,7 +60,7 @@ def valid_values(dialect: Dialect, variable: str) -> st.SearchStrategy[str]:
 
 
 def rules_of(dialect: Dialect) -> list[tuple[str, tuple[str, ...], str]]:
-    """Of each rule of a dialect: endpoint, variables, and a method it takes."""
+    """The endpoint, the variables and one of the methods of each rule of a dialect."""
     return [
         (rule.endpoint, tuple(sorted(rule.arguments)), min(rule.methods or ["GET"]))
         for rule in RegistryMap(dialect).iter_rules()
@@ -128,8 +128,8 @@ def test_a_value_outside_the_grammar_is_refused(
             assert str(rule) in str(error.value)
 
 
-# What urls_test.go of Docker 1.5.0 builds; on the four roots that it has. Werkzeug leaves ":" and
-# "/" bare in a query, where Go encodes them: the decoded query is compared.
+# The URLs that urls_test.go of Docker 1.5.0 builds, on the same four roots. In a query, Go encodes
+# ":" and "/", and Werkzeug does not, so the decoded queries are compared.
 URLS_TEST_GO: list[tuple[str, dict[str, str], str]] = [
     ("base", {}, "/v2/"),
     ("tags", {"name": "foo/bar"}, "/v2/foo/bar/tags/list"),
@@ -296,7 +296,7 @@ def test_every_url_is_the_same_as_from_a_plain_map(
     call: tuple[str, Any],
     arguments: dict[str, Any],
 ) -> None:
-    """On an adapter bound for WebSockets too."""
+    """This includes adapters that are bound for WebSockets."""
     token = Rule("/v2/token", endpoint="token")
     ours = RegistryMap(
         dialect, prefix=prefix, rules=[token.empty()], default_subdomain=default_subdomain

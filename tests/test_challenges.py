@@ -43,7 +43,7 @@ BEARER = bearer(realm=URL, service="s")
 SUSE = bearer(realm="https://scc.suse.com/api", service="SUSE Linux Docker Registry")
 
 SENT: dict[str, list[Challenge]] = {
-    # Of registries, as they are.
+    # From registries, unchanged.
     'Bearer realm="https://scc.suse.com/api",service="SUSE Linux Docker Registry"': [SUSE],
     "Bearer realm=https://cp.icr.io/oauth/token, service=registry ": [
         bearer(realm="https://cp.icr.io/oauth/token", service="registry")
@@ -58,7 +58,7 @@ SENT: dict[str, list[Challenge]] = {
     'BASIC realm="Sonatype Nexus Repository Manager"': [
         Challenge("basic", {"realm": "Sonatype Nexus Repository Manager"})
     ],
-    # Several.
+    # Several challenges.
     f'Basic realm="r", Bearer realm="{URL}",service="s"': [BASIC, BEARER],
     f'Bearer realm="{URL}",service="s", Basic realm="r"': [BEARER, BASIC],
     f'Bearer realm="{URL}",service="s",Basic realm=r': [BEARER, BASIC],
@@ -75,7 +75,7 @@ SENT: dict[str, list[Challenge]] = {
         bearer(realm=URL, service="s", scope="repository:x:pull,push"),
         BASIC,
     ],
-    # Names in any case, blanks around "=", an order of their own.
+    # Names in any case, blanks around "=", parameters in any order.
     f'bearer Realm="{URL}",SERVICE="s"': [BEARER],
     f'BEARER\tservice = "s" ,\t realm\t=\t"{URL}"': [BEARER],
     f'Bearer, realm="{URL}", service=s': [BEARER],
@@ -110,7 +110,7 @@ SENT: dict[str, list[Challenge]] = {
     f"Bearer scope=repository:x:pull,push realm={URL}": [
         bearer(scope="repository:x:pull,push", realm=URL)
     ],
-    # What is wrong beyond that.
+    # Other faults.
     f'Bearer realm="{URL}",service="s': [BEARER],
     'Bearer realm="x\\': [bearer(realm="x")],
     f'Bearer realm="old", realm="{URL}",service="s"': [BEARER],
@@ -128,7 +128,7 @@ def test_headers_that_registries_really_send_are_read(
     found = parse_challenges(header)
     assert found == challenges
     assert parse_challenges(f"  {header}\t") == challenges
-    # What was read can be sent, and is then as it should be.
+    # What was read can be sent again, and is then well-formed.
     assert parse_challenges(", ".join(map(str, found))) == challenges
 
 
@@ -263,7 +263,7 @@ def test_parsing_takes_linear_time(shape: str) -> None:
         header = begin + shape * (100_000 // len(shape))
         begun = time.process_time()
         parse_challenges(header)
-        assert time.process_time() - begun < 5  # quadratic, it would be minutes
+        assert time.process_time() - begun < 5  # in quadratic time it would take minutes
 
 
 def test_challenges_are_compared_hashed_and_copied_by_value() -> None:
@@ -275,7 +275,7 @@ def test_challenges_are_compared_hashed_and_copied_by_value() -> None:
     assert (absent.realm, absent.service, absent.scope, absent.error) == ("", "", "", "")
 
 
-# Asking for a token.
+# The request for a token.
 
 
 @pytest.mark.parametrize(
@@ -421,7 +421,7 @@ def test_a_form_needs_either_a_password_or_a_refresh_token(secrets: dict[str, An
         BEARER.token_form(**secrets)
 
 
-# The answer.
+# The response of the token server.
 
 TIME = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
 

@@ -130,7 +130,7 @@ class Faulty:
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
         request = Request(environ)
-        body = request.get_data()  # all of it: or the client might not see the answer
+        body = request.get_data()  # all of it, or the client might not see the response
         self.requests.append(request)
         answer = self.fault(request)
         if not isinstance(answer, Response):
@@ -169,7 +169,7 @@ def blob_in(layout: Path, content: bytes) -> dict[str, Any]:
 
 
 def part_in(layout: Path, digest: str) -> Path:
-    """Where the client keeps what it has of a blob that broke off."""
+    """The file in which the client keeps the part of a blob that it has."""
     part = layout / "blobs" / "sha256" / f".{digest.partition(':')[2]}.part"
     part.parent.mkdir(parents=True, exist_ok=True)
     return part
@@ -379,7 +379,7 @@ class TestHttpOrHttps:
 
 
 class TestTokens:
-    """A registry that gives a token for what is asked, and a token server beside it."""
+    """A registry that requires tokens, and its token server."""
 
     class Server(Faulty):
         def __init__(self, **answer: Any) -> None:
@@ -441,7 +441,7 @@ class TestTokens:
             self.push_and_pull(root, tmp_path)
         pulling = "service=s&scope=repository%3Aa%3Apull"
         pushing = "service=s&scope=repository%3Aa%3Apull%2Cpush"
-        assert server.tokens == {pulling: 2, pushing: 1}  # of two registries
+        assert server.tokens == {pulling: 2, pushing: 1}  # for two Registry objects
 
     def test_the_order_of_scopes_does_not_matter(self) -> None:
         server = self.Server()
@@ -528,7 +528,7 @@ class TestTokens:
         other = Faulty(lambda request: Response("no"))
         with serving_app(other) as elsewhere, serving_app(Server()) as root:
             self.push_and_pull(root, tmp_path, ("alice", "sécrèt€"))
-        assert not other.requests  # which would have got the password
+        assert not other.requests  # they would have had the password
         assert form["grant_type"] == "password"
         assert (form["username"], form["password"]) == ("alice", "sécrèt€")
 
@@ -571,7 +571,7 @@ class TestTokens:
         with serving_app(server) as root:
             self.push_and_pull(root, tmp_path, ("alice", "sécrèt€"))
             unauthorized = [one for one in server.requests if "Authorization" not in one.headers]
-            assert len(unauthorized) == 2  # the first of each registry
+            assert len(unauthorized) == 2  # the first request of each Registry object
             with pytest.raises(errors.Unauthorized):
                 pull(Registry(root, "a"), V1, Layout(tmp_path / "none"))
 
@@ -669,7 +669,7 @@ class TestOtherHosts:
     def test_an_upload_to_another_host_does_not_pass_on_the_credentials(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redirected: bool
     ) -> None:
-        """By its ``Location``, and by a redirect of each request, which takes the body along."""
+        """The upload is elsewhere by its ``Location``, or by redirects that keep the body."""
         monkeypatch.setattr("client.CHUNK", 100_000)
         store = Faulty()
 
@@ -777,7 +777,7 @@ class TestRetries:
         assert answers == []
 
     def broken_off(self, content: bytes, after: int, honours: bool) -> Any:
-        """Answers with `content`, of which only so many bytes come."""
+        """An application that sends `content`, but only `after` bytes of it in each response."""
 
         def app(request: Request) -> Response:
             start = 0
@@ -883,7 +883,7 @@ class TestRetries:
         def failing(method: str, url: str, **options: Any) -> Any:
             seen.append(method)
             response = request(method, url, **options)
-            if seen.count("PATCH") in (2, 3) and seen[-1] == "PATCH":  # it came, but no answer
+            if seen.count("PATCH") in (2, 3) and seen[-1] == "PATCH":  # the response is lost
                 raise requests.ConnectionError("broken")
             return response
 
@@ -951,7 +951,7 @@ class TestChunks:
                 upload(registry, blob, tmp_path)
                 assert registry.has_blob(blob["digest"])
         refused = [one for one in server.requests if len(one.get_data()) > limit]
-        assert len(refused) <= 7  # of the first blob alone
+        assert len(refused) <= 7  # for the first blob only
 
     @pytest.mark.parametrize("status", [400, 404, 405, 411, 413, 415, 416, 501])
     def test_one_request_is_made_if_chunks_are_refused(self, tmp_path: Path, status: int) -> None:
@@ -1024,7 +1024,7 @@ class TestChunks:
 
 
 def nested(root: Path, depth: int, times: int) -> str:
-    """Indexes within indexes, each listed so many times, in a layout; the digest of the outermost."""
+    """Write nested indexes into a layout, each listed `times` times; the digest of the outermost."""
     layout = Layout(root)
     content = json.dumps({"mediaType": IMAGE_MANIFEST}).encode()
     media_type = IMAGE_MANIFEST
@@ -1140,7 +1140,7 @@ class TestDamage:
         assert files_of(back) == files_of(image.root)
 
     def test_several_pulls_into_one_layout_at_once(self, image: Layout, tmp_path: Path) -> None:
-        """Of the same image and of another one, into one layout."""
+        """Two of them pull the same image, and one pulls another."""
 
         def slow(request: Request) -> Any:
             def dripping(response: Response) -> Response:
@@ -1182,7 +1182,7 @@ class TestDamage:
         assert list(back.rglob(".*")) == []
         assert max(Counter(server.asked("GET")).values()) <= 3
         blobs = Counter(one for one in server.asked("GET") if "/blobs/" in one)
-        assert set(blobs.values()) == {1}  # what one pull has fetched, the other finds
+        assert set(blobs.values()) == {1}  # one pull finds what another has fetched
 
     def test_a_pull_goes_on_where_it_broke_off(self, tmp_path: Path) -> None:
         content = os.urandom(3_000_000)

@@ -102,7 +102,7 @@ def test_buildah_and_podman_push_and_pull(registry: str, tmp_path: Path, program
     image, back = tmp_path / "image", tmp_path / "back"
     oci_layout.write(image, [50_000, 10], ["amd64"], seed=2)
     remote = f"docker://{registry}/{program}/a:v1"
-    with tempfile.TemporaryDirectory() as short:  # podman wants a short path
+    with tempfile.TemporaryDirectory() as short:  # podman needs a short path
         storage = ["--root", f"{short}/root", "--runroot", f"{short}/run"]
 
         def run(*arguments: str) -> str:

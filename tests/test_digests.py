@@ -1,4 +1,4 @@
-"""Digests: made, checked block by block, and made into the tag that stands in for referrers."""
+"""Digests: made, verified block by block, and made into the tag of a referrers index."""
 
 import hashlib
 
@@ -58,7 +58,7 @@ def test_empty_content_is_refused_too() -> None:
         Verifier(SHA256).verify()
 
 
-# hashlib knows many of them; a digest has an algorithm that is registered.
+# hashlib knows many of these, but the algorithm of a digest must be registered.
 @pytest.mark.parametrize(
     "algorithm", ["", "md5", "sha1", "sha384", "shake_128", "SHA256", "sha256 ", "x" * 100_000]
 )
@@ -76,7 +76,7 @@ def test_a_digest_that_cannot_be_verified_is_refused_at_once(digest: str) -> Non
     assert not isinstance(error.value, DigestMismatch)
 
 
-# Of the specification's main branch, "Referrers Tag Schema".
+# From the main branch of the specification, "Referrers Tag Schema".
 EXAMPLES = {
     f"sha256:{'a' * 64}": f"sha256-{'a' * 64}",
     f"sha512:{'a' * 128}": f"sha512-{'a' * 64}",

@@ -1,4 +1,4 @@
-"""The errors as responses, and as a client reads them."""
+"""The errors: as responses of a registry, and as a client reads them."""
 
 import copy
 import json
@@ -138,7 +138,7 @@ def test_retry_after_and_allow_are_written_and_read() -> None:
             [error] = parse_errors(response.status_code, "", {"Retry-After": value})
             assert isinstance(error, error_class)
             assert error.retry_after == read
-            # A client waits for any error.
+            # Any other error may have it too.
             assert parse_errors(502, "", {"Retry-After": value})[0].retry_after == read
     allow = Unsupported(valid_methods=["GET", "HEAD"]).get_response().headers["Allow"]
     assert allow == "GET, HEAD"
@@ -181,7 +181,7 @@ BODIES: dict[tuple[int, str], Read] = {
     (500, "[" * 100_000): (exceptions.InternalServerError, "UNKNOWN", "[" * 500),
     (404, "<HTML><TITLE>Not here</TITLE><p>nginx"): (exceptions.NotFound, "UNKNOWN", "Not here"),
     (400, '{"message": "no", "error": "x"}'): (exceptions.BadRequest, "UNKNOWN", "no"),
-    # A status whose headers say more than the code.
+    # Statuses whose headers say more than the code.
     (401, '{"errors": [{"code": "DENIED", "message": "no"}]}'): (
         *(errors.Unauthorized, "DENIED", "no"),
     ),
@@ -357,7 +357,7 @@ def test_a_404_without_a_body_gets_the_error_of_its_endpoint(endpoint: RouteName
         assert type(error) is wanted
         assert (error.code, error.error_code) == (404, wanted.error_code)
         assert error.description == wanted.description
-    # Whatever says more than the endpoint counts.
+    # A body, a code or another status says more than the endpoint.
     body = b'{"errors": [{"code": "NAME_UNKNOWN"}]}'
     assert type(parse_errors(404, body, endpoint=endpoint)[0]) is errors.NameUnknown
     assert parse_errors(404, "404 page not found", endpoint=endpoint)[0].error_code == "UNKNOWN"
@@ -429,7 +429,7 @@ def test_every_error_can_be_pickled_and_copied(copied: Callable[[Any], Any]) -> 
         assert type(other) is type(error)
         assert other.__dict__.keys() == error.__dict__.keys()
         for name, value in error.__dict__.items():
-            assert repr(other.__dict__[name]) == repr(value)  # NaN equals nothing
+            assert repr(other.__dict__[name]) == repr(value)  # NaN does not equal itself
         assert (str(other), repr(other)) == (str(error), repr(error))
         assert other.get_body() == error.get_body()
         assert other.get_headers() == error.get_headers()

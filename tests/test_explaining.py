@@ -1,4 +1,4 @@
-"""A miss says which value is malformed, and which rule it broke, as the registry's JSON."""
+"""The errors for paths that do not match: they name the malformed value and the rule it broke."""
 
 import json
 import time
@@ -30,7 +30,7 @@ def body_of(error: HTTPException) -> dict[str, Any]:
     return entry
 
 
-# Of each: a path, the error that comes of it, the value, and the rule it breaks.
+# A path, the error that it gets, the malformed value, and the rule that it breaks.
 MALFORMED: list[tuple[str, str, str, str]] = [
     *(
         (path.format(name), "NAME_INVALID", name, rule)
@@ -214,7 +214,7 @@ def test_paths_with_newlines_belong_to_the_api_too() -> None:
     ["a/", "A/", "a", "/manifests/", "manifests/", "/blobs/uploads/", "a/_", "_a/b/", ":", "a/!/"],
 )
 def test_a_hostile_path_takes_linear_time(shape: str) -> None:
-    """The minute measures nothing: quadratic time would be hours, at 500 KB."""
+    """The limit of a minute is generous: in quadratic time, 500 KB would take hours."""
     adapter = RegistryMap().bind("registry.example")
     begun = time.monotonic()
     for end in "", "!", "/tags/list", "/manifests/!", "/blobs/x", "/_x/y/z!":

@@ -1,4 +1,4 @@
-"""Each grammar against the words of its specification, and what it says of a bad value."""
+"""Each grammar against its specification, and its messages for malformed values."""
 
 import os.path
 import re
@@ -14,7 +14,7 @@ from . import nasty, reference
 
 ALL = [value for value in vars(grammar).values() if isinstance(value, Grammar)]
 
-# The patterns as Docker 1.5.0 has them (registry/v2/regexp.go, digest/digest.go), less Go's \w.
+# The patterns of Docker 1.5.0 (registry/v2/regexp.go, digest/digest.go), without Go's \w.
 DOCKER_COMPONENT = "[a-z0-9]+(?:[._-][a-z0-9]+)*"
 DOCKER = {
     grammar.DOCKER_NAME: f"(?:{DOCKER_COMPONENT}/){{1,4}}{DOCKER_COMPONENT}",
@@ -87,7 +87,7 @@ def test_an_oci_value_never_leaves_a_directory(value: str) -> None:
             assert "\\" not in value
 
 
-# Every rule of every grammar, with a value that breaks it and no earlier one.
+# Every rule of every grammar, with a value that breaks this rule and none before it.
 BROKEN = [
     (grammar.NAME, "", "must not be empty"),
     (grammar.NAME, "a//b", "must not have an empty component"),

@@ -1,4 +1,4 @@
-"""The API's own headers: what is written is read back, and what registries really send is read."""
+"""The API's own headers: what is written can be read back, and so can what registries send."""
 
 import re
 import time
@@ -126,7 +126,7 @@ def test_a_malformed_range_of_a_chunk_is_refused(value: str) -> None:
     assert len(str(error.value)) < 200
 
 
-# The least length of a chunk.
+# The minimum size of a chunk.
 
 
 @given(SIZES)
@@ -196,7 +196,7 @@ def test_a_warning_that_is_written_can_be_sent(text: str) -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        # the specification's own
+        # the example of the specification
         ('299 - "Your auth token will expire in 30 seconds."', ["Your auth token will expire in 30 seconds."]),
         ('299 - "a" "Sat, 25 Aug 2012 23:34:45 GMT"', ["a"]),
         ('299 registry.example "a", 299 - "b"', ["a", "b"]),
@@ -211,7 +211,7 @@ def test_a_warning_that_is_written_can_be_sent(text: str) -> None:
 )  # fmt: skip
 def test_warnings_in_all_their_forms_are_read(value: str, expected: list[str]) -> None:
     assert parse_warnings(value) == expected
-    assert parse_warnings(["299", value]) == expected  # a bad line spoils no other
+    assert parse_warnings(["299", value]) == expected  # a malformed line does not affect others
 
 
 @pytest.mark.parametrize("parse", [parse_list, parse_warnings])

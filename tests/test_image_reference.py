@@ -33,7 +33,7 @@ def parsed(text: str) -> Reference | None:
 
 
 def outcome(text: str) -> dict[str, Any]:
-    """What `text` parses to, in the words of the records."""
+    """What `text` parses to, in the form of the records."""
     reference = parsed(text)
     if reference is None:
         return {"error": True}
@@ -147,7 +147,7 @@ parts = st.tuples(
 texts = (
     st.text(max_size=12)
     | st.text(alphabet="aA0.-_/:@[]\n", max_size=12)
-    | parts.map(lambda those: written(*those))
+    | parts.map(lambda given_parts: written(*given_parts))
     | well_formed
 )
 
@@ -210,14 +210,14 @@ def test_an_error_names_a_part_and_a_rule(text: str) -> None:
 
 @given(parts)
 def test_direct_construction_agrees_with_parsing(
-    those: tuple[str, str, str | None, str | None],
+    given_parts: tuple[str, str, str | None, str | None],
 ) -> None:
-    reference = parsed(written(*those))
-    if reference is not None and dataclasses.astuple(reference) == those:
-        assert Reference(*those) == reference
+    reference = parsed(written(*given_parts))
+    if reference is not None and dataclasses.astuple(reference) == given_parts:
+        assert Reference(*given_parts) == reference
     else:
         with pytest.raises(ValueError, match=" must "):
-            Reference(*those)
+            Reference(*given_parts)
 
 
 @given(well_formed)
@@ -426,7 +426,7 @@ def test_hostile_texts_take_linear_time(before: str, repeated: str, after: str) 
     text = before + repeated * 300_000 + after
     begun = time.monotonic()
     reference = parsed(text)
-    assert time.monotonic() - begun < 60  # quadratic, it would take hours
+    assert time.monotonic() - begun < 60  # in quadratic time it would take hours
     if reference is None:
         with pytest.raises(ValueError, match=" must ") as error:
             Reference.parse(text)

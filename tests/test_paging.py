@@ -1,4 +1,4 @@
-"""Lists in pages: what a request wants, what it gets, and the link to the next page."""
+"""Lists in pages: the query of a request, the page, and the link to the next one."""
 
 import time
 from urllib.parse import quote, unquote
@@ -165,7 +165,7 @@ def test_a_well_formed_url_is_not_changed(query: str) -> None:
         ("</n>; rel=next; rel=prev", "https://h/n"),
         ("</x>; rel; rel=next", None),
         ('</x>; REL="prev"; rel="next", </n>; rel=next', "https://h/n"),
-        # RFC 8288, section 3.2: with an anchor it is about something else.
+        # RFC 8288, section 3.2: a link with an anchor is not about this page.
         ('</x>; rel=next; anchor="#foo"', None),
         ('</x>; anchor="/other"; rel=next, </n>; rel=next', "https://h/n"),
         ("</x>; anchor; rel=next", None),

@@ -1,4 +1,4 @@
-"""Strict slashes both ways and clean paths: where they lead, for whom, and never elsewhere."""
+"""Redirects to the route that is meant: of slashes at the end, and of paths that are not clean."""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,7 +22,7 @@ PATHS = {example.path: example.methods for example in EXAMPLES}
 
 
 def forms_of(path: str) -> list[str]:
-    """What should lead to `path`."""
+    """Forms of `path` that must be redirected to it."""
     other = other_ending(path)
     return [
         *(other, f"/{path}", f"/{other}", f"//{path}", f"{path.rstrip('/')}//", f"/.{path}"),
@@ -181,7 +181,7 @@ def test_query_args_may_be_given_to_bind_or_to_match(query_args: Any) -> None:
 
 
 def test_a_lone_surrogate_becomes_a_question_mark() -> None:
-    """A server decodes nothing to such a character; a caller may give one."""
+    """A server never decodes a path to such a character, but a caller may pass one."""
     with pytest.raises(RequestRedirect) as redirect:
         DOCKER.bind("h", query_args="x=\udcff").match("/v2/a/b/blobs/uploads/\ud800/")
     assert redirect.value.new_url == "/v2/a/b/blobs/uploads/%3F?x=?"
@@ -204,7 +204,7 @@ def test_a_client_that_follows_a_redirect_keeps_the_method_and_the_body() -> Non
 
 
 class TestYourRules:
-    """Werkzeug treats them as in any map."""
+    """Werkzeug treats them as it does in any map."""
 
     url_map = RegistryMap(
         rules=[
@@ -250,7 +250,7 @@ class TestYourRules:
     "rest", [[], [Rule("/v2/token", endpoint="token")]], ids=["alone", "beside"]
 )
 class TestSlashOptions:
-    """Served, redirected or left as they are, with and without another rule under the root."""
+    """`strict_slashes` and `merge_slashes`, with and without another rule under the root."""
 
     def adapter(self, rest: list[Rule], **options: Any) -> MapAdapter:
         return RegistryMap(rules=[one.empty() for one in rest], **options).bind("registry.example")
@@ -291,7 +291,7 @@ class TestSlashOptions:
         assert getattr(raised.value, "new_url", answer) == answer
 
     def test_the_options_may_be_changed_later(self, rest: list[Rule]) -> None:
-        """They may be set later, as Flask's users do."""
+        """Users of Flask do this."""
         adapter = self.adapter(rest)
         for strict in True, False, True:
             adapter.map.strict_slashes = strict

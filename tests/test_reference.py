@@ -37,7 +37,7 @@ def answer_of_the_map(target: str, method: str, prefix: str) -> Answer:
     return Answer(200, matched)
 
 
-# Another seed with REGISTRY_ROUTES_SEED=…; the one in use is in the name of a failing test.
+# REGISTRY_ROUTES_SEED=… sets another seed. The name of a failing test has the seed in it.
 SEED = int(os.environ.get("REGISTRY_ROUTES_SEED", "1500"))
 
 
@@ -63,7 +63,7 @@ def test_nasty_targets_get_the_answers_of_the_reference(prefix: str, count: int,
             seen[expected.what] += 1
         if isinstance(expected.what, tuple):
             endpoints[expected.what[0]] += 1
-    # Every outcome and every endpoint is there in number: else the targets show nothing.
+    # Every outcome and every endpoint must occur often, or the targets would prove little.
     print(f"{count} targets under {prefix!r}: {dict(seen)}, {dict(endpoints)}")
     assert all(seen[status] > count / 50 for status in (200, 308, 400, 404, 405)), seen
     codes = ["NAME_INVALID", "DIGEST_INVALID", "TAG_INVALID", "MANIFEST_UNKNOWN"]

@@ -1,4 +1,4 @@
-"""The views of `make_registry` over the wire protocol, in process, in memory and in a directory."""
+"""The views of `make_registry`, in process, on each kind of storage."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ def manifest_of(*layers: bytes, **more: Any) -> bytes:
 
 
 class RegistryClient(Client):
-    """It reads responses to their end, and closes their files."""
+    """A client that reads responses to their end, and closes their files."""
 
     def __init__(self, storage: Storage, **options: Any) -> None:
         self.storage: Any = storage
@@ -46,7 +46,7 @@ class RegistryClient(Client):
         return super().open(*args, **{"buffered": True, **kwargs})
 
     def blobs(self) -> dict[str, bytes]:
-        """The contents in the storage, each by the digest that it is kept under."""
+        """The content of each blob in the storage, by its digest."""
         if isinstance(self.storage, MemoryStorage):
             repositories = self.storage._repositories.values()
             return {digest: blob for one in repositories for digest, blob in one.blobs.items()}
@@ -54,7 +54,7 @@ class RegistryClient(Client):
         return {path.replace("/", ":"): content for path, content in objects.items()}
 
     def chunks(self) -> list[bytes]:
-        """What is kept of all uploads that are not finished."""
+        """The chunks of all unfinished uploads in the storage."""
         if isinstance(self.storage, MemoryStorage):
             repositories = self.storage._repositories.values()
             uploads = [upload for one in repositories for upload in one.uploads.values()]
@@ -67,7 +67,7 @@ class RegistryClient(Client):
             assert digest_of(blob, digest.partition(":")[0]) == digest
         if getattr(self.storage, "directory", None):
             root = Path(self.storage.directory)
-            assert not list(root.rglob("*#*"))  # where obstore writes what is not whole
+            assert not list(root.rglob("*#*"))  # obstore's names for incomplete files
 
 
 def objects_under(store: Any, prefix: str) -> dict[str, bytes]:
@@ -265,7 +265,7 @@ def test_a_chunk_is_416_if_another_was_written_meanwhile(client: RegistryClient)
 
 
 class Meanwhile(RawIOBase):
-    """A body, before whose end something else happens."""
+    """A body that calls a function before it ends."""
 
     def __init__(self, body: bytes, happens: Any) -> None:
         self.left, self.happens = body, happens
@@ -341,7 +341,7 @@ def test_a_blob_is_mounted_from_another_repository(client: Client) -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        {"mount": digest_of(BLOB)},  # nobody has checked that the client may read it
+        {"mount": digest_of(BLOB)},  # whether the client may read it was not checked
         {"mount": digest_of(BLOB), "from": ""},
         {"mount": digest_of(BLOB), "from": "to/there"},
         {"mount": digest_of(BLOB), "from": "a" * 256},
@@ -376,8 +376,8 @@ RANGES: dict[str, tuple[int, int] | int | None] = {
     f"bytes={len(BLOB)}-": 416,
     f"bytes={len(BLOB)}-{len(BLOB) + 5}": 416,
     "bytes=-0": 416,
-    "bytes=9-3": 416,  # the conformance program wants it so
-    # What is no range, or more than one, is ignored (RFC 9110, section 14.2).
+    "bytes=9-3": 416,  # as the conformance tests demand
+    # Several ranges, and anything malformed, are ignored (RFC 9110, section 14.2).
     **dict.fromkeys(
         ("bytes=-", "bytes=", "bytes=x-y", "lines=1-2", "bytes=0-1,3-4", "", "x", "٣-")
     ),
@@ -760,7 +760,7 @@ def test_a_page_of_referrers_has_at_most_4_mib(annotation: str) -> None:
 
 
 def test_a_manifest_too_large_for_a_page_of_referrers_is_refused(client: Client) -> None:
-    """Whatever is taken can be listed."""
+    """Every manifest that is accepted can be listed."""
     subject = digest_of(manifest_of())
     bare = manifest_of(subject={"digest": subject}, annotations={"x": ""})
     for missing in range(0, 800, 100):
@@ -777,7 +777,7 @@ def test_a_manifest_too_large_for_a_page_of_referrers_is_refused(client: Client)
         assert len(client.get(path).data) <= MAX_MANIFEST
         break
     else:
-        pytest.fail("none of them is taken")
+        pytest.fail("none of the manifests is accepted")
 
 
 def test_a_deleted_manifest_is_no_longer_a_referrer(client: RegistryClient) -> None:
@@ -1016,7 +1016,7 @@ def test_a_chunk_over_the_maximum_is_413_and_the_upload_goes_on(
     assert patch(b"56789").status_code == 202
     put = client.put(url, query_string={"digest": digest_of(b"0123456789")})
     assert put.status_code == 201
-    assert push_blob(client, "a") == digest_of(BLOB)  # which is no chunk
+    assert push_blob(client, "a") == digest_of(BLOB)  # a single POST is not a chunk
 
 
 def test_a_read_only_registry_refuses_writes(storage: Storage) -> None:

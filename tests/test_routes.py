@@ -1,4 +1,4 @@
-"""Dialects: what a route table may have, its subsets, its expressions, and copies of it."""
+"""Dialects: the routes that they may have, their subsets, regular expressions and copies."""
 
 import copy
 import pickle
@@ -162,7 +162,7 @@ def test_a_subset_can_be_pickled_and_copied() -> None:
 
 
 def test_no_dialect_can_be_added_to_the_built_in_ones() -> None:
-    """One more there could not be pickled: it is no global of the module."""
+    """One that was added could not be pickled, because it is not a global of the module."""
     mine = Dialect("mine", OCI_1_1.routes, OCI_1_1.converters)
     with pytest.raises(TypeError):
         DIALECTS["mine"] = mine  # type: ignore[index]
@@ -262,7 +262,7 @@ def test_if_two_routes_have_the_same_endpoint_and_variables_the_first_is_built()
 
 
 def test_a_plain_map_matches_a_long_path_in_linear_time() -> None:
-    """The time of a greedy expression would grow with the square of the length, to hours here."""
+    """With a greedy expression, which takes quadratic time, it would take hours."""
     adapter = Map([RegistryRules()]).bind("registry.example")
     for path in "a/" * 100_000 + "!", "a" * 200_000 + "!", "a" + "-" * 200_000:
         with pytest.raises(NotFound):

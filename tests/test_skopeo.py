@@ -1,4 +1,4 @@
-"""A real client, skopeo, against `examples/registry.py` as a newcomer starts it."""
+"""A real client, skopeo, with `examples/registry.py`, started as a newcomer would."""
 
 import json
 import threading
@@ -89,7 +89,7 @@ def test_tags_are_listed_and_images_deleted(registry: str, tmp_path: Path) -> No
 
 
 def test_skopeo_shows_what_is_wrong_with_a_name() -> None:
-    """skopeo sends no name that is malformed today; one of Docker 1.5.0 has two components."""
+    """skopeo never sends a name that `OCI_1_1` refuses, but `DOCKER_1_5` needs two components."""
     with make_server("127.0.0.1", 0, RegistryApp(RegistryMap(DOCKER_1_5)), threaded=True) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         remote = f"docker://127.0.0.1:{server.port}/nginx:latest"

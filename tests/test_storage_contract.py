@@ -1,4 +1,4 @@
-"""What `registry_routes.registry.Storage` promises, of each storage, without HTTP."""
+"""The promises of `registry_routes.registry.Storage`, tested on each storage, without HTTP."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +33,7 @@ def content_of(storage: Storage, name: str, digest: str) -> bytes:
     return b"".join(storage.read_blob(name, digest, 0, storage.blob_size(name, digest)))
 
 
-# What is not there.
+# What is missing.
 
 
 READS: dict[str, Callable[[Storage], Any]] = {
@@ -57,7 +57,7 @@ READS: dict[str, Callable[[Storage], Any]] = {
 def test_what_a_repository_does_not_have_is_missing(
     storage: Storage, method: str, is_elsewhere: bool
 ) -> None:
-    """In another repository it is no more there than nowhere."""
+    """It does not matter whether another repository has it."""
     if is_elsewhere:
         storage.put_blob("a", OTHER, [b"other"])
         storage.put_manifest("a/b/c", OTHER, MANIFEST, tags=["v1"])
@@ -92,7 +92,7 @@ def test_any_part_of_a_blob_can_be_read(storage: Storage, algorithm: str, size: 
     for start, end in [*pairwise(cuts), (0, size), (size, size), (0, 0)]:
         blocks = list(storage.read_blob("a", digest, start, end))
         assert b"".join(blocks) == content[start:end]
-        assert len(blocks) <= len(content) // 10_000 + 1  # they are no lines
+        assert len(blocks) <= len(content) // 10_000 + 1  # blocks, not lines
 
 
 def test_a_blob_is_mounted_only_from_a_repository_that_has_it(storage: Storage) -> None:
@@ -140,7 +140,7 @@ def test_nothing_is_kept_of_a_stream_that_breaks_off(
     upload_id = storage.begin_upload("a")
     storage.append_to_upload("a", upload_id, 0, [b"012"])
     for prefix in b"", b"012":
-        digest = digest_of(prefix + b"".join(blocks))  # though it would be right
+        digest = digest_of(prefix + b"".join(blocks))  # the right one for what has come
         with pytest.raises(BrokenOff):
             WRITES[method](storage, upload_id, broken_off(*blocks), digest)
         with pytest.raises(Missing):
@@ -329,7 +329,7 @@ def test_a_repository_exists_while_it_has_a_blob_or_a_manifest(storage: Storage)
 
 
 class Counting:
-    """A store of obstore's, whose calls are counted."""
+    """A store of obstore that counts the calls of its methods."""
 
     def __init__(self, store: Any) -> None:
         self.store, self.calls = store, 0
@@ -363,7 +363,7 @@ def test_a_page_reads_only_what_it_shows_and_every_chunk_costs_the_same() -> Non
     for start in range(200):
         before = counting.calls
         assert storage.upload_size("a", upload_id) == start
-        storage.store = store  # open_writer takes no other
+        storage.store = store  # open_writer needs obstore's own
         storage.append_to_upload("a", upload_id, start, [b"x"])
         storage.store = counting
         costs.append(counting.calls - before)
@@ -409,7 +409,7 @@ def test_no_tag_is_left_that_points_at_a_deleted_manifest(
                 storage.tag("a", tag)
 
 
-# What a directory may look like after a power cut, or under a collection.
+# What a directory may look like after a power cut, or during a collection.
 
 
 @pytest.mark.parametrize(

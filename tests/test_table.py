@@ -1,4 +1,4 @@
-"""The route table alone: pure functions of paths and methods, without HTTP and without a map."""
+"""The route table alone, without requests and without a map."""
 
 import pickle
 from random import Random
@@ -38,7 +38,7 @@ def test_a_path_matches_with_the_methods_of_its_route_only(example: Any, prefix:
 
 
 def answer_of_the_table(table: RouteTable, path: str, method: str) -> Answer:
-    """What a map with strict slashes answers, from the table alone."""
+    """The answer of a map with strict slashes, from the table alone."""
     found = table.match(path, method)
     if found is not None:
         return Answer(200, (found[0].endpoint, found[1]))
@@ -86,7 +86,7 @@ def test_a_malformed_name_is_an_error_that_names_it() -> None:
 
 
 def test_a_shorter_name_that_is_well_formed_is_preferred_to_a_malformed_one() -> None:
-    """The longest name is malformed, as ``_a`` may not be in one, and a shorter one is not."""
+    """``x/_a`` would be the longer name, but ``_a`` is malformed."""
     meaning = TABLES[""].explain("/v2/x/_a/tags/list", "PUT")
     assert isinstance(meaning, Meaning)
     assert meaning.route.endpoint == "extension"
@@ -160,7 +160,7 @@ def test_a_path_is_cleaned_as_go_cleans_it(path: str) -> None:
 @pytest.mark.parametrize("length", [100_000, 1_000_000])
 @pytest.mark.parametrize("shape", ["a/", "a", "A/", "manifests/", "_a/b/c/", "/", "a-", "a/_"])
 def test_a_long_path_is_explained_in_linear_time(shape: str, length: int) -> None:
-    """That it ends at all says that it takes linear time: else it would take hours."""
+    """In quadratic time it would take hours."""
     random = Random(length)
     for end in "", "!", "/tags/list/", "/_a/tags/list/", f"/blobs/{random.random()}":
         path = f"/v2/{shape * (length // len(shape))}{end}"

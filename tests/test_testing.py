@@ -1,4 +1,4 @@
-"""`registry_routes.testing`: the registry that a test suite starts, over HTTP and without."""
+"""`registry_routes.testing`: a registry for test suites, over HTTP and without."""
 
 import gzip
 import json
@@ -81,14 +81,14 @@ class Login(httpx.Auth):
 
 
 def client_of(registry: ServedRegistry, over: str = "http", **options: Any) -> httpx.Client:
-    """A client by HTTP, or of the application without a socket."""
+    """A client over HTTP, or one that calls the application without a socket."""
     transport = httpx.WSGITransport(registry.app) if over == "wsgi" else None
     options = {"follow_redirects": True, "verify": False, **options}  # TLS takes time to set up
     return httpx.Client(base_url=registry.url, transport=transport, **options)
 
 
 def push_blob(client: httpx.Client, name: str, content: bytes, chunk: int | None = None) -> str:
-    """Push a blob as the specification has it; in chunks, by one POST, or what comes of that."""
+    """Push a blob as in the specification: in chunks, or by a POST, which may begin an upload."""
     digest = digest_of(content)
     query = {} if chunk else {"digest": digest}
     response = client.post(
@@ -161,7 +161,7 @@ def wait_until(condition: Any) -> None:
 
 
 def test_no_client_keeps_the_registry_from_stopping() -> None:
-    """Clients that say nothing, that have said half, that are kept waiting."""
+    """Neither one that sends nothing, nor one that sends half a request, nor one that waits."""
     before = set(threading.enumerate())
     with ExitStack() as clients:
         with serve() as registry:
@@ -195,7 +195,7 @@ def test_a_port_that_is_taken_is_an_error() -> None:
 
 
 def raw(registry: ServedRegistry, request: bytes) -> bytes:
-    """What comes back for the bytes of a request, after which the client says no more."""
+    """The response to the bytes of a request, after which the client sends nothing more."""
     host, _, port = registry.host.partition(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(request)
@@ -293,7 +293,7 @@ def test_the_registry_survives_requests_that_are_not_http() -> None:
 def test_requests_are_recorded() -> None:
     with serve() as registry, client_of(registry, headers={"User-Agent": "mine"}) as client:
         digest = registry.add_image("library/nginx:v1", layers=[b"x"])
-        assert registry.requests == []  # seeding is none
+        assert registry.requests == []  # seeding is not a request
         client.get("/v2/library/nginx/manifests/v1")
         client.head(f"/v2/library/nginx/manifests/{digest}")
         client.get("/v2/library/nginx/tags/list?n=1&last=a%26b")
@@ -423,7 +423,7 @@ def test_a_missing_manifest_or_blob_is_a_lookup_error() -> None:
                 look()
 
 
-# Applications of a user's.
+# Your own applications.
 
 
 def an_app(prefix: str = "") -> RegistryApp:
@@ -724,7 +724,7 @@ def test_a_wrong_password_gets_no_token(who: tuple[str, str], oauth: bool) -> No
 
 
 def token_of(client: httpx.Client, response: httpx.Response, **options: Any) -> dict[str, str]:
-    """The header with a token as the challenge of a response asks for it."""
+    """The header with the token that the challenge of a response asks for."""
     [challenge] = parse_challenges(response.headers)
     answer = client.get(
         challenge.token_url(registry=client.base_url, **options), auth=("alice", "secret")
@@ -762,7 +762,7 @@ def test_the_challenge_names_the_scopes_and_a_token_allows_no_more() -> None:
             assert registry.requests[-1].status != 401
         response = client.get("/v2/", headers={"Authorization": "Bearer made-up"})
         assert parse_challenges(response.headers)[0].error == "invalid_token"
-        response = client.get("/v2/", auth=("alice", "secret"))  # which is for the token server
+        response = client.get("/v2/", auth=("alice", "secret"))  # only the token server takes it
         assert response.status_code == 401
 
 
@@ -840,7 +840,7 @@ def test_no_path_gets_past_the_login(auth: Any) -> None:
             assert client.get(path).status_code == 401, path
 
 
-# The ways of other registries.
+# How other registries behave.
 
 
 @pytest.mark.parametrize("chunk", [None, 4])
@@ -1130,7 +1130,7 @@ def test_skopeo_pulls_an_image_that_was_added(served: ServedRegistry, tmp_path: 
     skopeo(
         "copy --src-tls-verify=false --src-creds alice:secret",
         f"docker://{served.host}/a:v1",
-        f"dir:{tmp_path}",  # as it is: for another form, skopeo compresses the layers
+        f"dir:{tmp_path}",  # unchanged: for other formats, skopeo compresses the layers
     )
     assert digest_of((tmp_path / "manifest.json").read_bytes()) == digest
 
@@ -1146,7 +1146,7 @@ def test_buildah_and_podman_push_and_pull(
     image = tmp_path / "image"
     oci_layout.write(image, [50_000, 10], ["amd64"], seed=2)
     remote = f"docker://{served.host}/{program}/a:v1"
-    with tempfile.TemporaryDirectory() as short:  # podman wants a short path
+    with tempfile.TemporaryDirectory() as short:  # podman needs a short path
         storage = ["--root", f"{short}/root", "--runroot", f"{short}/run"]
 
         def run(*arguments: str) -> str:
@@ -1187,7 +1187,7 @@ def test_oras_pushes_and_pulls(
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [way for way in WAYS if way.get("auth") == "bearer"], ids=way_id)
 def test_oras_pulls_with_a_token(served: ServedRegistry) -> None:
-    """It pulls only: it keeps to its first token, which allows no push."""
+    """It only pulls, because oras keeps its first token, which does not allow a push."""
     digest = served.add_image("a:v1", layers=[b"x"])
     client = oras.client.OrasClient(hostname=served.host, insecure=True)
     client.auth.set_basic_auth("alice", "secret")
@@ -1200,7 +1200,7 @@ def test_oras_pulls_with_a_token(served: ServedRegistry) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [way for way in WAYS if "auth" not in way], ids=way_id)
 def test_python_dxf_pushes_and_pulls(served: ServedRegistry, tmp_path: Path) -> None:
-    """It logs in by TLS only."""
+    """There is no login, because python-dxf only logs in over TLS."""
     content = os.urandom(3_000_000)
     blob = tmp_path / "blob"
     blob.write_bytes(content)

@@ -1,4 +1,4 @@
-"""Many threads may match and build routes, without a lock, while rules are added to the map."""
+"""Threads may match and build routes without a lock while another adds rules to the map."""
 
 import sys
 import threading
