@@ -155,7 +155,7 @@ class Challenge:
         'https://auth.example/token?x=1&service=my%20registry&scope=repository%3Aa%3Apull&scope=repository%3Ab%3Apull'
 
         Raises `ValueError` if the scheme is not Bearer, or if the realm is not a URL of ``https``,
-        or of ``http`` where that is allowed.
+        or of ``http`` if that is allowed.
         """
         url = self._token_server(registry)
         pairs = [("service", self.service)] if self.service else []

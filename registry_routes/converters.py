@@ -61,7 +61,7 @@ class GrammarConverter(BaseConverter):
 class RepositoryNameConverter(GrammarConverter, grammar=grammar.NAME):
     """A repository name: one or more components joined by ``/``, like ``library/nginx``.
 
-    It crosses slashes, so what follows it in a rule decides where it ends:
+    It may have slashes in it, so its end depends on what follows it in the rule:
 
     >>> from werkzeug.routing import Map, Rule
     >>> url_map = Map(

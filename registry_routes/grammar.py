@@ -6,7 +6,7 @@ host and port of a registry, in an image reference.
 
 Every pattern follows these rules:
 
-- It has to match a whole value (`re.fullmatch`): ``$`` would let a trailing newline through.
+- It is for whole values, and `re.fullmatch`: ``$`` would let a trailing newline through.
 - It spells out its character classes: ``\w`` and ``\d`` are Unicode in Python, ASCII in Go.
 - It has no capturing group, so it can be pasted into a larger expression.
 - It takes linear time. Repeated classes are possessive (``++``) and repeated groups are atomic

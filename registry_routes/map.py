@@ -155,9 +155,9 @@ class RegistryMapAdapter(LateMapAdapter):
     ) -> str:
         """The URL of `endpoint` with `values`, as `werkzeug.routing.MapAdapter.build`.
 
-        Values that are not in the path go into the query. Raises `ValueError`, which names the
-        value and the rule it broke, if a value is malformed, and `werkzeug.routing.BuildError` if
-        no rule of the endpoint can be built from these values.
+        Values that are not variables of the rule go into the query. Raises `ValueError`, which
+        names the value and the rule it broke, if a value is malformed, and
+        `werkzeug.routing.BuildError` if no rule of the endpoint can be built from these values.
         """
         if type(values) is dict and method is None and self.subdomain == self.map._subdomain:
             path = self.map.table.build(endpoint, values)

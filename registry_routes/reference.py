@@ -12,7 +12,7 @@ _OFFICIAL = "library/"
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A repository of a registry, and an image in it, by its tag, its digest, both or neither.
+    """An image reference: a repository of a registry, with a tag, a digest, both or neither.
 
     >>> reference = Reference.parse("nginx:1.27")
     >>> reference

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 MAX_NAME = 255
 """The maximum length of a repository name, in characters. Most clients have this limit too
-(distribution-spec 1.1, "Pulling manifests"), and it keeps paths within those of file systems."""
+(distribution-spec 1.1, "Pulling manifests"), and it keeps paths short enough for file systems."""
 
 MAX_MANIFEST = 4 * 1024 * 1024
 """The maximum size of a manifest (distribution-spec 1.1, "Pushing Manifests"), and of a page of
@@ -104,7 +104,7 @@ class Storage(Protocol):
     A repository is not created explicitly. It exists while it has a blob or a manifest.
 
     Several threads call a storage at once. What a method writes appears as a whole or not at all.
-    It replaces what was there, and it is durable when the method returns.
+    It replaces what was there, and it is kept once the method has returned.
 
     Every method may raise, in addition to the errors that it names:
 
@@ -243,7 +243,7 @@ class Storage(Protocol):
     # Lists. The registry takes only one item more than it needs for a page.
 
     def repositories(self, after: str = "") -> Iterator[str]:
-        """The names of the repositories that have a manifest, if the name is greater than `after`.
+        """The names, if greater than `after`, of the repositories that have a manifest.
 
         They are in ASCII order of the whole name: ``a``, ``a-b``, ``a/b``.
         """
@@ -286,7 +286,7 @@ class _Repository:
 
 
 class MemoryStorage(Storage):
-    """A `Storage` in memory, for tests. It is thread-safe, and its content ends with it.
+    """A `Storage` in memory, for tests. It is thread-safe, and its content is lost with it.
 
     >>> storage = MemoryStorage()
     >>> digest = digest_of(b"{}")
@@ -495,7 +495,7 @@ def make_registry(
         it is `None`, a page has all that the client asks for. A page of referrers also ends at
         `MAX_MANIFEST` bytes.
     :param min_chunk: the minimum size of a chunk in bytes, announced by ``OCI-Chunk-Min-Length``.
-        Only the last chunk may be shorter: the next one is refused with 400 ``SIZE_INVALID``.
+        Only the last chunk may be shorter: one after that is refused with 400 ``SIZE_INVALID``.
     :param max_chunk: the maximum size of a PATCH in bytes; more is refused with 413
         ``SIZE_INVALID``.
 

@@ -106,9 +106,9 @@ class Dialect:
     - The converter of a variable is a `GrammarConverter` that does not change the value.
     - A repository name comes right after the root.
 
-    Raises `ValueError` for a route that breaks a rule, and if there are no routes. (For the first
-    rule, it only compares the paths as they are written.) `URLBuilder` needs the converters
-    "repository", "tag" and "digest".
+    Raises `ValueError` for a route that breaks a rule, and if there are no routes. (A path that
+    fits two routes is noticed only if both routes are written the same.) `URLBuilder` needs the
+    converters "repository", "tag" and "digest".
 
     >>> OCI_1_1, OCI_1_1.root
     (Dialect(name='oci-1.1'), '/v2')
@@ -171,7 +171,7 @@ class Dialect:
 
     @property
     def root(self) -> str:
-        """The path under which all its routes are, and those left out; without a trailing slash."""
+        """The path above all its routes, and those left out; without a trailing slash."""
         routes = (*self.routes, *self.left_out)
         return commonpath([dirname(route.path.partition("<")[0]) for route in routes]).rstrip("/")
 
@@ -247,7 +247,7 @@ class Dialect:
 _NAME = "/v2/<repository:name>"
 _EXTENSION = "_<extension:extension>/<extension:component>/<extension:module>"
 
-#: The OCI distribution-spec 1.1, with Docker's catalog. (The ids are those of its main branch.)
+#: The OCI distribution-spec 1.1, with Docker's catalog. (The ids are from its main branch.)
 OCI_1_1 = Dialect("oci-1.1", (
     Route(RouteName.BASE, "/v2/", ("GET",),
           spec="end-1", doc="Check that this is a registry, and that the client may use it."),

@@ -20,7 +20,7 @@ SAFE_IN_PATH = "!$&'()*+,/:;=@"
 
 
 class Meaning(NamedTuple):
-    """The route that a path is meant to name, though it does not match."""
+    """The route that is meant by a path, even if the path does not match it."""
 
     route: Route
     values: dict[str, str]
@@ -60,12 +60,12 @@ class RouteTable:
         self.dialect = dialect
         self.prefix = prefix.rstrip("/")
         self.root = self.prefix + dialect.root
-        """The path under which all the routes are, without its trailing slash."""
+        """The path above all the routes, without its trailing slash."""
         self._fullmatch, self._ends = _expression(
             dialect, _exact_pattern, {self.prefix + route.path: route for route in dialect.routes}
         )
-        # What a path may be meant as: a route right below the root, or one after a name there, with
-        # or without a slash at its end. The last route comes first, so that the reference of a
+        # What a path could mean: a route right below the root, or one after a name there, with or
+        # without a slash at its end. The last route comes first, so that the reference of a
         # manifest is taken for a tag if it can be one.
         below: dict[str, Route] = {}
         after_name: dict[str, Route] = {}
@@ -129,8 +129,8 @@ class RouteTable:
         return fault or RouteUnknown()
 
     def _meant(self, path: str) -> Iterator[tuple[Route, dict[str, str]]]:
-        """The routes that a path under the root may be meant as, with the longest name first, and
-        their values, well-formed or not.
+        """The routes that a path under the root could mean, with the longest name first, and their
+        values, well-formed or not.
 
         It looks for the end of the name from the end of the path, so it does not read most of it.
         """

@@ -114,7 +114,7 @@ class ServedRegistry:
 
         :param endpoint: its name in the route table, such as ``blob``; or ``token``, the token
             server; or ``storage``, to which `serve` redirects blobs.
-        :param method: the method that fails. HEAD is a method of its own.
+        :param method: the method that fails. GET does not include HEAD.
         :param what: what goes wrong:
 
             - an error of `registry_routes.errors`, or any `werkzeug.exceptions.HTTPException`: it
@@ -169,7 +169,7 @@ class ServedRegistry:
         return digest
 
     def _parsed(self, reference: str) -> Reference:
-        # With a domain, so that no part of the name is taken for one.
+        # The domain comes first, so that no part of the name is taken for one.
         return Reference.parse(f"{self.host}/{reference.removeprefix(f'{self.host}/')}")
 
     def _add_blob(self, name: str, media_type: str, content: bytes) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def free_port() -> int:
 def serving(
     command: list[str], port: int, log: Path, *, clean: bool = True, cwd: Path | None = None
 ) -> Iterator[str]:
-    """Run `command`, and yield its host and port. If `clean`, it may not log a traceback or a 500."""
+    """Run `command`, and yield its host and port. If `clean`, it must log no traceback and no 500."""
     with (
         log.open("w") as file,
         subprocess.Popen(command, stdout=file, stderr=file, cwd=cwd) as server,

@@ -1024,7 +1024,7 @@ class TestChunks:
 
 
 def nested(root: Path, depth: int, times: int) -> str:
-    """Write nested indexes into a layout, each listed `times` times; the digest of the outermost."""
+    """Write nested indexes into a layout, each listed `times` times. Return the outermost digest."""
     layout = Layout(root)
     content = json.dumps({"mediaType": IMAGE_MANIFEST}).encode()
     media_type = IMAGE_MANIFEST

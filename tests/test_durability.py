@@ -32,7 +32,7 @@ def run(*command: object) -> None:
 @contextmanager
 def mounted(image: Path, place: Path) -> Iterator[Path]:
     place.mkdir(exist_ok=True)
-    # With this, the kernel writes nothing by itself during the test, and a rename writes no content.
+    # So the kernel writes nothing by itself during the test, and a rename writes no content.
     run("mount", "-o", "loop,commit=300,noauto_da_alloc", image, place)
     try:
         yield place

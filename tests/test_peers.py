@@ -1,10 +1,10 @@
 """The test suites of the installed Werkzeug and Flask pass with `RegistryMap` as the map.
 
-Only the tests in the list below fail. Tests that also fail with Werkzeug's own map, such as those of an
-older Flask on a newer Werkzeug, do not count.
+Only the tests in the list below fail. Tests that also fail with Werkzeug's own map, such as those of
+an older Flask on a newer Werkzeug, do not count.
 
-``REGISTRY_ROUTES_WERKZEUG_TESTS`` names a checkout of Werkzeug whose tests to run. An installed
-development version needs it, because PyPI does not have its tests.
+``REGISTRY_ROUTES_WERKZEUG_TESTS`` names a checkout of Werkzeug whose tests to run. A development
+version needs it, because PyPI does not have its tests.
 """
 
 import json

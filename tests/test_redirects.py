@@ -155,7 +155,7 @@ DOCKER = RegistryMap(DOCKER_1_5)
         ("digest=sha256%3Aabc&_state=a%2Bb%3D%3D", "digest=sha256%3Aabc&_state=a%2Bb%3D%3D"),
         ("a=&b&&c=1;d=2", "a=&b&&c=1;d=2"),
         ("x=a+b%20c&y=%zz&z=?/:@!$'()*,", "x=a+b%20c&y=%zz&z=?/:@!$'()*,"),
-        ("q=\xff%ff", "q=%FF%ff"),  # a byte that is no UTF-8, sent raw
+        ("q=\xff%ff", "q=%FF%ff"),  # a byte that is not UTF-8, sent raw
         ("q=\xc3\xa9", "q=%C3%A9"),
         ('q="<a#b>\\', "q=%22%3Ca%23b%3E%5C"),
         ("", None),

@@ -4,8 +4,8 @@
 
 Every contender's answers are checked before it is timed. Then all take turns on short pieces of
 work, without garbage collection. The shortest time for each piece counts, because a shared machine
-is noisy. Read the ratios, not the nanoseconds. The extra `bench` installs the other routers. Go takes
-part if `go` and Debian's `golang-github-gorilla-mux-dev` are installed.
+is noisy. Read the ratios, not the nanoseconds. The extra `bench` installs the other routers. Go
+takes part if `go` and Debian's `golang-github-gorilla-mux-dev` are installed.
 """
 
 import argparse

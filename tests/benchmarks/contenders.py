@@ -14,8 +14,8 @@ from registry_routes.app import RegistryApp
 
 Answer = tuple[Any, Any] | None
 
-# The baseline: one hand-written regular expression with the exact grammar, and a dict of the values.
-# It checks no methods, and has neither redirects nor errors.
+# The baseline: one hand-written regular expression with the exact grammar, and a dict for the
+# values. It does not check the method, and has neither redirects nor errors.
 _COMPONENT = r"[a-z0-9]++(?>(?:(?:\.|__?+|-++)[a-z0-9]++)*)"
 _NAME = rf"{_COMPONENT}(?:/{_COMPONENT})*?"
 _TAG = r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}+"
@@ -153,7 +153,7 @@ def falcon_app() -> Any:
 
 
 def falcon_paths() -> dict[str, str]:
-    """Paths and endpoints. No variable spans slashes, so there is one for each number of components."""
+    """Paths and endpoints. No variable spans slashes, so there is a path for each length of a name."""
     paths = {"/v2/": "base"}
     for length in range(1, 6):
         name = "/".join(f"{{c{i}}}" for i in range(length))
