@@ -15,7 +15,7 @@ Where to start:
 - To serve a registry: `RegistryApp`, with your own views; the module `registry_routes.registry`,
   which has all the views; `error_response`, for other frameworks.
 - To write a client: `Reference` parses image references, `URLBuilder` builds URLs,
-  `resolve_location` follows a ``Location``, and `match_url` tells what a URL means.
+  `resolve_location` follows a ``Location``, and `match_url` tells which endpoint a URL is.
 - On both sides: `errors` to raise and to read, `challenges` and `scopes` for tokens, `paging` for
   lists, `headers` and `digests` for what the API puts into them.
 - To test: the pytest fixture ``oci_registry``, and the module `registry_routes.testing`.

@@ -168,7 +168,10 @@ DIGEST = Grammar(
             for name, n in REGISTERED_ALGORITHMS.items()
         ),
         (rf"\A(?!{ALGORITHM.pattern}:)", f"must have an algorithm of {_ALGORITHM_IS}"),
-        ("", "must have one or more of a-z, A-Z, 0-9, '=', '_' and '-' after its first ':'"),
+        (
+            "",
+            "must have only a-z, A-Z, 0-9, '=', '_' and '-' after its first ':', and at least one",
+        ),
     ),
 )
 
@@ -242,8 +245,8 @@ DOCKER_DIGEST = Grammar(
         (r"\A[^:]*\Z", "must have an algorithm, ':' and a hash"),
         (
             "",
-            "must have only a-z, A-Z, 0-9, '-', '_', '+' and '.' before its one ':', "
-            "and only these and '=' after it",
+            "must have one ':', with one or more of a-z, A-Z, 0-9, '-', '_', '+' and '.' before it,"
+            " and of these and '=' after it",
         ),
     ),
 )

@@ -72,7 +72,7 @@ MALFORMED: list[tuple[str, str, str, str]] = [
             f"sha256:{HEX.upper()}": "have 64 lowercase hexadecimal digits after 'sha256:'",
             f"sha512:{HEX}": "have 128 lowercase hexadecimal digits after 'sha512:'",
             "SHA256:abc": "have an algorithm of a-z and 0-9, separated by one '+', '.', '_' or '-'",
-            "md5:": "have one or more of a-z, A-Z, 0-9, '=', '_' and '-' after its first ':'",
+            "md5:": "have only a-z, A-Z, 0-9, '=', '_' and '-' after its first ':', and at least one",
         }.items()
     ),
     ("/v2/a/blobs/x", "DIGEST_INVALID", "x", "have an algorithm, ':' and an encoded hash"),

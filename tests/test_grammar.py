@@ -131,7 +131,7 @@ BROKEN = [
     (
         grammar.DIGEST,
         "md5:a.b",
-        "must have one or more of a-z, A-Z, 0-9, '=', '_' and '-' after its first ':'",
+        "must have only a-z, A-Z, 0-9, '=', '_' and '-' after its first ':', and at least one",
     ),
     (grammar.DOMAIN, "", "must not be empty"),
     *(
@@ -192,8 +192,8 @@ BROKEN = [
     (
         grammar.DOCKER_DIGEST,
         "a:b:c",
-        "must have only a-z, A-Z, 0-9, '-', '_', '+' and '.' before its one ':', "
-        "and only these and '=' after it",
+        "must have one ':', with one or more of a-z, A-Z, 0-9, '-', '_', '+' and '.' before it,"
+        " and of these and '=' after it",
     ),
     (grammar.DOCKER_UPLOAD_ID, "", "must not be empty"),
     (grammar.DOCKER_UPLOAD_ID, "a/b", "must have no '/'"),
