@@ -48,7 +48,7 @@ class Verifier:
 
     def __init__(self, digest: str) -> None:
         self.digest = DIGEST.check(digest)
-        """The digest that the content must have."""
+        """What the content must have."""
         self._algorithm = _registered(digest.partition(":")[0])
         self._hashed = hashlib.new(self._algorithm)
 

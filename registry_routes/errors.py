@@ -246,7 +246,7 @@ class Unauthorized(RegistryError, exceptions.Unauthorized):
             given = {name: _sendable(value) for name, value in parameters.items() if value}
             challenge = Challenge("bearer", given) if given else None
         challenges = [*(self.www_authenticate or ()), *([challenge] if challenge else [])]
-        self.www_authenticate = None  # Werkzeug's own objects cannot be pickled
+        self.www_authenticate = None  # Werkzeug's objects cannot be pickled
         self.headers += [("WWW-Authenticate", str(one)) for one in challenges]
 
     @property

@@ -279,7 +279,7 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
         converters: Mapping[str, type[BaseConverter]] | None = None,
         **options: Any,
     ) -> None:
-        registry_rules = RegistryRules(dialect)  # it raises a TypeError if this is not a dialect
+        registry_rules = RegistryRules(dialect)  # it refuses what is not a dialect
         self.table = RouteTable(dialect, prefix)
         """What a path means to the registry."""
         self._has_rules_under_root = False
@@ -334,5 +334,5 @@ def _merged(path: str) -> str:
     return re.sub("/{2,}", "/", path) if "//" in path else path
 
 
-#: A map with the routes of `OCI_1_1`, ready to use.
+#: The routes of `OCI_1_1`, ready-made.
 url_map = RegistryMap()

@@ -933,7 +933,7 @@ def _no_json(constant: str) -> None:
 
 
 def _media_type_of(request: RegistryRequest, manifest: dict[str, Any]) -> str:
-    """The media type of a manifest, from the request. The manifest must not contradict it."""
+    """The type of a manifest: what the request says, which the manifest must not contradict."""
     sent = (request.content_type or "").partition(";")[0].strip()
     own = manifest.get("mediaType") or ""
     media_type = sent or own or IMAGE_MANIFEST

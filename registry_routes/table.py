@@ -60,7 +60,7 @@ class RouteTable:
         self.dialect = dialect
         self.prefix = prefix.rstrip("/")
         self.root = self.prefix + dialect.root
-        """The path above all the routes, without its trailing slash."""
+        """The path that all the routes are under, without its trailing slash."""
         self._fullmatch, self._ends = _expression(
             dialect, _exact_pattern, {self.prefix + route.path: route for route in dialect.routes}
         )

@@ -409,7 +409,7 @@ def test_no_tag_is_left_that_points_at_a_deleted_manifest(
                 storage.tag("a", tag)
 
 
-# What a directory may look like after a power cut, or during a collection.
+# What a directory may look like after a power cut, or under a collection.
 
 
 @pytest.mark.parametrize(
