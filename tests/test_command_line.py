@@ -164,7 +164,7 @@ def test_what_is_printed(
         ("build --prefix r base", "prefix 'r' must start with '/'"),
         ("build --reference localhost/A", "repository name 'A' must be lowercase"),
         ("build --reference=", "repository name '' must not be empty"),
-        ("build --reference a_b.com/x", "domain 'a_b.com' must have no characters but"),
+        ("build --reference a_b.com/x", "domain 'a_b.com' must contain only"),
         (
             "build --dialect docker-1.5 --reference localhost/app",
             "repository name 'app' must have two to five components",
