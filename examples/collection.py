@@ -264,9 +264,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="delete nothing")
     options = parser.parse_args(arguments)
     try:
-        if "://" not in options.storage and not os.path.isdir(options.storage):
-            raise OSError("there is no such directory")
-        storage = storage_at(options.storage)
+        storage = storage_at(options.storage, create=False)
         if not isinstance(storage, ObjectStorage):
             raise OSError("what is in memory is gone with its registry")
         collection = Collection(storage, options.older_than)

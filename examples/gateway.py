@@ -5,7 +5,8 @@
 `Gateway` is WSGI middleware for any registry application; `TokenServer` gives out the tokens, as
 Docker's token authentication specification says. Here both stand before the registry of
 `registry.py`, with this rule: anyone may pull, the users may do anything. The users are lines of
-``NAME:PASSWORD``, in a file or in the environment's ``REGISTRY_USERS``.
+``NAME:PASSWORD``, in a file or in the environment's ``REGISTRY_USERS``. Tokens are signed with the
+key in ``REGISTRY_KEY``; without one, with a new key at each start.
 """
 
 import argparse
@@ -22,12 +23,13 @@ from typing import Any
 
 import jwt
 from serving import OneLineParser, Server, server_options, with_health
-from storage import check_place, storage_at
+from storage import CheckedStorage, check_place, storage_at
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.wrappers import Request, Response
 
 from registry_routes import (
+    OCI_1_1,
     RegistryMap,
     URLBuilder,
     error_response,
@@ -35,11 +37,12 @@ from registry_routes import (
     scopes,
     url_map,
 )
-from registry_routes.registry import Storage, make_registry
+from registry_routes.registry import make_registry
 
 LIFETIME = 300  # seconds
 SERVICE = "registry_routes example"
-USERS = "REGISTRY_USERS"  # in the environment
+USERS, KEY = "REGISTRY_USERS", "REGISTRY_KEY"  # in the environment
+LEAST_KEY = 32  # bytes: as many as the signature has (RFC 7518, section 3.2)
 
 Wsgi = Callable[[Any, Any], Iterable[bytes]]
 Policy = Callable[[str | None, scopes.Scope], Iterable[str]]
@@ -179,10 +182,16 @@ def pull_or_user(user: str | None, scope: scopes.Scope) -> Iterable[str]:
 
 
 def make_app(
-    storage: Storage, key: bytes, users: Mapping[str, str], allowed: Policy = pull_or_user
+    storage: CheckedStorage,
+    key: bytes,
+    users: Mapping[str, str],
+    allowed: Policy = pull_or_user,
+    *,
+    read_only: bool = False,
 ) -> Wsgi:
     """The registry behind its gateway, with the token server and the health check beside it."""
-    gateway = with_health(Gateway(make_registry(storage), key), storage)
+    dialect = OCI_1_1.subset(methods=["GET"]) if read_only else OCI_1_1
+    gateway = with_health(Gateway(make_registry(storage, dialect=dialect), key), storage)
     return DispatcherMiddleware(gateway, {"/token": TokenServer(key, users, allowed)})
 
 
@@ -210,10 +219,25 @@ def users_of(text: str, source: str) -> dict[str, str]:
     return users
 
 
+def key_of(text: str) -> bytes:
+    """The key that signs tokens; a new one if there is no text.
+
+    Raises `ValueError`, which does not show it, if it is too short.
+    """
+    if not text:
+        return secrets.token_bytes(LEAST_KEY)
+    key = text.encode()
+    if len(key) < LEAST_KEY:
+        raise ValueError(f"${KEY} must have at least {LEAST_KEY} bytes")
+    return key
+
+
 def main() -> None:
     parser = OneLineParser(
         description="A registry behind a gateway that asks for tokens.",
-        epilog=f"More users, a line for each as in the file, may be in ${USERS}.",
+        epilog=f"More users, a line for each as in the file, may be in ${USERS}. What is in ${KEY} "
+        "signs the tokens: with the same key they outlive a restart, and are valid on every "
+        "machine. Without it, each start has a new one.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     server_options(parser, port=5001)
@@ -225,21 +249,24 @@ def main() -> None:
         help="who may do anything; may be repeated; others on this machine can read it",
     )
     parser.add_argument("--users", metavar="FILE", help="a file with a NAME:PASSWORD on each line")
+    parser.add_argument("--read-only", action="store_true", help="let nobody push or delete")
     options = parser.parse_args()
     try:
         users = users_of(os.environ.get(USERS, ""), f"${USERS}")
         if options.users is not None:
             users |= users_of(Path(options.users).read_text("utf-8"), options.users)
         users |= map(name_and_password, options.user)
+        key = key_of(os.environ.get(KEY, ""))
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    key = secrets.token_bytes(32)
     server = Server(
-        lambda: make_app(storage_at(options.storage), key, users),
+        lambda: make_app(
+            storage_at(options.storage, create=False), key, users, read_only=options.read_only
+        ),
         options,
         "A registry at http://{host}, for whoever has a token",
     )
-    check_place(parser, options.storage)
+    check_place(parser, options.storage, read_only=options.read_only)
     server.run()
 
 

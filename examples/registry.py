@@ -14,17 +14,23 @@ import sys
 from typing import Any
 
 import collection
-from serving import OneLineParser, Server, server_options, with_health
-from storage import check_place, storage_at
+from serving import OneLineParser, Server, server_options, with_accel, with_health
+from storage import CheckedStorage, ObjectStorage, check_place, storage_at
 
 from registry_routes import OCI_1_1
-from registry_routes.registry import Storage, make_registry
+from registry_routes.registry import make_registry
 
 
-def make_app(storage: Storage, *, read_only: bool = False) -> Any:
-    """The registry, with its health check beside it."""
+def make_app(storage: CheckedStorage, *, read_only: bool = False, x_accel: bool = False) -> Any:
+    """The registry, with its health check beside it.
+
+    :param x_accel: nginx sends the blobs of a directory itself, as `nginx.conf` has it.
+    """
     dialect = OCI_1_1.subset(methods=["GET"]) if read_only else OCI_1_1
-    return with_health(make_registry(storage, dialect=dialect), storage)
+    app: Any = make_registry(storage, dialect=dialect)
+    if x_accel and isinstance(storage, ObjectStorage) and storage.directory is not None:
+        app = with_accel(app, storage.directory)
+    return with_health(app, storage)
 
 
 def main() -> None:
@@ -37,6 +43,12 @@ def main() -> None:
     )
     server_options(parser, port=5000)
     parser.add_argument("--read-only", action="store_true", help="let nobody push or delete")
+    parser.add_argument(
+        "--x-accel",
+        action="store_true",
+        help="leave it to the nginx of nginx.conf to send blobs from the directory; without that "
+        "nginx in front, nobody gets any",
+    )
     options = parser.parse_args()
     greeting = (
         f"A registry at http://{{host}}, its data in {options.storage}. Try:\n"
@@ -45,11 +57,16 @@ def main() -> None:
         "  curl http://{host}/v2/_catalog"
     )
     server = Server(
-        lambda: make_app(storage_at(options.storage), read_only=options.read_only),
+        lambda: make_app(
+            storage_at(options.storage, create=False),
+            read_only=options.read_only,
+            x_accel=options.x_accel,
+        ),
         options,
         greeting,
     )
-    check_place(parser, options.storage)  # which may make a directory: not if nothing is served
+    # This may make a directory: not if nothing is served.
+    check_place(parser, options.storage, read_only=options.read_only)
     server.run()
 
 

@@ -2,31 +2,42 @@
 
 Each request has a thread while it is served, so clients that are slow on purpose can use them all
 up: `nginx.conf`, in front of it, takes requests and responses in for them.
+
+SIGTERM ends it when the requests that are under way are done, or after ten seconds. SIGHUP starts
+new workers with the same options. SIGUSR2 starts the program anew on the same socket, as gunicorn's
+documentation says, so that it can be upgraded without an end.
 """
 
 import argparse
 import json
 import logging
-import math
+import os
 import re
 import socket
-import struct
 import sys
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import ParseException
+from gunicorn.workers.gthread import ThreadWorker
+from storage import CheckedStorage
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wrappers import Response
 
-from registry_routes.registry import BLOCK, Storage
+from registry_routes.registry import BLOCK
 
 log = logging.getLogger(__name__)
 
+LEAST_RATE = 500  # bytes a second of a request, on average, once a client's patience is used up
+LINGER = 2  # seconds that a client has to hang up after an answer
 MAX_UNREAD = 256 * 1024 * 1024  # of a body that nobody wanted
 # As gunicorn's, but for the length, as gunicorn does not count what the kernel sends, and for the
 # seconds that the request took, which are the last.
@@ -48,14 +59,16 @@ class Server(BaseApplication):  # type: ignore[misc]
         self.make = make
         self.options = options
         self.greeting = greeting
-        self.listener = f"fd://{_listener(options).detach()}"
+        # Started by SIGUSR2, gunicorn has the socket of the program before.
+        is_upgrade = "GUNICORN_FD" in os.environ
+        self.bind = [] if is_upgrade else f"fd://{_listener(options).detach()}"
         super().__init__()
 
     def load_config(self) -> None:
         settings = {
-            "bind": self.listener,
+            "bind": self.bind,
             "workers": self.options.workers,
-            "worker_class": "gthread",
+            "worker_class": Worker,
             "threads": self.options.threads,
             # Connections that wait have no thread; gunicorn wants more of them than of threads.
             "worker_connections": 1000 + self.options.threads,
@@ -77,12 +90,15 @@ class Server(BaseApplication):  # type: ignore[misc]
         handler = logging.StreamHandler()
         handler.setFormatter(_Formatter(Log.error_fmt, Log.datefmt))
         logging.basicConfig(handlers=[handler])  # for the package's warnings and errors
-        app = self.make()
+        try:
+            app = self.make()
+        except OSError as error:
+            log.error("a worker cannot start: %s", error)
+            raise SystemExit(Arbiter.WORKER_BOOT_ERROR) from None
         if self.options.behind_proxy:
             app = ProxyFix(app, x_for=1, x_proto=1)  # a proxy passes the Host as it is
 
-        def patient(environ: Any, start_response: Any) -> Any:
-            environ["gunicorn.socket"].settimeout(self.options.patience)
+        def taking_all(environ: Any, start_response: Any) -> Any:
             response = app(environ, start_response)
             # A client that is still sending would not see an answer that comes before it is done.
             with suppress(OSError, ParseException):
@@ -91,7 +107,7 @@ class Server(BaseApplication):  # type: ignore[misc]
                         break
             return response
 
-        return patient
+        return taking_all
 
     def greet(self, server: Any) -> None:
         host, port = server.LISTENERS[0].getsockname()[:2]
@@ -114,16 +130,78 @@ def _listener(options: argparse.Namespace) -> socket.socket:
         )
     except (OSError, UnicodeError) as error:
         _end(f"cannot listen on {_address(options.host, options.port)}: {error}")
-    # Connections take this over: gunicorn waits for a request's headers without end.
-    fraction, seconds = math.modf(options.patience)
-    timeout = struct.pack("ll", int(seconds), int(fraction * 1e6))
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
     return listener
 
 
 def _end(message: str) -> NoReturn:
     print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
     raise SystemExit(2)
+
+
+# Slow clients.
+
+
+class Connection(socket.socket):
+    """A connection that gives its client up, with a `TimeoutError`, if it is too slow.
+
+    A client may be silent for `patience` seconds in all. Each `LEAST_RATE` bytes that it sends make
+    up for one of them. A response may stand still as long.
+    """
+
+    patience: float
+    left: float
+    """The seconds that the client may still be silent."""
+
+    def begin(self, patience: float) -> None:
+        """Begin a request."""
+        self.patience = self.left = patience
+
+    def recv(self, *args: Any) -> bytes:
+        before, begun = self.gettimeout(), time.monotonic()
+        self.settimeout(self.left if before is None else min(self.left, before))
+        try:
+            received = super().recv(*args)
+        finally:
+            self.settimeout(before)
+        waited = time.monotonic() - begun
+        left = self.left - waited + len(received) / LEAST_RATE
+        self.left = min(max(left, 0.001), self.patience)  # for 0 there would be no wait at all
+        return received
+
+    def sendall(self, data: Any, *args: Any) -> None:
+        with memoryview(data) as whole:
+            sent = 0
+            while sent < len(whole):  # a time-out of Python's own is for the whole of it
+                sent += self.send(whole[sent:], *args)
+
+    def end(self) -> None:
+        """End it when the client has read all, or after some seconds."""
+        end = time.monotonic() + LINGER
+        with suppress(OSError):
+            self.shutdown(socket.SHUT_WR)
+            while (left := end - time.monotonic()) > 0:
+                self.settimeout(left)
+                if not super().recv(65536):
+                    break
+        with suppress(OSError):
+            self.shutdown(socket.SHUT_RDWR)
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    """gunicorn's worker, whose clients must not be too slow."""
+
+    def handle(self, conn: Any) -> Any:
+        if not isinstance(conn.sock, Connection):
+            conn.sock = Connection(fileno=conn.sock.detach())
+        conn.sock.begin(self.app.options.patience)
+        goes_on = super().handle(conn)
+        if not goes_on:  # gunicorn would wait for the client's end where all others wait
+            conn.sock.end()
+        return goes_on
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        conn.sock.settimeout(conn.sock.patience)
+        return super().handle_request(req, conn)
 
 
 # The log. Nothing that a client sent is printed as it is: it may move a terminal's cursor, or look
@@ -161,35 +239,102 @@ class Log(Logger):  # type: ignore[misc]
                 handler.setFormatter(_Formatter(form, self.datefmt))
 
     def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
-        if isinstance(sys.exception(), BlockingIOError | TimeoutError):
-            self.info("a client was silent for too long")
+        if isinstance(sys.exception(), TimeoutError):
+            self.info("a client was too slow")
         else:
             super().exception(msg, *args, **kwargs)
 
 
 # The health check.
 
+MAX_CHECK = 8  # seconds
 
-def with_health(app: Any, storage: Storage) -> Any:
-    """The application, and beside it ``/healthz``: 200 if the storage answers, 503 if it fails."""
+
+class Health:
+    """``/healthz``: 200 if the storage answers; 503 if it fails, or hangs for `MAX_CHECK` seconds.
+
+    One check is under way at a time, so a storage that hangs holds one thread, and only those who
+    ask in the first seconds wait for it.
+    """
+
+    def __init__(self, storage: CheckedStorage) -> None:
+        self.storage = storage
+        self.lock = threading.Lock()
+        self.latest: Future[None] = Future()
+        self.latest.set_result(None)
+        self.begun = 0.0
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        return self.answer()(environ, start_response)
+
+    def answer(self) -> Response:
+        with self.lock:
+            if self.latest.done():
+                self.latest, self.begun = Future(), time.monotonic()
+                # A daemon, so that a worker can end beside it.
+                threading.Thread(target=self._check, args=(self.latest,), daemon=True).start()
+            latest, end = self.latest, self.begun + MAX_CHECK
+        try:
+            latest.result(max(end - time.monotonic(), 0))
+        except OSError as error:  # TimeoutError among them
+            reason = str(error) or f"no answer in {MAX_CHECK} seconds"
+            log.error("the storage has failed: %s", reason)
+            return Response("the storage has failed\n", status=503)
+        return Response("ok\n")
+
+    def _check(self, latest: Future[None]) -> None:
+        try:
+            self.storage.check()
+        except BaseException as error:
+            latest.set_exception(error)
+        else:
+            latest.set_result(None)
+
+
+def with_health(app: Any, storage: CheckedStorage) -> Any:
+    """The application, and beside it ``/healthz``, which tells whether the storage answers."""
+    health = Health(storage)
 
     def beside(environ: Any, start_response: Any) -> Any:
         is_health = environ.get("PATH_INFO") == "/healthz"
-        return (_health(storage) if is_health else app)(environ, start_response)
+        return (health if is_health else app)(environ, start_response)
 
     return beside
 
 
-def _health(storage: Storage) -> Response:
-    try:
-        next(storage.repositories(), None)
-        directory = getattr(storage, "directory", None)
-        if directory is not None:  # what is not there looks like an empty one
-            Path(directory).stat()
-    except OSError as error:
-        log.error("the storage has failed: %s", error)
-        return Response("the storage has failed\n", status=503)
-    return Response("ok\n")
+# Files that nginx sends.
+
+
+def with_accel(app: Any, directory: str) -> Any:
+    """The application, which leaves the files of a directory to nginx, whole or in part.
+
+    (``X-Accel-Redirect``: `nginx.conf` finds the directory under ``/stored/``, for nobody else.)
+    """
+
+    def accelerated(environ: Any, start_response: Any) -> Any:
+        # nginx would compare these with headers that are not the registry's.
+        if "HTTP_IF_MATCH" in environ or "HTTP_IF_UNMODIFIED_SINCE" in environ:
+            return app(environ, start_response)
+        stored: list[str] = []
+
+        def left_to_nginx(file: Any, _: int) -> tuple[()]:
+            with file:
+                stored.append(os.path.relpath(file.name, directory))
+            return ()
+
+        def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+            if stored:
+                of_nginx = "Content-Length", "Accept-Ranges"
+                headers = [header for header in headers if header[0] not in of_nginx]
+                headers.append(("Content-Length", "0"))
+                headers.append(("X-Accel-Redirect", f"/stored/{stored[0]}"))
+            return start_response(status, headers, *error)
+
+        environ = {**environ, "wsgi.file_wrapper": left_to_nginx}
+        environ.pop("HTTP_RANGE", None)  # nginx knows it
+        return app(environ, start)
+
+    return accelerated
 
 
 # The options.
@@ -243,7 +388,8 @@ def server_options(parser: argparse.ArgumentParser, port: int) -> None:
         "--patience",
         default=60,
         type=_between(float, 0.1, MAX_PATIENCE),
-        help="seconds that a client may be silent",
+        help="seconds that a client may be silent in all, while it sends less than "
+        f"{LEAST_RATE} bytes for each",
     )
     parser.add_argument(
         "--behind-proxy",

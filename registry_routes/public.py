@@ -1,4 +1,4 @@
-"""The public names, which `registry_routes` gives when the first of them is asked for."""
+"""The public names. `registry_routes` imports them when one of them is first used."""
 
 from . import challenges, digests, errors, grammar, headers, paging, scopes
 from .app import RegistryApp, RegistryRequest, error_response
@@ -14,7 +14,7 @@ from .converters import (
 from .map import RegistryMap, RegistryMapAdapter, url_map
 from .reference import Reference
 from .routes import DOCKER_1_5, OCI_1_1, Dialect, RegistryRules, Route, RouteName
-from .urls import URLBuilder, match_url, resolve_location, same_origin
+from .urls import URLBuilder, match_url, resolve_location
 
 __all__ = [
     "CONVERTERS",
@@ -45,7 +45,6 @@ __all__ = [
     "match_url",
     "paging",
     "resolve_location",
-    "same_origin",
     "scopes",
     "url_map",
 ]

@@ -6,6 +6,7 @@ A URL is a string, or any object that prints as a URL, such as those of httpx an
 
 import re
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urljoin, urlsplit
 
@@ -28,6 +29,15 @@ if TYPE_CHECKING:
 
 #: What a query parameter is: a value, several values, or `None` for no parameter.
 QueryValue: TypeAlias = str | int | Iterable[str | int] | None
+
+#: The query parameters whose names differ from the keywords that `URLBuilder` has for them.
+PARAMETERS: Mapping[str, str] = MappingProxyType(
+    {
+        "from_": "from",
+        "digest_algorithm": "digest-algorithm",
+        "artifact_type": "artifactType",
+    }
+)
 
 
 class URLBuilder:
@@ -177,9 +187,9 @@ class URLBuilder:
             ALGORITHM.check(digest_algorithm)
         parameters = {
             "mount": self._checked_digest(mount),
-            "from": from_,
+            "from_": from_,
             "digest": self._checked_digest(digest),
-            "digest-algorithm": digest_algorithm,
+            "digest_algorithm": digest_algorithm,
         }
         return self._url(RouteName.BLOB_UPLOAD, {"name": name}, parameters, query)
 
@@ -210,7 +220,7 @@ class URLBuilder:
         `n` and `last` are for the ``Link`` of a registry that gives them in pages.
         """
         values = {"name": name, "digest": digest}
-        parameters = {"artifactType": artifact_type, "n": _count(n), "last": last}
+        parameters = {"artifact_type": artifact_type, "n": _count(n), "last": last}
         return self._url(RouteName.REFERRERS, values, parameters, query)
 
     def extension(
@@ -257,6 +267,7 @@ class URLBuilder:
         parameters: Mapping[str, Any],
         more: Mapping[str, Any],
     ) -> str:
+        parameters = {PARAMETERS.get(name, name): value for name, value in parameters.items()}
         for name in parameters:
             if name in more:  # where it would not be checked
                 raise ValueError(f"parameter {name!r} must be given by its own argument")

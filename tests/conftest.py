@@ -5,14 +5,15 @@ from pathlib import Path
 import pytest
 import requests
 from hypothesis import settings
-from obstore.store import LocalStore, MemoryStore
+from obstore.store import MemoryStore
 from storage import ObjectStorage, storage_at
 
 from registry_routes.registry import MemoryStorage, Storage
 
 from .servers import free_port, serving
 
-# On a busy machine the time of one example says nothing. `--hypothesis-profile` takes the other one.
+# `--hypothesis-profile` selects one. Neither has a deadline, because the time of one example means
+# nothing on a busy machine.
 settings.register_profile("quick", deadline=None, max_examples=25)
 settings.register_profile("thorough", deadline=None, max_examples=300)
 settings.load_profile("quick")
@@ -32,7 +33,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = free_port()
     log = tmp_path_factory.mktemp("moto") / "log"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    # Under many requests at once moto itself fails at times; obstore asks again.
+    # moto itself sometimes fails under many requests at once, and obstore tries again.
     with serving(command, port, log, clean=False) as host:
         requests.put(f"http://{host}/images", timeout=10).raise_for_status()
         yield f"http://{host}"
@@ -53,7 +54,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "memory":
         return MemoryStorage()
     if request.param == "directory":
-        return ObjectStorage(LocalStore(tmp_path))
+        return storage_at(tmp_path)
     if request.param == "object store":
         return ObjectStorage(MemoryStore())
     request.getfixturevalue("s3")

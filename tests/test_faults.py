@@ -120,7 +120,7 @@ def test_killed_at_random_moments_it_loses_nothing(tmp_path: Path) -> None:
     random, port, storage = Random(SEED), free_port(), tmp_path / "data"
     blobs: set[tuple[str, str]] = set()
     manifests: set[tuple[str, str]] = set()
-    for round_number in range(8):
+    for round_number in range(40):
         registry, stop = Killable(storage, port), threading.Event()
         pushers = [Pusher(registry.root, SEED + 10 * round_number + i, stop) for i in range(4)]
         for pusher in pushers:
@@ -138,6 +138,8 @@ def test_killed_at_random_moments_it_loses_nothing(tmp_path: Path) -> None:
             assert not pusher.wrong
         tags = [(p.name_pushed_to, tag, digest) for p in pushers for tag, digest in p.tags.items()]
         assert_all_there(Killable(storage, port), storage, blobs, manifests, tags)
+        if round_number >= 7 and min(len(blobs), len(manifests)) > 30:
+            break  # on a busy machine there is less in a round
     assert len(blobs) > 30
     assert len(manifests) > 30
 
@@ -294,8 +296,7 @@ def test_slow_bodies_do_not_keep_others_waiting(
 
 def test_half_a_request_does_not_keep_others_waiting(tmp_path: Path) -> None:
     options = ["--storage", str(tmp_path / "data"), "--threads", "2", "--patience", "0.5"]
-    # gunicorn logs such an end with a traceback.
-    with example("registry", tmp_path / "log", *options, clean=False) as host:
+    with example("registry", tmp_path / "log", *options) as host:
         address = (host.partition(":")[0], int(host.partition(":")[2]))
         silent = [socket.create_connection(address, timeout=10) for _ in range(6)]
         for connection, half in zip(

@@ -15,6 +15,7 @@ import requests
 from gateway import SERVICE, Gateway, TokenServer, make_app, pull_or_user, users_of
 from hypothesis import given
 from hypothesis import strategies as st
+from storage import storage_at
 from werkzeug.exceptions import NotFound
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
@@ -22,7 +23,6 @@ from werkzeug.wrappers import Response
 
 from registry_routes.challenges import parse_challenges
 from registry_routes.digests import digest_of
-from registry_routes.registry import MemoryStorage
 from registry_routes.scopes import Scope, parse_scopes
 
 from . import oci_layout
@@ -247,7 +247,7 @@ class User:
 def users() -> tuple[User, User]:
     """Alice and Bob, of whom Alice has pushed `SECRET`."""
     passwords = {"alice": "alice's", "bob": "bob's"}
-    app = make_app(MemoryStorage(), b"k" * 32, passwords, own_repositories)
+    app = make_app(storage_at("memory://"), b"k" * 32, passwords, own_repositories)
     alice, bob = User(app, "alice"), User(app, "bob")
     uploads = f"/v2/alice/x/blobs/uploads/?digest={digest_of(SECRET)}"
     pushed = alice.open("POST", uploads, "repository:alice/x:pull,push", data=SECRET)
@@ -348,6 +348,35 @@ def test_users_that_cannot_be_read_are_named_in_one_line(
     assert len(run.stderr.splitlines()) == 1
     assert named in run.stderr
     assert "secret" not in run.stderr
+
+
+def test_a_key_that_is_too_short_is_one_line(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, str(EXAMPLES / "gateway.py"), "--storage", str(tmp_path / "data")],
+        env={**os.environ, "REGISTRY_KEY": "s3cr3t" * 5},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == "gateway.py: error: $REGISTRY_KEY must have at least 32 bytes\n"
+
+
+@pytest.mark.slow
+def test_a_token_outlives_a_restart_with_the_same_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statuses = []
+    token = ""
+    for key in "k" * 40, "k" * 40, "other" * 8, "":
+        monkeypatch.setenv("REGISTRY_KEY", key)
+        with example("gateway", tmp_path / "log", "--storage", "memory://") as host:
+            token = token or requests.get(f"http://{host}/token", timeout=10).json()["token"]
+            headers = {"Authorization": f"Bearer {token}"}
+            statuses.append(
+                requests.get(f"http://{host}/v2/", headers=headers, timeout=10).status_code
+            )
+    assert statuses == [200, 200, 401, 401]
 
 
 @given(st.dictionaries(st.text("ab:", min_size=1), st.text("ab: é\r\x85\u2028", min_size=1)))

@@ -1,6 +1,7 @@
 """A storage that fails, at the start and later: a line for the operator, 503 for the client."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -8,16 +9,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 import requests
+from registry import make_app
+from storage import ObjectStorage, storage_at
+from werkzeug.test import Client
 
 from registry_routes.digests import digest_of
 
 from .conftest import S3
 from .servers import EXAMPLES, example, free_port
-
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -64,6 +67,7 @@ def assert_does_not_start(place: str, cwd: Path) -> None:
         assert f"--storage {place!r}: " in run.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "place",
     ["./a-file", "a-file/below", "/proc/nope", "ftp://x/y", "", "://", "s3://", "file:///no"],
@@ -73,6 +77,7 @@ def test_it_does_not_start_where_no_storage_can_be(place: str, tmp_path: Path) -
     assert_does_not_start(place, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["s3", "hanging", "without_credentials"])
 def test_it_does_not_start_on_an_object_store_that_does_not_answer(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -81,12 +86,14 @@ def test_it_does_not_start_on_an_object_store_that_does_not_answer(
     assert_does_not_start("s3://no-such-bucket/x", tmp_path)
 
 
+@pytest.mark.slow
 def test_it_does_not_start_on_a_directory_that_cannot_be_written_to(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         assert_does_not_start(str(disk), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_or_cannot_be_written_to_is_a_503(tmp_path: Path) -> None:
     small, large = os.urandom(1000), os.urandom(5_000_000)
     with (
@@ -116,6 +123,7 @@ def test_a_disk_that_is_full_or_cannot_be_written_to_is_a_503(tmp_path: Path) ->
     assert all("'/v2/a/blobs/uploads/'" in line for line in failures)
 
 
+@pytest.mark.slow
 def test_an_object_store_that_begins_to_hang_is_a_503_within_ten_seconds(
     s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,10 +163,129 @@ def test_an_object_store_that_begins_to_hang_is_a_503_within_ten_seconds(
                     ("GET", "tags/list"),
                     ("POST", "blobs/uploads/"),
                     ("HEAD", f"blobs/{digest_of(b'x')}"),
+                    ("GET", "../../healthz"),
                 ):
                     response = requests.request(method, f"{root}/{path}", data=b"{}", timeout=10)
                     assert response.status_code == 503, path
         finally:
             process.kill()
     logged = (tmp_path / "log").read_text()
-    assert logged.count("the storage has failed") == 5
+    assert logged.count("the storage has failed") == 6
+
+
+# A storage that vanishes while it is used.
+
+REQUESTS = [
+    ("GET", "manifests/v1", b""),
+    ("GET", f"manifests/{digest_of(b'{}')}", b""),
+    ("PUT", "manifests/v2", b"{}"),
+    ("DELETE", "manifests/v1", b""),
+    ("DELETE", f"manifests/{digest_of(b'{}')}", b""),
+    ("HEAD", f"blobs/{digest_of(b'x')}", b""),
+    ("GET", f"blobs/{digest_of(b'x')}", b""),
+    ("GET", f"blobs/{digest_of(b'never pushed')}", b""),
+    ("DELETE", f"blobs/{digest_of(b'x')}", b""),
+    ("POST", "blobs/uploads/", b""),
+    ("POST", f"blobs/uploads/?digest={digest_of(b'y')}", b"y"),
+    ("POST", f"blobs/uploads/?mount={digest_of(b'x')}&from=a", b""),
+    ("GET", "{upload}", b""),
+    ("PATCH", "{upload}", b"chunk"),
+    ("PUT", f"{{upload}}?digest={digest_of(b'z')}", b"z"),
+    ("DELETE", "{upload}", b""),
+    ("GET", "tags/list", b""),
+    ("GET", "tags/list?n=1&last=v", b""),
+    ("GET", f"referrers/{digest_of(b'{}')}", b""),
+    ("GET", "../_catalog", b""),
+    ("GET", "../../healthz", b""),
+]
+
+
+def filled(client: Client) -> list[tuple[str, str, bytes]]:
+    """The requests above, to a registry in which there is what they are for."""
+    uploads = "/v2/a/blobs/uploads/"
+    assert client.post(f"{uploads}?digest={digest_of(b'x')}", data=b"x").status_code == 201
+    assert client.put("/v2/a/manifests/v1", data=b"{}").status_code == 201
+    upload = client.post(uploads).location or ""
+    assert client.patch(upload, data=b"chunk").status_code == 202
+    paths = [urljoin("/v2/a/", path.replace("{upload}", upload)) for _, path, _ in REQUESTS]
+    return [(method, path, body) for path, (method, _, body) in zip(paths, REQUESTS, strict=True)]
+
+
+def assert_unavailable(
+    client: Client,
+    method: str,
+    path: str,
+    body: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.clear()
+    response = client.open(path, method=method, data=body, buffered=True)
+    assert response.status_code == 503, path
+    if method != "HEAD" and path != "/healthz":
+        assert response.get_json()["errors"][0]["code"] == "UNAVAILABLE"
+    (record,) = caplog.records
+    assert "the storage has failed: " in record.getMessage()
+    assert "\n" not in record.getMessage()
+
+
+@pytest.mark.parametrize("how", ["deleted", "renamed", "another", "a file"])
+def test_a_directory_that_vanishes_is_a_503(
+    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = tmp_path / "data"
+    client = Client(make_app(storage_at(directory)))
+    asked = filled(client)
+    if how == "deleted":
+        shutil.rmtree(directory)
+    else:
+        directory.rename(tmp_path / "elsewhere")
+    if how == "another":  # as a mount point is when nothing is mounted
+        directory.mkdir()
+    if how == "a file":
+        directory.write_bytes(b"")
+    for method, path, body in asked:
+        assert_unavailable(client, method, path, body, caplog)
+        assert directory.exists() == (how in ("another", "a file")), path
+    if how == "another":
+        assert list(directory.iterdir()) == []
+    if how == "renamed":  # and it is as it was
+        (tmp_path / "elsewhere").rename(directory)
+        assert client.get("/v2/a/manifests/v1").data == b"{}"
+        assert client.get("/healthz").status_code == 200
+        filled(client)
+
+
+@pytest.mark.slow
+def test_a_bucket_that_vanishes_is_a_503(
+    s3_server: str, s3: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    bucket = f"{s3_server}/vanishing"
+    requests.put(bucket, timeout=10).raise_for_status()
+    client = Client(make_app(storage_at("s3://vanishing/x")))
+    asked = filled(client)
+    storage = storage_at("s3://vanishing/")
+    assert isinstance(storage, ObjectStorage)
+    for objects in storage.store.list():
+        storage.store.delete([one["path"] for one in objects])
+    requests.delete(bucket, timeout=10).raise_for_status()
+    for method, path, body in asked:
+        assert_unavailable(client, method, path, body, caplog)
+    assert requests.head(bucket, timeout=10).status_code == 404
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_directory_that_vanishes_during_a_push_is_not_made_again(
+    tmp_path: Path, at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = tmp_path / "data"
+    storage = storage_at(directory)
+
+    def blocks() -> Iterator[bytes]:
+        for number in range(3):
+            if number == at:
+                directory.rename(tmp_path / "elsewhere")
+            yield bytes(6_000_000)
+
+    with pytest.raises(OSError, match="No such file or directory"):
+        storage.put_blob("a", digest_of(bytes(18_000_000)), blocks())
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]

@@ -1,10 +1,14 @@
-"""The example registry beside Debian's ``docker-registry`` (Go distribution): memory, throughput.
+"""The example registry beside Debian's ``docker-registry`` (Go distribution), in a directory each.
 
-    python -m tests.benchmarks.registry [--layer MIB] [--blob MIB] [--rounds N] [--workers N]
+    python -m tests.benchmarks.registry [--layer MIB] [--names N] [--rounds N] [--workers N]
 
-A layer of 1 GiB is pushed and pulled, and the most memory that a worker has held is printed. Then
-one client and sixteen push and pull blobs, the registries taking turns, on the same disk. Each
-client is a `curl`. The best of the rounds counts; read the ratios.
+Each measurement is a function of a `Contender`. The contenders take turns, on the same disk, and the
+best of the rounds counts; read the ratios. Whatever is left in a contender's way by one measurement
+is in the other's way too.
+
+Both sync what they have acknowledged. Ours syncs each file once, and the directories above it.
+``docker-registry`` 2.8 syncs each file twice, and no directory (as strace shows), so a power cut may
+take a name of it away.
 """
 
 import argparse
@@ -14,44 +18,220 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
-import requests
-
-from registry_routes import resolve_location
+from registry_routes.digests import digest_of
+from registry_routes.headers import IMAGE_MANIFEST
 
 from ..servers import EXAMPLES, debians_registry, free_port, serving
 
-OURS, DEBIANS = "examples/registry.py", "docker-registry"
+IMAGE_CONFIG = "application/vnd.oci.image.config.v1+json"
+SMALL, AT_ONCE = 200, 8  # requests of each kind, and clients that share them
+CHUNKS, CHUNK = 500, 10_000  # how many, and how many bytes each has
 
 
-def make_blob(path: Path, size: int) -> str:
-    """A file of `size` bytes that do not compress; its digest."""
-    hashed = hashlib.sha256()
-    with path.open("wb") as file:
-        for _ in range(size // 2**20):
-            block = os.urandom(2**20)
-            file.write(block)
-            hashed.update(block)
-    return f"sha256:{hashed.hexdigest()}"
+class Contender(NamedTuple):
+    """A registry that takes part."""
+
+    name: str
+    host: str
+    pid: int
+    """Of its process, or of the parent of its workers."""
+
+    repositories: Path
+    """The directory that has a directory for each repository."""
+
+    tags: str
+    """Under a repository, the directory that has an entry for each tag."""
+
+
+@contextmanager
+def ours(directory: Path, workers: int) -> Iterator[Contender]:
+    port = free_port()
+    command = [sys.executable, str(EXAMPLES / "registry.py"), "--port", str(port)]
+    command += ["--storage", str(directory / "ours"), "--workers", str(workers)]
+    with serving(command, port, directory / "log") as host:
+        repositories = directory / "ours" / "repositories"
+        yield Contender("examples/registry.py", host, parent_of(port), repositories, "_tags")
+
+
+@contextmanager
+def debians(directory: Path) -> Iterator[Contender]:
+    directory = directory / "debians"
+    directory.mkdir()
+    with debians_registry(directory) as host:
+        repositories = directory / "data/docker/registry/v2/repositories"
+        pid = parent_of(str(directory / "config.yml"))
+        yield Contender("docker-registry", host, pid, repositories, "_manifests/tags")
+
+
+def parent_of(command: object) -> int:
+    """The oldest process with this in its command line."""
+    found = subprocess.run(["pgrep", "-o", "-f", str(command)], capture_output=True, text=True)
+    return int(found.stdout)
+
+
+# A client that costs little.
+
+
+class Client(threading.local):
+    """A connection to each host, for each thread."""
+
+    def __init__(self) -> None:
+        self.connections: dict[str, HTTPConnection] = {}
+        self.used: dict[str, float] = {}
+
+    def ask(self, host: str, method: str, target: str, body: bytes = b"", kind: str = "") -> str:
+        """The path that the answer leads to, if it has one; it must be a success."""
+        if host not in self.connections:
+            self.connections[host] = HTTPConnection(host, timeout=600)
+        if time.monotonic() > self.used.get(host, 0) + 1:  # a server keeps it for a while only
+            self.connections[host].close()
+        headers = {"Content-Type": kind or "application/octet-stream", "Accept": IMAGE_MANIFEST}
+        self.connections[host].request(method, target, body, headers)
+        response = self.connections[host].getresponse()
+        content = response.read()
+        self.used[host] = time.monotonic()
+        if response.status >= 300:
+            raise RuntimeError(f"{method} {target}: {response.status} {content[:300]!r}")
+        location = urlsplit(response.headers.get("Location", ""))
+        return f"{location.path}?{location.query}"
+
+
+ask = Client().ask
+
+
+def with_digest(location: str, digest: str) -> str:
+    return f"{location}{'' if location.endswith('?') else '&'}digest={digest}"
+
+
+def push_blob(host: str, name: str, content: bytes) -> None:
+    location = ask(host, "POST", f"/v2/{name}/blobs/uploads/")
+    ask(host, "PUT", with_digest(location, digest_of(content)), content)
+
+
+def push_manifest(host: str, name: str, tag: str) -> None:
+    """One that no other is like. Its config must be there."""
+    manifest = (
+        f'{{"schemaVersion":2,"mediaType":"{IMAGE_MANIFEST}","layers":[],'
+        f'"config":{{"mediaType":"{IMAGE_CONFIG}","digest":"{digest_of(b"{}")}","size":2}},'
+        f'"annotations":{{"x":"{os.urandom(8).hex()}"}}}}'
+    )
+    ask(host, "PUT", f"/v2/{name}/manifests/{tag}", manifest.encode(), IMAGE_MANIFEST)
+
+
+def a_second(act: Callable[[int], None]) -> float:
+    """How often a second several clients do it."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(lambda _: None, range(AT_ONCE)))  # so that there are threads
+        begun = time.perf_counter()
+        list(pool.map(act, range(SMALL)))
+    return SMALL / (time.perf_counter() - begun)
 
 
 def curl(*arguments: str) -> None:
     subprocess.run(["curl", "-sSf", "-o", os.devnull, *arguments], check=True)
 
 
-def push(root: str, name: str, path: Path, digest: str) -> None:
-    uploads = f"{root}/v2/{name}/blobs/uploads/"
-    location = requests.post(uploads, timeout=60).headers["Location"]
-    url = resolve_location(uploads, location, digest=digest)
-    curl("-X", "PUT", "-H", "Content-Type: application/octet-stream", "-T", str(path), url)
+def new_name() -> str:
+    """A repository that no measurement before has had."""
+    return f"new/{os.urandom(8).hex()}"
 
 
-def pull(root: str, name: str, digest: str) -> None:
-    curl(f"{root}/v2/{name}/blobs/{digest}")
+# What is measured.
+
+
+def small_pushes(to: Contender) -> float:
+    name = new_name()
+    return a_second(lambda _: push_blob(to.host, name, os.urandom(1000)))
+
+
+def manifest_pushes(to: Contender) -> float:
+    name = new_name()
+    push_blob(to.host, name, b"{}")
+    return a_second(lambda number: push_manifest(to.host, name, f"v{number}"))
+
+
+def manifest_pulls(to: Contender) -> float:
+    name = new_name()
+    push_blob(to.host, name, b"{}")
+    push_manifest(to.host, name, "v1")
+    return a_second(lambda _: void(ask(to.host, "GET", f"/v2/{name}/manifests/v1")))
+
+
+def blob_pulls(to: Contender) -> float:
+    name, content = new_name(), os.urandom(1000)
+    push_blob(to.host, name, content)
+    path = f"/v2/{name}/blobs/{digest_of(content)}"
+    return a_second(lambda _: void(ask(to.host, "GET", path)))
+
+
+def void(_: object) -> None:
+    pass
+
+
+def layer_push(to: Contender, layer: Path) -> float:
+    """MiB a second, of a layer that the registry has not had before."""
+    with layer.open("r+b") as file:
+        file.write(os.urandom(16))
+        file.seek(0)
+        digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    begun = time.perf_counter()
+    location = ask(to.host, "POST", "/v2/large/blobs/uploads/")
+    curl("-T", str(layer), f"http://{to.host}{with_digest(location, digest)}")
+    took = time.perf_counter() - begun
+    push_blob(to.host, "large", digest.encode())
+    LATEST[to.name] = digest
+    return layer.stat().st_size / 2**20 / took
+
+
+LATEST: dict[str, str] = {}
+"""The digest of the layer that a contender has got, by its name."""
+
+
+def layer_pull(to: Contender, layer: Path) -> float:
+    begun = time.perf_counter()
+    curl(f"http://{to.host}/v2/large/blobs/{LATEST[to.name]}")
+    return layer.stat().st_size / 2**20 / (time.perf_counter() - begun)
+
+
+def page(to: Contender, target: str) -> float:
+    """Milliseconds."""
+    begun = time.perf_counter()
+    ask(to.host, "GET", target)
+    return (time.perf_counter() - begun) * 1000
+
+
+def chunks(to: Contender) -> tuple[float, float, float]:
+    """An upload in chunks: milliseconds of one of the first 50, of one of the last; all, seconds."""
+    name, took = new_name(), []
+    content = os.urandom(CHUNK * CHUNKS)
+    begun = time.perf_counter()
+    location = ask(to.host, "POST", f"/v2/{name}/blobs/uploads/")
+    for start in range(0, len(content), CHUNK):
+        sent = time.perf_counter()
+        location = ask(to.host, "PATCH", location, content[start : start + CHUNK])
+        took.append(time.perf_counter() - sent)
+    ask(to.host, "PUT", with_digest(location, digest_of(content)))
+    total = time.perf_counter() - begun
+    return sum(took[:50]) / 50 * 1000, sum(took[-50:]) / 50 * 1000, total
+
+
+def most_memory(of: Contender) -> float:
+    """The most MiB that its processes have had resident, each of them, together."""
+    total = 0
+    for pid in [of.pid, *children_of(of.pid)]:
+        status = Path(f"/proc/{pid}/status").read_text()
+        total += int(status.partition("VmHWM:")[2].split()[0])
+    return total / 1024
 
 
 def children_of(pid: int) -> list[int]:
@@ -59,93 +239,129 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in listed]
 
 
-def most_memory(pid: int) -> float:
-    """The most MiB that a process has had resident."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+# What lists are made of. It is copied on the disk, which takes less time than as many pushes.
 
 
-def pids_of(command: str) -> list[int]:
-    found = subprocess.run(["pgrep", "-f", command], capture_output=True, text=True).stdout
-    return [int(pid) for pid in found.split()]
+def fill(contender: Contender, count: int) -> None:
+    """As many repositories, and as many tags in one of them."""
+    for name in "listed/r", "tagged":
+        push_blob(contender.host, name, b"{}")
+        push_manifest(contender.host, name, "v")
+    for parent, name in (
+        (contender.repositories / "listed", "r"),
+        (contender.repositories / "tagged" / contender.tags, "v"),
+    ):
+        for number in range(count - 1):
+            copy = parent / f"{name}{number:06}"
+            if (parent / name).is_dir():
+                shutil.copytree(parent / name, copy, copy_function=os.link)
+            else:
+                os.link(parent / name, copy)
 
 
-def throughput(
-    root: str, files: list[tuple[Path, str]], tag: str, clients: int
-) -> dict[str, float]:
-    """MiB a second of all clients together."""
-    total = sum(path.stat().st_size for path, _ in files[:clients]) / 2**20
-    took = {}
-    with ThreadPoolExecutor(clients) as pool:
-        for what in "push", "pull":
-            begun = time.perf_counter()
-            jobs = [
-                pool.submit(push, root, f"{tag}/r{i}", path, digest)
-                if what == "push"
-                else pool.submit(pull, root, f"{tag}/r{i}", digest)
-                for i, (path, digest) in enumerate(files[:clients])
-            ]
-            for job in jobs:
-                job.result()
-            took[what] = total / (time.perf_counter() - begun)
-    return took
+# The table.
+
+
+class Row(NamedTuple):
+    """A measurement: rates, of which the highest counts, or times, of which the lowest does."""
+
+    title: str
+    unit: str
+    measure: Callable[[Contender], float]
+
+    @property
+    def is_rate(self) -> bool:
+        return self.unit.endswith("/s")
+
+
+def rows(layer: Path, names: int) -> Iterator[Row]:
+    yield Row("small blobs pushed, 8 at once", "blobs/s", small_pushes)
+    yield Row("small blobs pulled, 8 at once", "blobs/s", blob_pulls)
+    yield Row("manifests pushed, 8 at once", "manifests/s", manifest_pushes)
+    yield Row("manifests pulled, 8 at once", "manifests/s", manifest_pulls)
+    size = f"{layer.stat().st_size // 2**20} MiB"
+    yield Row(f"{size} pushed", "MiB/s", lambda to: layer_push(to, layer))
+    yield Row(f"{size} pulled", "MiB/s", lambda to: layer_pull(to, layer))
+    for n in 10, 1000:
+        for title, path, last in (
+            ("repositories", "/v2/_catalog", "listed/r"),
+            ("tags", "/v2/tagged/tags/list", "v"),
+        ):
+            middle = f"{last}{names // 2:06}"
+            for where, query in ("first", ""), ("middle", f"&last={middle}"):
+                target = f"{path}?n={n}{query}"
+                yield Row(
+                    f"{title}, n={n} of {names:,}, {where} page",
+                    "ms",
+                    lambda to, target=target: page(to, target),  # type: ignore[misc]
+                )
+
+
+def chunk_rows(results: dict[str, list[tuple[float, float, float]]]) -> Iterator[list[str]]:
+    for position, (title, unit) in enumerate(
+        (
+            (f"one of the first 50 of {CHUNKS} chunks", "ms"),
+            ("one of the last 50", "ms"),
+            ("all", "s"),
+        )
+    ):
+        yield cells(
+            title, unit, [min(one[position] for one in found) for found in results.values()]
+        )
+
+
+def cells(title: str, unit: str, values: list[float]) -> list[str]:
+    shown = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values]
+    if len(values) == 2:
+        quotient = values[0] / values[1]
+        shown.append(f"{quotient if unit.endswith('/s') else 1 / quotient:.2f}")
+    return [title, unit, *shown]
+
+
+def show(line: list[str]) -> None:
+    print(f"| {' | '.join(line)} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.registry")
-    parser.add_argument("--layer", type=int, default=1024, help="MiB of the one large layer")
-    parser.add_argument("--blob", type=int, default=64, help="MiB of each client's blob")
+    parser.add_argument("--layer", type=int, default=1024, help="MiB of the large layer")
+    parser.add_argument("--names", type=int, default=20_000, help="repositories, and tags")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="of ours")
     options = parser.parse_args()
     if not shutil.which("curl"):
         sys.exit("curl is not installed")
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        port = free_port()
-        command = [sys.executable, str(EXAMPLES / "registry.py"), "--port", str(port)]
-        command += ["--storage", str(directory / "ours"), "--workers", str(options.workers)]
-        ours = stack.enter_context(serving(command, port, directory / "log"))
-        (master,) = [pid for pid in pids_of(f"port {port}") if children_of(pid)]
-        roots = {OURS: f"http://{ours}"}
-        if shutil.which(DEBIANS):
-            (directory / "debians").mkdir()
-            roots[DEBIANS] = "http://" + stack.enter_context(
-                debians_registry(directory / "debians")
-            )
+        contenders = [stack.enter_context(ours(directory, options.workers))]
+        if shutil.which("docker-registry"):
+            contenders.append(stack.enter_context(debians(directory)))
         else:
-            print(f"{DEBIANS} is not installed: it takes no part")
-
+            print("docker-registry is not installed: it takes no part")
         layer = directory / "layer"
-        digest = make_blob(layer, options.layer * 2**20)
-        push(roots[OURS], "large", layer, digest)
-        pull(roots[OURS], "large", digest)
-        memory = max(map(most_memory, children_of(master)))
-        print(f"a layer of {options.layer} MiB: a worker held {memory:.0f} MiB at most")
-        layer.unlink()
+        with layer.open("wb") as file:
+            for _ in range(options.layer):
+                file.write(os.urandom(2**20))
+        for contender in contenders:
+            fill(contender, options.names)
 
-        files = []
-        for i in range(16):
-            path = directory / f"blob-{i}"
-            files.append((path, make_blob(path, options.blob * 2**20)))
-        best: dict[tuple[str, int], dict[str, float]] = {}
-        for number in range(options.rounds):
-            for clients in 1, 16:
-                for who, root in roots.items():
-                    # Each round's blobs are pushed to repositories, and for the first time to the
-                    # registry, that do not have them.
-                    measured = throughput(root, files, f"x{number}c{clients}", clients)
-                    kept = best.setdefault((who, clients), measured)
-                    for what, rate in measured.items():
-                        kept[what] = max(kept[what], rate)
-        print(f"\nMiB a second, blobs of {options.blob} MiB, {options.workers} workers of ours")
-        for clients in 1, 16:
-            for what in "push", "pull":
-                cells = [f"{who} {best[who, clients][what]:,.0f}" for who in roots]
-                if len(cells) == 2:
-                    ratio = best[OURS, clients][what] / best[DEBIANS, clients][what]
-                    cells.append(f"ratio {ratio:.2f}")
-                print(f"{what}, {clients:>2} at once: {', '.join(cells)}")
+        heads = ["", "", *(one.name for one in contenders)]
+        heads += ["times as good"] if len(contenders) == 2 else []
+        show(heads)
+        show(["---"] * len(heads))
+        for row in rows(layer, options.names):
+            found = [[row.measure(one) for one in contenders] for _ in range(options.rounds)]
+            best = max if row.is_rate else min
+            show(cells(row.title, row.unit, [best(of) for of in zip(*found, strict=True)]))
+        uploads: dict[str, list[tuple[float, float, float]]] = {}
+        for _ in range(options.rounds):
+            for one in contenders:
+                uploads.setdefault(one.name, []).append(chunks(one))
+        for line in chunk_rows(uploads):
+            show(line)
+        memory = [most_memory(one) for one in contenders]
+        show(cells("the most memory, all processes", "MiB", memory))
+        print(f"\nThe best of {options.rounds} rounds; {options.workers} workers of ours.")
 
 
 if __name__ == "__main__":
