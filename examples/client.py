@@ -34,7 +34,7 @@ from tenacity import (
 )
 from tqdm import tqdm
 
-from registry_routes import Reference, URLBuilder, errors, grammar, resolve_location, same_origin
+from registry_routes import Reference, URLBuilder, errors, grammar, resolve_location
 from registry_routes.challenges import Challenge, Token, parse_challenges, parse_token
 from registry_routes.digests import DigestMismatch, Verifier, digest_of
 from registry_routes.headers import (
@@ -45,6 +45,7 @@ from registry_routes.headers import (
     content_range,
     parse_content_range,
 )
+from registry_routes.urls import same_origin
 
 REF_NAME = "org.opencontainers.image.ref.name"
 BLOCK = 64 * 1024  # what has come of one is lost where a connection breaks

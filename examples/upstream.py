@@ -22,7 +22,6 @@ from registry_routes import (
     URLBuilder,
     errors,
     resolve_location,
-    same_origin,
 )
 from registry_routes.challenges import Challenge, parse_challenges, parse_token
 from registry_routes.digests import digest_of
@@ -35,6 +34,7 @@ from registry_routes.registry import (
     parse_manifest,
 )
 from registry_routes.scopes import required_scopes
+from registry_routes.urls import same_origin
 
 log = logging.getLogger(__name__)
 

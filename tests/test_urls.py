@@ -32,10 +32,10 @@ from registry_routes import (
     grammar,
     match_url,
     resolve_location,
-    same_origin,
     url_map,
 )
 from registry_routes.paging import parse_next_link
+from registry_routes.urls import same_origin
 
 from . import nasty
 from .nasty import SHA256, SHA512
