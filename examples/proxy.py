@@ -390,8 +390,6 @@ def collect(arguments: list[str]) -> int:
     parser.add_argument("--dry-run", action="store_true", help="delete nothing")
     options = parser.parse_args(arguments)
     try:
-        if "://" not in options.storage and not os.path.isdir(options.storage):
-            raise OSError("there is no such directory")
         for namespace, storage in _kept_storages(options.storage):
             found = collection.Collection(storage, options.older_than, with_manifests=True)
             if not options.dry_run:
@@ -407,7 +405,7 @@ def collect(arguments: list[str]) -> int:
 
 def _kept_storages(place: str) -> Iterator[tuple[str, ObjectStorage]]:
     """The storage of each namespace that there is one of."""
-    whole = storage_at(place)
+    whole = storage_at(place, create=False)
     if not isinstance(whole, ObjectStorage):
         raise OSError("what is in memory is gone with its proxy")
     with raising_oserrors():

@@ -35,8 +35,9 @@ def test_failing(oci_registry):
     from registry_routes import errors
 
     oci_registry.fail("catalog", "GET", errors.TooManyRequests(retry_after=1))
-    with pytest.raises(urllib.error.HTTPError, match="429"):
+    with pytest.raises(urllib.error.HTTPError, match="429") as raised:
         get(f"{oci_registry.url}/v2/_catalog")
+    raised.value.close()
     assert get(f"{oci_registry.url}/v2/_catalog") == {"repositories": []}
 
 
