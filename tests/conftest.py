@@ -13,6 +13,10 @@ from registry_routes.registry import MemoryStorage, Storage
 
 from .servers import free_port, serving
 
+# A shell makes what it starts in the background ignore Ctrl-C, and the tests' own programs with it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # `--hypothesis-profile` selects one. Neither has a deadline, because the time of one example means
 # nothing on a busy machine.
 settings.register_profile("quick", deadline=None, max_examples=25)
