@@ -188,11 +188,7 @@ def test_what_is_printed(
         ("build blob-upload-chunk name=a uuid=x digest=y", "digest 'y' must have an algorithm"),
         (f"build manifest name=a digest={SHA256} tag=.x", "tag '.x' must start with a letter"),
         ("build manifest name=a digest=latest", "digest 'latest' must have an algorithm"),
-<<<<<<< HEAD
         ("build manifest name=a tag=a:b", "tag 'a:b' must contain only a-z, A-Z, 0-9"),
-=======
-        ("build manifest name=a tag=a:b", "tag 'a:b' must contain only"),
->>>>>>> prose
         ("build blob-upload name=a from_=b", "parameter 'from_' must be written 'from'"),
         ("match /elsewhere", "URL '/elsewhere' must be under the API, '/v2/'"),
         ("match --prefix /r /v2/", "URL '/v2/' must be under the API, '/r/v2/'"),
