@@ -45,6 +45,7 @@ from registry_routes.headers import (
     content_range,
     parse_content_range,
 )
+from registry_routes.urls import same_origin
 
 REF_NAME = "org.opencontainers.image.ref.name"
 BLOCK = 64 * 1024  # what has come of one is lost where a connection breaks
@@ -275,12 +276,6 @@ def is_loopback(url: str) -> bool:
     return host == "localhost" or re.fullmatch(r"127(?:\.[0-9]+){3}|::1", host) is not None
 
 
-def origin_of(url: str) -> tuple[str, str | None, int | None]:
-    """Scheme, host and port: where credentials may go, and never from https to http."""
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-
-
 def body_of(response: requests.Response, most: int = BLOCK) -> bytes:
     """The body of a response, cut off after more bytes than `most`."""
     content = bytearray()
@@ -325,7 +320,7 @@ class Credentials(AuthBase):
         self.tokens: dict[str, tuple[str, float]] = {}  # by their URLs, with the time when they end
 
     def __call__(self, prepared: Any) -> Any:
-        if self.challenge and origin_of(prepared.url) == origin_of(self.root):
+        if self.challenge and same_origin(prepared.url, self.root):
             if self.challenge.scheme == "bearer":
                 prepared.headers["Authorization"] = f"Bearer {self._token(self.challenge)}"
             elif self.basic:
@@ -334,7 +329,7 @@ class Credentials(AuthBase):
 
     def can_answer(self, response: requests.Response) -> bool:
         """Whether the request may succeed with other credentials than it had."""
-        if response.status_code != 401 or origin_of(response.url) != origin_of(self.root):
+        if response.status_code != 401 or not same_origin(response.url, self.root):
             return False
         found = {one.scheme: one for one in reversed(parse_challenges(response.headers))}
         sent = response.request.headers.get("Authorization", "")

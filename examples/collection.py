@@ -39,6 +39,8 @@ from storage import (
 )
 from tqdm import tqdm
 
+from registry_routes.registry import Missing
+
 LEASE = 600  # seconds; clocks of machines that share a storage may differ by half of it
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 KINDS = ("blobs", "repositories", STAGING.rstrip("/"))
@@ -69,7 +71,7 @@ class Survey:
         self.links: Things = {}
         self.uploads: Things = {}
         self.staged: Things = {}
-        self.manifests: set[str] = set()
+        self.manifests: Things = {}
         for prefix in KINDS:
             with raising_oserrors():
                 for objects in storage.store.list(prefix):
@@ -91,7 +93,7 @@ class Survey:
         elif in_repository[2] == "blobs":
             self.links[path] = thing
         elif in_repository[2] == "manifests":
-            self.manifests.add(path)
+            self.manifests[path] = thing
         else:
             upload_id = in_repository[3].partition("/")[0]
             upload = f"{path[: in_repository.start(3)]}{upload_id}/"
@@ -113,9 +115,13 @@ class Collection:
     """What can be deleted of a storage, as it is now.
 
     :param older_than: in seconds.
+    :param with_manifests: whether old manifests are deleted too, and what only they need: those of
+        a cache, which can have them again.
     """
 
-    def __init__(self, storage: ObjectStorage, older_than: float) -> None:
+    def __init__(
+        self, storage: ObjectStorage, older_than: float, *, with_manifests: bool = False
+    ) -> None:
         self.storage = storage
         self.until = time.time() - older_than
         # What is being written is new, however young the rest may be that is deleted.
@@ -126,6 +132,7 @@ class Collection:
         """The links that these need."""
         with tqdm(desc="Listing", unit=" objects") as progress:
             self.survey = Survey(storage, progress.update)
+        self.manifests = self._old(self.survey.manifests) if with_manifests else {}
         self._read_manifests(lambda: None)
         self.links = self._old(self.survey.links)
         self.contents = self._old(self.survey.contents)
@@ -141,12 +148,12 @@ class Collection:
         return {path: thing for path, thing in staged if thing.time < self.staged_until}
 
     def _read_manifests(self, tick: Tick) -> None:
-        unread = sorted(self.survey.manifests - self.read)
+        unread = sorted(self.survey.manifests.keys() - self.read - self.manifests.keys())
         with ThreadPoolExecutor(16) as pool:
             files = pool.map(self.storage.read, unread)
             for path, file in zip(unread, tqdm(files, "Reading", len(unread)), strict=True):
                 tick()
-                name = path.removeprefix("repositories/").partition("/_manifests/")[0]
+                name, _ = _name_and_digest(path)
                 if file:  # else it may be deleted, and pushed again
                     self.read.add(path)
                     digests = digests_in(file.partition(b"\n")[2])
@@ -164,16 +171,20 @@ class Collection:
         with self._condemning() as tick:
             links = self.survey.links
             self.survey = Survey(self.storage, tick)
+            self._keep_what_is_new(self.manifests, self._old(self.survey.manifests))
             self._read_manifests(tick)
-            for mine, there in (
+            for mine, old in (
                 (self.links, self._old(self.survey.links)),
                 (self.contents, self._old(self.survey.contents)),
                 (self.uploads, self._old(self.survey.uploads)),
                 (self.staged, self._old_staged(self.survey)),
             ):
-                for path in mine.keys() - there.keys():
-                    del mine[path]
+                self._keep_what_is_new(mine, old)
             self._keep_what_is_needed([*links, *self.survey.links])
+            for path in tqdm(self.manifests, "Deleting manifests"):
+                tick()
+                with suppress(Missing):
+                    self.storage.delete_manifest(*_name_and_digest(path))
             for path in tqdm([*self.links, *self.contents], "Deleting"):
                 tick()
                 self.storage.delete(path)
@@ -184,6 +195,10 @@ class Collection:
                 Path(f"{self.storage.directory}{path}").unlink(missing_ok=True)
             else:
                 self.storage.delete(path)
+
+    def _keep_what_is_new(self, mine: Things, old: Things) -> None:
+        for path in mine.keys() - old.keys():
+            del mine[path]
 
     @contextmanager
     def _condemning(self) -> Iterator[Tick]:
@@ -213,6 +228,7 @@ class Collection:
     def summary(self) -> Iterator[str]:
         """A line each of what it deletes: how many, and how many bytes."""
         for kind, things in (
+            *([("manifests", self.manifests)] if self.manifests else []),
             ("unreferenced contents", self.contents),
             ("links of blobs to repositories", self.links),
             ("abandoned uploads", self.uploads),
@@ -220,6 +236,12 @@ class Collection:
         ):
             size = sum(thing.size for thing in things.values())
             yield f"{len(things):,} {kind}, {size:,} bytes"
+
+
+def _name_and_digest(path: str) -> tuple[str, str]:
+    """The repository's name and the digest of a manifest, from its path."""
+    name, _, digest = path.removeprefix("repositories/").partition("/_manifests/")
+    return name, digest.replace("/", ":")
 
 
 def seconds(text: str) -> float:

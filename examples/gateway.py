@@ -2,8 +2,8 @@
 
     python examples/gateway.py --port 5001 --storage ./registry-data --users ./passwords
 
-`Gateway` is WSGI middleware for any registry application; `TokenServer` gives out the tokens, as
-Docker's token authentication specification says. Here both stand before the registry of
+`Gateway` is a hook of a `RegistryApp`, called before each view; `TokenServer` gives out the tokens,
+as Docker's token authentication specification says. Here they protect the registry of
 `registry.py`, with this rule: anyone may pull, the users may do anything. The users are lines of
 ``NAME:PASSWORD``, in a file or in the environment's ``REGISTRY_USERS``. Tokens are signed with the
 key in ``REGISTRY_KEY``; without one, with a new key at each start.
@@ -30,12 +30,11 @@ from werkzeug.wrappers import Request, Response
 
 from registry_routes import (
     OCI_1_1,
-    RegistryMap,
+    RegistryRequest,
     URLBuilder,
     error_response,
     errors,
     scopes,
-    url_map,
 )
 from registry_routes.registry import make_registry
 
@@ -49,33 +48,19 @@ Policy = Callable[[str | None, scopes.Scope], Iterable[str]]
 
 
 class Gateway:
-    """Lets a request through to `app` if its token has the scopes that the request needs.
+    """Lets a request through if its token has the scopes that the request needs.
 
-    :param app: a registry, on the routes of `url_map`.
     :param key: what the token server signs with.
     """
 
-    def __init__(self, app: Wsgi, key: bytes, url_map: RegistryMap = url_map) -> None:
-        self.app = app
+    def __init__(self, key: bytes) -> None:
         self.key = key
-        self.url_map = url_map
 
-    def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
-        try:
-            self.check(Request(environ))
-        except HTTPException as error:
-            response = error_response(error, environ)
-            response.headers["Docker-Distribution-API-Version"] = "registry/2.0"
-            return response(environ, start_response)
-        return self.app(environ, start_response)
-
-    def check(self, request: Request) -> None:
+    def __call__(self, request: RegistryRequest) -> None:
         """Raise `errors.Unauthorized` if the request's token does not allow it."""
-        # What is no route of the registry is answered here: a redirect, 404 or 405.
-        endpoint, values = self.url_map.bind_to_environ(request.environ).match()
-        query = request.environ.get("QUERY_STRING", "")
-        needed = scopes.required_scopes(endpoint, request.method, values, query)
-        granted = self.granted(request)
+        if request.url_rule is None:  # a redirect, 404 or 405, or OPTIONS: nothing of a repository
+            return
+        needed, granted = request.scopes, self.granted(request)
         if granted is None or not all(scope.is_granted_by(granted) for scope in needed):
             message = error = None
             if granted is not None:  # with another token, the client would be let through
@@ -191,8 +176,10 @@ def make_app(
 ) -> Wsgi:
     """The registry behind its gateway, with the token server and the health check beside it."""
     dialect = OCI_1_1.subset(methods=["GET"]) if read_only else OCI_1_1
-    gateway = with_health(Gateway(make_registry(storage, dialect=dialect), key), storage)
-    return DispatcherMiddleware(gateway, {"/token": TokenServer(key, users, allowed)})
+    registry = make_registry(storage, dialect=dialect)
+    registry.before_request(Gateway(key))
+    token_server = TokenServer(key, users, allowed)
+    return DispatcherMiddleware(with_health(registry, storage), {"/token": token_server})
 
 
 def name_and_password(text: str) -> tuple[str, str]:

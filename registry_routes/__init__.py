@@ -7,15 +7,19 @@
 >>> adapter.build("manifest", {"name": "library/nginx", "tag": "latest"}, force_external=True)
 'https://registry.example.com/v2/library/nginx/manifests/latest'
 
-- Matching and building: `url_map`, `RegistryMap`; in your own map, `RegistryRules` and
-  `CONVERTERS`; the route tables, `OCI_1_1` and `DOCKER_1_5`.
-- Serving: `RegistryApp`; in other frameworks, `error_response`. A whole registry is in the module
-  `registry_routes.registry`.
-- Clients: `Reference`, an image reference; `URLBuilder`, `resolve_location` and `match_url`.
-- Both sides: `errors`, to raise and to read; `challenges` and `scopes`, for tokens; `paging`, for
-  lists in pages; `headers` and `digests`, what the API's own headers and digests say.
-- Tests: the module `registry_routes.testing`, and the pytest fixture ``oci_registry``.
-- Values: `grammar`, what a repository name, a tag and a digest are.
+Where to start:
+
+- To match requests and build URLs in a server: `url_map`, or a `RegistryMap` with your own rules.
+  `RegistryRules` and `CONVERTERS` are for a plain Werkzeug map. `OCI_1_1` and `DOCKER_1_5` are the
+  route tables.
+- To serve a registry: `RegistryApp`, with your own views; the module `registry_routes.registry`,
+  which has all the views; `error_response`, for other frameworks.
+- To write a client: `Reference` parses image references, `URLBuilder` builds URLs,
+  `resolve_location` follows a ``Location``, and `match_url` tells which endpoint a URL is.
+- On both sides: `errors` to raise and to read, `challenges` and `scopes` for tokens, `paging` for
+  lists, `headers` and `digests` for what the API puts into them.
+- To test: the pytest fixture ``oci_registry``, and the module `registry_routes.testing`.
+- To check a repository name, a tag, a digest or an upload id: `grammar`.
 """
 
 from importlib import import_module
@@ -26,8 +30,8 @@ if TYPE_CHECKING:
     from .public import *  # noqa: F403
     from .public import __all__ as __all__
 else:
-    # pytest loads the plugin in every suite of whoever has the package, which must not cost the
-    # time to import all the rest.
+    # pytest loads the plugin in every environment that has the package. Importing all the rest
+    # would make every test suite there start more slowly.
     def __getattr__(name: str) -> Any:
         if name != "__all__" and find_spec(f"{__name__}.{name}"):
             return import_module(f"{__name__}.{name}")

@@ -1,28 +1,52 @@
 """The command line: ``python -m registry_routes``, or ``registry-routes``."""
 
 import argparse
+import io
 import json
 import logging
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
+from inspect import Parameter, signature
+from typing import Any, NoReturn
 
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import BuildError, RequestRedirect
 
 from .errors import RegistryError, Unsupported
-from .map import RegistryMap
+from .grammar import closest
+from .map import RegistryMap, RouteNotBuilt
 from .reference import Reference
 from .routes import DIALECTS, OCI_1_1
 from .scopes import required_scopes
 from .testing import serve
-from .urls import URLBuilder, match_url
+from .urls import PARAMETERS, URLBuilder, match_url
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line with `argv`; returns the exit status: 1 for no match, no URL."""
+    """Run the command line with `argv`, and return the exit status.
+
+    It is 1 if there is no match or no URL, 2 for a wrong command line, and 141 if the reader of the
+    output has gone, as for a program that SIGPIPE has ended.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error
+    try:
+        try:
+            return _run(argv)
+        finally:
+            print(end="", flush=True)
+    except OSError as error:
+        # Python would write the rest at its end, and fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141 if isinstance(error, BrokenPipeError) else _fail(str(error))
+
+
+def _run(argv: Sequence[str] | None) -> int:
     options = _parser().parse_args(argv)
     try:
         printed: str = options.command(options)
@@ -34,17 +58,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{error.code} {error.error_code}: {error.description}{allow}")
     except NotFound as error:
         return _fail(str(error.description))
+    except BrokenPipeError:
+        raise
     except (BuildError, ValueError, OSError) as error:
         return _fail(str(error))
-    print(printed)
+    print("\n".join(map(_printable, printed.split("\n"))))
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(_printable(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="registry-routes", description="The routes of the container registry API."
     )
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = _Parser(add_help=False)
     shared.add_argument(
         "--dialect",
         choices=DIALECTS,
@@ -72,7 +103,13 @@ def _parser() -> argparse.ArgumentParser:
     match.add_argument("url", metavar="URL-or-path", help="under the root, if that is given")
     match.set_defaults(command=_match)
 
-    build = commands.add_parser("build", parents=[shared], help="build a URL")
+    build = commands.add_parser(
+        "build",
+        parents=[shared],
+        help="build a URL",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_what_endpoints_take(),
+    )
     target = build.add_mutually_exclusive_group(required=True)
     target.add_argument(
         "--reference",
@@ -86,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         type=_pair,
         metavar="key=value",
-        help="what the rule of the endpoint has in <>; whatever else goes into the query",
+        help="what the endpoint takes; whatever else goes into the query as it is",
     )
     build.set_defaults(command=_build)
 
@@ -142,7 +179,7 @@ def _match(options: argparse.Namespace) -> str:
     endpoint, values, query = match_url(options.url, method, root=urls.root, url_map=routes)
     scopes = required_scopes(endpoint, method, values, query)
     lines = [["endpoint", endpoint], *values.items(), ["scopes", " ".join(map(str, scopes)) or "-"]]
-    return _aligned(lines)
+    return _aligned([[head, repr(value)[1:-1]] for head, value in lines])
 
 
 def _build(options: argparse.Namespace) -> str:
@@ -153,8 +190,69 @@ def _build(options: argparse.Namespace) -> str:
         _, urls = _map_and_urls(options)
         return urls.manifest(reference)
     routes, urls = _map_and_urls(options)
-    adapter = routes.bind("registry.invalid")
-    return urls.root + adapter.build(options.endpoint, MultiDict(options.values))
+    endpoint, given = options.endpoint, MultiDict(options.values)
+    choices = routes.table.variables(endpoint)
+    if not choices:
+        near = closest(endpoint, {route.endpoint for route in routes.dialect.routes})
+        raise ValueError(f"endpoint {endpoint!r} must be one of the dialect's, such as {near}")
+    names = max((names for names in choices if given.keys() >= set(names)), key=len, default=None)
+    if names is None:
+        raise RouteNotBuilt(BuildError(endpoint, given, None), choices)
+    path = {name: _only(name, given.poplist(name)) for name in names}
+    routes.table.build(endpoint, path)  # which checks the values
+    method, positional, keywords = _signature(endpoint)
+    query: dict[str, Any] = {}
+    for name, values in given.lists():
+        if name in PARAMETERS:
+            raise ValueError(f"parameter {name!r} must be written {PARAMETERS[name]!r}")
+        keyword = keywords.get(name)
+        if keyword is None:
+            query[name] = values
+            for meant in get_close_matches(name, keywords, n=1):
+                _warn(f"parameter {name!r} is not one of {endpoint!r}: is {meant!r} meant?")
+        elif keyword.annotation == int | None:
+            query[keyword.name] = _number(_only(name, values))
+        else:
+            query[keyword.name] = values if len(values) > 1 else values[0]
+    arguments = [path[name] for name in positional if name in path]
+    # A tag or a digest in the path is the reference of a manifest.
+    others = [one for name, one in path.items() if name not in positional]
+    url: str = method(urls, *arguments, *others, **query)
+    return url
+
+
+def _only(name: str, values: list[str]) -> str:
+    if len(values) > 1:
+        raise ValueError(f"{name} must be given once")
+    return values[0]
+
+
+def _number(text: str) -> int | str:
+    return int(text) if text.isascii() and text.isdecimal() else text
+
+
+def _signature(endpoint: str) -> tuple[Callable[..., str], list[str], dict[str, Parameter]]:
+    """The method of `URLBuilder` for an endpoint; its positional parameters by name; and those that
+    are query parameters, as a query names them."""
+    method: Callable[..., str] = getattr(URLBuilder, endpoint.replace("-", "_"))
+    parameters = [one for one in signature(method).parameters.values() if one.name != "self"]
+    positional = [one.name for one in parameters if one.kind is Parameter.POSITIONAL_ONLY]
+    keywords = {
+        PARAMETERS.get(one.name, one.name): one
+        for one in parameters
+        if one.kind is Parameter.KEYWORD_ONLY
+    }
+    return method, positional, keywords
+
+
+def _what_endpoints_take() -> str:
+    rows = []
+    for route in OCI_1_1.routes:
+        variables = OCI_1_1.variables(route)
+        _, _, keywords = _signature(route.endpoint)
+        optional = [f"[{name}]" for name in keywords if name not in variables]
+        rows.append([f"  {route.endpoint}", " ".join([*variables, *optional])])
+    return f"what the endpoints take, and in [] what they may take:\n{_aligned(rows)}"
 
 
 def _serve(options: argparse.Namespace) -> str:
@@ -180,8 +278,17 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
+def _printable(text: str) -> str:
+    """`text` with escapes for what would move a cursor, or look like other text than it is."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
+def _warn(message: str) -> None:
+    print(_printable(message), file=sys.stderr)
+
+
 def _fail(message: str) -> int:
-    print(message, file=sys.stderr)
+    _warn(message)
     return 1
 
 

@@ -1,7 +1,7 @@
 """`LateMap`: a `werkzeug.routing.Map` that binds to a request late, for speed.
 
-What a match does not need is worked out when it is first asked for. Otherwise Werkzeug's binding
-would take several times as long as the match itself.
+What a match does not need is only worked out when it is first used. Werkzeug's own binding takes
+several times as long as the match itself.
 """
 
 import warnings
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
     from werkzeug.wrappers import Request
 
-#: What stays as it is in a query that is encoded already.
+#: The characters to keep when a query that may be encoded already is percent-encoded.
 SAFE_IN_QUERY = "%?" + SAFE_IN_PATH
 
 _MOST_HOSTS = 1000
@@ -26,10 +26,10 @@ _LONGEST_HOST = 260  # a domain name and a port
 
 
 class _Late:
-    """An attribute that a late adapter gets from a full one, when it is first asked for.
+    """An attribute that a late adapter takes from a full one when it is first used.
 
-    As `functools.cached_property`, which takes a lock before Python 3.12. (With a `__getattr__`,
-    Python would look up every attribute of an adapter more slowly.)
+    It works like `functools.cached_property`, which takes a lock before Python 3.12. A
+    `__getattr__` would make the look-up of every attribute of an adapter slower.
     """
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -52,7 +52,7 @@ class LateMapAdapter(MapAdapter):
 
     @classmethod
     def full(cls, adapter: MapAdapter) -> Self:
-        """An adapter of this class, bound as `adapter` is."""
+        """An adapter of this class, bound in the same way as `adapter`."""
         if isinstance(adapter, cls):
             return adapter
         return cls(
@@ -91,7 +91,7 @@ Adapter = TypeVar("Adapter", bound=LateMapAdapter)
 
 
 class LateMap(Map, Generic[Adapter]):
-    """A `werkzeug.routing.Map` that binds fast, and keeps a query as it came."""
+    """A `werkzeug.routing.Map` that binds fast, and keeps the bytes of a query."""
 
     adapter_class: type[Adapter]
     """What `bind` and `bind_to_environ` return."""
@@ -110,7 +110,7 @@ class LateMap(Map, Generic[Adapter]):
         path_info: str | None = None,
         query_args: Mapping[str, Any] | str | None = None,
     ) -> Adapter:
-        """An adapter for a host. As `werkzeug.routing.Map.bind`."""
+        """An adapter for a host, as from `werkzeug.routing.Map.bind`."""
         adapter = super().bind(
             server_name,
             script_name,
@@ -128,9 +128,9 @@ class LateMap(Map, Generic[Adapter]):
         server_name: str | None = None,
         subdomain: str | None = None,
     ) -> Adapter:
-        """An adapter for a request. As `werkzeug.routing.Map.bind_to_environ`."""
-        # Only a plain environ is bound late: Werkzeug may check more of a request, and of a host
-        # that it has not seen.
+        """An adapter for a request, as from `werkzeug.routing.Map.bind_to_environ`."""
+        # Only a plain environ is bound late, and only if Werkzeug has accepted its host before:
+        # Werkzeug checks a new host, and may check more of a `Request`.
         if type(environ) is dict and server_name is None and subdomain is None:
             host = environ.get("HTTP_HOST")
             if (
@@ -150,11 +150,11 @@ class LateMap(Map, Generic[Adapter]):
             server_name is not None and subdomain is None and self._is_outside(server_name, environ)
         )
         if is_outside:
-            # Werkzeug would take the same. Version 3.2, which has the attribute, has changed it.
+            # The same subdomain as Werkzeug takes: another one since 3.2, which has the attribute.
             is_new = hasattr(self, "subdomain_matching")
             subdomain = self.default_subdomain if is_new else "<invalid>"
         adapter = _bound_by_werkzeug(self, environ, server_name, subdomain)
-        if is_outside:  # the warning of Werkzeug would name the line above, not the caller's
+        if is_outside:  # Werkzeug's own warning would name a line of this file, not the caller's
             warnings.warn(
                 f"Current server name {_host_of(environ)!r} doesn't match configured server name"
                 f" {server_name!r}",
@@ -163,7 +163,7 @@ class LateMap(Map, Generic[Adapter]):
         return self.adapter_class.full(adapter)
 
     def _is_outside(self, server_name: str, environ: "WSGIEnvironment | Request") -> bool:
-        """Whether the request's host has no subdomain of `server_name`, and should have one."""
+        """Whether the request's host should be `server_name` or a subdomain of it, but is not."""
         if not getattr(self, "subdomain_matching", not self.host_matching):
             return False
         scheme = _plain(environ)["wsgi.url_scheme"]
@@ -178,7 +178,7 @@ def _bound_by_werkzeug(
     subdomain: str | None = None,
 ) -> MapAdapter:
     adapter = Map.bind_to_environ(url_map, environ, server_name, subdomain)
-    if "\ufffd" in (adapter.query_args or ""):  # a byte that is not UTF-8: it stays as it was
+    if "\ufffd" in (adapter.query_args or ""):  # a byte that is not UTF-8, which would be lost
         query: str = _plain(environ)["QUERY_STRING"]
         adapter.query_args = quote(query, safe=SAFE_IN_QUERY, encoding="latin-1")
     return adapter

@@ -1,7 +1,7 @@
-"""What a registry asks of a client, and the token requests and answers that follow.
+"""Authentication challenges (``WWW-Authenticate``), and the token requests that follow from them.
 
-A registry answers 401 with challenges in its ``WWW-Authenticate`` (RFC 9110, 11.6.1). One of the
-scheme Bearer names a token server, which gives out a token for certain scopes (Docker Registry
+A registry answers 401 with challenges in its ``WWW-Authenticate`` header (RFC 9110, 11.6.1). A
+Bearer challenge names a token server, which gives out a token for certain scopes (Docker Registry
 token authentication specification).
 """
 
@@ -18,21 +18,21 @@ class _HasItems(Protocol):
     def items(self) -> Iterable[tuple[Any, Any]]: ...
 
 
-#: The headers of a response, whichever library has read it, or pairs of a name and a value.
+#: The headers of a response from any HTTP library, or pairs of a name and a value.
 Headers: TypeAlias = _HasItems | Iterable[tuple[Any, Any]]
 
 
 def header_pairs(headers: Headers | None) -> list[tuple[str, str]]:
     """The name and the value of each header line.
 
-    `headers` are those of http.client, urllib3, requests, httpx, aiohttp or Werkzeug, a `dict`
-    whose values may be lists, or pairs. Names and values may be `bytes`, as ASGI has them. A value
-    that is `None` is left out.
+    `headers` may be those of http.client, urllib3, requests, httpx, aiohttp or Werkzeug, a `dict`
+    whose values may be lists, or pairs. Names and values may be `bytes`, as in ASGI. A value that
+    is `None` is left out.
 
     >>> header_pairs({"Allow": ["GET", "HEAD"], "Retry-After": 30})
     [('Allow', 'GET'), ('Allow', 'HEAD'), ('Retry-After', '30')]
 
-    Raises `TypeError` if `headers` are none of these.
+    Raises `TypeError` for anything else.
     """
     # httpx's items() would join the lines.
     items = getattr(headers, "multi_items", None) or getattr(headers, "items", None)
@@ -50,7 +50,7 @@ def header_pairs(headers: Headers | None) -> list[tuple[str, str]]:
 
 
 def header_values(headers: Headers | None, name: str) -> list[str]:
-    """Every value of the header `name`, in any case, one for each line that there is.
+    """The value of each line of the header `name`, whose case does not matter.
 
     >>> header_values([("Allow", "GET"), ("Age", "3"), ("allow", "HEAD")], "Allow")
     ['GET', 'HEAD']
@@ -85,13 +85,13 @@ class Challenge:
     """  # noqa: E501
 
     scheme: str
-    """``bearer``, ``basic`` or another; in lower case, as any case means the same."""
+    """``bearer``, ``basic`` or another, always in lower case: its case has no meaning."""
 
     parameters: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """The parameters by their names in lower case; the values are unquoted."""
+    """The parameters: their names in lower case, and their values without quotes."""
 
     token68: str = ""
-    """What some schemes have in place of parameters: ``abc==`` in ``Negotiate abc==``."""
+    """What some schemes have instead of parameters: ``abc==`` in ``Negotiate abc==``."""
 
     def __post_init__(self) -> None:
         parameters = {name.lower(): value for name, value in self.parameters.items()}
@@ -140,22 +140,22 @@ class Challenge:
         (Docker token authentication specification, "Requesting a Token".) The client sends the
         name and the password of a user by Basic authentication, or nothing to be anonymous.
 
-        :param scopes: a string, or an iterable of what prints as a scope. By default they are those
-            of the challenge; an empty list asks for none.
+        :param scopes: a string, or an iterable of scopes, which may be any objects that print as
+            one. By default they are those of the challenge; an empty list asks for none.
         :param account: the name of the user, for token servers that want to know it.
-        :param registry: the URL of the registry that sent the challenge. Only if it begins with
-            ``http:`` may the realm do so too: else whoever changes the challenge could have a
-            password sent in the clear.
+        :param registry: the URL of the registry that sent the challenge. The realm may begin with
+            ``http:`` only if this URL does. Otherwise a forged challenge could make the client send
+            a password in the clear.
 
-        The realm is kept byte for byte, with its own query.
+        The realm and its own query are kept byte for byte. Only a fragment is left out.
 
         >>> header = 'Bearer realm="https://auth.example/token?x=1",service="my registry"'
         >>> [challenge] = parse_challenges(header)
         >>> challenge.token_url(scopes=["repository:a:pull", "repository:b:pull"])
         'https://auth.example/token?x=1&service=my%20registry&scope=repository%3Aa%3Apull&scope=repository%3Ab%3Apull'
 
-        Raises `ValueError` if the challenge is not of the scheme Bearer, or its realm is not such
-        a URL.
+        Raises `ValueError` if the scheme is not Bearer, or if the realm is not a URL of ``https``,
+        or of ``http`` if that is allowed.
         """
         url = self._token_server(registry)
         pairs = [("service", self.service)] if self.service else []
@@ -178,11 +178,11 @@ class Challenge:
         offline: bool = False,
         registry: object = None,
     ) -> TokenForm:
-        """The form to POST for a token, and where to.
+        """The form to POST for a token, and the URL to POST it to.
 
         (Docker token authentication specification, "Docker Registry v2 authentication using
         OAuth2".) It has a `username` and a `password`, or the `refresh_token` of an earlier answer.
-        Not every token server takes it: if the answer is 401, 404 or 405, clients GET `token_url`.
+        Not every token server accepts it: after a 401, 404 or 405, clients GET `token_url` instead.
 
         :param client_id: what the client calls itself.
         :param offline: whether to ask for a refresh token.
@@ -194,8 +194,8 @@ class Challenge:
         >>> url, fields["grant_type"], fields["service"]
         ('https://auth.example/token', 'password', 'r')
 
-        Raises `ValueError` as `token_url` does, and unless there are either a username and a
-        password or a refresh token.
+        Raises `ValueError` as `token_url` does, and if it is given neither a username and a
+        password nor a refresh token, or both.
         """
         url = self._token_server(registry)
         if refresh_token is None and username is not None and password is not None:
@@ -237,13 +237,13 @@ class Challenge:
 
 
 def _scheme_of(url: str) -> str | None:
-    """The scheme of an absolute URL with a host; `None` if it is none."""
-    # urlsplit would strip some of these, and clients disagree on a backslash.
+    """The scheme of an absolute URL with a host; `None` for any other text."""
+    # urlsplit would strip some of these characters, and clients disagree on a backslash.
     if re.search(r"[^!-~]|\\", url):
         return None
     try:
         parts = urlsplit(url)
-        _ = parts.port  # which is parsed only when it is asked for
+        _ = parts.port  # it is parsed, and may fail, only when it is read
     except ValueError:
         return None
     return parts.scheme if parts.hostname else None
@@ -260,12 +260,12 @@ _IN_QUOTES = r'(?>(?:[^"\\]++|\\.)*)'  # the last quote of a header may be missi
 _PARAMETER = rf"{_NAME}{_BLANK}*+="
 _SCHEME = rf"{_NAME}{_BLANK}++{_PARAMETER}"
 
-# A header is one of these after another, whatever it is.
+# Any header, however malformed, is a sequence of these.
 _ITEM = re.compile(
-    # After a comma, a scheme is any word; a token68 may follow.
+    # At the start or after a comma, any word is a scheme. A token68 may follow it.
     rf"(?:\A|{_BLANK}*+,)[ \t\r\n,]*+(?P<scheme>{_NAME})(?={_BLANK}|,|\Z)(?!{_BLANK}*+=)"
     rf"(?:{_BLANK}++(?P<token68>[A-Za-z0-9._~+/-]++=*+)(?={_BLANK}*+(?:,|\Z)))?"
-    # If the comma is missing, a scheme is a word that a parameter follows.
+    # If the comma is missing, a word is a scheme if a parameter follows it.
     rf"|(?={_SCHEME})(?P<late_scheme>{_NAME})"
     rf'|(?P<name>{_NAME}){_BLANK}*+={_BLANK}*+(?:"(?P<quoted>{_IN_QUOTES})"?|(?P<plain>{_WORD}*+))'
     r"|[ \t\r\n,]++"
@@ -273,8 +273,8 @@ _ITEM = re.compile(
     r'|[^ \t\r\n,"]++',
     re.DOTALL,
 )
-# How a value without quotes goes on: with words that are neither a parameter nor a scheme; and
-# after a comma, with the further actions of a scope, as in "scope=repository:a:pull,push".
+# A value without quotes may go on with words that are neither a parameter nor a scheme, and after a
+# comma with more actions of a scope, as in "scope=repository:a:pull,push".
 _MORE_WORDS = rf"{_BLANK}++(?!{_PARAMETER}|{_SCHEME}){_WORD}++"
 _MORE_ACTIONS = rf",(?=[a-z*])(?!{_PARAMETER}){_WORD}++"
 _REST = re.compile(f"(?>(?:{_MORE_WORDS})*)")
@@ -282,18 +282,19 @@ _REST_OF_SCOPE = re.compile(f"(?>(?:{_MORE_ACTIONS}|{_MORE_WORDS})*)")
 
 
 def parse_challenges(header_or_headers: str | Headers | Iterable[str] | None) -> list[Challenge]:
-    """Every challenge of a ``WWW-Authenticate``, in order (RFC 9110, 11.6.1).
+    """Every challenge of a ``WWW-Authenticate`` header, in order (RFC 9110, 11.6.1).
 
-    It takes the value of the header, several of them, or all the headers of a response, in any form
-    that `header_pairs` takes. `None` has no challenges.
+    The argument is the value of the header, a list of several values, or all the headers of a
+    response, in any form that `header_pairs` takes. For `None`, there are no challenges.
 
     >>> basic, bearer = parse_challenges('Basic realm="r", Bearer realm="https://a/t",scope=x:y:z')
     >>> basic.realm, bearer.realm, bearer.scope
     ('r', 'https://a/t', 'x:y:z')
 
-    It also reads what some registries send against the rules: values without quotes that need them,
-    the comma in ``scope=repository:a:pull,push``, parameters without commas between them. What it
-    cannot read it leaves out. If a challenge has a parameter twice, the last one counts.
+    It also reads what some registries send in breach of the RFC: values without the quotes that
+    they need, the comma in ``scope=repository:a:pull,push``, and parameters without commas between
+    them. It leaves out what it cannot read. If a challenge has a parameter twice, the last one
+    counts.
     """
     given = header_or_headers
     if isinstance(given, str | bytes):
@@ -326,19 +327,19 @@ def _challenges_of(line: str) -> list[Challenge]:
 
 @dataclass(frozen=True)
 class Token:
-    """What a token server has answered. Its secrets are left out where it is printed."""
+    """The answer of a token server. Its secrets are not shown when it is printed."""
 
     token: str = field(repr=False)
     """What to send to the registry, as ``Authorization: Bearer …``."""
 
     expires_in: int = 60
-    """For how many seconds the token is valid, from `issued_at`, else from the answer, on."""
+    """For how many seconds the token is valid, from `issued_at` or else from the answer."""
 
     issued_at: datetime | None = None
     """When it was issued, with a timezone; `None` if the token server does not say."""
 
     refresh_token: str | None = field(default=None, repr=False)
-    """What gets another token by `Challenge.token_form`; `None` if there is none."""
+    """A refresh token, with which `Challenge.token_form` asks for another token; or `None`."""
 
 
 def parse_token(body: bytes | str) -> Token:
@@ -352,7 +353,7 @@ def parse_token(body: bytes | str) -> Token:
     >>> print(token.issued_at)
     2026-11-24 10:00:00+00:00
 
-    Raises `ValueError` for a body that is not such an answer, and names the field that is wrong.
+    Raises `ValueError`, which names the field that is wrong, for any other body.
     """
     try:
         content = json.loads(body)
@@ -378,7 +379,7 @@ def parse_token(body: bytes | str) -> Token:
 
 
 def _time(text: object) -> datetime | None:
-    """A time of RFC 3339; `None` for none, and for the first of all, which Go has for none."""
+    """A time of RFC 3339; `None` if it is missing, or in the year 1, which is Go's zero time."""
     if text is None:
         return None
     try:

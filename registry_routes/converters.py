@@ -1,4 +1,4 @@
-"""Werkzeug converters for the values in a registry URL: each a `Grammar` made into a converter."""
+"""Werkzeug converters for the values in a registry URL, each made from a `Grammar`."""
 
 from collections.abc import Mapping
 from inspect import cleandoc
@@ -21,20 +21,22 @@ from .grammar import Grammar
 
 
 class GrammarConverter(BaseConverter):
-    """Matches and builds what a `Grammar` allows, as the string it is.
+    """Matches and builds the values that a `Grammar` allows, unchanged.
 
-    A subclass names its grammar, and gets its regular expression from there:
+    A subclass names its grammar, and gets its regular expression from it:
 
     >>> class TeamConverter(GrammarConverter, grammar=grammar.EXTENSION): ...
     >>> TeamConverter.regex == grammar.EXTENSION.regex
     True
     """
 
+    regex: str
     grammar: ClassVar[Grammar]
 
     looks_like: ClassVar[str | None] = None
-    """A regular expression for what is meant as such a value: every well-formed value, and the
-    malformed ones that get an error of their own. `None` if no malformed value does."""
+    """A regular expression for what a client may have meant as such a value: every well-formed
+    value, and the malformed ones that get their own error. If it is `None`, only well-formed values
+    are recognized. (`RouteTable` finds repository names by itself.)"""
 
     def __init_subclass__(cls, grammar: Grammar | None = None, **kwargs: Any) -> None:
         if grammar is not None:
@@ -44,7 +46,7 @@ class GrammarConverter(BaseConverter):
         super().__init_subclass__(**kwargs)
 
     def to_url(self, value: Any) -> str:
-        """`value`, percent-encoded if its grammar has characters that a path must not have.
+        """`value`, percent-encoded if its grammar allows characters that a path cannot have.
 
         Raises `ValueError`, which names the value and the rule it broke, if it is malformed.
         """
@@ -60,7 +62,7 @@ class GrammarConverter(BaseConverter):
 class RepositoryNameConverter(GrammarConverter, grammar=grammar.NAME):
     """A repository name: one or more components joined by ``/``, like ``library/nginx``.
 
-    It crosses slashes, so what follows it in a rule decides where it ends:
+    It may have slashes in it, so its end depends on what follows it in the rule:
 
     >>> from werkzeug.routing import Map, Rule
     >>> url_map = Map(
@@ -88,7 +90,7 @@ class TagConverter(GrammarConverter, grammar=grammar.TAG):
     (True, False)
     """
 
-    looks_like = "[^/:]+"  # a reference with ":" in it is meant to be a digest
+    looks_like: ClassVar[str | None] = "[^/:]+"  # one with ":" in it is meant to be a digest
 
     @classmethod
     def malformed(cls, method: str) -> type[RegistryError]:
@@ -96,13 +98,13 @@ class TagConverter(GrammarConverter, grammar=grammar.TAG):
 
 
 class DigestConverter(GrammarConverter, grammar=grammar.DIGEST):
-    """A digest: algorithm, ``:``, encoded hash; 64 lowercase hex digits where it is sha256.
+    """A digest: an algorithm, ``:`` and an encoded hash (64 lowercase hex digits for sha256).
 
     >>> DigestConverter.grammar.complaint("sha256:abc")
     "digest 'sha256:abc' must have 64 lowercase hexadecimal digits after 'sha256:'"
     """
 
-    looks_like = "[^/]+"
+    looks_like: ClassVar[str | None] = "[^/]+"
 
     @classmethod
     def malformed(cls, method: str) -> type[RegistryError]:
@@ -110,13 +112,13 @@ class DigestConverter(GrammarConverter, grammar=grammar.DIGEST):
 
 
 class UploadIdConverter(GrammarConverter, grammar=grammar.UPLOAD_ID):
-    """An upload id, as a registry made it up: one URL-safe segment with no leading dot.
+    """An upload id, which the registry chooses: one URL-safe segment without a leading dot.
 
     >>> UploadIdConverter.grammar.fits("any-id_9f=="), UploadIdConverter.grammar.fits("..")
     (True, False)
     """
 
-    looks_like = "[^/]+"
+    looks_like: ClassVar[str | None] = "[^/]+"
 
     @classmethod
     def malformed(cls, method: str) -> type[RegistryError]:
@@ -132,7 +134,7 @@ class ExtensionConverter(GrammarConverter, grammar=grammar.EXTENSION):
 
 
 class _Docker(GrammarConverter):
-    """In Docker 1.5.0, a path with a malformed value is no route."""
+    """In Docker 1.5.0, a path with a malformed value is simply not a route."""
 
     @classmethod
     def malformed(cls, method: str) -> type[RegistryError]:
@@ -148,14 +150,14 @@ class DockerTagConverter(_Docker, TagConverter):
 
 
 class DockerDigestConverter(_Docker, DigestConverter, grammar=grammar.DOCKER_DIGEST):
-    """A digest of Docker 1.5.0: any algorithm, any length, ``tarsum.v1+sha256:…`` too."""
+    """A digest of Docker 1.5.0: any algorithm and any length, even ``tarsum.v1+sha256:…``."""
 
 
 class DockerUploadIdConverter(_Docker, UploadIdConverter, grammar=grammar.DOCKER_UPLOAD_ID):
     """An upload id of Docker 1.5.0: any one path segment."""
 
 
-#: The converters of `OCI_1_1`, for the ``converters`` of a `werkzeug.routing.Map` of your own.
+#: The converters of `OCI_1_1`, for the ``converters`` of any `werkzeug.routing.Map`.
 CONVERTERS: Mapping[str, type[GrammarConverter]] = MappingProxyType(
     {
         "repository": RepositoryNameConverter,

@@ -1,4 +1,4 @@
-"""Digests of contents: making them, checking them, and the tag that stands in for referrers."""
+"""Digests of content: to make them, to verify them, and to name the tag of a referrers index."""
 
 import hashlib
 import re
@@ -7,7 +7,7 @@ from .grammar import DIGEST, REGISTERED_ALGORITHMS
 
 
 class DigestMismatch(ValueError):
-    """Some content does not have the digest that it should have."""
+    """Content does not have the digest that it should have."""
 
 
 def digest_of(content: bytes | bytearray | memoryview, algorithm: str = "sha256") -> str:
@@ -30,10 +30,10 @@ def _registered(algorithm: str) -> str:
 
 
 class Verifier:
-    """Checks that content has its digest, block by block as it comes.
+    """Verifies the digest of content that comes in blocks.
 
-    `digest` is what the content must have. A malformed one, or one of an algorithm that is not in
-    `grammar.REGISTERED_ALGORITHMS`, raises `ValueError`. (OCI image-spec 1.1, "Digests".)
+    `digest` is the one that the content must have. A malformed digest, or one whose algorithm is not
+    in `grammar.REGISTERED_ALGORITHMS`, raises `ValueError`. (OCI image-spec 1.1, "Digests".)
 
     >>> verifier = Verifier(digest_of(b"some content"))
     >>> verifier.update(b"some ")
@@ -47,7 +47,7 @@ class Verifier:
     """  # noqa: E501
 
     def __init__(self, digest: str) -> None:
-        self.digest = DIGEST.check(digest)
+        self.digest: str = DIGEST.check(digest)
         """What the content must have."""
         self._algorithm = _registered(digest.partition(":")[0])
         self._hashed = hashlib.new(self._algorithm)
@@ -57,10 +57,7 @@ class Verifier:
         self._hashed.update(block)
 
     def verify(self) -> None:
-        """Raise `DigestMismatch`, which names both digests, if the blocks do not have the digest.
-
-        It is a `ValueError`.
-        """
+        """Raise `DigestMismatch`, a `ValueError` that names both digests, if they are different."""
         actual = f"{self._algorithm}:{self._hashed.hexdigest()}"
         if actual != self.digest:
             raise DigestMismatch(f"content must have the digest {self.digest}, not {actual}")
@@ -69,9 +66,9 @@ class Verifier:
 def referrers_tag(digest: str) -> str:
     """The tag of the index that lists the referrers of `digest`.
 
-    Clients keep that index where a registry has no referrers endpoint. (distribution-spec, main
+    Clients maintain that index if a registry has no referrers endpoint. (distribution-spec, main
     branch, "Referrers Tag Schema": the algorithm is cut to 32 characters, the encoded hash to 64,
-    and ``-`` replaces what no tag can hold.) Raises `ValueError` for a malformed digest.
+    and ``-`` replaces what a tag cannot have.) Raises `ValueError` for a malformed digest.
 
     >>> referrers_tag(digest_of(b"{}"))
     'sha256-44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a'

@@ -1,9 +1,12 @@
 """The registry's errors: one exception for each error code of the API.
 
-Each is the Werkzeug exception that its status implies, and renders the JSON body that the
-distribution-spec 1.1 describes under "Error Codes". (Codes that are not there are Docker's: Go
-distribution, ``registry/api``.)
+Each is also the Werkzeug exception of its status, and renders the JSON body that the
+distribution-spec 1.1 describes under "Error Codes". (The codes that are not listed there are
+Docker's: Go distribution, ``registry/api``.) `parse_errors` reads the errors of any registry.
 """
+
+# The codes and descriptions narrow the types of HTTPException, as those of Werkzeug itself do.
+# pyright: reportIncompatibleVariableOverride=false
 
 import json
 import re
@@ -24,24 +27,26 @@ from .challenges import Challenge, Headers, header_pairs, header_values, parse_c
 
 
 def error_entry(code: str, message: str, detail: Any = None) -> dict[str, Any]:
-    """An error, as the body of a response lists it; without a detail if that is `None`."""
+    """One entry in the body of an error. It has no detail if `detail` is `None`."""
     entry = {"code": code, "message": message}
     return entry if detail is None else {**entry, "detail": detail}
 
 
 def error_body(entries: Iterable[dict[str, Any]]) -> str:
-    """The JSON body with these errors.
+    """The JSON body that lists these entries.
 
     >>> error_body([error_entry("NAME_UNKNOWN", "no such repository", {"name": "library/nginx"})])
     '{"errors": [{"code": "NAME_UNKNOWN", "message": "no such repository", "detail": {"name": "library/nginx"}}]}'
 
-    What JSON does not have is written as a string: ``"NaN"``, or the whole of a detail.
+    What JSON cannot hold becomes a string: ``"NaN"``, or a whole detail.
     """  # noqa: E501
     listed = list(entries)
     try:
-        text = json.dumps({"errors": listed}, default=str)
-        # Python reads and writes NaN and Infinity, which are not JSON.
-        return json.dumps(json.loads(text, parse_constant=str))
+        try:
+            return json.dumps({"errors": listed}, default=str, allow_nan=False)
+        except ValueError:  # NaN or Infinity, which Python reads and writes, but which is not JSON
+            text = json.dumps({"errors": listed}, default=str)
+            return json.dumps(json.loads(text, parse_constant=str))
     except (RecursionError, TypeError, ValueError):  # nested too deep, or keys that are not strings
         short = [
             {key: reprlib.repr(value) if key == "detail" else value for key, value in entry.items()}
@@ -51,12 +56,12 @@ def error_body(entries: Iterable[dict[str, Any]]) -> str:
 
 
 class RegistryError(exceptions.HTTPException):
-    """An error of the registry, as an exception and as the response to send.
+    """An error of the registry: an exception, and the response to send.
 
-    `message` says what went wrong to a person, in place of the code's own words; `detail` is
-    anything that JSON can hold, or that prints; `headers` are more headers to send, as pairs, in
-    place of Werkzeug's of the same names. Other options go to the Werkzeug exception. For a code of
-    your own, inherit from this and from the Werkzeug exception of its status.
+    `message` tells a person what went wrong; the default is the description of the code. `detail`
+    is anything that JSON can hold, or that can be printed. `headers` are more headers to send, as
+    pairs, which replace Werkzeug's of the same names. Other options go to the Werkzeug exception.
+    For your own error code, inherit from this class and from the Werkzeug exception of its status.
 
     >>> error = BlobUnknown(detail={"digest": "sha256:…"})
     >>> isinstance(error, exceptions.NotFound), error.code, error.error_code
@@ -64,14 +69,14 @@ class RegistryError(exceptions.HTTPException):
     >>> error.get_response().mimetype
     'application/json'
 
-    In the value of a header, ASCII control characters are sent as spaces, and characters outside
-    Latin-1 percent-encoded: a server could not send them otherwise.
+    In header values, ASCII control characters become spaces, and characters outside Latin-1 are
+    percent-encoded, because a server could not send them as they are.
     """
 
     error_code = "UNKNOWN"
 
     retry_after: datetime | int | None = None
-    """When to try again, in seconds or as a time; `None` if that is not known."""
+    """When to try again: in how many seconds, or at what time; `None` if that is not known."""
 
     def __init_subclass__(cls) -> None:
         more = f"\n\n{cleandoc(cls.__doc__)}" if cls.__doc__ else ""
@@ -86,13 +91,13 @@ class RegistryError(exceptions.HTTPException):
         **options: Any,
     ) -> None:
         super().__init__(description=message, **options)
-        self.code = self.code or 500
+        self.code: int = self.code or 500
         self.detail = detail
-        self.headers = list(headers)
+        self.headers: list[tuple[str, str]] = list(headers)
 
     @property
     def entry(self) -> dict[str, Any]:
-        """The error, as the body of a response lists it."""
+        """The entry of this error in the body of the response."""
         return error_entry(self.error_code, self.description or self.name, self.detail)
 
     def get_body(self, environ: Any = None, scope: Any = None) -> str:
@@ -100,7 +105,7 @@ class RegistryError(exceptions.HTTPException):
         return error_body([self.entry])
 
     def get_headers(self, environ: Any = None, scope: Any = None) -> list[tuple[str, str]]:
-        """The headers: that the body is JSON, those of the Werkzeug exception, and `headers`."""
+        """The content type of JSON, the headers of the Werkzeug exception, and `headers`."""
         given = {name.lower() for name, _ in self.headers} | {"content-type"}
         others = super().get_headers(environ, scope)
         return [
@@ -121,95 +126,95 @@ def _sendable(value: object) -> str:
 
 class BlobUnknown(RegistryError, exceptions.NotFound):
     error_code = "BLOB_UNKNOWN"
-    description = "the repository has no such blob"
+    description: str = "the repository has no such blob"
 
 
 class BlobUploadInvalid(RegistryError, exceptions.BadRequest):
     error_code = "BLOB_UPLOAD_INVALID"
-    description = "the upload is not valid, and must be begun anew"
+    description: str = "the upload is not valid and must be restarted"
 
 
 class BlobUploadUnknown(RegistryError, exceptions.NotFound):
     error_code = "BLOB_UPLOAD_UNKNOWN"
-    description = "the repository has no such upload"
+    description: str = "the repository has no such upload"
 
 
 class Denied(RegistryError, exceptions.Forbidden):
     error_code = "DENIED"
-    description = "access to the resource is denied"
+    description: str = "access to the resource is denied"
 
 
 class DigestInvalid(RegistryError, exceptions.BadRequest):
     error_code = "DIGEST_INVALID"
-    description = "the digest is not that of the content"
+    description: str = "the digest does not match the content"
 
 
 class ManifestBlobUnknown(RegistryError, exceptions.NotFound):
     error_code = "MANIFEST_BLOB_UNKNOWN"
-    description = "the manifest names a blob that the repository does not have"
+    description: str = "the manifest names a blob that the repository does not have"
 
 
 class ManifestInvalid(RegistryError, exceptions.BadRequest):
     error_code = "MANIFEST_INVALID"
-    description = "the manifest is not valid"
+    description: str = "the manifest is not valid"
 
 
 class ManifestUnknown(RegistryError, exceptions.NotFound):
     error_code = "MANIFEST_UNKNOWN"
-    description = "the repository has no such manifest"
+    description: str = "the repository has no such manifest"
 
 
 class ManifestUnverified(RegistryError, exceptions.BadRequest):
     error_code = "MANIFEST_UNVERIFIED"
-    description = "the manifest's signature cannot be verified"
+    description: str = "the manifest's signature cannot be verified"
 
 
 class NameInvalid(RegistryError, exceptions.BadRequest):
     error_code = "NAME_INVALID"
-    description = "the repository name is not valid"
+    description: str = "the repository name is not valid"
 
 
 class NameUnknown(RegistryError, exceptions.NotFound):
     error_code = "NAME_UNKNOWN"
-    description = "there is no such repository"
+    description: str = "there is no such repository"
 
 
 class PaginationNumberInvalid(RegistryError, exceptions.BadRequest):
     error_code = "PAGINATION_NUMBER_INVALID"
-    description = "the number of results to return must be a whole number, 0 or more"
+    description: str = "the number of results to return must be a whole number, 0 or more"
 
 
 class RangeInvalid(RegistryError, exceptions.RequestedRangeNotSatisfiable):
     error_code = "RANGE_INVALID"
-    description = "the chunk does not begin where the upload ends"
+    description: str = "the chunk does not begin where the upload ends"
 
 
 class SizeInvalid(RegistryError, exceptions.BadRequest):
     error_code = "SIZE_INVALID"
-    description = "the length of the content is not the length that was announced"
+    description: str = "the length of the content is not the length that was announced"
 
 
 class TagInvalid(RegistryError, exceptions.BadRequest):
     error_code = "TAG_INVALID"
-    description = "the tag is not valid"
+    description: str = "the tag is not valid"
 
 
 class TooManyRequests(RegistryError, exceptions.TooManyRequests):
-    """`retry_after`, seconds or a `datetime`, goes into the ``Retry-After`` header."""
+    """`retry_after`, in seconds or as a `datetime`, goes into the ``Retry-After`` header."""
 
     error_code = "TOOMANYREQUESTS"
-    description = "too many requests"
+    description: str = "too many requests"
 
 
 class Unauthorized(RegistryError, exceptions.Unauthorized):
-    """With a `realm`, the URL of a token server, the response challenges the client to get a token.
+    """With a `realm`, the URL of a token server, the response asks the client to get a token there.
 
-    `service` is what the token server calls this registry; `scope`, the scopes that the token must
-    have: a string, or an iterable of what prints as a scope. (Docker token authentication
-    specification.) `error` says why the client's token is not enough: ``insufficient_scope`` or
-    another code of RFC 6750, 3.1. `challenge` is a whole header in place of all that, such as
-    ``Basic realm="…"``, or a `Challenge`. `headers` may have more. Without any of these there is
-    no challenge.
+    `service` is what the token server calls this registry. `scope` has the scopes that the token
+    must have: a string, or an iterable of scopes, which may be any objects that print as one.
+    (Docker token authentication specification.) `error` says why the client's token is not enough:
+    ``insufficient_scope`` or another code of RFC 6750, 3.1. `challenge` replaces all of these: it
+    is a whole header value, such as ``Basic realm="…"``, or a `Challenge`. `headers` may add more
+    challenges. Without any of these arguments, the response has no challenge.
 
     >>> scopes = ["repository:library/nginx:pull,push"]
     >>> error = Unauthorized(realm="https://auth.example/token", service="r.example", scope=scopes)
@@ -218,7 +223,7 @@ class Unauthorized(RegistryError, exceptions.Unauthorized):
     """
 
     error_code = "UNAUTHORIZED"
-    description = "authentication is required"
+    description: str = "authentication is required"
 
     def __init__(
         self,
@@ -234,7 +239,7 @@ class Unauthorized(RegistryError, exceptions.Unauthorized):
         super().__init__(message, **options)
         self.realm = realm
         self.service = service
-        self.scope = scope if isinstance(scope, str) else " ".join(map(str, scope))
+        self.scope: str = scope if isinstance(scope, str) else " ".join(map(str, scope))
         self.error = error
         if challenge is None:
             parameters = {
@@ -246,35 +251,35 @@ class Unauthorized(RegistryError, exceptions.Unauthorized):
             given = {name: _sendable(value) for name, value in parameters.items() if value}
             challenge = Challenge("bearer", given) if given else None
         challenges = [*(self.www_authenticate or ()), *([challenge] if challenge else [])]
-        self.www_authenticate = None  # Werkzeug's objects cannot be pickled
-        self.headers += [("WWW-Authenticate", str(one)) for one in challenges]
+        vars(self)["www_authenticate"] = None  # Werkzeug's objects cannot be pickled
+        self.headers.extend(("WWW-Authenticate", str(one)) for one in challenges)
 
     @property
     def challenges(self) -> list[Challenge]:
-        """The challenges that the response has."""
+        """The challenges in the headers of the response."""
         return parse_challenges(self.headers)
 
 
 class Unavailable(RegistryError, exceptions.ServiceUnavailable):
-    """`retry_after`, seconds or a `datetime`, goes into the ``Retry-After`` header."""
+    """`retry_after`, in seconds or as a `datetime`, goes into the ``Retry-After`` header."""
 
     error_code = "UNAVAILABLE"
-    description = "the registry is not available for now"
+    description: str = "the registry is temporarily unavailable"
 
 
 class Unknown(RegistryError, exceptions.InternalServerError):
     error_code = "UNKNOWN"
-    description = "the registry has failed"
+    description: str = "the registry has failed"
 
 
 class Unsupported(RegistryError, exceptions.MethodNotAllowed):
-    """`valid_methods`, those that the route takes, go into the ``Allow`` header.
+    """`valid_methods`, the methods that the route takes, go into the ``Allow`` header.
 
-    `endpoint` is the route's, if it is known.
+    `endpoint` is the endpoint of the route, if it is known.
     """
 
     error_code = "UNSUPPORTED"
-    description = "the registry does not support this operation"
+    description: str = "the registry does not support this operation"
 
     def __init__(
         self,
@@ -289,13 +294,13 @@ class Unsupported(RegistryError, exceptions.MethodNotAllowed):
 
 
 class RouteUnknown(RegistryError, exceptions.NotFound):
-    """Clients do without it then. (`Unsupported`, of the same code, is about the method.)"""
+    """Clients then do without the endpoint. (`Unsupported` has the same code, for a method.)"""
 
     error_code = "UNSUPPORTED"
-    description = "the registry has no such endpoint"
+    description: str = "the registry has no such endpoint"
 
 
-#: The exceptions by their codes.
+#: The exception for each error code; for ``UNSUPPORTED``, which two have, `Unsupported`.
 ERRORS: Mapping[str, type[RegistryError]] = MappingProxyType(
     {
         error.error_code: error
@@ -312,25 +317,31 @@ def parse_errors(
     *,
     endpoint: str | None = None,
 ) -> list[RegistryError]:
-    """The errors in a registry's response of status 400 or more: one at least.
+    """The errors in a registry's response of status 400 or more. There is always at least one.
 
     `status`, `body` and `headers` are the response's. The body may be JSON, as the specification
-    has it, or any text or HTML, as proxies send it; the headers are in any form that
-    `challenges.header_pairs` takes. Each error has the response's status as its ``code``, and the
-    `error_code` and the message that the registry sent. A known error code gives its own exception;
-    any other, the Werkzeug exception that the status implies, as a `RegistryError`. A 401 is always
-    an `Unauthorized`, with the `realm`, `service`, `scope` and `error` of the first Bearer
-    challenge, each "" if it has none, and with all `challenges`; a 405 is an `Unsupported`, with
-    its `valid_methods`; a 429 is a `TooManyRequests`, and a 503 an `Unavailable`. Any error has its
-    `retry_after`, seconds or a `datetime`, if the response has one.
+    has it, or any text or HTML, as proxies send it. The headers may have any form that
+    `challenges.header_pairs` takes.
 
-    The answer to a HEAD has no body. With the `endpoint` that was asked, named as in the map, a 404
-    without a body is the error that the specification has for it: a `ManifestUnknown` for
-    "manifest". (Before the name, there may be an `EndpointPrefix` that ends in ".".)
+    Each error has the response's status as its ``code``, and the `error_code` and the message that
+    the registry sent. A known error code gives its own exception. Any other gives a `RegistryError`
+    that is also the Werkzeug exception of the status. Some statuses say more than the error code:
 
-    A proxy can raise the first of them, or answer with all by `registry_routes.error_response`: its
-    own client then gets the status, the codes, the messages, the details, and those headers that
-    are about the error.
+    - A 401 is always an `Unauthorized`. It has the `realm`, `service`, `scope` and `error` of the
+      first Bearer challenge, each "" if there is none, and all `challenges`.
+    - A 405 is an `Unsupported` with its `valid_methods`.
+    - A 429 is a `TooManyRequests`, and a 503 is an `Unavailable`.
+
+    If the response has a ``Retry-After``, each error has it as `retry_after`, in seconds or as a
+    `datetime`.
+
+    The response to a HEAD has no body. If `endpoint` names the endpoint that was requested, as the
+    map does, a 404 without a body becomes the error that the specification has for it: a
+    `ManifestUnknown` for "manifest". (An `EndpointPrefix` that ends in "." may come first.)
+
+    A proxy can raise the first error, or give all of them to `registry_routes.error_response`. Its
+    own client then gets the status, the codes, the messages, the details, and the headers that are
+    about the error.
 
     >>> [error] = parse_errors(404, b'{"errors": [{"code": "NAME_UNKNOWN", "message": "no"}]}')
     >>> error, error.description
@@ -345,8 +356,8 @@ def parse_errors(
     >>> parse_errors(404, endpoint="blob")
     [<BlobUnknown '404: Not Found'>]
 
-    Raises `TypeError` if the status is not a number, or the body or the headers are nothing of the
-    kind, and `ValueError` if it is not the status of an error, 400 to 999.
+    Raises `TypeError` if the status is not an `int`, the body neither `bytes` nor a string, or the
+    headers not headers; and `ValueError` if the status is not 400 to 999.
     """
     if not isinstance(status, int) or isinstance(status, bool):
         raise TypeError(f"status must be an int, not {status!r:.100}")
@@ -363,7 +374,7 @@ def parse_errors(
     return [_read(int(status), forwarded, default, entry) for entry in entries]
 
 
-#: The headers that are about an error, which a proxy sends on.
+#: The headers that are about an error, which a proxy passes on.
 FORWARDED = (
     "www-authenticate",
     "allow",
@@ -375,7 +386,7 @@ FORWARDED = (
 
 
 def _entries(text: str) -> list[dict[str, Any]]:
-    """What a JSON body says; nothing if it is not one."""
+    """The entries of a JSON body; none if the body is not JSON or has no errors."""
     try:
         content = json.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError):
@@ -385,7 +396,7 @@ def _entries(text: str) -> list[dict[str, Any]]:
     errors = content.get("errors")
     if isinstance(errors, list) and (entries := [one for one in errors if isinstance(one, dict)]):
         return entries
-    # As token servers have it: {"details": "..."}, or RFC 6749's error and error_description.
+    # Token servers send {"details": "..."}, or the error and error_description of RFC 6749.
     keys = ("message", "details", "error_description", "error")
     words = [content[key] for key in keys if isinstance(content.get(key), str)]
     return [{"message": words[0], "detail": content}] if words else []
@@ -401,7 +412,7 @@ def _read(
     known = ERRORS.get(code) if isinstance(code, str) else None
     if known is Unsupported and status == 404:
         known = RouteUnknown
-    if known is None or status in (401, 405, 429, 503):  # whose headers say the rest
+    if known is None or status in (401, 405, 429, 503):  # these have headers that say more
         known = default
     options: dict[str, Any] = {}
     if known is Unauthorized:
@@ -417,7 +428,7 @@ def _read(
         **options,
     )
     error.code = status
-    error.headers = list(headers)  # as they came
+    error.headers = list(headers)  # exactly as they were sent
     error.retry_after = _retry_after(header_values(headers, "Retry-After"))
     if isinstance(code, str) and code:
         error.error_code = code
@@ -426,12 +437,12 @@ def _read(
 
 _OF_A_CHALLENGE = ("realm", "service", "scope", "error")
 
-#: What a status alone says; others say too little.
+#: The exception for a status without a known error code. Other statuses say too little for that.
 BY_STATUS: Mapping[int | None, type[RegistryError]] = {
     error.code: error for error in (Unauthorized, Denied, Unsupported, TooManyRequests, Unavailable)
 }
 
-#: What a 404 says of each endpoint.
+#: The exception for a 404 at each endpoint.
 MISSING: Mapping[str, type[RegistryError]] = {
     "manifest": ManifestUnknown,
     "blob": BlobUnknown,
@@ -449,7 +460,7 @@ MISSING: Mapping[str, type[RegistryError]] = {
 def _of_status(status: int) -> type[RegistryError]:
     implied = exceptions.default_exceptions.get(status, exceptions.HTTPException)
 
-    def reduce(error: RegistryError) -> tuple[Any, ...]:  # no module has the class by its name
+    def reduce(error: RegistryError) -> tuple[Any, ...]:  # pickle cannot find the class by name
         return _new_of_status, (status,), error.__dict__
 
     members = {"description": implied().name, "__reduce__": reduce}
@@ -462,19 +473,19 @@ def _new_of_status(status: int) -> RegistryError:
 
 def _retry_after(values: list[str]) -> datetime | int | None:
     for value in values:
-        seconds = value.partition(",")[0].strip()  # two of them may have been joined
+        seconds = value.partition(",")[0].strip()  # two lines may have been joined
         if seconds.isascii() and seconds.isdecimal():
-            return int(seconds[:9])  # no client waits for longer
+            return int(seconds[:9])  # no client waits longer
         try:
             if date := parse_date(value):
                 return date.astimezone(UTC)
-        except (OverflowError, ValueError):  # a date that no calendar has
+        except (OverflowError, ValueError):  # a date that does not exist
             pass
     return None
 
 
 def _plain_text(text: str) -> str:
-    """The first words of a text, or of a page, to show in place of a message."""
+    """The title of a page, or the first words of a text, to show as the message."""
     text = text[:10_000]
     if "<" in text:
         title = re.search(r"<title[^<>]*>([^<]*)", text, re.IGNORECASE)

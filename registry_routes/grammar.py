@@ -1,28 +1,30 @@
-r"""What a repository name, a tag, a digest, an upload id and an extension name are.
+r"""The grammar of the values in a registry URL: repository names, tags, digests and so on.
 
-One `Grammar` for each kind of value in a registry URL, for the OCI distribution-spec 1.1 and,
-where it differs, for Docker 1.5.0 (the ``DOCKER_`` ones); and one for the domain of a registry.
+There is one `Grammar` for each kind of value, as the OCI distribution-spec 1.1 defines it. If
+Docker 1.5.0 differs, its grammar is here too, with ``DOCKER_`` before its name. `DOMAIN` is the
+host and port of a registry, in an image reference.
 
-Every pattern here keeps to this:
+Every pattern follows these rules:
 
-- it is meant to match a whole value (`re.fullmatch`): ``$`` would let a trailing newline through;
-- its character classes are spelled out: ``\w`` and ``\d`` are Unicode in Python, ASCII in Go;
-- it has no capturing group, so that it can be pasted into a larger expression;
-- it takes linear time. Repeated classes are possessive (``++``) and repeated groups atomic
-  (``(?>…)``), so nothing is tried twice. (Possessive groups, ``(?:…)*+``, match wrongly up to
-  Python 3.11.4: CPython gh-106052.) A name is taken lazily (``*?``): in a path, what follows it is
-  found sooner so.
+- It is for whole values, and `re.fullmatch`: ``$`` would let a trailing newline through.
+- It spells out its character classes: ``\w`` and ``\d`` are Unicode in Python, ASCII in Go.
+- It has no capturing group, so it can be pasted into a larger expression.
+- It takes linear time. Repeated classes are possessive (``++``) and repeated groups are atomic
+  (``(?>…)``), so nothing is tried twice. (Possessive groups, ``(?:…)*+``, match wrongly before
+  Python 3.11.5: CPython gh-106052.) A repository name is matched lazily (``*?``), because the
+  regular expression of a whole path then finds the end of the name sooner.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """What one kind of value looks like, and what to say of a value that does not.
+    """The form of one kind of value, and what to say about a value that breaks it.
 
     >>> TAG.fits("3.19-alpine")
     True
@@ -33,31 +35,32 @@ class Grammar:
     """
 
     kind: str
-    """What such a value is called: "repository name"."""
+    """What such a value is called, such as "repository name"."""
 
     pattern: str
-    """The regular expression that a whole value matches; how it is written: see the module."""
+    """The regular expression that a whole value matches, written by the rules of this module."""
 
     source: str
     """Where the rule comes from."""
 
     rules: tuple[tuple[str, str], ...]
-    """What an ill-formed value can break: a pattern that finds the fault, and the rule in words.
-    The first that finds something is reported; the last, an empty pattern, finds any value."""
+    """The rules that a malformed value can break: a pattern that finds the fault, and the rule in
+    words. The first pattern that finds something counts. The last one is empty, so it always does.
+    """
 
     is_url_safe: bool = True
-    """Whether a path can have every well-formed value as it is, with nothing percent-encoded."""
+    """Whether every well-formed value can go into a path without any percent-encoding."""
 
     @cached_property
     def fullmatch(self) -> Callable[[str], re.Match[str] | None]:
-        """The match of a whole value with the pattern, `None` for an ill-formed one."""
+        """Matches a whole value with the pattern; `None` if the value is malformed."""
         return re.compile(self.pattern).fullmatch
 
     @property
     def regex(self) -> str:
-        """The pattern, for a place where any text may follow, as ".svg" after a name.
+        """The pattern for a rule in which any text may follow the value, such as ``.svg``.
 
-        It takes as much as it can first, as converters do, and gives back what the text needs.
+        It matches as much as it can, as converters do, and gives back what that text needs.
         """
         return re.sub(r"(?<=[*+?}])[+?]", "", self.pattern).replace("(?>", "(?:")
 
@@ -75,7 +78,7 @@ class Grammar:
         return next(rule for fault, rule in self.rules if re.search(fault, value))
 
     def check(self, value: object) -> str:
-        """Return `value`, a plain string, if it is well-formed.
+        """Return `value` as a plain string if it is well-formed.
 
         Otherwise raise a `ValueError` that names the value and the rule it broke.
         """
@@ -93,7 +96,7 @@ class Grammar:
 
 
 def shortened(value: object) -> str:
-    """The `repr` of a value as a message has it: at most 200 characters.
+    """The `repr` of a value, for a message: at most 200 characters of it.
 
     >>> shortened("nginx")
     "'nginx'"
@@ -102,13 +105,23 @@ def shortened(value: object) -> str:
     return text if len(text) <= 200 else f"{text[:150]}…{text[-20:]}"
 
 
+def closest(word: str, known: Iterable[str]) -> str:
+    """What a message proposes for a misspelt word: the known ones that are most like it, or all.
+
+    >>> closest("tag", ["base", "tags"]), closest("x", ["base", "tags"])
+    ("'tags'", "'base' or 'tags'")
+    """
+    words = sorted(known)
+    return " or ".join(map(repr, get_close_matches(str(word), words, cutoff=0.5) or words))
+
+
 _EMPTY = (r"\A\Z", "must not be empty")
 
 _NAME_RULES = (
     _EMPTY,
     (r"\A/|//|/\Z", "must not have an empty component"),
-    # Before the case: the fault of "a%2Fb" is its "%", and in lowercase it has the same fault.
-    (r"[^a-zA-Z0-9._/-]", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
+    # This comes before the case: "a%2Fb" would still be malformed in lowercase.
+    (r"[^a-zA-Z0-9._/-]", "must contain only a-z, 0-9, '.', '_', '-' and '/'"),
     (r"[A-Z]", "must be lowercase"),
     (
         r"(?:\A|/)[._-]|[._-](?:/|\Z)",
@@ -133,13 +146,13 @@ TAG = Grammar(
     rules=(
         _EMPTY,
         (r"\A[^a-zA-Z0-9_]", "must start with a letter, a digit or '_'"),
-        (r"[^a-zA-Z0-9._-]", "must have no characters but a-z, A-Z, 0-9, '.', '_' and '-'"),
+        (r"[^a-zA-Z0-9._-]", "must contain only a-z, A-Z, 0-9, '.', '_' and '-'"),
         ("", "must have at most 128 characters"),
     ),
 )
 
-#: The hash algorithms of OCI image-spec 1.1, Registered Algorithms, and how many lowercase
-#: hexadecimal digits each has after the colon.
+#: The hash algorithms of OCI image-spec 1.1, "Registered Algorithms": for each, how many lowercase
+#: hexadecimal digits come after the colon.
 REGISTERED_ALGORITHMS = {"sha256": 64, "sha512": 128}
 
 _ALGORITHM_IS = "a-z and 0-9, separated by one '+', '.', '_' or '-'"
@@ -166,7 +179,10 @@ DIGEST = Grammar(
             for name, n in REGISTERED_ALGORITHMS.items()
         ),
         (rf"\A(?!{ALGORITHM.pattern}:)", f"must have an algorithm of {_ALGORITHM_IS}"),
-        ("", "must have after its first ':' one or more of a-z, A-Z, 0-9, '=', '_' and '-'"),
+        (
+            "",
+            "must have only a-z, A-Z, 0-9, '=', '_' and '-' after its first ':', and at least one",
+        ),
     ),
 )
 
@@ -189,7 +205,7 @@ DOMAIN = Grammar(
         (r"\A(?:\[[^\]]*+\]|[^:]*+):(?![0-9]++\Z)", "must have only a port's digits after its ':'"),
         (
             r"[^a-zA-Z0-9.:-]",
-            "must have no characters but a-z, A-Z, 0-9, '.' and '-' before its port",
+            "must contain only a-z, A-Z, 0-9, '.' and '-' before its port",
         ),
         ("", "must have only components that start and end with a letter or a digit"),
     ),
@@ -202,7 +218,7 @@ UPLOAD_ID = Grammar(
     rules=(
         _EMPTY,
         (r"\A\.", "must not start with '.'"),
-        ("", "must have no characters but a-z, A-Z, 0-9, '.', '_', '=' and '-'"),
+        ("", "must contain only a-z, A-Z, 0-9, '.', '_', '=' and '-'"),
     ),
 )
 
@@ -212,7 +228,7 @@ EXTENSION = Grammar(
     source="OCI distribution-spec 1.1, extensions/README.md (whose own pattern lacks the '*')",
     rules=(
         _EMPTY,
-        (r"[^a-zA-Z0-9._-]", "must have no characters but a-z, 0-9, '.', '_' and '-'"),
+        (r"[^a-zA-Z0-9._-]", "must contain only a-z, 0-9, '.', '_' and '-'"),
         (r"[A-Z]", "must be lowercase"),
         ("", "must be a-z and 0-9, separated by one '.', '_' or '-'"),
     ),
@@ -238,13 +254,17 @@ DOCKER_DIGEST = Grammar(
     rules=(
         _EMPTY,
         (r"\A[^:]*\Z", "must have an algorithm, ':' and a hash"),
-        ("", "must have on each side of one ':' only a-z, A-Z, 0-9, '-', '_', '+', '.'"),
+        (
+            "",
+            "must have one ':', with one or more of a-z, A-Z, 0-9, '-', '_', '+' and '.' before it,"
+            " and of these and '=' after it",
+        ),
     ),
 )
 
 DOCKER_UPLOAD_ID = Grammar(
     kind="upload id",
-    # gorilla/mux's default, any one path segment; it cleans '.' and '..' away before it matches.
+    # The default of gorilla/mux: any one path segment. It removes '.' and '..' before it matches.
     pattern=r"(?!\.\.?(?:/|\Z))[^/]++",
     source="Docker 1.5.0, registry/v2/routes.go",
     rules=(_EMPTY, ("/", "must have no '/'"), ("", "must not be '.' or '..'")),

@@ -1,7 +1,7 @@
-"""The API's own headers: what a registry writes into them, and what a client reads in them.
+"""The API's own headers: to write them in a registry, and to read them in a client.
 
-Each function takes or returns the text of a header. Nothing here needs a request or a response.
-Numbers of bytes have at most 18 digits: that is more than any blob has.
+Each function takes or returns the text of a header. Nothing here needs a request or a response. A
+number of bytes may have at most 18 digits, which is more than any blob needs.
 """
 
 import re
@@ -14,24 +14,24 @@ IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 DOCKER_MANIFEST_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
-#: What a manifest can be: OCI's index and manifest (image-spec 1.1, Media Types), and what Docker
-#: calls them (Image Manifest V2, Schema 2).
+#: The media types of a manifest: OCI's index and manifest (image-spec 1.1, "Media Types"), and the
+#: same two of Docker's (Image Manifest V2, Schema 2).
 MANIFEST_MEDIA_TYPES = (IMAGE_INDEX, IMAGE_MANIFEST, DOCKER_MANIFEST_LIST, DOCKER_MANIFEST)
 
-#: The ``Accept`` of a request for a manifest, whichever of these it is.
+#: The ``Accept`` of a request for a manifest of any of these types.
 ACCEPT_MANIFESTS = ", ".join(MANIFEST_MEDIA_TYPES)
 
-_NUMBER = "[0-9]{1,18}"  # int() refuses a few thousand digits
+_NUMBER = "[0-9]{1,18}"  # int() refuses several thousand digits
 _UPLOAD_RANGE = re.compile(f"(?:(?i:bytes)[= ])?0-(-1|{_NUMBER})")
 _CONTENT_RANGE = re.compile(rf"(?:(?i:bytes)[= ])?({_NUMBER})-({_NUMBER})(?:/(?:\*|({_NUMBER})))?")
 
 
 def upload_range(size: int) -> str:
-    """The ``Range`` of an upload's status, when the registry has `size` bytes of it.
+    """The ``Range`` in the status of an upload, of which the registry has `size` bytes.
 
     (distribution-spec 1.1, "Pushing a blob in chunks".) It ends with the position of the last byte.
-    Registries also answer ``0-0`` when they have nothing yet, as Go distribution does. Raises
-    `ValueError` for a `size` below 0.
+    An upload without any bytes also has ``0-0``, as in Go distribution. Raises `ValueError` for a
+    `size` below 0.
 
     >>> upload_range(100), upload_range(1), upload_range(0)
     ('0-99', '0-0', '0-0')
@@ -42,16 +42,17 @@ def upload_range(size: int) -> str:
 
 
 def bytes_received(value: str | None) -> int:
-    """How many bytes of an upload the registry has, from the ``Range`` of its status.
+    """How many bytes of an upload the registry has, from the ``Range`` in its status.
 
-    (distribution-spec 1.1, "Pushing a blob in chunks".) The next chunk starts there. Docker's
-    specification puts ``bytes=`` in front. Of an upload without any bytes, registries say ``0-0``
-    or ``0--1``, or send no ``Range`` at all, which is `None` here.
+    (distribution-spec 1.1, "Pushing a blob in chunks".) The next chunk starts at that position. In
+    Docker's specification, ``bytes=`` comes first. For an upload without any bytes, registries send
+    ``0-0`` or ``0--1``, or no ``Range`` at all, which is `None` here.
 
-    ``0-0`` is also what they say of an upload with one byte, and 0 is returned for it. A client
-    knows that it is one byte if it has sent a chunk of one byte, and the registry has accepted it.
-    If the answer to that chunk was lost, sending the chunk again tells: the registry answers 416 if
-    it has that byte. A client whose first chunk is longer than one byte never has to ask.
+    ``0-0`` is ambiguous: registries also send it for an upload of one byte. This function then
+    returns 0. A client knows that it means one byte if the registry has accepted a chunk of one
+    byte from it. If the answer to that chunk was lost, the client can send the chunk again: the
+    registry answers 416 if it has the byte. This never happens if the first chunk is longer than
+    one byte.
 
     Raises `ValueError` for anything else.
 
@@ -71,7 +72,7 @@ def content_range(start: int, size: int) -> str:
     """The ``Content-Range`` of a chunk of `size` bytes whose first byte is at `start`.
 
     (distribution-spec 1.1, "Pushing a blob in chunks".) Raises `ValueError` for a `start` below 0,
-    and for an empty chunk: no range is empty.
+    and for an empty chunk: a range cannot be empty.
 
     >>> content_range(0, 100), content_range(100, 1)
     ('0-99', '100-100')
@@ -86,10 +87,9 @@ def content_range(start: int, size: int) -> str:
 def parse_content_range(value: str) -> tuple[int, int]:
     """Where a chunk starts and how many bytes it has, from its ``Content-Range``.
 
-    It may be written as the distribution-spec has it, ``0-99``, or as HTTP does,
-    ``bytes 0-99/100`` (RFC 9110, section 14.4): the ``Content-Range`` of a 206 is read as well.
-    Raises `ValueError` for anything else, for an end before the start, and for an end that is not
-    within the whole.
+    The form may be that of the distribution-spec, ``0-99``, or that of HTTP, ``bytes 0-99/100``
+    (RFC 9110, section 14.4), so this also reads the ``Content-Range`` of a 206. Raises `ValueError`
+    for anything else, for an end before the start, and for an end beyond the whole.
 
     >>> parse_content_range("100-199"), parse_content_range("bytes 100-199/*")
     ((100, 100), (100, 100))
@@ -106,11 +106,11 @@ def parse_content_range(value: str) -> tuple[int, int]:
 
 
 def chunk_min_length(value: str | None) -> int:
-    """The least number of bytes of a chunk, from ``OCI-Chunk-Min-Length``; 0 without that header.
+    """The minimum size of a chunk in bytes, from ``OCI-Chunk-Min-Length``; 0 without that header.
 
     (distribution-spec 1.1, "Pushing a blob in chunks": it comes with the answer to the POST, and
     the last chunk may be shorter.) Raises `ValueError` if it is not a whole number. A registry may
-    name any number: a client should not hold more in memory than it can.
+    send any number, so a client needs a limit for what it holds in memory.
 
     >>> chunk_min_length("5242880"), chunk_min_length(None)
     (5242880, 0)
@@ -123,7 +123,7 @@ def chunk_min_length(value: str | None) -> int:
 
 
 def field_lines(value: str | Iterable[str] | None) -> list[str]:
-    """The lines of a header, whether there are several, one or none.
+    """The lines of a header as a list, whether there are several, one or none.
 
     HTTP libraries give several lines as a list, or join them with commas. (RFC 9110, section 5.3.)
 
@@ -144,10 +144,10 @@ def _elements(value: str | Iterable[str] | None) -> Iterator[str]:
 
 
 def parse_list(value: str | Iterable[str] | None) -> list[str]:
-    """The elements of a header that is a list, however many lines it has.
+    """The elements of a header whose value is a list, however many lines it has.
 
     ``OCI-Tag`` lists the tags that a push by digest has given to a manifest, and
-    ``OCI-Filters-Applied`` the filters that a list of referrers has gone through.
+    ``OCI-Filters-Applied`` lists the filters that were applied to a list of referrers.
     (distribution-spec 1.1, and its main branch for the tags; RFC 9110, section 5.6.1.)
 
     >>> parse_list(["1.2.3, 1.2, 1", "latest"])
@@ -163,11 +163,11 @@ _WARNING = re.compile(rf'299[ \t]++[^ \t"]++[ \t]++{_QUOTED}(?:[ \t]++"[^"]*+")?
 
 
 def warning(text: str) -> str:
-    """The ``Warning`` that has a client show `text` to its user.
+    """The ``Warning`` header that makes a client show `text` to its user.
 
-    (distribution-spec 1.1, "Warnings", which allows at most 4096 bytes in all the warnings of a
-    response.) Raises `ValueError` for a control character, and for a character outside Latin-1:
-    no header can have one.
+    (distribution-spec 1.1, "Warnings", which allows at most 4096 bytes for all the warnings of a
+    response.) Raises `ValueError` for a control character, and for a character outside Latin-1: a
+    header cannot have these.
 
     >>> warning('The tag "v1" is deprecated.')
     '299 - "The tag \\\\"v1\\\\" is deprecated."'
@@ -178,10 +178,10 @@ def warning(text: str) -> str:
 
 
 def parse_warnings(value: str | Iterable[str] | None) -> list[str]:
-    """The texts of the ``Warning`` headers of a response, each once, to be shown to the user.
+    """The texts of a response's ``Warning`` headers, each once, to be shown to the user.
 
-    (distribution-spec 1.1, "Warnings"; RFC 7234, section 5.5.) Warnings with another code than 299
-    are left out: they are from HTTP caches.
+    (distribution-spec 1.1, "Warnings"; RFC 7234, section 5.5.) Warnings with a code other than 299
+    are left out, because they come from HTTP caches.
 
     >>> parse_warnings('299 - "Your token expires soon.", 110 - "Response is Stale"')
     ['Your token expires soon.']
@@ -191,7 +191,7 @@ def parse_warnings(value: str | Iterable[str] | None) -> list[str]:
 
 
 def unquoted(text: str) -> str:
-    r"""The text between the quotes of a quoted string, without backslashes that only quote.
+    r"""The value of a quoted string, without the escapes. `text` is the part between the quotes.
 
     (RFC 9110, section 5.6.4.)
 

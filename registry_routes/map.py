@@ -1,4 +1,7 @@
-"""`RegistryMap`: a `werkzeug.routing.Map` of the registry's routes, slashes as in Docker 1.5.0."""
+"""`RegistryMap`: the registry's routes, and your own rules, as a `werkzeug.routing.Map`.
+
+The table matches first, then Werkzeug, and then the table explains what has not matched.
+"""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -60,15 +63,17 @@ class RegistryMapAdapter(LateMapAdapter):
         query_args: Mapping[str, Any] | str | None = None,
         websocket: bool | None = None,
     ) -> tuple[Any, Mapping[str, Any]]:
-        """The endpoint (or the rule) and the values that `path_info` and `method` name.
+        """The endpoint (or the rule) of a path and a method, and the values in the path.
 
-        As `werkzeug.routing.MapAdapter.match`, on the principle of `RegistryMap`: the table first,
-        then Werkzeug, then the table explains.
+        The arguments are those of `werkzeug.routing.MapAdapter.match`. If the path does not match,
+        it raises
 
-        Raises `RequestRedirect`; `errors.Unsupported`, a `MethodNotAllowed`, if the route takes
-        other methods only; the error of a malformed value, such as `errors.NameInvalid`, if that
-        value is all that keeps the path from matching; `errors.RouteUnknown` for any other path
-        under the API; and elsewhere what Werkzeug raises.
+        - `RequestRedirect`, if the path is a route once it is clean, or with the other ending;
+        - `errors.Unsupported`, a `MethodNotAllowed`, if the route does not take the method;
+        - the error of a malformed value, such as `errors.NameInvalid`, if that value is all that
+          keeps the path from matching;
+        - `errors.RouteUnknown`, for any other path under the API;
+        - what Werkzeug raises, for all other paths.
         """
         path = self.path_info if path_info is None else path_info
         if websocket is None:
@@ -95,17 +100,17 @@ class RegistryMapAdapter(LateMapAdapter):
         try:
             return super().match(path, method, True, query_args, websocket)
         except (ValueError, BuildError):
-            # A value that a converter, or the target of an alias, does not take.
+            # A converter, or the target of an alias, does not accept a value.
             raise NotFound from None
 
     def _match_slowly(
         self, path: str, method: str, query_args: Mapping[str, Any] | str | None
     ) -> tuple[Rule, Mapping[str, Any]]:
-        """The match of a path that is not a route as it stands, or not by `method`."""
+        """The match of a path that is not exactly a route, or not one that takes `method`."""
         table, merges = self.map.table, self.map.merge_slashes
-        stripped = f"/{path.lstrip('/')}"  # as Werkzeug takes it
-        standing = path if merges and path[:1] == "/" else stripped
-        cleaned = clean_path(standing) if merges else standing
+        stripped = f"/{path.lstrip('/')}"  # Werkzeug matches this
+        given = path if merges and path[:1] == "/" else stripped
+        cleaned = clean_path(given) if merges else given
         under_root = table.is_under_root(_merged(stripped) if merges else stripped)
         error: HTTPException = NotFound()
         if self.map._has_rules_under_root or not under_root:
@@ -126,12 +131,12 @@ class RegistryMapAdapter(LateMapAdapter):
             others = getattr(error, "valid_methods", None) or ()
             methods = sorted(route.taken_methods.union(others))
             raise Unsupported(valid_methods=methods, endpoint=route.endpoint)
-        if cleaned == standing and (cleaned == canonical or not self.map.strict_slashes):
+        if cleaned == given and (cleaned == canonical or not self.map.strict_slashes):
             return self.map._rule_at[route.path], values
         raise RequestRedirect(self._location(canonical, query_args))
 
     def _location(self, path: str, query_args: Mapping[str, Any] | str | None) -> str:
-        """The target of a redirect: a path with one slash at its start, so it names no host."""
+        """The target of a redirect: a path that starts with one slash only, so it names no host."""
         if query_args is None:
             query_args = self.query_args or {}
         location = "/" + f"{self.script_name}{path.lstrip('/')}".lstrip("/")
@@ -150,9 +155,9 @@ class RegistryMapAdapter(LateMapAdapter):
     ) -> str:
         """The URL of `endpoint` with `values`, as `werkzeug.routing.MapAdapter.build`.
 
-        Values that the rule does not have become the query. Raises `ValueError`, which names the
-        value and the rule it broke, if a value is malformed; `werkzeug.routing.BuildError` if no
-        rule of the endpoint has these variables.
+        Values that are not variables of the rule go into the query. Raises `ValueError`, which
+        names the value and the rule it broke, if a value is malformed, and
+        `werkzeug.routing.BuildError` if no rule of the endpoint can be built from these values.
         """
         if type(values) is dict and method is None and self.subdomain == self.map._subdomain:
             path = self.map.table.build(endpoint, values)
@@ -174,7 +179,7 @@ class RegistryMapAdapter(LateMapAdapter):
 
 
 class RouteNotBuilt(BuildError):
-    """A `werkzeug.routing.BuildError` that names the variables of an endpoint of the registry."""
+    """A `werkzeug.routing.BuildError` that names the variables which the endpoint needs."""
 
     def __init__(self, error: BuildError, variables: list[list[str]]) -> None:
         super().__init__(error.endpoint, error.values, error.method, error.adapter)
@@ -187,7 +192,7 @@ class RouteNotBuilt(BuildError):
 
 
 class _Watched(RuleFactory):
-    """Rules on their way into a map, each shown to `watch` first."""
+    """The rules of another factory, each of which is shown to `watch` before a map adds it."""
 
     def __init__(self, rules: RuleFactory, watch: Callable[[Rule], None]) -> None:
         self.rules, self.watch = rules, watch
@@ -210,16 +215,17 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
     The endpoints are those of `RouteName`. The values are strings: ``name``; ``tag`` or ``digest``;
     ``uuid``, of an upload; ``extension``, ``component`` and ``module``.
 
-    Paths are made canonical as in Docker 1.5.0 (gorilla/mux with ``StrictSlash(true)``). One slash
-    too many or too few at the end, ``//``, ``.`` and ``..`` lead by a 308 to the path of the route
-    that is meant, for every method that the route takes. The ``Location`` is a path, never a host.
+    Paths are redirected to their canonical form, as in Docker 1.5.0 (gorilla/mux with
+    ``StrictSlash(true)``). A missing or an extra slash at the end, ``//``, ``.`` and ``..`` get a
+    308 to the route that is meant, for every method that the route takes. The ``Location`` is a
+    path: it never names a host.
 
     >>> adapter.match("/v2//library/nginx/tags/list/", "GET")
     Traceback (most recent call last):
         ...
     werkzeug.routing.exceptions.RequestRedirect: 308 Permanent Redirect: /v2/library/nginx/tags/list
 
-    A malformed value is neither matched nor built, and the error says what is wrong with it:
+    A malformed value is neither matched nor built. The error says what is wrong with it:
 
     >>> adapter.match("/v2/Nginx/tags/list", "GET")
     Traceback (most recent call last):
@@ -230,34 +236,35 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
         ...
     ValueError: repository name 'Nginx' must be lowercase
 
-    A method that a route does not take is an `errors.Unsupported`, and any other path under the API
-    an `errors.RouteUnknown`: Werkzeug's `MethodNotAllowed` and `NotFound`, as the registry's JSON.
+    A method that the route does not take raises `errors.Unsupported`, and any other path under the
+    API raises `errors.RouteUnknown`. These are Werkzeug's `MethodNotAllowed` and `NotFound`, with
+    the registry's JSON as their body.
 
-    Your own rules go beside the registry's, as in any map:
+    You can add your own rules, as to any map:
 
-    - A path and method of a route is always the registry's. A rule that takes the same is accepted,
-      and never matches; for another method, it does.
+    - The registry always answers for the path and method of a route. Your rule for the same path
+      and method is accepted, but never matches. For another method it does.
     - Under ``/v2``, only rules that begin with ``/v2`` match: a catch-all such as ``/<path:page>``
-      does not answer for the API. (Once you have such a rule, Werkzeug is asked as well, so a 405
-      may name methods that only a catch-all takes.)
-    - Routes that are added again, as by ``Submount("/mirror", [RegistryRules()])``, have Werkzeug's
-      own slashes and errors.
-    - With ``host_matching``, at a subdomain other than the default one, and for a WebSocket, all is
-      Werkzeug's.
+      does not answer for the API. (If you have a rule under ``/v2``, a 405 there may also list
+      methods that only a catch-all takes.)
+    - If you add the routes a second time, as by ``Submount("/mirror", [RegistryRules()])``, these
+      treat slashes and errors as Werkzeug does.
+    - With ``host_matching``, at a subdomain other than the default one, and for a WebSocket, only
+      Werkzeug matches.
 
     >>> beside = RegistryMap(rules=[Rule("/v2/token", endpoint="token"), Rule("/<path:page>")])
     >>> beside.bind("registry.example.com").match("/v2/token")
     ('token', {})
 
     :param dialect: the route table: `OCI_1_1`, `DOCKER_1_5`, or a subset of one.
-    :param prefix: a path before every route of the registry, such as ``/registry``, with no
-        variables.
-    :param rules: your own rules, beside the registry's.
-    :param strict_slashes: whether a slash too many or too few at the end of a path is redirected;
-        if `False`, the path is served. It may be changed later, for the routes of the registry; a
-        rule of yours has what the map had when the rule was added.
-    :param converters: converters for your own rules, beside those of the dialect.
-    :param options: whatever else a `werkzeug.routing.Map` takes.
+    :param prefix: a path before every route of the registry, such as ``/registry``, without
+        variables. Raises `ValueError` for any other.
+    :param rules: your own rules.
+    :param strict_slashes: whether a path with a missing or an extra slash at its end is redirected;
+        if `False`, it is served. If you change the attribute later, this affects the routes of the
+        registry at once, and only those of your own rules that you add afterwards.
+    :param converters: converters for your own rules, in addition to those of the dialect.
+    :param options: any other options of a `werkzeug.routing.Map`.
     """
 
     adapter_class = RegistryMapAdapter
@@ -273,7 +280,7 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
         **options: Any,
     ) -> None:
         registry_rules = RegistryRules(dialect)  # it refuses what is not a dialect
-        self.table = RouteTable(dialect, prefix)
+        self.table: RouteTable = RouteTable(dialect, prefix)
         """What a path means to the registry."""
         self._has_rules_under_root = False
         super().__init__(
@@ -281,7 +288,8 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
             converters={**dialect.converters, **(converters or {})},
             **options,
         )
-        # Where the table applies: nothing equals this if hosts are matched or it is a variable.
+        # The subdomain at which the table applies. If hosts are matched, or if the subdomain is a
+        # variable, this is an object that equals no subdomain.
         self._subdomain: object = self.default_subdomain
         if self.host_matching or "<" in (self.default_subdomain or ""):
             self._subdomain = object()
@@ -300,7 +308,7 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
         return self.table.dialect
 
     def add(self, rulefactory: RuleFactory) -> None:
-        """Add your own rules. As `werkzeug.routing.Map.add`."""
+        """Add your own rules, as `werkzeug.routing.Map.add` does."""
         super().add(_Watched(rulefactory, self._watch))
 
     def _watch(self, rule: Rule) -> None:
@@ -311,9 +319,9 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
         return self.table.is_under_root(_merged(rule.rule))
 
     def _may_answer_for_the_api(self, rule: Rule, path: str, method: str) -> bool:
-        """Whether a hit of `rule` counts for a path under the API's root.
+        """Whether a match of `rule` counts for a path under the API's root.
 
-        It does not if the rule is a catch-all, or one of the registry's, or shadowed by one.
+        It does not if the rule is a catch-all, or is one of the registry's, or is shadowed by one.
         """
         return (
             self._begins_with_root(rule)
@@ -327,4 +335,4 @@ def _merged(path: str) -> str:
 
 
 #: The routes of `OCI_1_1`, ready-made.
-url_map = RegistryMap()
+url_map: RegistryMap = RegistryMap()

@@ -1,4 +1,4 @@
-"""Lists in pages, for those who serve them and those who read them."""
+"""Lists in pages: the query parameters and the ``Link`` headers, for servers and clients."""
 
 import re
 from bisect import bisect_right
@@ -11,12 +11,12 @@ from .urls import resolve_location
 
 
 def parse_page(args: Mapping[str, str]) -> tuple[int | None, str | None]:
-    """``n`` and ``last`` of a request's query: how many results it wants, and after which.
+    """``n`` and ``last`` of a request's query: how many results it wants, and after which one.
 
     (distribution-spec 1.1, "Listing Tags".)
 
-    Each is `None` where it is not given. Raises `PaginationNumberInvalid` for an ``n`` that is not
-    a whole number, 0 or more. One of more than 18 digits is taken for 10**18: no list is longer.
+    Each is `None` if it is not given. Raises `PaginationNumberInvalid` for an ``n`` that is not a
+    whole number, 0 or more. A number of more than 18 digits counts as 10**18: no list is longer.
 
     >>> parse_page({"n": "100", "last": "1.27"})
     (100, '1.27')
@@ -26,7 +26,7 @@ def parse_page(args: Mapping[str, str]) -> tuple[int | None, str | None]:
         return None, args.get("last")
     if not re.fullmatch("[0-9]+", n):
         raise PaginationNumberInvalid(detail={"n": n})
-    digits = n.lstrip("0")  # int() refuses a few thousand of them
+    digits = n.lstrip("0")  # int() refuses several thousand digits
     return int(digits or 0) if len(digits) < 19 else 10**18, args.get("last")
 
 
@@ -35,9 +35,9 @@ def paginate(
 ) -> tuple[list[str], bool]:
     """At most `n` of the names after `last`, in order; and whether to link to a next page.
 
-    Each name comes once. The order is one of the two that the specification allows ("Listing
-    Tags"): alphabetical, whatever the case; or, with `ascii_order`, that of the characters' codes,
-    as Go sorts, which its main branch has added. A list keeps to one of them, as `last` depends on
+    Each name comes once. The order is one of the two in the specification ("Listing Tags"):
+    alphabetical, ignoring case; or, with `ascii_order`, that of the characters' codes, as Go sorts
+    (added in the main branch). All pages of a list need the same order, because `last` depends on
     it. Raises `ValueError` for an `n` below 0.
 
     >>> paginate(["b", "C", "a", "d"], 2, "a")
@@ -63,10 +63,10 @@ def _alphabetical(name: str) -> tuple[str, str]:
 
 
 def next_link(url: str) -> str:
-    """The ``Link`` header (RFC 8288) that leads to a next page, at `url`.
+    """The ``Link`` header (RFC 8288) to a next page, at `url`.
 
-    What no URL can have is percent-encoded (RFC 3986), so that nothing in `url` ends the header or
-    the link.
+    Characters that a URL cannot have are percent-encoded (RFC 3986), so nothing in `url` can end
+    the link or the header.
 
     >>> next_link("/v2/a/tags/list?n=2&last=c")
     '</v2/a/tags/list?n=2&last=c>; rel="next"'
@@ -76,12 +76,12 @@ def next_link(url: str) -> str:
     return f'<{quote(url, safe=_URL_CHARACTERS)}>; rel="next"'
 
 
-_URL_CHARACTERS = "%:/?#[]@!$&'()*+,;="  # and those that are never quoted
+_URL_CHARACTERS = "%:/?#[]@!$&'()*+,;="  # and the unreserved ones, which quote() always keeps
 
 _TARGET = re.compile("[ \t,]*+<([^>]*+)>")
 _PARAMETER = re.compile(
-    r"""[ \t]*+;[ \t]*+([^ \t=;,]*+)[ \t]*+  # its name
-    (?:=[ \t]*+(?:"((?>(?:[^"\\]++|\\.)*))")?([^;,]*+))?  # its value, quoted or not""",
+    r"""[ \t]*+;[ \t]*+([^ \t=;,]*+)[ \t]*+  # the name
+    (?:=[ \t]*+(?:"((?>(?:[^"\\]++|\\.)*))")?([^;,]*+))?  # the value, quoted or not""",
     re.VERBOSE | re.DOTALL,
 )
 
@@ -89,15 +89,15 @@ _PARAMETER = re.compile(
 def parse_next_link(request_url: object, header: str | Iterable[str] | None) -> str | None:
     """The URL of the next page, from a response's ``Link`` header (RFC 8288); `None` without one.
 
-    `request_url` is what the response answers, a string or any object that prints as a URL: a link
-    may be relative to it. `header` may be several lines of the header, as a list. A link with an
-    ``anchor`` is about something else than this page.
+    `request_url` is the URL that was requested, a string or any object that prints as one: a link
+    may be relative to it. `header` may be a list of several lines. A link with an ``anchor`` does
+    not count, because it is not about this page.
 
     >>> parse_next_link("https://registry.example.com/v2/a/tags/list", '</next?n=2>; rel="next"')
     'https://registry.example.com/next?n=2'
 
-    It may lead to another host: credentials are for the registry's own. Raises `ValueError` where
-    it is no URL of ``http`` or ``https``.
+    The link may lead to another host: do not send the registry's credentials there. Raises
+    `ValueError` if it is not a URL of ``http`` or ``https``.
     """
     for line in field_lines(header):
         position = 0
@@ -108,7 +108,7 @@ def parse_next_link(request_url: object, header: str | Iterable[str] | None) -> 
                 position = parameter.end()
                 name, quoted, plain = parameter.groups()
                 value = (plain or "") if quoted is None else unquoted(quoted)
-                # Of several, the first counts (RFC 8288, section 3.3).
+                # If it is there twice, the first counts (RFC 8288, section 3.3).
                 parameters.setdefault(name.lower(), value)
             relations = parameters.get("rel", "").lower().split()
             if "next" in relations and "anchor" not in parameters:

@@ -1,4 +1,4 @@
-"""The public names, which `registry_routes` gives when the first of them is asked for."""
+"""The public names. `registry_routes` imports them when one of them is first used."""
 
 from . import challenges, digests, errors, grammar, headers, paging, scopes
 from .app import RegistryApp, RegistryRequest, error_response

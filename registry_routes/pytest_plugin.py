@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def oci_registry() -> Iterator["ServedRegistry"]:
-    """A container registry, empty and in memory, on a port of its own until the test ends.
+    """A container registry, empty and in memory, on its own port until the test ends.
 
     See `registry_routes.testing.ServedRegistry`.
     """

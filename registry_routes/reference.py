@@ -1,4 +1,4 @@
-"""Image references, as Docker's users write them: ``nginx``, ``ghcr.io/org/app:v1@sha256:…``."""
+"""Image references as Docker users write them: ``nginx``, ``ghcr.io/org/app:v1@sha256:…``."""
 
 import re
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _OFFICIAL = "library/"
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A repository of a registry, and the image in it: by its tag, by its digest, or by both.
+    """An image reference: a repository of a registry, with a tag, a digest, both or neither.
 
     >>> reference = Reference.parse("nginx:1.27")
     >>> reference
@@ -27,27 +27,27 @@ class Reference:
     ValueError: repository name 'Foo' must be lowercase
 
     The grammar and the defaults are those of ``distribution/reference`` (0.6.0,
-    ``ParseNormalizedNamed``), which Docker uses. A reference without a tag stays without one.
+    ``ParseNormalizedNamed``), which Docker uses. A reference without a tag is not given one.
 
-    A reference can also be made of its parts, if they are what its text parses to. Otherwise a
-    `ValueError` names the part and the rule it broke. `dataclasses.replace` gives the same
+    A reference can also be made from its parts, if its text parses to these parts again. Otherwise
+    a `ValueError` names the part and the rule it broke. `dataclasses.replace` gives the same
     repository with another tag or digest.
     """
 
     domain: str
     """The registry: its host, and its port if the reference has one; ``docker.io`` by default.
 
-    It is empty where the first component is like a domain but can only be part of a name, as in
-    ``a_b.com/app``: ``distribution/reference`` then takes the whole for a name."""
+    It is empty if the first component looks like a domain but can only be part of a name, as in
+    ``a_b.com/app``: ``distribution/reference`` then takes the whole text for a name."""
 
     name: str
     """The repository name, at most 255 characters: ``library/nginx``."""
 
     tag: str | None = None
-    """The tag; `None` without one."""
+    """The tag, or `None`."""
 
     digest: str | None = None
-    """The digest, of an algorithm that OCI image-spec 1.1 registers; `None` without one."""
+    """The digest, whose algorithm is one that OCI image-spec 1.1 registers; or `None`."""
 
     def __post_init__(self) -> None:
         checked = (
@@ -63,7 +63,7 @@ class Reference:
             registered = " or ".join(REGISTERED_ALGORITHMS)
             raise ValueError(f"{DIGEST.kind} {shortened(digest)} must be a {registered} digest")
         for field, value in zip(("domain", "name", "tag", "digest"), checked, strict=True):
-            object.__setattr__(self, field, value)  # a plain string, even where an enum was given
+            object.__setattr__(self, field, value)  # a plain string, even if an enum was given
         parsed = _parts(str(self))
         if parsed != checked:
             raise ValueError(
@@ -74,7 +74,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a reference, short or whole.
+        """Read a reference, in its short or its full form.
 
         The first component is the domain if a ``/`` follows it and it is ``localhost`` or has a
         ``.``, a ``:`` or an upper-case letter. Raises `ValueError`, which names the malformed part
@@ -96,21 +96,21 @@ class Reference:
         return cls(*_parts(str.__str__(text)))
 
     def __str__(self) -> str:
-        """The whole form, with the domain."""
+        """The full form, with the domain."""
         return self._with_tag_and_digest(f"{self.domain}/{self.name}" if self.domain else self.name)
 
     def familiar(self) -> str:
-        """The short form, which Docker shows to its users: without ``docker.io`` and ``library``.
+        """The short form that Docker shows to its users, without ``docker.io`` and ``library``.
 
         >>> Reference.parse("ghcr.io/org/app").familiar()
         'ghcr.io/org/app'
         >>> Reference.parse("docker.io/org/app:v1").familiar()
         'org/app:v1'
 
-        It is for people to read; programs should keep the whole form. As in
-        ``distribution/reference``, two kinds of short form do not parse to the same reference:
-        ``docker.io/a.b/app`` becomes ``a.b/app``, which is of the registry ``a.b``, and ``library``
-        is left out before 64 hexadecimal digits, too.
+        It is for people to read; programs should keep the full form. As in
+        ``distribution/reference``, two kinds of short form do not parse to the same reference
+        again: ``docker.io/a.b/app`` becomes ``a.b/app``, which is at the registry ``a.b``; and 64
+        hexadecimal digits lose their ``library`` too, after which they are refused.
         """
         if self.domain != _DOCKER_HUB:
             return str(self)
@@ -119,21 +119,21 @@ class Reference:
 
     @property
     def reference(self) -> str:
-        """What a manifest's URL takes: the digest, else the tag, else ``latest``."""
+        """What the URL of the manifest ends with: the digest, else the tag, else ``latest``."""
         return self.digest or self.tag or "latest"
 
     def root(self, scheme: str = "https") -> str:
-        """Where the registry's API is, as `URLBuilder` takes it.
+        """The URL of the registry, for `URLBuilder`.
 
-        Docker Hub's is at ``registry-1.docker.io``. Raises `ValueError` for a `scheme` that is not
-        ``http`` or ``https``, and for a reference without a domain.
+        Docker Hub's API is at ``registry-1.docker.io``. Raises `ValueError` for a `scheme` that is
+        not ``http`` or ``https``, and for a reference without a domain.
 
         >>> Reference.parse("localhost:5000/app").root("http")
         'http://localhost:5000'
         """
         if scheme not in ("http", "https"):
             raise ValueError(f"scheme {shortened(scheme)} must be 'http' or 'https'")
-        # Without a domain, the name starts with what was meant as one.
+        # Without a domain, the name starts with what looks like one: the error names that.
         domain = DOMAIN.check(self.domain or self.name.partition("/")[0])
         return f"{scheme}://{'registry-1.docker.io' if domain == _DOCKER_HUB else domain}"
 

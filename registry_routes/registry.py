@@ -1,7 +1,7 @@
-"""`make_registry`: every view of a registry, on a `Storage`; and `MemoryStorage`.
+"""`make_registry`: a whole registry, as a WSGI application on a `Storage` such as `MemoryStorage`.
 
-The views know HTTP and the specification, and keep nothing. A storage keeps everything, and knows
-neither HTTP nor JSON: what it gets has been checked.
+The views know HTTP and the specification, but keep no content. A storage keeps all the content, but
+knows neither HTTP nor JSON: its arguments have been checked.
 """
 
 import json
@@ -11,7 +11,7 @@ import threading
 import uuid as uuids
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import wraps
+from functools import partial, wraps
 from itertools import islice
 from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
@@ -33,19 +33,19 @@ from .map import RegistryMap, url_map
 from .paging import next_link, parse_page
 from .routes import OCI_1_1, Dialect, RouteName
 
-log = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 MAX_NAME = 255
-"""The most characters of a repository name. Most clients hold to it (distribution-spec 1.1,
-"Pulling manifests"), and it keeps a path within a file system's limits."""
+"""The maximum length of a repository name, in characters. Most clients have this limit too
+(distribution-spec 1.1, "Pulling manifests"), and it keeps paths short enough for file systems."""
 
 MAX_MANIFEST = 4 * 1024 * 1024
-"""The most bytes of a manifest (distribution-spec 1.1, "Pushing Manifests"), and of a page of
-referrers, which is an image index."""
+"""The maximum size of a manifest (distribution-spec 1.1, "Pushing Manifests"), and of a page of
+referrers, which is an image index, in bytes."""
 
-MAX_TAGS = 50  # that one manifest may be given at once: each is a header of the response
+MAX_TAGS = 50  # in one push of a manifest: each of them becomes a header of the response
 BLOCK = 1024 * 1024
-_MAX_DESCRIPTORS = MAX_MANIFEST - 256  # bytes of them in a page of referrers, beside its frame
+_MAX_DESCRIPTORS = MAX_MANIFEST - 256  # their bytes in a page of referrers; the rest is the frame
 
 # RFC 6838, section 4.2. A manifest's type has no parameters.
 _MEDIA_TYPE = re.compile("(?i:application)/[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]{0,126}", re.ASCII)
@@ -53,27 +53,27 @@ _JSON_TYPES = ("/json", "+json", "+prettyjws")  # a browser may show another typ
 
 
 class Missing(LookupError):
-    """What a `Storage` is asked for is not there."""
+    """A `Storage` does not have what it was asked for."""
 
 
 class Conflict(Exception):
-    """An upload does not end where a chunk begins: another request has written to it meanwhile."""
+    """A chunk does not begin where the upload ends: another request has written to the upload."""
 
 
 class Manifest(NamedTuple):
     """A manifest, as a `Storage` keeps it."""
 
     media_type: str
-    """Its ``Content-Type``, without parameters. It is ASCII and has no blanks."""
+    """Its ``Content-Type`` without parameters. It is ASCII and has no blanks."""
 
     content: bytes
-    """The manifest itself: JSON, byte for byte as it was pushed."""
+    """The JSON, byte for byte as it was pushed."""
 
 
 class BlobFile:
-    """An open file as an iterable of blocks, from its position to its end.
+    """An open file as an iterable of blocks, from its current position to its end.
 
-    `Storage.read_blob` may return one. The server can then have the kernel send the file.
+    `Storage.read_blob` may return one. The server can then let the kernel send the file.
 
     >>> from io import BytesIO
     >>> list(BlobFile(BytesIO(b"some content")))
@@ -89,32 +89,33 @@ class BlobFile:
                 yield block
 
     def close(self) -> None:
-        """Close the file, which is also closed at its end."""
+        """Close the file. Reading it to its end closes it too."""
         self.file.close()
 
 
 class Storage(Protocol):
-    """Where a registry keeps its repositories: what `make_registry` asks of any storage.
+    """Where a registry keeps its repositories: the methods that `make_registry` needs.
 
     Every argument has been checked, and is safe as part of a path: a repository name and a tag fit
     `grammar.NAME` and `grammar.TAG`, and the name has at most `MAX_NAME` characters; a digest fits
     `grammar.DIGEST`, and its algorithm is one of `grammar.REGISTERED_ALGORITHMS`. An upload id fits
-    `grammar.UPLOAD_ID`, but may be one that the storage never gave. An `after` may be any text.
+    `grammar.UPLOAD_ID`, but the storage may never have issued it. An `after` may be any text.
 
-    A repository needs no creation. It exists while it has a blob or a manifest.
+    A repository is not created explicitly. It exists while it has a blob or a manifest.
 
-    Several threads call a storage at once. What a method writes appears whole or not at all, in
-    place of what was there, and is kept when the method returns.
+    Several threads call a storage at once. What a method writes appears as a whole or not at all.
+    It replaces what was there, and it is kept once the method has returned.
 
-    Every method may raise, beside the errors that it names:
+    Every method may raise, in addition to the errors that it names:
 
-    - `OSError`, with a message for the operator, if the storage itself has failed: a full disk, or
-      an object store that is away. The registry answers 503 ``UNAVAILABLE``, and logs the message.
-      A storage whose library has errors of its own raises an `OSError` from them.
-    - what an iterable that it was given raises. This goes through as it is, and nothing of what the
-      iterable gave is kept.
+    - `OSError`, with a message for the operator, if the storage itself has failed, because of a
+      full disk or an unreachable object store. The registry answers 503 ``UNAVAILABLE``, and logs
+      the message. If a storage's library has its own errors, the storage raises an `OSError` from
+      them.
+    - whatever an iterable argument raises. The storage lets this error through unchanged, and keeps
+      nothing that came from the iterable.
 
-    `MemoryStorage` is the shortest one.
+    `MemoryStorage` is the shortest implementation.
     """
 
     # Blobs. Each belongs to a repository, and several repositories may share its content.
@@ -127,52 +128,52 @@ class Storage(Protocol):
         ...
 
     def read_blob(self, name: str, digest: str, start: int, end: int) -> Iterable[bytes]:
-        """The bytes of a blob from `start` to before `end`, in blocks that memory can hold.
+        """The bytes of a blob from `start` up to, but without, `end`, in blocks that fit in memory.
 
-        Both are within the blob. If `end` is the blob's, and the blob is a file, this may be a
-        `BlobFile`. What has a `close` method is closed.
+        Both are within the blob. If `end` is the end of the blob, and the blob is a file, the
+        result may be a `BlobFile`. If the result has a `close` method, it is called.
 
         The call itself raises `Missing`, not the first step of the iteration.
         """
         ...
 
     def put_blob(self, name: str, digest: str, blocks: Iterable[bytes]) -> None:
-        """Keep a blob whose content comes in blocks. A content that is there is replaced.
+        """Keep a blob, whose content comes in blocks, in place of any content that is there.
 
         Raises `digests.DigestMismatch`, and keeps nothing, if the content has another digest.
         """
         ...
 
     def mount_blob(self, name: str, digest: str, source: str) -> None:
-        """Give a repository a blob of the repository `source`. It may have it already.
+        """Give a repository a blob of the repository `source`. It may already have the blob.
 
-        Raises `Missing` if `source` does not have it, whoever else does.
+        Raises `Missing` if `source` does not have it, even if another repository does.
         """
         ...
 
     def delete_blob(self, name: str, digest: str) -> None:
-        """Take a blob from a repository, and from no other. Raises `Missing`."""
+        """Remove a blob from a repository, but not from others. Raises `Missing`."""
         ...
 
     # Uploads: blobs that come in chunks. Each belongs to a repository.
 
     def begin_upload(self, name: str) -> str:
-        """The id of a new upload, which nobody can guess. It fits `grammar.UPLOAD_ID`."""
+        """Begin an upload, and return an id that cannot be guessed. It fits `grammar.UPLOAD_ID`."""
         ...
 
     def upload_size(self, name: str, upload_id: str) -> int:
         """How many bytes an upload has so far. Raises `Missing`.
 
-        It is asked for before each chunk, and should cost the same for the first and the last.
+        This is called before each chunk, so it should not take longer as the upload grows.
         """
         ...
 
     def append_to_upload(
         self, name: str, upload_id: str, start: int, blocks: Iterable[bytes]
     ) -> int:
-        """Add a chunk to an upload; how many bytes it has then.
+        """Add a chunk to an upload, and return how many bytes the upload has then.
 
-        `start` is what `upload_size` has given. A chunk without any bytes changes nothing. Raises
+        `start` is what `upload_size` has returned. An empty chunk changes nothing. Raises
         `Missing`, and `Conflict` if another request has added a chunk there.
         """
         ...
@@ -180,10 +181,10 @@ class Storage(Protocol):
     def finish_upload(
         self, name: str, upload_id: str, start: int, blocks: Iterable[bytes], digest: str
     ) -> None:
-        """Keep an upload as a blob, after a last chunk, which may be empty.
+        """Add a last chunk, which may be empty, to an upload, and keep the whole as a blob.
 
-        The upload is gone then. After an error it is what it was, without the last chunk. Raises
-        `Missing`, `Conflict` and `digests.DigestMismatch`.
+        The upload no longer exists then. After an error it is as before, without the last chunk.
+        Raises `Missing`, `Conflict` and `digests.DigestMismatch`.
         """
         ...
 
@@ -208,26 +209,26 @@ class Storage(Protocol):
         subject: str | None = None,
         descriptor: bytes = b"",
     ) -> None:
-        """Keep a manifest, and have the `tags` point at it.
+        """Keep a manifest, and make the `tags` point at it.
 
-        :param digest: that of the manifest's content, which needs no check.
+        :param digest: the digest of the manifest's content, which has been checked.
         :param blobs: the digests of the blobs that the repository must have.
-        :param subject: the digest of the manifest that it refers to, which need not be there.
-        :param descriptor: what `referrers` gives for it then.
+        :param subject: the digest of the manifest that it refers to, which need not exist.
+        :param descriptor: what `referrers` is to return for it.
 
-        In the end the manifest is there, and so is what points at it, even if another request has
-        deleted the manifest meanwhile.
+        When this returns, the manifest and everything that points at it are there, even if another
+        request has deleted the manifest meanwhile.
 
         Raises `Missing`, with the digest, if the repository does not have one of the blobs. Nothing
-        points at the manifest then. A storage that deletes blobs which no manifest needs has to
-        raise it, or to keep the blob, also if that happens during this call.
+        points at the manifest then. If a storage deletes blobs that no manifest needs, and this
+        happens during the call, it must either keep the blob or raise `Missing`.
         """
         ...
 
     def delete_manifest(self, name: str, digest: str) -> None:
         """Delete a manifest, the tags that point at it, and its entry among the referrers.
 
-        Its own referrers stay. Raises `Missing`.
+        The manifests that refer to it stay. Raises `Missing`.
         """
         ...
 
@@ -236,13 +237,13 @@ class Storage(Protocol):
         ...
 
     def delete_tag(self, name: str, tag: str) -> None:
-        """Delete a tag, and not the manifest. Raises `Missing`."""
+        """Delete a tag, but not the manifest. Raises `Missing`."""
         ...
 
-    # Lists. A page takes no more of an iterator than it shows and one more.
+    # Lists. The registry takes only one item more than it needs for a page.
 
     def repositories(self, after: str = "") -> Iterator[str]:
-        """The names greater than `after` of the repositories that have a manifest.
+        """The names, if greater than `after`, of the repositories that have a manifest.
 
         They are in ASCII order of the whole name: ``a``, ``a-b``, ``a/b``.
         """
@@ -256,10 +257,10 @@ class Storage(Protocol):
         ...
 
     def referrers(self, name: str, subject: str, after: str = "") -> Iterator[tuple[str, bytes]]:
-        """The manifests that refer to a subject: the digest and the descriptor of each.
+        """The digest and the descriptor of each manifest that refers to a subject.
 
-        They are those whose digest is greater than `after`, in ASCII order of the digests. There
-        are none if the repository does not know the subject.
+        The digests are greater than `after`, and in ASCII order. There are none if the repository
+        does not know the subject.
         """
         ...
 
@@ -285,7 +286,7 @@ class _Repository:
 
 
 class MemoryStorage(Storage):
-    """A `Storage` in memory, for tests: what it has is gone with it. It is safe under threads.
+    """A `Storage` in memory, for tests. It is thread-safe, and its content is lost with it.
 
     >>> storage = MemoryStorage()
     >>> digest = digest_of(b"{}")
@@ -296,15 +297,15 @@ class MemoryStorage(Storage):
 
     def __init__(self) -> None:
         self._repositories: dict[str, _Repository] = {}
-        # Held while something is looked up or changed, but not while a client sends.
+        # Held while something is looked up or changed, but not while a client sends content.
         self._lock = threading.Lock()
 
     def _repository(self, name: str) -> _Repository:
-        """A repository, to look at. One that nobody has written to is empty."""
+        """A repository to read from. It is empty if nothing has been written to it."""
         return self._repositories.get(name, _Repository())
 
     def _written(self, name: str) -> _Repository:
-        """A repository, to write to."""
+        """A repository to write to. It is added if it is new."""
         return self._repositories.setdefault(name, _Repository())
 
     def _blob(self, name: str, digest: str) -> bytes:
@@ -450,9 +451,9 @@ def _found(things: dict[str, Thing], key: str) -> Thing:
 
 
 def checked_blocks(digest: str, blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """The blocks, and then a `digests.DigestMismatch` if they are not the content of `digest`.
+    """Yield the blocks, and then raise `digests.DigestMismatch` if they do not have the digest.
 
-    For storages that write a stream, of which nothing is kept if it raises.
+    It is for storages that write a stream, and keep nothing of it if it raises an error.
 
     >>> list(checked_blocks(digest_of(b"{}"), [b"{", b"}"]))
     [b'{', b'}']
@@ -474,8 +475,8 @@ def make_registry(
 ) -> RegistryApp:
     """A registry as a WSGI application, with every view of the specification, on a storage.
 
-    (distribution-spec 1.1; of its main branch, tags for a manifest that is pushed by its digest,
-    ``digest-algorithm``, and uploads that can be cancelled; Docker's catalog.)
+    (distribution-spec 1.1; from its main branch, tags for a manifest that is pushed by its digest,
+    ``digest-algorithm``, and cancelling an upload; Docker's catalog.)
 
     >>> from werkzeug.test import Client
     >>> client = Client(make_registry(MemoryStorage()))
@@ -484,18 +485,19 @@ def make_registry(
     >>> client.get("/v2/library/nginx/tags/list").get_json()
     {'name': 'library/nginx', 'tags': ['latest']}
 
-    It authenticates nobody: put it behind something that does. A blob is mounted only from a
-    repository that the request names in ``from``, as `scopes.required_scopes` expects. No blob is
-    held in memory.
+    It does not authenticate clients: put it behind something that does. A blob is mounted only from
+    a repository that the request names in ``from``, as `scopes.required_scopes` expects. The views
+    never hold a whole blob in memory.
 
-    :param dialect: `OCI_1_1`, or a subset of it: a registry that is read-only, or that has no
+    :param dialect: `OCI_1_1`, or a subset of it for a registry that is read-only, or that has no
         catalog or no referrers.
-    :param page_size: the most results in a page of tags, repositories or referrers. If it is
-        `None`, a page has all that the client asks for. A page of referrers also ends at
+    :param page_size: the maximum number of results in a page of tags, repositories or referrers. If
+        it is `None`, a page has all that the client asks for. A page of referrers also ends at
         `MAX_MANIFEST` bytes.
-    :param min_chunk: the least number of bytes of a chunk, announced by ``OCI-Chunk-Min-Length``.
-        After a shorter one, which must be the last, another is a 400 ``SIZE_INVALID``.
-    :param max_chunk: the most bytes that a PATCH may bring; more are a 413 ``SIZE_INVALID``.
+    :param min_chunk: the minimum size of a chunk in bytes, announced by ``OCI-Chunk-Min-Length``.
+        Only the last chunk may be shorter: one after that is refused with 400 ``SIZE_INVALID``.
+    :param max_chunk: the maximum size of a PATCH in bytes; more is refused with 413
+        ``SIZE_INVALID``.
 
     Raises `ValueError` for an option that is out of range, and for another dialect.
     """
@@ -535,7 +537,7 @@ View = Callable[..., Response]
 
 
 def _answering(endpoint: str, view: View) -> View:
-    """The view, with the errors of the storage as those of the registry."""
+    """The view, with the errors of the storage turned into those of the registry."""
 
     @wraps(view)
     def answer(request: RegistryRequest, **values: str) -> Response:
@@ -551,7 +553,7 @@ def _answering(endpoint: str, view: View) -> View:
             raise errors.DigestInvalid(str(error)) from None
         except OSError as error:
             one_line = " ".join(str(error).split())
-            log.error("%s %r: the storage has failed: %s", request.method, request.path, one_line)
+            _log.error("%s %r: the storage has failed: %s", request.method, request.path, one_line)
             raise errors.Unavailable from error
 
     return answer
@@ -566,7 +568,7 @@ class _Views:
         self.min_chunk = min_chunk
         self.max_chunk = max_chunk
         self.with_short_chunk: set[str] = set()
-        """The uploads whose chunk before has less than `min_chunk` bytes."""
+        """The uploads whose latest chunk has fewer than `min_chunk` bytes."""
 
     # Manifests.
 
@@ -574,16 +576,13 @@ class _Views:
         self, request: RegistryRequest, name: str, tag: str = "", digest: str = ""
     ) -> Response:
         digest = _registered(digest) if digest else self.storage.tag(name, tag)
-        media_type, content = self.storage.manifest(name, digest)
-        response = Response(content, content_type=media_type)
-        response.headers["Docker-Content-Digest"] = digest
-        return _conditional(request, response, digest)
+        return manifest_response(request, digest, self.storage.manifest(name, digest))
 
     def put_manifest(
         self, request: RegistryRequest, name: str, tag: str = "", digest: str = ""
     ) -> Response:
         content = b"".join(_body_of(request, MAX_MANIFEST))
-        parsed = _parsed_manifest(content)
+        parsed = parse_manifest(content)
         media_type = _media_type_of(request, parsed)
         subject = _subject_of(parsed)
         blobs = list(dict.fromkeys(_blobs_of(parsed)))
@@ -626,23 +625,8 @@ class _Views:
 
     def get_blob(self, request: RegistryRequest, name: str, digest: str) -> Response:
         size = self.storage.blob_size(name, _registered(digest))
-        wanted = None if request.method == "HEAD" else _wanted_range(request, digest, size)
-        start, end = wanted or (0, size)
-        response = Response(status=206 if wanted else 200, content_type="application/octet-stream")
-        response.content_length = end - start
-        response.headers["Accept-Ranges"] = "bytes"
-        response.headers["Docker-Content-Digest"] = digest
-        response = _conditional(request, response, digest)
-        if response.status_code == 206:
-            response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-        if request.method == "GET" and response.status_code != 304:
-            content = self.storage.read_blob(name, digest, start, end)
-            if isinstance(content, BlobFile):
-                response.response = wrap_file(request.environ, content.file, BLOCK)
-                response.direct_passthrough = True
-            else:
-                response.response = content
-        return response
+        read = partial(self.storage.read_blob, name, digest)
+        return blob_response(request, digest, size, read)
 
     def delete_blob(self, request: RegistryRequest, name: str, digest: str) -> Response:
         self.storage.delete_blob(name, _registered(digest))
@@ -665,7 +649,7 @@ class _Views:
         return response
 
     def _mounted(self, name: str, digest: str, source: str) -> bool:
-        """Whether the blob is mounted. Without a source, no access to it has been checked."""
+        """Mount the blob if possible; whether it was. Without a source, access was not checked."""
         if not (DIGEST.fits(digest) and NAME.fits(source) and len(source) <= MAX_NAME):
             return False
         try:
@@ -692,7 +676,7 @@ class _Views:
             blocks = self._chunk(request, uuid, start)
             self.storage.finish_upload(name, uuid, start, blocks, digest)
         except Missing:
-            # Another request has ended the upload. If it was the same one, both have succeeded.
+            # Another request has ended the upload. If it has made the same blob, both succeed.
             self.storage.blob_size(name, digest)
         self.with_short_chunk.discard(uuid)
         return _created(request, name, digest)
@@ -728,7 +712,7 @@ class _Views:
         return response
 
     def _most(self, n: int | None) -> int | None:
-        """The most results of a page for which a client wants `n`."""
+        """The maximum number of results in a page if the client wants `n`."""
         return min((one for one in (n, self.page_size) if one is not None), default=None)
 
     def _page(self, names: Iterator[str], n: int | None) -> tuple[list[str], bool]:
@@ -745,7 +729,7 @@ class _Views:
             self.storage.referrers(name, digest, last or "") if _is_registered(digest) else iter(())
         )
         page: list[bytes] = []
-        read, more = 0, False  # bytes, of those that are not shown too: no request reads more
+        read, more = 0, False  # the bytes read, even if not shown: this limits what a request costs
         for position, (referrer, descriptor) in enumerate(descriptors):
             read += len(descriptor) + 1
             if len(page) == most or (position and read > _MAX_DESCRIPTORS):
@@ -765,6 +749,63 @@ class _Views:
             url = request.urls.referrers(name, digest, artifact_type=wanted, n=n, last=last)
             response.headers["Link"] = next_link(url)
         return response
+
+
+def manifest_response(request: RegistryRequest, digest: str, manifest: Manifest) -> Response:
+    """The answer to a GET or a HEAD of a manifest, with what its conditions make of it.
+
+    A proxy answers by it too, with a manifest that it has kept.
+
+    >>> from werkzeug.test import create_environ
+    >>> request = RegistryRequest(create_environ("/v2/a/manifests/v1"))
+    >>> content = b'{"schemaVersion": 2}'
+    >>> response = manifest_response(request, digest_of(content), Manifest(IMAGE_MANIFEST, content))
+    >>> response.status, response.content_type
+    ('200 OK', 'application/vnd.oci.image.manifest.v1+json')
+    """
+    response = Response(manifest.content, content_type=manifest.media_type)
+    response.headers["Docker-Content-Digest"] = digest
+    return _conditional(request, response, digest)
+
+
+def blob_response(
+    request: RegistryRequest,
+    digest: str,
+    size: int,
+    read: Callable[[int, int], Iterable[bytes]],
+) -> Response:
+    """The answer to a GET or a HEAD of a blob, with what its conditions and its range make of it.
+
+    :param size: how many bytes the blob has.
+    :param read: gives its bytes from a start to before an end, as `Storage.read_blob` does. It is
+        called at most once, and for a HEAD not at all.
+
+    >>> from werkzeug.test import create_environ
+    >>> content = b"some content"
+    >>> request = RegistryRequest(create_environ("/", headers={"Range": "bytes=5-"}))
+    >>> response = blob_response(request, digest_of(content), 12, lambda *part: [content[slice(*part)]])
+    >>> response.status, response.headers["Content-Range"], response.data
+    ('206 PARTIAL CONTENT', 'bytes 5-11/12', b'content')
+
+    Raises `errors.RangeInvalid` if the range is not within the blob.
+    """  # noqa: E501
+    wanted = None if request.method == "HEAD" else _wanted_range(request, digest, size)
+    start, end = wanted or (0, size)
+    response = Response(status=206 if wanted else 200, content_type="application/octet-stream")
+    response.content_length = end - start
+    response.headers["Accept-Ranges"] = "bytes"
+    response.headers["Docker-Content-Digest"] = digest
+    response = _conditional(request, response, digest)
+    if response.status_code == 206:
+        response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+    if request.method == "GET" and response.status_code != 304:
+        content = read(start, end)
+        if isinstance(content, BlobFile):
+            response.response = wrap_file(request.environ, content.file, BLOCK)
+            response.direct_passthrough = True
+        else:
+            response.response = content
+    return response
 
 
 def _json(content: dict[str, Any]) -> Response:
@@ -797,7 +838,7 @@ def _conditional(request: RegistryRequest, response: Response, digest: str) -> R
 
 
 def _body_of(request: RegistryRequest, most: int | None = None) -> Iterator[bytes]:
-    """The body in blocks. One that breaks off is an error, not an end; so is one over `most`."""
+    """The body in blocks, and an error if it breaks off or has more than `most` bytes."""
     announced = request.environ.get("CONTENT_LENGTH")
     received = 0
     while block := _read(request):
@@ -814,12 +855,12 @@ def _read(request: RegistryRequest) -> bytes:
         return request.stream.read(BLOCK)
     except HTTPException:
         raise
-    except Exception as error:  # a time-out, a reset, or what a server makes of a malformed chunk
+    except Exception as error:  # a timeout, a reset, or what a server raises for a malformed chunk
         raise ClientDisconnected from error
 
 
 def _of_size(blocks: Iterable[bytes], size: int | None) -> Iterator[bytes]:
-    """The blocks, and then an error if they do not have the size that was announced."""
+    """Yield the blocks, and then raise an error if they do not have the announced size."""
     received = 0
     for block in blocks:
         received += len(block)
@@ -829,7 +870,7 @@ def _of_size(blocks: Iterable[bytes], size: int | None) -> Iterator[bytes]:
 
 
 def _refused(blocks: Iterable[bytes], min_chunk: int) -> Iterator[bytes]:
-    """No blocks, and an error if there are any."""
+    """Raise an error if there are any blocks."""
     for _ in blocks:
         raise errors.SizeInvalid(f"a chunk before the last must have {min_chunk} bytes or more")
     yield from ()
@@ -850,15 +891,15 @@ def _announced_size(request: RegistryRequest, start: int) -> int | None:
 
 
 def _wanted_range(request: RegistryRequest, digest: str, size: int) -> tuple[int, int] | None:
-    """The one range that a request wants; `None` for all of it.
+    """The range that a request wants; `None` for the whole blob.
 
-    (RFC 9110, section 14.2: what is no range of bytes, or more than one, may be ignored.)
+    (RFC 9110, section 14.2: several ranges, and a range in other units, may be ignored.)
     """
     found = re.fullmatch("bytes=([0-9]{0,18})-([0-9]{0,18})", request.headers.get("Range", ""))
     if_range = request.headers.get("If-Range")
     if not found or found[0] == "bytes=-" or if_range not in (None, f'"{digest}"'):
         return None
-    if not found[1]:  # the last so many
+    if not found[1]:  # so many bytes at the end
         start, end = max(size - int(found[2]), 0), size
     else:
         start, end = int(found[1]), min(int(found[2]) + 1, size) if found[2] else size
@@ -867,7 +908,7 @@ def _wanted_range(request: RegistryRequest, digest: str, size: int) -> tuple[int
     return start, end
 
 
-# Digests. The routes let those of any algorithm through; a storage gets those that can be checked.
+# Digests. The routes accept any algorithm. A storage only gets digests that can be verified.
 
 
 def _is_registered(digest: str) -> bool:
@@ -875,14 +916,14 @@ def _is_registered(digest: str) -> bool:
 
 
 def _registered(digest: str) -> str:
-    """A digest of something that may be there."""
+    """The digest, if the registry can have its content. Otherwise raise `Missing`."""
     if not _is_registered(digest):
         raise Missing(digest)
     return digest
 
 
 def _registered_algorithm(digest: str) -> str:
-    """The algorithm of a digest, to make one with it."""
+    """The algorithm of a digest, if the registry can use it."""
     algorithm = digest.partition(":")[0]
     if algorithm not in REGISTERED_ALGORITHMS:
         raise errors.DigestInvalid(f"digest algorithm {algorithm[:64]!r} is not supported")
@@ -901,11 +942,11 @@ def _digest_of_query(digest: str) -> str:
 
 
 class TooManyTags(errors.TagInvalid):
-    code = 414
+    code: int = 414  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 def _tags_to_give(request: RegistryRequest) -> list[str]:
-    """The tags of the query of a manifest that is pushed by its digest."""
+    """The tags in the query of a request that pushes a manifest by its digest."""
     tags = list(dict.fromkeys(request.args.getlist("tag")))
     if len(tags) > MAX_TAGS:
         raise TooManyTags(f"a manifest is given at most {MAX_TAGS} tags at once")
@@ -916,7 +957,12 @@ def _tags_to_give(request: RegistryRequest) -> list[str]:
     return tags
 
 
-def _parsed_manifest(content: bytes) -> dict[str, Any]:
+def parse_manifest(content: bytes) -> dict[str, Any]:
+    """What a manifest says. Raises `errors.ManifestInvalid` if it is not a JSON object.
+
+    >>> parse_manifest(b'{"schemaVersion": 2}')
+    {'schemaVersion': 2}
+    """
     try:
         manifest = json.loads(content.decode(), parse_constant=_no_json)
     except (ValueError, RecursionError):
@@ -930,19 +976,27 @@ def _no_json(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")  # though Python reads NaN and Infinity
 
 
-def _media_type_of(request: RegistryRequest, manifest: dict[str, Any]) -> str:
-    """The type of a manifest: what the request says, which the manifest must not contradict."""
-    sent = (request.content_type or "").partition(";")[0].strip()
-    own = manifest.get("mediaType") or ""
-    media_type = sent or own or IMAGE_MANIFEST
-    if (
-        not isinstance(media_type, str)
-        or not _MEDIA_TYPE.fullmatch(media_type)
-        or not media_type.lower().endswith(_JSON_TYPES)
-    ):
+def manifest_type(content_type: str | None) -> str:
+    """The media type of a manifest, from its ``Content-Type``; the OCI image manifest's if none.
+
+    >>> manifest_type("application/vnd.oci.image.index.v1+json; charset=utf-8")
+    'application/vnd.oci.image.index.v1+json'
+
+    Raises `errors.ManifestInvalid` for one that is not of JSON: a browser might show it as a page.
+    """
+    media_type = (content_type or "").partition(";")[0].strip() or IMAGE_MANIFEST
+    if not _MEDIA_TYPE.fullmatch(media_type) or not media_type.lower().endswith(_JSON_TYPES):
         raise errors.ManifestInvalid(
             f"media type {media_type!r:.100} must be application/json or application/…+json"
         )
+    return media_type
+
+
+def _media_type_of(request: RegistryRequest, manifest: dict[str, Any]) -> str:
+    """The type of a manifest: what the request says, which the manifest must not contradict."""
+    own = manifest.get("mediaType") or ""
+    sent = (request.content_type or "").partition(";")[0].strip()
+    media_type = manifest_type(sent or (own if isinstance(own, str) else ""))
     if own and (not isinstance(own, str) or own.lower() != media_type.lower()):
         raise errors.ManifestInvalid(
             f"mediaType {own!r:.100} must be the Content-Type, {media_type!r:.100}"
@@ -958,7 +1012,7 @@ def _digest_of_descriptor(descriptor: Any) -> str:
 
 
 def _blobs_of(manifest: dict[str, Any]) -> Iterator[str]:
-    """The digests of the blobs that must be there before the manifest comes."""
+    """The digests of the blobs that must be there before the manifest is pushed."""
     layers = manifest.get("layers") or []
     if not isinstance(layers, list):
         raise errors.ManifestInvalid("the manifest's layers are not a list")
@@ -970,13 +1024,13 @@ def _blobs_of(manifest: dict[str, Any]) -> Iterator[str]:
 
 
 def _subject_of(manifest: dict[str, Any]) -> str | None:
-    """The digest of its subject, if that is one whose referrers are kept."""
+    """The digest of the subject, if the registry keeps referrers for such a digest."""
     subject = _digest_of_descriptor(manifest["subject"]) if manifest.get("subject") else ""
     return subject if _is_registered(subject) else None
 
 
 def _descriptor(manifest: dict[str, Any], media_type: str, digest: str, size: int) -> bytes:
-    """What a list of referrers says of a manifest (distribution-spec 1.1, Listing Referrers)."""
+    """The entry of a manifest in a list of referrers (distribution-spec 1.1, Listing Referrers)."""
     descriptor: dict[str, Any] = {"mediaType": media_type, "digest": digest, "size": size}
     config = manifest.get("config")
     config_type = config.get("mediaType") if isinstance(config, dict) else None
@@ -987,7 +1041,7 @@ def _descriptor(manifest: dict[str, Any], media_type: str, digest: str, size: in
     if annotations and _is_map_of_strings(annotations):
         descriptor["annotations"] = annotations
     text = json.dumps(descriptor, ensure_ascii=False, separators=(",", ":"))
-    encoded = text.encode(errors="backslashreplace")  # half of a surrogate pair, as JSON has it
+    encoded = text.encode(errors="backslashreplace")  # a lone surrogate becomes a JSON escape
     if len(encoded) >= _MAX_DESCRIPTORS:
         raise RequestEntityTooLarge("the manifest's descriptor does not fit a list of referrers")
     return encoded

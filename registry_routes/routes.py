@@ -1,20 +1,22 @@
-"""The route table: every URL of the registry API, as data, in each dialect.
+"""The route table: every URL of the registry API, as data, in two dialects.
 
-`OCI_1_1` is the OCI distribution-spec 1.1, with Docker's catalog. `DOCKER_1_5` is the router of Docker
-1.5.0, as its recorded answers have it: six routes, any method, and names of two to five components.
+`OCI_1_1` is the OCI distribution-spec 1.1, with Docker's catalog. `DOCKER_1_5` is the router of
+Docker 1.5.0, tested against its recorded answers: six routes, any method, and names of two to five
+components.
 
-What `OCI_1_1` takes and `DOCKER_1_5` does not: names with any number of components, with ``__`` and
-``--`` in them; manifests by digest, referrers, the catalog and extensions.
+`OCI_1_1` also accepts names with any number of components, and with ``__`` and ``--`` in them;
+manifests by digest; referrers, the catalog and extensions.
 
-What `DOCKER_1_5` takes and `OCI_1_1` does not: any method for any route; digests with an encoded part
-of any length; upload ids of any characters, even those that begin with a dot.
+`DOCKER_1_5` also accepts any method for any route; digests whose hash has any length; and upload
+ids with any characters, even with a dot at the start.
 
-Both differ from the original in this:
+Both differ from the original in these ways:
 
 - Redirects are 308. The original's 301 turns a client's POST into a GET.
-- Errors under ``/v2/`` are the registry's JSON, not plain text, which clients do not read.
-- A path with both ``//`` and a slash too many is redirected once, not twice.
-- `build` keeps the path that the API is mounted under, which the original's URL builder loses.
+- Errors under ``/v2/`` are the registry's JSON. The original sends plain text, which clients do not
+  read.
+- A path with both ``//`` and an extra slash at the end is redirected once, not twice.
+- `build` keeps the path that the API is mounted under. The original's URL builder loses it.
 """
 
 import re
@@ -59,25 +61,25 @@ class Route:
     """
 
     name: str
-    """The endpoint: a `RouteName`, or another name in a dialect of your own."""
+    """The endpoint: a `RouteName`, or any other name in your own dialect."""
 
     path: str
     """The rule, as `werkzeug.routing.Rule` writes it."""
 
     methods: tuple[str, ...] | None
-    """The methods that it takes, or `None` for any method. GET brings HEAD."""
+    """The methods that it takes, or `None` for any method. GET implies HEAD."""
 
     spec: str = ""
     """The ids of its endpoints in the distribution-spec, or the document that it comes from."""
 
     doc: str = ""
-    """What it is for."""
+    """What it is for, in a sentence."""
 
     endpoint: str = field(init=False, repr=False, compare=False)
-    """The endpoint as a plain string, which is what a map answers."""
+    """The endpoint as a plain string, which is what a match returns."""
 
     taken_methods: frozenset[str] | None = field(init=False, repr=False, compare=False)
-    """The methods that it takes, with the HEAD that GET brings; `None` for any method."""
+    """The methods that it takes, with HEAD if there is GET; `None` for any method."""
 
     def __post_init__(self) -> None:
         taken = Rule(self.path, methods=self.methods).methods  # with HEAD, as Werkzeug has it
@@ -85,7 +87,7 @@ class Route:
         object.__setattr__(self, "taken_methods", taken if taken is None else frozenset(taken))
 
     def pieces(self) -> list[tuple[str, str, str]]:
-        """The path in pieces, each a text, or a converter's name and a variable.
+        """The path in pieces: each is a text, or the name of a converter and that of a variable.
 
         >>> Route(RouteName.TAGS, "/v2/<repository:name>/tags/list", ("GET",)).pieces()
         [('/v2/', '', ''), ('', 'repository', 'name'), ('/tags/list', '', '')]
@@ -97,11 +99,16 @@ class Route:
 class Dialect:
     """A route table, and the converters that its rules use.
 
-    No path may fit two of its routes, whatever the method, and with or without a slash at its end.
-    A variable reaches to the next slash or to the end of the path, and its converter is a
-    `GrammarConverter` that keeps the value as it is. A repository name comes right after the root.
-    Raises `ValueError` for a route that is not so, and for no route at all.
-    (`URLBuilder` needs the converters "repository", "tag" and "digest".)
+    Its routes must follow some rules:
+
+    - No path fits two routes, whatever the method, with or without a slash at its end.
+    - A variable extends to the next slash or to the end of the path.
+    - The converter of a variable is a `GrammarConverter` that does not change the value.
+    - A repository name comes right after the root.
+
+    Raises `ValueError` for a route that breaks a rule, and if there are no routes. (A path that
+    fits two routes is noticed only if both routes are written the same.) `URLBuilder` needs the
+    converters "repository", "tag" and "digest".
 
     >>> OCI_1_1, OCI_1_1.root
     (Dialect(name='oci-1.1'), '/v2')
@@ -112,8 +119,8 @@ class Dialect:
     converters: Mapping[str, type[GrammarConverter]] = field(repr=False)
 
     left_out: tuple[Route, ...] = field(default=(), repr=False)
-    """Routes of the API that a registry of this dialect does not have. A path that is meant as one
-    of them is not taken for a malformed path of another route."""
+    """Routes of the API that this dialect does not have. A path of one of them is a plain 404, and
+    not a malformed path of another route."""
 
     def __post_init__(self) -> None:
         if not self.routes:
@@ -150,7 +157,7 @@ class Dialect:
         return None
 
     def __reduce__(self) -> Any:
-        if DIALECTS.get(self.name) is self:  # so that it is itself again
+        if DIALECTS.get(self.name) is self:  # unpickling then gives this very object
             return re.sub("[.-]", "_", self.name).upper()
         return Dialect, (self.name, self.routes, dict(self.converters), self.left_out)
 
@@ -164,22 +171,22 @@ class Dialect:
 
     @property
     def root(self) -> str:
-        """The path that all its routes, and those left out, are under; without a trailing slash."""
+        """The path above all its routes, and those left out; without a trailing slash."""
         routes = (*self.routes, *self.left_out)
         return commonpath([dirname(route.path.partition("<")[0]) for route in routes]).rstrip("/")
 
     def subset(self, *endpoints: str, methods: Iterable[str] | None = None) -> "Dialect":
-        """A dialect with some of these routes only, for a registry that does not serve them all.
+        """A dialect with only some of these routes, for a registry that does not serve them all.
 
-        A map of it answers the rest by itself: 404, or 405 with the methods that are left.
+        A map of it refuses the others: 404, or 405 with the methods that are left.
 
         >>> read_only = OCI_1_1.subset("base", "manifest", "blob", methods=["GET"])
         >>> [(route.endpoint, route.methods) for route in read_only.routes]
         [('base', ('GET',)), ('manifest', ('GET',)), ('manifest', ('GET',)), ('blob', ('GET',))]
 
-        :param endpoints: the endpoints that it has; all of them if none is given.
-        :param methods: the methods that its routes take, of those that they take here; all of them
-            if `None`. GET brings HEAD. A route that would take none of them is left out.
+        :param endpoints: the endpoints to keep; all of them if none is given.
+        :param methods: the methods to keep, as an iterable of strings; all of them if it is `None`.
+            GET implies HEAD. A route that takes none of these methods is left out.
 
         Raises `ValueError` for an endpoint or a method that no route has, and if no route is left.
         """
@@ -198,7 +205,7 @@ class Dialect:
         )
 
     def _limited(self, routes: Iterable[Route], methods: Iterable[str]) -> list[Route]:
-        """`routes` with no other methods than these."""
+        """`routes`, with only these of their methods."""
         if isinstance(methods, str):
             raise TypeError(f"methods {methods!r} must be several strings, not one")
         wanted = [method.upper() for method in methods]
@@ -214,9 +221,9 @@ class Dialect:
         return limited
 
     def regex(self, route: Route) -> re.Pattern[str]:
-        """An expression for the path of a route, percent-decoded and without a prefix.
+        """A regular expression for the path of a route, percent-decoded and without a prefix.
 
-        It is made for `re.Pattern.fullmatch`, and its groups have the names of the variables.
+        Use it with `re.Pattern.fullmatch`. Its groups have the names of the variables.
 
         >>> [tags] = [route for route in OCI_1_1.routes if route.name == "tags"]
         >>> OCI_1_1.regex(tags).fullmatch("/v2/library/nginx/tags/list").groupdict()
@@ -234,17 +241,17 @@ class Dialect:
         )
 
 
-# Where a table is easier to read than what the formatter makes of it.
+# The formatter would make these tables harder to read.
 # fmt: off
 
 _NAME = "/v2/<repository:name>"
 _EXTENSION = "_<extension:extension>/<extension:component>/<extension:module>"
 
-#: The OCI distribution-spec 1.1, with Docker's catalog. (The ids are those of its main branch.)
+#: The OCI distribution-spec 1.1, with Docker's catalog. (The ids are from its main branch.)
 OCI_1_1 = Dialect("oci-1.1", (
     Route(RouteName.BASE, "/v2/", ("GET",),
           spec="end-1", doc="Check that this is a registry, and that the client may use it."),
-    # By digest first: built with both, it is the digest that a client asked for.
+    # By digest first: if a URL is built with a tag and a digest, it has the digest in its path.
     Route(RouteName.MANIFEST, f"{_NAME}/manifests/<digest:digest>", ("GET", "PUT", "DELETE"),
           spec="end-3, end-7a, end-7b, end-9",
           doc="Pull, push or delete a manifest by its digest."),
@@ -259,7 +266,7 @@ OCI_1_1 = Dialect("oci-1.1", (
           doc="Begin the upload of a blob, push it with one request, or mount it."),
     Route(RouteName.BLOB_UPLOAD_CHUNK, f"{_NAME}/blobs/uploads/<upload_id:uuid>",
           ("GET", "PATCH", "PUT", "DELETE"), spec="end-5, end-6, end-13, end-14",
-          doc="Ask how far an upload is, send a chunk of it, complete it or cancel it."),
+          doc="Check the progress of an upload, send a chunk, complete it or cancel it."),
     Route(RouteName.REFERRERS, f"{_NAME}/referrers/<digest:digest>", ("GET",),
           spec="end-12a, end-12b", doc="List the manifests whose subject is this one."),
     Route(RouteName.CATALOG, "/v2/_catalog", ("GET",),
@@ -283,7 +290,7 @@ DOCKER_1_5 = Dialect("docker-1.5", (
     Route(RouteName.BLOB_UPLOAD, f"{_NAME}/blobs/uploads/", None,
           spec=_ORIGINAL, doc="Where the upload of a blob begins."),
     Route(RouteName.BLOB_UPLOAD_CHUNK, f"{_NAME}/blobs/uploads/<upload_id:uuid>", None,
-          spec=_ORIGINAL, doc="The upload of a blob, on its way."),
+          spec=_ORIGINAL, doc="The upload of a blob, in progress."),
 ), DOCKER_CONVERTERS)
 
 # fmt: on
@@ -295,8 +302,8 @@ DIALECTS = MappingProxyType({dialect.name: dialect for dialect in (OCI_1_1, DOCK
 class _DialectRule(Rule):
     """A rule of a route table.
 
-    It brings its dialect's converters, so it means the same in every map, whatever other
-    converters go by the names "tag" or "digest" there.
+    It uses its dialect's converters, so it means the same in every map, even in a map with other
+    converters named "tag" or "digest".
     """
 
     def __init__(self, string: str, *, dialect: Dialect, **options: Any) -> None:
@@ -317,13 +324,14 @@ class _DialectRule(Rule):
             return super().get_converter(variable_name, converter_name, args, kwargs)
         converter = self.dialect.converters[converter_name](self.map, *args, **kwargs)
         if re.search(rf":{variable_name}>(?:/|\Z)", self.rule):
-            # A slash or the end gives no reason to try less of the value: this is linear.
+            # Before a slash or the end, nothing is gained by trying a shorter value. The pattern
+            # never does, so it takes linear time.
             converter.regex = converter.grammar.pattern
         return converter
 
 
 class RegistryRules(RuleFactory):
-    """The rules of a dialect, for a `werkzeug.routing.Map` of your own.
+    """The rules of a dialect, for any `werkzeug.routing.Map`.
 
     They work inside the factories of Werkzeug (`Submount`, `Subdomain`, `EndpointPrefix`), and in
     a map with any converters:
@@ -336,7 +344,8 @@ class RegistryRules(RuleFactory):
     >>> url_map.bind("example.com").match("/v2/library/nginx/tags/list")
     ('registry.tags', {'name': 'library/nginx'})
 
-    Such a map treats slashes and malformed values as Werkzeug does; `RegistryMap`, as a registry.
+    A plain map treats slashes and malformed values as Werkzeug does. A `RegistryMap` treats them as
+    a registry does.
     """
 
     def __init__(self, dialect: Dialect = OCI_1_1) -> None:

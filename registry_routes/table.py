@@ -1,6 +1,6 @@
-"""`RouteTable`: a dialect's routes, compiled: what a path means, and what path a route has.
+"""`RouteTable`: the routes of a dialect, compiled. It matches paths, explains and builds them.
 
-These are pure functions of paths and methods, without HTTP and without a map.
+Its methods are pure functions of paths and HTTP methods. They need neither a request nor a map.
 """
 
 import re
@@ -15,12 +15,12 @@ from .errors import RegistryError, RouteUnknown
 from .grammar import Grammar
 from .routes import OCI_1_1, Dialect, Route
 
-#: What the URL standard leaves as it is in a path segment, and "/".
+#: The characters that the URL standard does not percent-encode in a path segment, and "/".
 SAFE_IN_PATH = "!$&'()*+,/:;=@"
 
 
 class Meaning(NamedTuple):
-    """What is meant by a path that does not match."""
+    """The route that is meant by a path, even if the path does not match it."""
 
     route: Route
     values: dict[str, str]
@@ -45,8 +45,9 @@ class RouteTable:
     '/v2/library/nginx/tags/list'
 
     :param dialect: the routes.
-    :param prefix: a path before every route, such as ``/registry``. Raises `ValueError` for one
-        that no clean path begins with, and for one that has a variable.
+    :param prefix: a path before every route, such as ``/registry``.
+
+    Raises `ValueError` for a prefix that is not clean (see `clean_path`), or that has a variable.
     """
 
     def __init__(self, dialect: Dialect = OCI_1_1, prefix: str = "") -> None:
@@ -57,14 +58,15 @@ class RouteTable:
         if "<" in prefix:
             raise ValueError(f"prefix {prefix!r} must have no variables")
         self.dialect = dialect
-        self.prefix = prefix.rstrip("/")
-        self.root = self.prefix + dialect.root
+        self.prefix: str = prefix.rstrip("/")
+        self.root: str = self.prefix + dialect.root
         """The path that all the routes are under, without its trailing slash."""
         self._fullmatch, self._ends = _expression(
             dialect, _exact_pattern, {self.prefix + route.path: route for route in dialect.routes}
         )
-        # What may be meant: below the root, or after a name there, each with either ending. The
-        # last route first, so that the reference of a manifest is a tag if it may be one.
+        # What a path could mean: a route right below the root, or one after a name there, with or
+        # without a slash at its end. The last route comes first, so that the reference of a
+        # manifest is taken for a tag if it can be one.
         below: dict[str, Route] = {}
         after_name: dict[str, Route] = {}
         for route in (*dialect.left_out, *dialect.routes)[::-1]:
@@ -79,8 +81,8 @@ class RouteTable:
         self._converters = {
             route.path: dialect.variables(route) for route in (*dialect.left_out, *dialect.routes)
         }
-        # By the endpoint and the names of the variables, in the order of the path or sorted. Of
-        # routes that have them all in common, the first is built, as in Werkzeug.
+        # The keys are the endpoint and the names of the variables, in the order of the path and
+        # sorted. If several routes have the same key, the first is built, as in Werkzeug.
         self._templates = {
             (route.endpoint, *names): template
             for route in dialect.routes[::-1]
@@ -93,9 +95,9 @@ class RouteTable:
         return RouteTable, (self.dialect, self.prefix)
 
     def match(self, path: str, method: str) -> tuple[Route, dict[str, str]] | None:
-        """The route that `path` is, and its values; `None` if no route is it, or not by `method`.
+        """The route of `path`, and its values; `None` if there is none that takes `method`.
 
-        The path is percent-decoded, and the method in capitals.
+        The path is percent-decoded, and the method is in upper case.
         """
         hit = self._fullmatch(path)
         if hit is None:
@@ -106,11 +108,13 @@ class RouteTable:
         return route, {name: hit[group] for name, group in groups}
 
     def explain(self, path: str, method: str) -> Meaning | RegistryError | None:
-        """What is meant by a path that does not match: a route, with another method or another
-        ending; or else the error that says which value is malformed, or that there is no such
-        route; `None` if the path is not one of the API.
+        """What was meant by a path that does not match.
 
-        `path` is clean; see `clean_path`. What is wrong with a malformed tag depends on `method`.
+        It is a `Meaning` if the path is a route, for any method and with either ending. If not, it
+        is the error to raise: it names the malformed value, or says that there is no such route. It
+        is `None` if the path is not under the root of the API.
+
+        `path` must be clean (see `clean_path`). `method` decides which error a malformed tag is.
         """
         if not self.is_under_root(path):
             return None
@@ -125,10 +129,10 @@ class RouteTable:
         return fault or RouteUnknown()
 
     def _meant(self, path: str) -> Iterator[tuple[Route, dict[str, str]]]:
-        """What a path under the root may mean, the longest name first; and its values, be they
-        well-formed or not.
+        """The routes that a path under the root could mean, with the longest name first, and their
+        values, well-formed or not.
 
-        Where the name may end is sought from the end of the path, so most of the path is not read.
+        It looks for the end of the name from the end of the path, so it does not read most of it.
         """
         root = len(self.root)
         if hit := self._below_root.fullmatch(path, root):
@@ -157,8 +161,8 @@ class RouteTable:
         return [list(self.dialect.variables(route)) for route in routes]
 
     def build(self, endpoint: str, values: Mapping[str, Any]) -> str | None:
-        """The path of the route of `endpoint` that has the variables in `values`, these and no
-        others; `None` if there is none.
+        """The path of the route of `endpoint` whose variables are exactly those in `values`; `None`
+        if there is none.
 
         Raises `ValueError`, which names the value and the rule it broke, if a value is malformed.
         """
@@ -174,7 +178,7 @@ class RouteTable:
                 break
         else:
             return path % in_order(values)
-        if None in values.values():  # which Werkzeug takes for one that is not given
+        if None in values.values():  # for Werkzeug, such a value is not given
             return None
         checked = {name: grammar.check(values[name]) for name, grammar, _ in variables}
         return path % in_order({name: _quoted(value) for name, value in checked.items()})
@@ -185,28 +189,28 @@ class RouteTable:
 
 
 class _End(NamedTuple):
-    """The end of a route's path in an expression."""
+    """What a match of an `_Expression` says: which route it is, and where its values are."""
 
     route: Route
     methods: frozenset[str] | None
     """The route's `taken_methods`."""
     groups: tuple[tuple[str, int], ...]
-    """Each variable, and the group of the expression that has its value."""
+    """Each variable, and the number of the group that has its value."""
 
 
 class _Expression(NamedTuple):
     fullmatch: Callable[..., re.Match[str] | None]
     ends: dict[int | None, _End]
-    """By the number of the last group that matched: an empty one at each end."""
+    """The end that has matched, by `re.Match.lastindex`: each path ends with an empty group."""
 
 
 class _Template(NamedTuple):
     variables: tuple[tuple[str, Grammar, Callable[[str], object]], ...]
-    """Each variable, its grammar, and what matches a value that a path can have as it is."""
+    """Each variable, its grammar, and a function that matches a value which needs no quoting."""
     path: str
     """The path, with "%s" for each value."""
     in_order: Callable[[Mapping[str, Any]], object]
-    """Takes what fills the path out of a mapping."""
+    """Takes the values for the path out of a mapping."""
 
 
 def _exact_pattern(converter: type[GrammarConverter]) -> str:
@@ -222,9 +226,9 @@ def _expression(
     pattern_of: Callable[[type[GrammarConverter]], str],
     routes: Mapping[str, Route],
 ) -> _Expression:
-    """One expression for several routes by their paths: a tree of what the paths have in common.
+    """One regular expression for several routes, whose paths it merges into a tree of common parts.
 
-    Of the texts and the values that may follow one another, a text is tried first.
+    If a text and a value may both come next, the text is tried first.
     """
     tree: dict[Any, Any] = {}
     for path, route in routes.items():
@@ -237,7 +241,7 @@ def _expression(
     return _Expression(re.compile(_joined(tree, (), count(1), ends)).fullmatch, ends)
 
 
-_END = ""  # in the tree, where a path ends
+_END = ""  # marks the end of a path in the tree
 
 
 def _joined(
@@ -246,7 +250,7 @@ def _joined(
     numbers: Iterator[int],
     ends: dict[int | None, _End],
 ) -> str:
-    """The pattern of a tree that follows `groups`; its own have the next `numbers`."""
+    """The pattern of a tree that comes after `groups`. Its own groups get the next `numbers`."""
     alternatives = []
     for piece, rest in sorted(tree.items(), key=lambda branch: isinstance(branch[0], tuple)):
         if piece == _END:
@@ -282,7 +286,7 @@ def _quoted(text: str) -> str:
 
 
 def other_ending(path: str) -> str:
-    """`path` without the slash at its end, or with one if it has none."""
+    """`path` without its trailing slash, or with one if it has none."""
     return path.removesuffix("/") if path.endswith("/") else f"{path}/"
 
 
@@ -295,7 +299,7 @@ def clean_path(path: str) -> str:
     >>> clean_path("/v2//library/x/../nginx/./tags/list/")
     '/v2/library/nginx/tags/list/'
     """
-    # (`posixpath.normpath` keeps two leading slashes, and in some Pythons stops at a NUL.)
+    # posixpath.normpath would keep two leading slashes, and some Pythons' stops at a NUL.
     if path.startswith("/") and _may_be_unclean(path) is None:
         return path
     path = re.sub("/{2,}", "/", f"/{path}")

@@ -8,8 +8,8 @@ b'{"name": "library/nginx", "tags": ["latest"]}'
 >>> [(request.endpoint, request.status) for request in registry.requests]
 [('tags', 200)]
 
-It also asks clients to log in, has the ways of other registries, and fails when it is told to: see
-`serve` and `ServedRegistry.fail`. For pytest there is the fixture ``oci_registry``.
+It can also ask clients to log in, behave as other registries do, and fail on demand: see `serve`
+and `ServedRegistry.fail`. For pytest there is the fixture ``oci_registry``.
 """
 
 import gzip
@@ -59,18 +59,18 @@ Auth: TypeAlias = Literal["basic", "bearer"]
 
 
 class ServedRegistry:
-    """A registry that a test talks to, as `serve` gives it."""
+    """The registry that `serve` starts, for a test to talk to."""
 
     host: str
-    """Where it is, as image references have it: ``127.0.0.1:54321``."""
+    """The host and the port, as in an image reference: ``127.0.0.1:54321``."""
 
     app: "WSGIApplication"
-    """The registry as a WSGI application, to be called without a socket, by `werkzeug.test.Client`
-    or ``httpx.WSGITransport``. It does the same; but where it would close a connection, it raises
-    `ConnectionAbortedError`."""
+    """The registry as a WSGI application, to call without a socket, with `werkzeug.test.Client` or
+    ``httpx.WSGITransport``. It behaves the same, but raises `ConnectionAbortedError` instead of
+    closing a connection."""
 
     requests: list[RecordedRequest]
-    """The requests, in the order in which they came. ``requests.clear()`` forgets them."""
+    """The requests so far, in the order in which they came. ``requests.clear()`` forgets them."""
 
     def __init__(
         self, host: str, recorder: Recorder, faults: Faults, storage: MemoryStorage | None
@@ -83,26 +83,26 @@ class ServedRegistry:
 
     @property
     def url(self) -> str:
-        """The URL without the ``/v2/``: ``http://127.0.0.1:54321``."""
+        """The URL of the registry, without ``/v2/``: ``http://127.0.0.1:54321``."""
         return f"http://{self.host}"
 
     @property
     def storage(self) -> MemoryStorage:
-        """What the registry keeps: to look at and to change without HTTP.
+        """The storage of the registry, to look at or to change without HTTP.
 
         >>> with serve() as registry:
         ...     digest = registry.add_image("a:v1")
         >>> list(registry.storage.repositories()), registry.storage.tag("a", "v1") == digest
         (['a'], True)
 
-        Raises `ValueError` if `serve` was given an application: what that keeps is its own.
+        Raises `ValueError` if `serve` was given an application, which has its own storage.
         """
         if self._storage is None:
             raise ValueError("the registry must be the one in memory, not an application of yours")
         return self._storage
 
     def fail(self, endpoint: str, method: str, what: Fault, times: int | None = 1) -> None:
-        """Have the next requests to an endpoint fail.
+        """Make the next requests to an endpoint fail.
 
         >>> from werkzeug.test import Client
         >>> from registry_routes import errors
@@ -112,24 +112,24 @@ class ServedRegistry:
         ...     [client.get("/v2/a/tags/list").status_code for _ in range(3)]
         [429, 429, 404]
 
-        :param endpoint: as the route table calls it, ``blob``; or ``token``, the token server; or
-            ``storage``, where `serve` redirects blobs.
-        :param method: the method that fails. HEAD is a method of its own.
+        :param endpoint: its name in the route table, such as ``blob``; or ``token``, the token
+            server; or ``storage``, to which `serve` redirects blobs.
+        :param method: the method that fails. GET does not include HEAD.
         :param what: what goes wrong:
 
             - an error of `registry_routes.errors`, or any `werkzeug.exceptions.HTTPException`: it
               is the response;
-            - a status, 400 to 599: the response has it, and a page of HTML, as proxies send it;
-            - a `datetime.timedelta`: the response comes so much later;
-            - ``"body cut short"``: the response announces its body's length, and ends in the middle
-              of it. If it has no body, the connection is closed without a response;
+            - a status, 400 to 599: the response has this status and an HTML page, as from a proxy;
+            - a `datetime.timedelta`: the response comes that much later;
+            - ``"body cut short"``: the response announces the length of its body, but ends in the
+              middle of it. If it has no body, the connection is closed without a response;
             - ``"connection closed"``: the connection is closed without a response, and the request
               has no effect.
-        :param times: how many requests fail; `None` for all that come.
+        :param times: how many requests fail; `None` for all of them.
 
         Faults for the same endpoint and method follow one another in the order of the calls.
 
-        Raises `ValueError` or `TypeError` for an argument that is none of these.
+        Raises `ValueError` or `TypeError` for any other argument.
         """
         self._faults.plan(endpoint, method, what, times)
 
@@ -142,8 +142,8 @@ class ServedRegistry:
 
         :param reference: the repository's name and a tag: ``library/nginx:latest``. The tag is
             ``latest`` if there is none.
-        :param layers: the content of each layer: an archive, gzipped or not. Clients that do not
-            unpack it take any bytes.
+        :param layers: the content of each layer: an archive, gzipped or not. For clients that do
+            not unpack it, it can be any bytes.
 
         Raises `ValueError` for a malformed reference, and for one with a digest.
         """
@@ -169,7 +169,7 @@ class ServedRegistry:
         return digest
 
     def _parsed(self, reference: str) -> Reference:
-        # With a domain, so that no part of the name is taken for one.
+        # The domain comes first, so that no part of the name is taken for one.
         return Reference.parse(f"{self.host}/{reference.removeprefix(f'{self.host}/')}")
 
     def _add_blob(self, name: str, media_type: str, content: bytes) -> dict[str, Any]:
@@ -178,9 +178,10 @@ class ServedRegistry:
         return {"mediaType": media_type, "digest": digest, "size": len(content)}
 
     def manifest(self, reference: str) -> dict[str, Any]:
-        """The manifest of an image, as JSON has it, by a tag or a digest: ``library/nginx:latest``.
+        """The manifest of an image, decoded from JSON.
 
-        Raises `LookupError` if it is not there, and `ValueError` for a malformed reference.
+        `reference` has a tag or a digest: ``library/nginx:latest``. Raises `LookupError` if the
+        registry does not have it, and `ValueError` for a malformed reference.
         """
         parsed = self._parsed(reference)
         digest = parsed.digest or self.storage.tag(parsed.name, parsed.reference)
@@ -190,7 +191,7 @@ class ServedRegistry:
     def blob(self, name: str, digest: str) -> bytes:
         """The content of a blob of the repository `name`.
 
-        Raises `LookupError` if it is not there.
+        Raises `LookupError` if the repository does not have it.
         """
         size = self.storage.blob_size(name, digest)
         return b"".join(self.storage.read_blob(name, digest, 0, size))
@@ -205,7 +206,7 @@ def _layer_type(layer: bytes) -> str:
 
 
 def _diff_id(layer: bytes) -> str:
-    """The digest of the layer as it is without compression (image-spec, "Layer DiffID")."""
+    """The digest of the layer without its compression (image-spec, "Layer DiffID")."""
     return digest_of(gzip.decompress(layer) if _is_gzipped(layer) else layer)
 
 
@@ -216,7 +217,7 @@ def serve(
     port: int = 0,
     users: Mapping[str, str] | None = None,
     auth: Auth | None = None,
-    token_field: TokenField = "token",  # noqa: S107 - it is no password
+    token_field: TokenField = "token",  # noqa: S107 - it is not a password
     location: LocationForm | None = None,
     redirect_blobs: bool = False,
     single_post: bool = True,
@@ -225,7 +226,7 @@ def serve(
     max_chunk: int | None = None,
     dialect: Dialect | None = None,
 ) -> Iterator[ServedRegistry]:
-    """A registry on a port of 127.0.0.1, served by threads of this process, within a ``with``.
+    """Serve a registry on 127.0.0.1, in threads of this process, until the ``with`` block ends.
 
     >>> with serve(users={"alice": "secret"}, auth="bearer", page_size=2) as registry:
     ...     registry.host.partition(":")[0]
@@ -234,27 +235,27 @@ def serve(
     :param app: the WSGI application to serve; a registry in memory if there is none.
     :param port: the port; 0 for a free one.
     :param users: the passwords of the users, by their names.
-    :param auth: how clients log in: ``"basic"``, or by a token, ``"bearer"``, for which the
-        registry is the token server too. The users may do anything. Without users, anyone gets a
-        token to pull.
+    :param auth: how clients log in: with ``"basic"``, or with a token, ``"bearer"``, for which the
+        registry is also the token server. The users may do anything. If there are no users, anyone
+        gets a token to pull.
     :param token_field: where the token server puts the token in its answer to a GET: ``"token"``
         or ``"access_token"``. (To the POST of OAuth2 it is always ``"access_token"``.)
-    :param location: the form of each ``Location``: ``"absolute"``, a whole URL; ``"relative"``, a
-        path; ``"opaque"``, a path which, for an upload, is outside the API, and has a query without
-        which the upload does not go on. If it is `None`, each is as the application has it: the
-        registry in memory sends paths.
-    :param redirect_blobs: whether the content of a blob is at another origin, to which a GET is
-        redirected by a 307, and which refuses the credentials for the registry.
-    :param single_post: whether a blob may be pushed by one POST; if not, that only begins an
-        upload.
-    :param page_size: the most results in a page of a list.
-    :param min_chunk: the least bytes of a chunk but the last.
-    :param max_chunk: the most bytes of a chunk.
-    :param dialect: the routes, if they are not those of `OCI_1_1`, or not the map's that `app` has
-        as its ``url_map``. ``OCI_1_1.subset(…)`` makes a registry that is read-only, or has no
-        referrers.
+    :param location: the form of each ``Location``. ``"absolute"`` is a whole URL, and
+        ``"relative"`` is a path. ``"opaque"`` is a path too, but for an upload it is outside the
+        API, and it has a query without which the upload does not go on. `None` leaves what the
+        application sends; the registry in memory sends paths.
+    :param redirect_blobs: whether a 307 redirects each GET or HEAD of a blob to another origin,
+        which refuses the credentials for the registry.
+    :param single_post: whether a single POST may push a blob; if not, it only begins an upload.
+    :param page_size: the maximum number of results in a page of a list.
+    :param min_chunk: the minimum size of a chunk in bytes; the last one may be smaller.
+    :param max_chunk: the maximum size of a chunk in bytes.
+    :param dialect: the routes. The default is the dialect of ``app.url_map``, if that is a
+        `RegistryMap`, and otherwise `OCI_1_1`. ``OCI_1_1.subset(…)`` makes a registry that is
+        read-only, or has no referrers.
 
-    Raises `ValueError` for options that do not go together, and `OSError` if the port is taken.
+    Raises `ValueError` for an option that is out of range, or that does not go together with
+    another, and `OSError` if the port is taken.
     """
     if not 0 <= port <= 65535:
         raise ValueError(f"port {port!r} must be 0 to 65535")
@@ -308,7 +309,7 @@ def serve(
 
 @contextmanager
 def _listening(app: "WSGIApplication", port: int) -> Iterator[str]:
-    """Host and port of `app`, which threads of this process serve."""
+    """Serve `app` in threads of this process, and yield the host and the port."""
     connections: set[socket.socket] = set()
 
     class Handler(_Handler):
@@ -324,7 +325,7 @@ def _listening(app: "WSGIApplication", port: int) -> Iterator[str]:
 
     def accept() -> None:
         while not stopping.is_set():
-            server.handle_request()  # in a thread of its own
+            server.handle_request()  # it starts a thread for each connection
 
     with (
         # If the port is taken, Werkzeug would end the process.
@@ -339,9 +340,9 @@ def _listening(app: "WSGIApplication", port: int) -> Iterator[str]:
             yield f"{_HOST}:{server.port}"
         finally:
             stopping.set()
-            socket.create_connection((_HOST, server.port)).close()  # so that it looks
+            socket.create_connection((_HOST, server.port)).close()  # ends the wait in accept()
             thread.join()
-            for connection in list(connections):  # of clients that are silent, or kept waiting
+            for connection in list(connections):  # of clients that send nothing, or wait
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
 
@@ -356,7 +357,7 @@ class _Handler(WSGIRequestHandler):
         return environ
 
     def connection_dropped(self, error: BaseException, environ: Any = None) -> None:
-        self.close_connection = True  # it would wait for the next request
+        self.close_connection = True  # otherwise it would wait for the next request
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         self.log("info", "%r %s", self.requestline, code)
@@ -368,7 +369,7 @@ class _Handler(WSGIRequestHandler):
 class _Whole:
     """A file that raises an error if it ends too early.
 
-    Werkzeug would make up the rest of a chunk that is cut short.
+    Without it, Werkzeug would fill up a chunk that is cut short.
     """
 
     def __init__(self, file: IO[bytes]) -> None:

@@ -1,15 +1,15 @@
-"""What stands around the registry of a test: WSGI wrappers, each of which does one thing.
+"""The WSGI wrappers around the registry of a test. Each of them does one thing.
 
-From the outermost to the innermost they are, if all are asked for:
+If all of them are used, they are, from the outermost to the innermost:
 
-1. `Recorder`: matches the request, records it, and answers with the errors that the others raise.
-2. `Faults`: fails when it was told to.
-3. `BasicLogin` or `BearerLogin`: lets nobody through who has not logged in.
+1. `Recorder`: matches the request, records it, and renders the errors that the others raise.
+2. `Faults`: fails the requests that a test wants to fail.
+3. `BasicLogin` or `BearerLogin`: refuses requests without a login.
 4. `Locations`: writes each ``Location`` as another registry would.
-5. `RedirectedBlobs`: sends clients to another origin for the content of a blob.
-6. `NoSinglePost`: has clients push a blob by a POST and a PUT, not by the POST alone.
+5. `RedirectedBlobs`: redirects clients to another origin for the content of a blob.
+6. `NoSinglePost`: makes clients push a blob with a POST and a PUT, not with a single POST.
 
-Then comes the application. Those after the first know by `request_of` what the request is.
+The application comes last. All but the first get the recorded request from `request_of`.
 """
 
 import json
@@ -40,17 +40,18 @@ from .scopes import Scope, parse_scopes, required_scopes
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-#: Endpoints that are not in a registry's API: the token server, and where blobs are redirected to.
+#: Endpoints outside a registry's API: the token server, and the origin to which blobs are
+#: redirected.
 TOKEN, STORAGE = "token", "storage"
 
-SERVICE = "registry"  # what the token server calls the registry; the realm of Basic as well
+SERVICE = "registry"  # what the token server calls the registry; also the realm of Basic
 
 
 @lru_cache(maxsize=16)
 def recorded_map(dialect: Dialect, prefix: str) -> RegistryMap:
-    """The map by which requests are recorded: every route of the API, by any method.
+    """The map that tells what a recorded request is: every route of the API, with any method.
 
-    A client may ask for what the registry does not have: this is what a test wants to know.
+    It also has what this registry does not serve, because a test wants to know who asks for that.
     """
     routes = [replace(route, methods=None) for route in (*dialect.routes, *dialect.left_out)]
     whole = Dialect(dialect.name, tuple(routes), dialect.converters)
@@ -71,14 +72,14 @@ class RecordedRequest:
     """``GET``, ``PUT`` and so on."""
 
     endpoint: str | None
-    """The endpoint, as the map calls it: ``manifest``. Also ``token``, the token server, and
-    ``storage``, where blobs are redirected to. `None` for any other path."""
+    """The endpoint's name in the map, such as ``manifest``; or ``token``, the token server; or
+    ``storage``, to which blobs are redirected. `None` for any other path."""
 
     values: Mapping[str, str]
-    """What the path has: ``name``, ``tag``, ``digest``, ``uuid``."""
+    """The values in the path: ``name``, ``tag``, ``digest``, ``uuid``."""
 
     path: str
-    """The path as it came, percent-decoded."""
+    """The path as it was sent, but percent-decoded."""
 
     args: MultiDict[str, str]
     """The parameters of the query."""
@@ -87,15 +88,15 @@ class RecordedRequest:
     """The headers."""
 
     status: int | None = None
-    """The status of the response. It is `None` if there is none: the connection was closed, or the
-    request is not answered yet."""
+    """The status of the response. It is `None` if the connection was closed without a response, or
+    if the request has not been answered yet."""
 
 
 _REQUEST = "registry_routes.testing.request"
 
 
 def request_of(environ: "WSGIEnvironment") -> RecordedRequest:
-    """The request, as the `Recorder` has recorded it."""
+    """The request that the `Recorder` has recorded."""
     request: RecordedRequest = environ[_REQUEST]
     return request
 
@@ -137,12 +138,11 @@ class Recorder:
 
 
 def _path_info(url_map: RegistryMap, endpoint: str, values: Mapping[str, str]) -> str:
-    """The path of a route, as a WSGI environ has it."""
+    """The path of a route, in the form of a WSGI environ."""
     return unquote(url_map.bind("").build(endpoint, values), "latin-1")
 
 
-#: What may go wrong: an error; a status, with a page as of a proxy; a delay, after which the answer
-#: comes; half of the body, under the length of the whole; no answer at all.
+#: What can go wrong; `testing.ServedRegistry.fail` describes it.
 Fault: TypeAlias = HTTPException | int | timedelta | Literal["body cut short", "connection closed"]
 
 
@@ -155,7 +155,7 @@ class _PlannedFault:
 
 
 class Faults:
-    """Fails the requests that it is told to."""
+    """Fails the requests that it was told to fail."""
 
     def __init__(self, app: "WSGIApplication", url_map: RegistryMap) -> None:
         self.app = app
@@ -165,7 +165,7 @@ class Faults:
         self._stopped = threading.Event()
 
     def plan(self, endpoint: str, method: str, what: Fault, times: int | None) -> None:
-        """Fail requests; see `testing.ServedRegistry.fail`."""
+        """Make requests fail; see `testing.ServedRegistry.fail`."""
         if endpoint not in self._endpoints:
             known = ", ".join(sorted(self._endpoints))
             raise ValueError(f"endpoint {endpoint!r} must be one of {known}")
@@ -181,7 +181,7 @@ class Faults:
             self._planned.append(_PlannedFault(endpoint, method.upper(), what, times))
 
     def stop(self) -> None:
-        """Delay nobody any more."""
+        """End all delays."""
         self._stopped.set()
 
     def _next(self, request: RecordedRequest) -> Fault | None:
@@ -213,7 +213,7 @@ class Faults:
 
 
 def _page(status: int) -> Response:
-    """A page as a proxy sends it, which is not the registry's JSON."""
+    """An HTML page, as a proxy sends it, instead of the registry's JSON."""
     known = {one.value: one.phrase for one in HTTPStatus}
     title = f"{status} {known.get(status, '')}".strip()
     return Response(f"<html><title>{title}</title></html>", status, mimetype="text/html")
@@ -250,7 +250,7 @@ def _checked(name: str | None, password: str | None, users: Mapping[str, str]) -
 
 
 class BasicLogin:
-    """Asks each request for a name and a password."""
+    """Requires a name and a password of each request."""
 
     def __init__(self, app: "WSGIApplication", users: Mapping[str, str]) -> None:
         self.app = app
@@ -269,10 +269,10 @@ TokenField: TypeAlias = Literal["token", "access_token"]
 
 
 class BearerLogin:
-    """Asks each request for a token that allows what it does; and is the token server.
+    """Requires a token that allows the request; it is also the token server.
 
     (Docker token authentication specification, and its OAuth2 form.) The users get tokens for
-    whatever they ask for. Anyone else gets none; but if there are no users at all, one to pull.
+    whatever they ask for. Others get no token. But if there are no users, anyone gets one to pull.
     """
 
     def __init__(
@@ -304,7 +304,7 @@ class BearerLogin:
             granted = self._granted.get(given.token or "")
         if granted is not None and all(scope.is_granted_by(granted) for scope in needed):
             return
-        # RFC 6750, 3.1: a request without a token is told of no error.
+        # RFC 6750, 3.1: if the request has no token, the challenge should not have an error.
         error = None if given is None else "invalid_token"
         raise errors.Unauthorized(
             realm=f"{Request(environ).root_url}token",
@@ -365,7 +365,7 @@ class BearerLogin:
         return [replace(scope, actions=("pull",)) for scope in asked if "pull" in scope.actions]
 
 
-# The ways of other registries.
+# How other registries behave.
 
 LocationForm: TypeAlias = Literal["absolute", "relative", "opaque"]
 
@@ -373,8 +373,8 @@ LocationForm: TypeAlias = Literal["absolute", "relative", "opaque"]
 class Locations:
     """Writes each ``Location`` as a whole URL or as a path.
 
-    In the opaque form, that of an upload is outside the API, and has a query. The upload goes on
-    there only, and only with the query.
+    In the opaque form, the ``Location`` of an upload is outside the API and has a query. The upload
+    only goes on with this query.
     """
 
     def __init__(self, app: "WSGIApplication", form: LocationForm, url_map: RegistryMap) -> None:
@@ -413,7 +413,7 @@ class Locations:
     def _at_its_route(
         self, request: RecordedRequest, environ: "WSGIEnvironment"
     ) -> "WSGIEnvironment":
-        """The environ of the upload's route, for a request to the opaque form of it."""
+        """The environ of a request to an opaque ``Location``, changed to the upload's own route."""
         if request.args.get("_state") != _state_of(request.values):
             raise errors.BlobUploadUnknown("an upload goes on at its Location, with all its query")
         return {
@@ -424,7 +424,7 @@ class Locations:
 
 
 def _state_of(values: Mapping[str, str]) -> str:
-    """What has to be percent-encoded in a query, and is something else if it is encoded again."""
+    """A value that must be percent-encoded in a query, and is wrong if it is encoded twice."""
     return f"{values['uuid']}+/%=="
 
 
@@ -434,9 +434,9 @@ def _without(query: str, parameter: str) -> str:
 
 
 class RedirectedBlobs:
-    """Sends clients to another origin for blobs.
+    """Redirects clients to another origin for blobs.
 
-    Like an object store, it refuses the credentials for the registry.
+    Like an object store, that origin refuses the credentials for the registry.
     """
 
     def __init__(self, app: "WSGIApplication", url_map: RegistryMap) -> None:
@@ -464,7 +464,7 @@ class RedirectedBlobs:
 
 
 def _other_origin(environ: "WSGIEnvironment") -> str:
-    """The same server, by another name: clients take another origin by its host."""
+    """The same server under another host name, which makes it another origin to a client."""
     request = Request(environ)
     here = urlsplit(request.host_url)
     other = "localhost" if here.hostname != "localhost" else "127.0.0.1"
@@ -473,9 +473,9 @@ def _other_origin(environ: "WSGIEnvironment") -> str:
 
 
 class NoSinglePost:
-    """Begins an upload where a client would push a blob by one POST.
+    """Begins an upload when a client tries to push a blob with a single POST.
 
-    (distribution-spec 1.1, "Single POST": the registry may answer so.)
+    (distribution-spec 1.1, "Single POST", allows this.)
     """
 
     def __init__(self, app: "WSGIApplication") -> None:

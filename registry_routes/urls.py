@@ -6,6 +6,7 @@ A URL is a string, or any object that prints as a URL, such as those of httpx an
 
 import re
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urljoin, urlsplit
 
@@ -28,6 +29,15 @@ if TYPE_CHECKING:
 
 #: What a query parameter is: a value, several values, or `None` for no parameter.
 QueryValue: TypeAlias = str | int | Iterable[str | int] | None
+
+#: The query parameters whose names differ from the keywords that `URLBuilder` has for them.
+PARAMETERS: Mapping[str, str] = MappingProxyType(
+    {
+        "from_": "from",
+        "digest_algorithm": "digest-algorithm",
+        "artifact_type": "artifactType",
+    }
+)
 
 
 class URLBuilder:
@@ -177,9 +187,9 @@ class URLBuilder:
             ALGORITHM.check(digest_algorithm)
         parameters = {
             "mount": self._checked_digest(mount),
-            "from": from_,
+            "from_": from_,
             "digest": self._checked_digest(digest),
-            "digest-algorithm": digest_algorithm,
+            "digest_algorithm": digest_algorithm,
         }
         return self._url(RouteName.BLOB_UPLOAD, {"name": name}, parameters, query)
 
@@ -210,7 +220,7 @@ class URLBuilder:
         `n` and `last` are for the ``Link`` of a registry that gives them in pages.
         """
         values = {"name": name, "digest": digest}
-        parameters = {"artifactType": artifact_type, "n": _count(n), "last": last}
+        parameters = {"artifact_type": artifact_type, "n": _count(n), "last": last}
         return self._url(RouteName.REFERRERS, values, parameters, query)
 
     def extension(
@@ -231,6 +241,25 @@ class URLBuilder:
             values["name"] = name
         return self._url(RouteName.EXTENSION, values, {}, query)
 
+    def build(
+        self,
+        endpoint: str,
+        values: Mapping[str, str],
+        query: Mapping[str, QueryValue] | None = None,
+        /,
+    ) -> str:
+        """The URL of any endpoint of the API, from what `match_url` has made of another URL.
+
+        A proxy finds the URL of its upstream by it, and its own in what the upstream sends. `query`
+        has the parameters, whatever they are; a `MultiDict` keeps all the values of each.
+
+        >>> upstream = URLBuilder("https://registry.example.com")
+        >>> upstream.build(*match_url("/mirror/v2/a/tags/list?n=2&page=x%2By", root="/mirror"))
+        'https://registry.example.com/v2/a/tags/list?n=2&page=x%2By'
+        """
+        given = query.to_dict(flat=False) if isinstance(query, MultiDict) else query
+        return self._url(endpoint, values, {}, given or {})
+
     def _url(
         self,
         endpoint: str,
@@ -238,6 +267,7 @@ class URLBuilder:
         parameters: Mapping[str, Any],
         more: Mapping[str, Any],
     ) -> str:
+        parameters = {PARAMETERS.get(name, name): value for name, value in parameters.items()}
         for name in parameters:
             if name in more:  # where it would not be checked
                 raise ValueError(f"parameter {name!r} must be given by its own argument")
@@ -377,6 +407,29 @@ def _host_of(environ: "WSGIEnvironment") -> str:
     except ValueError:  # such a port or such an IPv6 address cannot be
         raise SecurityError("the request's Host is malformed") from None
     return host.removesuffix(":443" if environ["wsgi.url_scheme"] == "https" else ":80")
+
+
+def same_origin(url: object, other: object, /) -> bool:
+    """Whether two URLs have the same scheme, host and port; for clients.
+
+    Only then may the credentials for one be sent to the other: a ``Location`` or a ``Link`` of a
+    registry may lead to another host, or from https to http. (distribution-spec, main branch,
+    "Endpoints"; RFC 6454, section 5.)
+
+    >>> same_origin("https://r.example/v2/", "https://R.example:443/other")
+    True
+    >>> same_origin("https://r.example/v2/", "http://r.example/v2/")
+    False
+
+    Raises `ValueError` if one of them is not a URL of ``http`` or ``https``.
+    """
+    origins = []
+    for one in url, other:
+        parts = _parsed("URL", one)
+        if not _is_http(parts):
+            raise ValueError(f"URL {shortened(str(one))} must be a URL of http or https")
+        origins.append(_origin(parts))
+    return origins[0] == origins[1]
 
 
 def _count(n: int | None) -> int | None:

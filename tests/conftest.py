@@ -1,3 +1,4 @@
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,12 @@ from registry_routes.registry import MemoryStorage, Storage
 
 from .servers import free_port, serving
 
-# On a busy machine the time of one example says nothing. `--hypothesis-profile` takes the other one.
+# A shell makes what it starts in the background ignore Ctrl-C, and the tests' own programs with it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# `--hypothesis-profile` selects one. Neither has a deadline, because the time of one example means
+# nothing on a busy machine.
 settings.register_profile("quick", deadline=None, max_examples=25)
 settings.register_profile("thorough", deadline=None, max_examples=300)
 settings.load_profile("quick")
@@ -32,7 +38,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     port = free_port()
     log = tmp_path_factory.mktemp("moto") / "log"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    # Under many requests at once moto itself fails at times; obstore asks again.
+    # moto itself sometimes fails under many requests at once, and obstore tries again.
     with serving(command, port, log, clean=False) as host:
         requests.put(f"http://{host}/images", timeout=10).raise_for_status()
         yield f"http://{host}"

@@ -1,4 +1,4 @@
-"""Request targets that are hard to route: valid ones, and ones just beside valid."""
+"""Request targets that are hard to route: valid ones, and almost valid ones."""
 
 from collections.abc import Iterator
 from random import Random
@@ -106,7 +106,7 @@ def tail(random: Random) -> str:
 
 
 def mutated(random: Random, path: str) -> str:
-    """`path` with something put in, taken out or doubled."""
+    """`path` with something inserted, removed or doubled."""
     at = random.randrange(len(path) + 1)
     slash = random.choice([i for i, char in enumerate(path) if char == "/"] or [at])
     return random.choice(
@@ -128,7 +128,7 @@ def mutated(random: Random, path: str) -> str:
 
 
 def encoded(random: Random, path: str) -> str:
-    """`path` percent-encoded: what must be, and now and then what need not be."""
+    """`path` percent-encoded, and now and then more than it needs to be."""
     if random.random() < 0.8:
         return quote(path, safe="/:=+,;@$&'()*!")
     return "".join(

@@ -16,7 +16,7 @@ LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 
 def write(root: Path, layer_sizes: list[int], architectures: list[str], seed: int = 0) -> None:
-    """An image tagged ``v1``, of random files; an index of images where there are several."""
+    """Write an image of random files, tagged ``v1``; with several architectures, an index."""
     random = Random(seed)
     (root / "blobs" / "sha256").mkdir(parents=True)
     (root / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')

@@ -31,7 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Outcomes(config.getoption("--outcomes")))
     # Flask's tests import this private name, which pytest 9.2 no longer has.
     vars(monkeypatch).setdefault("notset", NOTSET)
-    # One of Werkzeug's tests counts the rules that are alive: those made so far do not count.
+    # One of Werkzeug's tests counts the rules in memory: it must not find those made so far.
     gc.freeze()
     name = config.getoption("--map")
     if name is not None:

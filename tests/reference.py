@@ -1,7 +1,7 @@
-"""What OCI 1.1 says of a request, the slow and obvious way; it shares no code with the package.
+"""The answer of OCI 1.1 to a request, found in the slow and obvious way.
 
-It tries every split of the path into the pieces of every route, and applies the regular
-expressions of the specification, pasted as they stand there, to each piece.
+It shares no code with the package. It tries every split of the path into the pieces of every route,
+and applies the regular expressions of the specification, copied from there, to each piece.
 """
 
 import re
@@ -17,9 +17,9 @@ TAG = r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}"
 DIGEST = r"[a-z0-9]+([+._-][a-z0-9]+)*:[a-zA-Z0-9=_-]+"
 SHA256 = r"[a-f0-9]{64}"
 SHA512 = r"[a-f0-9]{128}"
-# distribution-spec 1.1, extensions/README.md, with the "*" that it forgets
+# distribution-spec 1.1, extensions/README.md, with the "*" that is missing there
 EXTENSION = r"[a-z0-9]+([._-][a-z0-9]+)*"
-# what Docker's API has for an upload id, less a leading dot
+# an upload id of Docker's API, but without a leading dot
 UPLOAD_ID = r"(?![.])[a-zA-Z0-9-_.=]+"
 
 
@@ -96,7 +96,7 @@ def splits(text: str, pieces: list[str], fits: Callable[[str, str], bool]) -> li
         return splits(text[len(piece) :], rest, fits) if text.startswith(piece) else []
     found = []
     for end in range(1, len(text) + 1):
-        # A literal follows every variable but the last, so skip the ends it cannot follow.
+        # After every variable but the last comes a literal, so only try the ends before one.
         if text.startswith(rest[0], end) if rest else end == len(text):
             for values in splits(text[end:], rest, fits):
                 if fits(piece[1:-1], text[:end]):
@@ -119,14 +119,14 @@ def routes_of(path: str, prefix: str, fits: Callable[[str, str], bool] = is_vali
 
 
 def is_meant_as(kind: str, value: str) -> bool:
-    """Whether `value` may stand for one of this kind, well-formed or not."""
+    """Whether `value` may be meant as one of this kind, well-formed or not."""
     if kind in ("extension", "component", "module"):
         return is_valid(kind, value)
     return kind == "name" or not ("/" in value or (kind == "tag" and ":" in value))
 
 
 def diagnosis(path: str, other_ending: str, method: str, prefix: str) -> "Answer":
-    """What a request for a clean path that is no route gets."""
+    """The answer to a request for a clean path that is not a route."""
     faults = {
         next(kind for kind, value in hit.values.items() if not is_valid(kind, value))
         for candidate in (path, other_ending)
@@ -147,7 +147,7 @@ def diagnosis(path: str, other_ending: str, method: str, prefix: str) -> "Answer
 
 
 def clean(path: str) -> str:
-    """As Go's path.Clean of a rooted path, with a trailing slash put back; one step at a time."""
+    """Like Go's path.Clean of a rooted path, but with a trailing slash kept; one step at a time."""
     trailing = path.endswith("/")
     path = f"/{path}/"
     while path != (step := re.sub(r"/(\.?/)+", "/", path, count=1)):
@@ -158,14 +158,15 @@ def clean(path: str) -> str:
 
 
 class Answer(NamedTuple):
-    """`status`; for 200 endpoint and values, for 308 the path, for 405 the methods; else a code."""
+    """A status, and with 200 the endpoint and the values, with 308 the path, with 405 the methods,
+    and otherwise the error code."""
 
     status: int
     what: object = None
 
 
 def answer(path: str, method: str, prefix: str = "") -> Answer:
-    """What a request for the decoded `path` gets."""
+    """The answer to a request for the decoded `path`."""
     other_ending = path[:-1] if path.endswith("/") else path + "/"
     cleaned = clean(path)
     other_cleaned = cleaned[:-1] if cleaned.endswith("/") else cleaned + "/"

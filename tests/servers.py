@@ -1,4 +1,4 @@
-"""Programs that serve, started as anyone starts them, on a free port."""
+"""Starts servers on a free port, as their users would."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def free_port() -> int:
 def serving(
     command: list[str], port: int, log: Path, *, clean: bool = True, cwd: Path | None = None
 ) -> Iterator[str]:
-    """Host and port of what `command` serves; to be `clean`, it logs no traceback and no 500."""
+    """Run `command`, and yield its host and port. If `clean`, it must log no traceback and no 500."""
     with (
         log.open("w") as file,
         subprocess.Popen(command, stdout=file, stderr=file, cwd=cwd) as server,
@@ -48,7 +48,7 @@ def serving(
 
 @contextmanager
 def example(name: str, log: Path, *options: str, clean: bool = True) -> Iterator[str]:
-    """Host and port of ``examples/<name>.py``."""
+    """Run ``examples/<name>.py``, and yield its host and port."""
     port = free_port()
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), "--port", str(port), *options]
     with serving(command, port, log, clean=clean) as host:
@@ -57,7 +57,7 @@ def example(name: str, log: Path, *options: str, clean: bool = True) -> Iterator
 
 @contextmanager
 def debians_registry(directory: Path, **settings: Any) -> Iterator[str]:
-    """Host and port of Debian's ``docker-registry``, Go distribution, with more `settings`."""
+    """Run Debian's ``docker-registry``, Go distribution, and yield its host and port."""
     program = shutil.which("docker-registry")
     if program is None:
         pytest.skip("docker-registry is not installed (Debian: apt install docker-registry)")
@@ -70,7 +70,7 @@ def debians_registry(directory: Path, **settings: Any) -> Iterator[str]:
         "storage": {"delete": {"enabled": True}, "filesystem": filesystem},
         **settings,
     }
-    config.write_text(json.dumps(content))  # which is YAML
+    config.write_text(json.dumps(content))  # JSON is YAML too
     with serving([program, "serve", str(config)], port, directory / "log") as host:
         yield host
 
@@ -81,7 +81,7 @@ def files_of(layout: Path) -> dict[str, bytes]:
 
 
 def skopeo(command: str, *arguments: str, fails: bool = False) -> str:
-    """What skopeo prints; the errors, where it must fail."""
+    """What skopeo prints; its errors, if it must fail."""
     program = shutil.which("skopeo")
     if program is None:
         pytest.skip("skopeo is not installed (Debian: apt install skopeo)")

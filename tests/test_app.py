@@ -1,34 +1,44 @@
 """`RegistryApp`: views, errors as JSON, and wherever it is mounted."""
 
-import asyncio
 import json
 import logging
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.validate import validator
 
 import pytest
-from a2wsgi import WSGIMiddleware
+import requests
 from flask import Flask, abort
-from httpx import ASGITransport, AsyncClient
 from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug import exceptions
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
-from werkzeug.routing import Map, Rule
-from werkzeug.test import Client, TestResponse
+from werkzeug.routing import Map, RequestRedirect, Rule, Subdomain
+from werkzeug.test import Client, create_environ
 from werkzeug.wrappers import Response
 
 from registry_routes import (
     DOCKER_1_5,
+    OCI_1_1,
+    Dialect,
     RegistryApp,
     RegistryMap,
     RegistryRequest,
+    RegistryRules,
     error_response,
     errors,
     url_map,
 )
 
 from .nasty import SHA256
+from .servers import free_port, serving
 
 VERSION = "Docker-Distribution-API-Version"
 
@@ -68,7 +78,7 @@ def client() -> Client:
     return Client(small_registry())
 
 
-def code_of(response: TestResponse) -> str:
+def code_of(response: Response) -> str:
     assert response.mimetype == "application/json"
     assert response.headers[VERSION] == "registry/2.0"
     (entry,) = response.get_json()["errors"]
@@ -165,6 +175,7 @@ CODES = {
     401: "UNAUTHORIZED",
     403: "DENIED",
     404: "UNSUPPORTED",
+    411: "SIZE_INVALID",
     405: "UNSUPPORTED",
     413: "SIZE_INVALID",
     416: "RANGE_INVALID",
@@ -336,30 +347,663 @@ def test_redirects_keep_method_and_query(client: Client) -> None:
     assert followed.text == "bodyhttp://localhost/v2/a/blobs/uploads/?x=1"
 
 
+# Which view is called.
+
+
 @pytest.mark.parametrize(
     ("endpoint", "methods", "message"),
     [
-        ("nothing", ["GET"], "endpoint 'nothing' must be one of the map's"),
+        ("tag", ["GET"], "endpoint 'tag' must be one of the map's, such as 'tags'"),
+        ("nothing", [], "endpoint 'nothing' must be one of the map's, such as 'base' or 'blob' or"),
         ("catalog", ["GET", "POST"], "endpoint 'catalog' must take the method 'POST'"),
-        ("tags", [], "a view of 'tags' must have a method"),
-        ("tags", ["get"], "endpoint 'tags' must have one view for 'GET'"),
-        ("tags", ["HEAD", "GET"], "endpoint 'tags' must have one view for 'GET'"),
+        ("tags", [], "endpoint 'tags' already has a view for 'GET'"),
+        ("tags", [None], "endpoint 'tags' already has a view for 'GET'"),
+        ("tags", ["get"], "endpoint 'tags' already has a view for 'GET'"),
+        ("tags", ["HEAD", "GET"], "endpoint 'tags' already has a view for 'GET'"),
     ],
 )
 def test_a_view_that_could_never_be_called_is_refused(
-    endpoint: str, methods: list[str], message: str
+    endpoint: str, methods: list[str | None], message: str
 ) -> None:
     app = small_registry()
-    with pytest.raises(ValueError, match=f"^{message}$"):
+    with pytest.raises(ValueError, match=f"^{message}"):
         app.view(endpoint, *methods)(lambda request: Response())
     assert Client(app).get("/v2/_catalog").status_code == 404
+    assert Client(app).head("/v2/a/tags/list").status_code == 500  # the view of GET
 
 
 def test_a_decorator_registers_one_view() -> None:
     register = RegistryApp().view("catalog", "GET")
     register(lambda request: Response())
-    with pytest.raises(ValueError, match="must have one view for 'GET'"):
+    with pytest.raises(ValueError, match="already has a view for 'GET'"):
         register(lambda request: Response())
+
+
+def forward(request: RegistryRequest, **values: str) -> Response:
+    return Response(f"{request.method} {request.endpoint} {values.get('name')}")
+
+
+class Proxy:
+    def forward(self, request: RegistryRequest, **values: str) -> Response:
+        return forward(request, **values)
+
+
+@pytest.mark.parametrize("dialect", [OCI_1_1, DOCKER_1_5, OCI_1_1.subset(methods=["HEAD", "PUT"])])
+@pytest.mark.parametrize("by", ["methods", "endpoint", "None"])
+def test_one_function_is_the_view_of_every_route_and_method(dialect: Dialect, by: str) -> None:
+    app = RegistryApp(RegistryMap(dialect))
+    proxy = Proxy()
+    for route in dialect.routes:
+        methods = {"methods": route.methods or (), "endpoint": (), "None": (None,)}[by]
+        app.view(route.name, *methods)(proxy.forward)  # a bound method is another object each time
+    client = Client(app)
+    for route in dialect.routes:
+        path = re.sub("<repository:name>", "a/b", route.path)
+        path = re.sub("<digest:[^>]*>", SHA256, path)
+        path = re.sub("<[^>]*>", "x", path)
+        for method in route.taken_methods or {"GET", "PUT", "PROPFIND", "OPTIONS"}:
+            response = client.open(path, method=method)
+            name = "a/b" if "name" in route.path else None
+            answer = "" if method == "HEAD" else f"{method} {route.endpoint} {name}"
+            assert (response.status_code, response.text) == (200, answer)
+
+
+def test_another_function_for_a_method_that_has_a_view_is_refused() -> None:
+    app = RegistryApp()
+    app.view("manifest", "GET", "PUT")(forward)
+    app.view("manifest", "PUT", "DELETE")(forward)
+    with pytest.raises(ValueError, match=r"^endpoint 'manifest' already has a view for 'DELETE'$"):
+        app.view("manifest", "HEAD", "DELETE")(lambda request, **values: Response())
+    assert Client(app).head("/v2/a/manifests/v1").status_code == 200
+
+
+def test_a_view_for_a_method_comes_before_the_one_for_any() -> None:
+    app = RegistryApp(RegistryMap(DOCKER_1_5))
+    app.view("tags")(lambda request, name: Response("any"))
+    app.view("tags", "PUT")(lambda request, name: Response("put"))
+    client = Client(app)
+    methods = {"GET": "any", "PUT": "put", "POST": "any"}
+    for method, text in methods.items():
+        assert client.open("/v2/a/b/tags/list", method=method).text == text
+    with pytest.raises(ValueError, match=r"^endpoint 'tags' already has a view for any method$"):
+        app.view("tags")(lambda request, name: Response())
+
+
+def test_the_view_of_base_for_any_method_replaces_the_ready_made_one() -> None:
+    app = RegistryApp(RegistryMap(DOCKER_1_5))
+    app.view("base")(lambda request: Response(request.method))
+    for method in "GET", "POST":
+        assert Client(app).open("/v2/", method=method).text == method
+
+
+# OPTIONS.
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v2/", "GET, HEAD, OPTIONS"),
+        ("/v2", "GET, HEAD, OPTIONS"),
+        ("/v2/a/manifests/v1", "GET, HEAD, OPTIONS, PUT"),
+        ("/v2/a/tags/list/", "GET, HEAD, OPTIONS"),
+        (f"/v2/a/blobs/{SHA256}", "DELETE, GET, HEAD, OPTIONS"),
+        ("/v2/a/blobs/uploads/", "OPTIONS, POST"),
+    ],
+)
+def test_options_is_answered_with_the_methods_that_have_a_view(
+    client: Client, path: str, allowed: str
+) -> None:
+    response = client.options(path)
+    assert (response.status_code, response.data) == (200, b"")
+    assert response.headers["Allow"] == allowed
+    refused = client.open(path, method="PROPFIND")
+    assert (refused.status_code, refused.headers["Allow"]) == (
+        405,
+        allowed.replace("OPTIONS, ", "").replace(", OPTIONS", ""),
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/v2/_catalog", 404), ("/v2/x", 404), ("/x", 404), ("/v2/A/tags/list", 400)],
+)
+def test_options_of_what_is_no_route_is_the_error_of_any_method(
+    client: Client, path: str, status: int
+) -> None:
+    response = client.options(path)
+    assert response.status_code == status
+    assert "Allow" not in response.headers
+
+
+def test_a_rule_that_takes_options_keeps_its_view() -> None:
+    rules = [
+        Rule("/v2/_catalog", endpoint="mine", methods=["OPTIONS"]),
+        Rule("/any", endpoint="any"),
+        Rule("/get", endpoint="get", methods=["GET", "OPTIONS"]),
+    ]
+    app = RegistryApp(RegistryMap(rules=rules))
+    app.view("catalog")(lambda request: Response("catalog"))
+    app.view("mine")(lambda request: Response("mine"))
+    app.view("any", "GET")(lambda request: Response("get"))
+    app.view("get", "GET")(lambda request: Response("get"))
+    client = Client(app)
+    assert client.get("/v2/_catalog").text == "catalog"
+    assert client.options("/v2/_catalog").text == "mine"
+    for path in "/any", "/get":
+        response = client.options(path)
+        assert (response.status_code, response.text) == (200, "")
+        assert response.headers["Allow"] == "GET, HEAD, OPTIONS"
+
+
+# What a request knows.
+
+
+def seen(app: RegistryApp) -> list[RegistryRequest]:
+    """The requests that an application has seen."""
+    requests: list[RegistryRequest] = []
+
+    @app.after_request
+    def see(request: RegistryRequest, response: Response) -> Response:
+        requests.append(request)
+        return response
+
+    return requests
+
+
+def statuses_sent(app: RegistryApp) -> list[int]:
+    """The status of each response that an application has sent."""
+    statuses: list[int] = []
+
+    @app.after_request
+    def see(request: RegistryRequest, response: Response) -> Response:
+        statuses.append(response.status_code)
+        return response
+
+    return statuses
+
+
+@pytest.mark.parametrize("ending", ["", "/"])
+def test_a_request_knows_its_rule(ending: str) -> None:
+    app = small_registry(RegistryMap(prefix="/p", strict_slashes=False))
+    requests = seen(app)
+    assert Client(app).get(f"/p/v2/a/b/manifests/v1{ending}").text == "a/b v1"
+    (request,) = requests
+    assert request.endpoint == "manifest"
+    assert request.view_args == {"name": "a/b", "tag": "v1"}
+    assert request.url_rule is not None
+    assert request.url_rule.rule == "/p/v2/<repository:name>/manifests/<tag:tag>"
+    assert request.routing_exception is None
+    assert [str(scope) for scope in request.scopes] == ["repository:a/b:pull"]
+
+
+def test_the_template_is_the_same_whoever_has_matched() -> None:
+    templates = set()
+    subdomain = RegistryMap(rules=[Subdomain("s", [RegistryRules()])])  # which is Werkzeug's affair
+    for routes in url_map, subdomain:
+        app = small_registry(routes)
+        requests = seen(app)
+        if routes is subdomain:
+            bind = routes.bind_to_environ
+            routes.bind_to_environ = lambda environ: bind(environ, subdomain="s")  # type: ignore
+        assert Client(app).get("/v2/a/manifests/v1").text == "a v1"
+        assert requests[0].url_rule
+        templates.add(requests[0].url_rule.rule)
+    assert templates == {"/v2/<repository:name>/manifests/<tag:tag>"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "error"),
+    [
+        ("GET", "/v2/x", errors.RouteUnknown),
+        ("GET", "/x", exceptions.NotFound),
+        ("GET", "/v2/A/tags/list", errors.NameInvalid),
+        ("POST", "/v2/", errors.Unsupported),
+        ("OPTIONS", "/v2/", errors.Unsupported),
+        ("GET", "/v2", RequestRedirect),
+    ],
+)
+def test_a_request_that_matches_no_rule_knows_why(
+    method: str, path: str, error: type[Exception]
+) -> None:
+    app = small_registry()
+    requests = seen(app)
+    Client(app).open(path, method=method)
+    (request,) = requests
+    assert (request.endpoint, request.view_args, request.url_rule) == (None, None, None)
+    assert request.scopes == []
+    assert type(request.routing_exception) is error
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "scopes"),
+    [
+        ("GET", "/v2/", ""),
+        ("GET", "/v2/_catalog", "registry:catalog:*"),
+        ("HEAD", f"/v2/a/blobs/{SHA256}", "repository:a:pull"),
+        ("POST", "/v2/a/blobs/uploads/?from=b", "repository:a:pull,push repository:b:pull"),
+        ("post", "/v2/a/blobs/uploads/?from=b", "repository:a:pull,push repository:b:pull"),
+        ("DELETE", "/v2/a/manifests/v1", "repository:a:delete"),  # which has no view
+    ],
+)
+def test_a_request_knows_what_a_token_must_allow(method: str, path: str, scopes: str) -> None:
+    app = small_registry()
+    requests = seen(app)
+    Client(app).open(path, method=method, environ_overrides={"REQUEST_METHOD": method})
+    assert " ".join(map(str, requests[0].scopes)) == scopes
+
+
+def test_middleware_around_the_application_finds_the_request() -> None:
+    app = small_registry()
+    endpoints = []
+
+    def around(environ: Any, start_response: Any) -> Any:
+        answer = app(environ, start_response)
+        endpoints.append(environ["werkzeug.request"].endpoint)
+        return answer
+
+    client = Client(around)
+    for path in "/v2/a/manifests/v1", "/v2/a/tags/list", "/v2/x":
+        client.get(path)
+    assert endpoints == ["manifest", "tags", None]
+
+
+# Hooks.
+
+
+def test_a_hook_before_the_view_may_answer_or_raise_or_let_the_request_through() -> None:
+    app = small_registry()
+
+    @app.before_request
+    def limit(request: RegistryRequest) -> Response | None:
+        if "limited" in request.args:
+            raise errors.TooManyRequests(retry_after=1)
+        return Response("from the cache") if "cached" in request.args else None
+
+    client = Client(app)
+    assert client.get("/v2/a/manifests/v1").text == "a v1"
+    assert client.get("/v2/a/manifests/v1?cached").text == "from the cache"
+    limited = client.get("/v2/a/manifests/v1?limited")
+    assert (limited.status_code, limited.headers["Retry-After"]) == (429, "1")
+    assert code_of(limited) == "TOOMANYREQUESTS"
+
+
+@pytest.mark.parametrize("path", ["/v2", "/v2/x", "/x", "/v2/A/tags/list", "/v2/_catalog"])
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_a_hook_may_challenge_before_a_client_learns_anything(path: str, method: str) -> None:
+    app = small_registry()
+
+    @app.before_request
+    def challenge(request: RegistryRequest) -> None:
+        if request.method != "OPTIONS":
+            raise errors.Unauthorized(realm="https://auth.example/")
+
+    assert Client(app).open(path, method=method).status_code == 401
+    assert Client(app).options("/v2/").headers["Allow"] == "GET, HEAD, OPTIONS"
+
+
+def test_hooks_are_called_in_order_and_those_after_the_view_in_reverse() -> None:
+    app = RegistryApp()
+    called = []
+    for number in 1, 2, 3:
+
+        @app.before_request
+        def before(request: RegistryRequest, number: int = number) -> None:
+            called.append(f"before {number}")
+
+        @app.after_request
+        def after(request: RegistryRequest, response: Response, number: int = number) -> Response:
+            called.append(f"after {number}")
+            return response
+
+    Client(app).get("/v2/")
+    assert called == [f"before {n}" for n in (1, 2, 3)] + [f"after {n}" for n in (3, 2, 1)]
+
+
+#: What a view or a hook may do, and the status that comes of it (`None`: it changes nothing).
+DEEDS: dict[str, int | None] = {
+    "nothing": None,
+    "answer": 202,
+    "deny": 403,
+    "abort": 418,
+    "break": 500,
+    "return a string": 500,
+    "send a newline": 500,
+    "send another alphabet": 500,
+    "send a bad status": 500,
+}
+
+
+def do(deed: str, otherwise: Response | None) -> Any:
+    if deed == "answer":
+        return Response(status=202)
+    if deed == "deny":
+        raise errors.Denied
+    if deed == "abort":
+        abort(Response(status=418))
+    if deed == "break":
+        raise ZeroDivisionError
+    if deed == "return a string":
+        return "a string"
+    if deed == "send a newline":
+        return Response(headers={"X\n": "a"})
+    if deed == "send another alphabet":
+        return Response(headers={"X": "ж"})
+    if deed == "send a bad status":
+        return Response(status="over the moon")
+    return otherwise
+
+
+@given(
+    st.lists(st.sampled_from(list(DEEDS)), max_size=3),
+    st.sampled_from(list(DEEDS)),
+    st.lists(st.sampled_from(list(DEEDS)), max_size=3),
+)
+def test_each_hook_sees_what_the_ones_before_it_have_made_of_the_response(
+    before: list[str], view: str, after: list[str]
+) -> None:
+    app = RegistryApp()
+    app.view("catalog")(lambda request: do(view, Response()))
+    for deed in before:
+        app.before_request(lambda request, deed=deed: do(deed, None))
+    statuses = []
+
+    def see(request: RegistryRequest, response: Response, deed: str) -> Any:
+        statuses.append(response.status_code)
+        return do(deed, response)
+
+    for deed in after:
+        app.after_request(lambda request, response, deed=deed: see(request, response, deed))
+    logging.disable(logging.CRITICAL)
+    try:
+        response = Client(validator(app)).get("/v2/_catalog", buffered=True)
+    finally:
+        logging.disable(logging.NOTSET)
+    answers = [DEEDS[deed] for deed in before if DEEDS[deed]]
+    expected = [answers[0] if answers else DEEDS[view] or 200]
+    for deed in reversed(after):
+        expected.append(DEEDS[deed] or expected[-1])
+    assert [*statuses, response.status_code] == expected
+    if response.status_code >= 500:
+        assert code_of(response) == "UNKNOWN"
+
+
+def test_an_error_of_the_server_is_seen_by_hooks_too(caplog: pytest.LogCaptureFixture) -> None:
+    app = small_registry()
+    statuses = statuses_sent(app)
+    for path in "/v2/a/tags/list", "/v2", "/v2/x", f"/v2/a/blobs/{SHA256}":
+        Client(app).get(path)
+    assert statuses == [500, 308, 404, 404]
+
+
+@pytest.mark.parametrize("kind", ["before_request", "after_request"])
+def test_a_hook_that_returns_no_response_is_named(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = small_registry()
+
+    def forgetful(*arguments: Any) -> Any:
+        return "a string"
+
+    getattr(app, kind)(forgetful)
+    assert Client(app).get("/v2/").status_code == 500
+    assert "'forgetful' must return a Response, not 'a string'" in caplog.text
+
+
+# What is sent.
+
+FIELD_TEXT = st.text(st.characters(max_codepoint=0x250) | st.sampled_from("\r\n\0\x7f\u2028Kſ:"))
+
+
+class Headers(list[tuple[Any, Any]]):
+    """Headers that nobody has checked, unlike Werkzeug's."""
+
+    def to_wsgi_list(self) -> list[tuple[Any, Any]]:
+        return list(self)
+
+
+class Unchecked(Response):
+    def get_wsgi_headers(self, environ: Any) -> Any:
+        return Headers(self.unchecked)
+
+    unchecked: list[tuple[Any, Any]] = []
+
+
+@given(
+    st.lists(st.tuples(FIELD_TEXT | st.just("X-Y"), FIELD_TEXT | st.integers() | st.none())),
+    st.text(max_size=6) | st.from_regex("[1-9][0-9]{2}( .*)?", fullmatch=True),
+)
+def test_what_is_sent_can_be_sent(fields: list[tuple[Any, Any]], status: str) -> None:
+    app = RegistryApp()
+
+    @app.view("catalog")
+    def catalog(request: RegistryRequest) -> Response:
+        response = Unchecked()
+        response.unchecked = [("Content-Type", "text/plain"), *fields]
+        if status.strip():
+            response.status = status
+        return response
+
+    started: list[Any] = []
+    logging.disable(logging.CRITICAL)
+    try:
+        environ = create_environ("/v2/_catalog")
+        body = b"".join(app(environ, lambda *start: started.append(start)))  # type: ignore
+    finally:
+        logging.disable(logging.NOTSET)
+    ((sent_status, sent_fields),) = started
+    assert re.fullmatch("[2-9][0-9][0-9] [ -~\x80-\xff]*", sent_status)
+    for name, value in sent_fields:
+        assert re.fullmatch("[!#$%&'*+.^_`|~0-9A-Za-z-]+", name)
+        assert not set(map(chr, [*range(32), 127])) & set(value)
+        value.encode("latin-1")
+    good = all(
+        isinstance(value, str)
+        and re.fullmatch("[!#$%&'*+.^_`|~0-9A-Za-z-]+", name)
+        and re.fullmatch("[ -~\x80-\xff]*", value)
+        for name, value in fields
+    )
+    assert good or json.loads(body)["errors"][0]["code"] == "UNKNOWN"
+
+
+def bad_responses() -> dict[str, Callable[[], Response]]:
+    """What a server could not send, each by the name of an extension."""
+    return {
+        "newline-in-name": lambda: Response(headers={"X-A\r\nX-B": "a"}),
+        "newline-in-value": lambda: Response(headers={"X": "a\r\nX-B: b"}),
+        "another-alphabet": lambda: Response(headers={"X": "ж"}),
+        "control-character": lambda: Response(headers={"X": "a\0"}),
+        "empty-name": lambda: Response(headers={"": "a"}),
+        "kelvin": lambda: Response(headers={"\N{KELVIN SIGN}": "a"}),
+        "connection": lambda: Response(headers={"Connection": "close"}),
+        "chunked": lambda: Response(headers={"transfer-encoding": "chunked"}),
+        "location": lambda: Response(status=307, headers={"Location": "http://["}),
+        "status": lambda: Response(status="over the moon"),
+        "interim-status": lambda: Response(status=100),
+        "newline-in-status": lambda: Response(status="200 OK\r\nX-B: b"),
+        "error": lambda: fail(errors.Denied(headers=[("X\n", "a")])),
+        "carried": lambda: fail(exceptions.NotFound(response=Response(headers={"X": "ж"}))),
+    }
+
+
+def badly_responding_app() -> RegistryApp:
+    app = RegistryApp()
+    made = bad_responses()
+
+    @app.view("extension")
+    def extension(request: RegistryRequest, module: str, **values: str) -> Response:
+        return made[module]()
+
+    @app.view("blob-upload")
+    def upload(request: RegistryRequest, name: str) -> Response:
+        return Response(f"{len(request.get_data())} bytes")
+
+    return app
+
+
+class WsgirefHandler(WSGIRequestHandler):
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture(
+    scope="module", params=["wsgiref", pytest.param("gunicorn", marks=pytest.mark.slow)]
+)
+def real_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, str]]:
+    """A server of `badly_responding_app`, and where it is."""
+    if request.param == "gunicorn":
+        port = free_port()
+        log = tmp_path_factory.mktemp("gunicorn") / "log"
+        command = [sys.executable, "-m", "gunicorn", "-b", f"127.0.0.1:{port}"]
+        command += ["--no-control-socket", "tests.test_app:badly_responding_app()"]
+        with serving(command, port, log, clean=False, cwd=Path(__file__).parent.parent) as host:
+            yield request.param, host
+        return
+    with make_server(
+        "127.0.0.1", 0, badly_responding_app(), handler_class=WsgirefHandler
+    ) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield request.param, f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("bad", bad_responses())
+def test_what_cannot_be_sent_is_a_500_on_real_servers(
+    real_server: tuple[str, str], bad: str
+) -> None:
+    _, host = real_server
+    response = requests.get(f"http://{host}/v2/_a/b/{bad}", timeout=10, allow_redirects=False)
+    assert response.status_code == 500
+    assert response.json()["errors"][0]["code"] == "UNKNOWN"
+    assert not {"X", "X-A", "X-B"} & set(response.headers)
+
+
+def test_what_cannot_be_sent_is_logged_and_closed(caplog: pytest.LogCaptureFixture) -> None:
+    app = RegistryApp()
+    closed = []
+
+    @app.view("catalog")
+    def catalog(request: RegistryRequest) -> Response:
+        response = Response(iter([b"a"]), headers={"X-Y": "ж"})
+        response.call_on_close(lambda: closed.append(True))
+        return response
+
+    assert Client(app).get("/v2/_catalog").status_code == 500
+    assert closed == [True]
+    assert "header 'X-Y': 'ж' must be a token and one line of Latin-1" in caplog.text
+
+
+def test_headers_that_servers_can_send_are_sent_as_they_are() -> None:
+    sent = {"X_y.z~": "a, \xe9\xff", "Location": "/é ж", "DOCKER-distribution-api-version": "x"}
+    app = RegistryApp()
+    app.view("catalog")(lambda request: Response(headers=sent))
+    response = Client(app).get("/v2/_catalog")
+    assert response.headers["X_y.z~"] == sent["X_y.z~"]
+    assert response.headers["Location"] == "/%C3%A9%20%D0%B6"
+    assert response.headers.getlist(VERSION) == ["x"]
+
+
+def test_a_body_that_fails_on_its_way_is_the_servers_to_see() -> None:
+    app = RegistryApp()
+
+    def body() -> Iterator[bytes]:
+        yield b"a"
+        raise ZeroDivisionError
+
+    app.view("catalog")(lambda request: Response(body()))
+    with pytest.raises(ZeroDivisionError):
+        Client(app).get("/v2/_catalog", buffered=True)
+
+
+# Bodies whose end is not known.
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "PROPFIND"])
+@pytest.mark.parametrize("encoding", ["chunked", "gzip, Chunked"])
+@pytest.mark.parametrize("length", [None, "4"])
+def test_a_chunked_body_that_the_server_does_not_end_is_refused_before_anything_happens(
+    method: str, encoding: str, length: str | None
+) -> None:
+    app = RegistryApp(RegistryMap(DOCKER_1_5))
+    calls: list[Any] = []
+    app.view("tags")(lambda request, name: Response())
+    app.before_request(lambda request: calls.append(request))
+    statuses = statuses_sent(app)
+    environ = create_environ("/v2/a/b/tags/list", method=method, input_stream=BytesIO(b"body"))
+    environ["HTTP_TRANSFER_ENCODING"] = encoding
+    environ.pop("wsgi.input_terminated", None)
+    environ.pop("CONTENT_LENGTH", None)
+    if length:
+        environ["CONTENT_LENGTH"] = length
+    response = Response.from_app(app, environ)
+    assert (response.status_code, code_of(response)) == (411, "SIZE_INVALID")
+    assert calls == []
+    assert statuses == [411]
+    environ = {**environ, "wsgi.input_terminated": True}
+    assert Response.from_app(app, environ).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("protocol", "method", "more", "status"),
+    [
+        ("HTTP/2", "PATCH", {}, 411),
+        ("HTTP/3", "PUT", {}, 411),
+        ("HTTP/2", "PATCH", {"CONTENT_LENGTH": "0"}, 200),
+        ("HTTP/2", "PATCH", {"wsgi.input_terminated": True}, 200),
+        ("HTTP/2", "GET", {}, 200),
+        ("HTTP/1.1", "PATCH", {}, 200),
+        ("HTTP/1.0", "POST", {}, 200),
+    ],
+)
+def test_from_http_2_on_a_body_may_have_no_header_at_all(
+    protocol: str, method: str, more: dict[str, Any], status: int
+) -> None:
+    app = RegistryApp(RegistryMap(DOCKER_1_5))
+    app.view("tags")(lambda request, name: Response())
+    environ = create_environ("/v2/a/b/tags/list", method=method)
+    environ.pop("CONTENT_LENGTH", None)
+    environ |= {"SERVER_PROTOCOL": protocol, **more}
+    assert Response.from_app(app, environ).status_code == status
+
+
+def test_a_chunked_body_on_real_servers_is_whole_or_refused(real_server: tuple[str, str]) -> None:
+    server, host = real_server
+    url = f"http://{host}/v2/a/blobs/uploads/"
+    response = requests.post(url, data=iter([b"some ", b"bytes"]), timeout=10)
+    if server == "gunicorn":
+        assert response.text == "10 bytes"
+    else:
+        assert response.status_code == 411
+        assert response.json()["errors"][0]["code"] == "SIZE_INVALID"
+
+
+# Testing.
+
+
+@pytest.mark.parametrize("place", ["view", "before", "after", "header"])
+def test_exceptions_reach_the_test_if_the_application_is_told_so(
+    place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = RegistryApp()
+    app.testing = True
+    app.view("catalog")(lambda request: do("break" if place == "view" else place, Response()))
+    app.view("tags")(lambda request, name: do("deny", None))
+    if place == "before":
+        app.before_request(lambda request: do("break", None))
+    if place == "after":
+        app.after_request(lambda request, response: do("break", None))
+    if place == "header":
+        app.after_request(lambda request, response: do("send a newline", None))
+    client = Client(app)
+    with pytest.raises(ValueError if place == "header" else ZeroDivisionError):
+        client.get("/v2/_catalog")
+    assert not caplog.records
+    if place == "view":
+        assert client.get("/v2/a/tags/list").status_code == 403  # it is the answer
+        assert client.get("/v2/x").status_code == 404
 
 
 def test_other_maps() -> None:
@@ -456,48 +1100,6 @@ def test_errors_in_a_flask_app_that_has_the_map() -> None:
     for path, code in {"/v2/A/tags/list": "NAME_INVALID", "/x": "UNSUPPORTED"}.items():
         response = client.get(path)
         assert response.get_json()["errors"][0]["code"] == code
-
-
-def test_beside_django() -> None:
-    import django
-    from django.conf import settings
-    from django.core.wsgi import get_wsgi_application
-    from django.http import HttpResponse
-    from django.urls import path
-
-    settings.configure(
-        ROOT_URLCONF=(path("", lambda request: HttpResponse("the page")),), ALLOWED_HOSTS=["*"]
-    )
-    django.setup()
-    django_app, registry = get_wsgi_application(), small_registry()
-
-    def app(environ: Any, start_response: Any) -> Any:
-        under_v2 = f"{environ['PATH_INFO']}/".startswith("/v2/")
-        return (registry if under_v2 else django_app)(environ, start_response)
-
-    client = Client(app)
-    assert client.get("/").text == "the page"
-    assert_it_is_there(client)
-
-
-def test_as_asgi() -> None:
-    async def answers() -> list[Any]:
-        transport = ASGITransport(WSGIMiddleware(small_registry()))  # type: ignore[arg-type]
-        async with AsyncClient(transport=transport, base_url="http://h") as client:
-            return [
-                await client.get("/v2/a/b/manifests/v1"),
-                await client.put("/v2/a/manifests/v1", content=b"x"),
-                await client.get("/v2/A/tags/list"),
-                await client.head("/v2/a/b/manifests/v1"),
-                await client.post("/v2/a/blobs/uploads/", content=b"body"),
-            ]
-
-    get, put, invalid, head, post = asyncio.run(answers())
-    assert get.text == "a/b v1"
-    assert put.headers["Location"] == f"/v2/a/manifests/{SHA256}"
-    assert invalid.json()["errors"][0]["code"] == "NAME_INVALID"
-    assert (head.status_code, head.content, head.headers["Content-Length"]) == (200, b"", "6")
-    assert post.text == "bodyhttp://h/v2/a/blobs/uploads/"
 
 
 def test_a_proxy_answers_with_all_the_errors_that_it_has_read() -> None:

@@ -37,7 +37,7 @@ TAGS, NGINX = "/v2/a/tags/list", "/v2/library/nginx/tags/list"
 
 
 class Beside(NamedTuple):
-    """A rule beside the registry's, made anew for each map, and paths that it may be asked for."""
+    """A rule beside the registry's, and paths to try. It is made anew for each map."""
 
     id: str
     make: Callable[[], RuleFactory]
@@ -51,7 +51,7 @@ def rule(path: str, *paths: str, **options: Any) -> Beside:
     )
 
 
-# What the issue of shadowing names: with each of them, every route matches and builds as without.
+# The rules that authors of registries really add.
 NAMED = [
     rule("/v2/token", "/v2/token", "/v2//token", "/v2/token/", "/v2/token/tags/list"),
     rule("/static/<path:filename>", "/static/v2/", "/static/v2/../x", "/static"),
@@ -118,7 +118,7 @@ Outcome = tuple[Any, ...]
 
 
 def outcome(call: Callable[[], Any]) -> Outcome:
-    """What a call comes to, in terms that can be compared across maps."""
+    """What a call returns or raises, in a form that can be compared across maps."""
     try:
         result = call()
     except RequestRedirect as error:
@@ -135,16 +135,16 @@ def outcome(call: Callable[[], Any]) -> Outcome:
 
 
 class Maps:
-    """A registry map with some rules beside it, one without them, and a plain map with them."""
+    """Three maps: a registry map with other rules, one without them, and a plain map with them."""
 
     def __init__(self, dialect: Dialect, prefix: str, beside: list[Beside], **options: Any) -> None:
-        registrys = Submount(prefix, [RegistryRules(dialect)])
+        routes = Submount(prefix, [RegistryRules(dialect)])
         own = [one.make() for one in beside]
         self.url_map = RegistryMap(dialect, prefix=prefix, rules=own, **options)
         self.with_rules = self.url_map.bind("registry.example")
         self.alone = RegistryMap(dialect, prefix=prefix, **options).bind("registry.example")
         self.plain = Map(
-            [registrys, *(one.make() for one in beside)],
+            [routes, *(one.make() for one in beside)],
             converters={**CONVERTERS, **dialect.converters},
             **options,
         ).bind("registry.example")
@@ -154,7 +154,7 @@ class Maps:
     def is_under_root(self, path: str) -> bool:
         return self.table.is_under_root(re.sub("/{2,}", "/", f"/{path}"))
 
-    def is_registrys(self, path: str, endpoint: Any, methods: set[str] | None) -> bool:
+    def is_a_route(self, path: str, endpoint: Any, methods: set[str] | None) -> bool:
         """Whether a rule of the plain map is one of the table's."""
         return any(
             (path, endpoint, methods)
@@ -167,7 +167,7 @@ class Maps:
         return any(
             self.is_under_root(rule.rule)
             for rule in rules
-            if not (rule.build_only or self.is_registrys(rule.rule, rule.endpoint, rule.methods))
+            if not (rule.build_only or self.is_a_route(rule.rule, rule.endpoint, rule.methods))
         )
 
 
@@ -179,7 +179,7 @@ def paths(random: Random, prefix: str, beside: list[Beside]) -> list[str]:
 
 
 def check(maps: Maps, path: str, method: str) -> Outcome:
-    """Assert that the principle holds for a request; returns what it came to."""
+    """Assert that the principle holds for a request, and return the outcome."""
 
     def asked(adapter: MapAdapter) -> Outcome:
         return outcome(lambda: adapter.match(path, method, True))
@@ -187,18 +187,18 @@ def check(maps: Maps, path: str, method: str) -> Outcome:
     got, alone, werkzeugs = asked(maps.with_rules), asked(maps.alone), asked(maps.plain)
     is_hit, is_werkzeugs_hit = isinstance(got[0], str), isinstance(werkzeugs[0], str)
     if maps.table.match(f"/{path.lstrip('/')}", method):
-        assert got == alone, "the table is first"
+        assert got == alone, "the table comes first"
     elif not maps.is_under_root(path):
         found_nothing = werkzeugs == (NotFound,)
         assert got == (alone if found_nothing else werkzeugs), "elsewhere, it is as in any map"
     elif not maps.has_rules_under_root():
-        assert got == alone, "no rule answers for the API that does not begin with its root"
+        assert got == alone, "only rules that begin with the root answer for the API"
     elif (
         is_werkzeugs_hit
         and maps.is_under_root(werkzeugs[0])
-        and not maps.is_registrys(*werkzeugs[:3])
+        and not maps.is_a_route(*werkzeugs[:3])
     ):
-        assert got == werkzeugs, "what the table does not take, the other rules get"
+        assert got == werkzeugs, "the other rules get what the table does not match"
     elif alone[0] is RequestRedirect:
         assert got == alone, "the table redirects"
     elif alone[0] is MethodNotAllowed:
@@ -242,7 +242,7 @@ METHODS = [*nasty.METHODS, "PROPFIND"]
 
 @each_of
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
-def test_each_rule_alone_beside_the_table(beside: Beside, dialect: Dialect) -> None:
+def test_the_principle_holds_with_each_rule_alone(beside: Beside, dialect: Dialect) -> None:
     random = Random(1)
     try:
         maps = Maps(dialect, "", [beside])
@@ -253,7 +253,7 @@ def test_each_rule_alone_beside_the_table(beside: Beside, dialect: Dialect) -> N
             check(maps, path, method)
 
 
-def test_the_principle_meets_every_kind_of_answer() -> None:
+def test_the_principle_is_tested_with_every_kind_of_answer() -> None:
     random, seen = Random(1), Counter[Any]()
     for _ in range(40):
         beside = random.sample(BESIDE, 2)
@@ -266,7 +266,7 @@ def test_the_principle_meets_every_kind_of_answer() -> None:
 
 
 @each_of
-def test_every_route_matches_and_builds_as_without(beside: Beside) -> None:
+def test_routes_match_and_build_the_same_beside_any_rule(beside: Beside) -> None:
     maps = Maps(OCI_1_1, "", [beside])
     for path, methods, endpoint, values in EXAMPLES:
         for method in methods:
@@ -296,21 +296,21 @@ def test_a_catch_all_does_not_answer_for_the_api(
     catch_all: str, path: str, error: type[Exception]
 ) -> None:
     beside = [[], [Rule("/v2/token", endpoint="token")]]
-    for rules in beside:  # with the second, Werkzeug is asked
+    for rules in beside:  # with the second list, Werkzeug is asked too
         url_map = RegistryMap(rules=[Rule(catch_all, endpoint="page"), *rules])
         with pytest.raises(error):
             url_map.bind("registry.example").match(path)
         assert url_map.bind("registry.example").match("/x/y/")[0] == "page"
 
 
-def test_a_rule_that_begins_like_the_root_but_not_by_whole_segments_does_not_count() -> None:
+def test_a_rule_answers_for_the_api_only_if_it_begins_literally_with_the_root() -> None:
     for path in "/v2x/<path:rest>", "/<any(v2):x>/<path:rest>", "/<x>/nope", "/v<int:n>/nope":
         url_map = RegistryMap(rules=[Rule(path, endpoint="mine"), Rule("/v2/t", endpoint="t")])
         with pytest.raises(RouteUnknown):
             url_map.bind("registry.example").match("/v2/nope")
 
 
-def test_a_rule_for_the_same_path_and_method_is_accepted_and_never_hit() -> None:
+def test_a_rule_for_the_path_and_method_of_a_route_is_accepted_but_never_matches() -> None:
     shadowed = [
         Rule(NGINX, endpoint="mine", methods=["GET", "PUT"]),
         Rule("/v2/<x>/tags/list", endpoint="mine"),
@@ -326,7 +326,7 @@ def test_a_rule_for_the_same_path_and_method_is_accepted_and_never_hit() -> None
     assert adapter.match("/v2/x") == ("rest", {"rest": "x"})
 
 
-def test_no_code_of_a_users_runs_for_a_path_that_was_not_asked_for() -> None:
+def test_your_converters_and_functions_run_only_for_the_path_of_the_request() -> None:
     called: list[object] = []
 
     class Watched(TagConverter):
@@ -365,7 +365,7 @@ def test_no_code_of_a_users_runs_for_a_path_that_was_not_asked_for() -> None:
     assert called == ["b", {"name": "b"}]
 
 
-def test_an_alias_redirects_to_what_the_table_builds() -> None:
+def test_an_alias_redirects_to_the_url_that_the_table_builds() -> None:
     alias = Rule("/v2/<repository:name>/tags", endpoint="tags", alias=True)
     url_map = RegistryMap(rules=[alias, Rule(NGINX, endpoint="mine")])
     with pytest.raises(RequestRedirect) as redirect:
@@ -373,7 +373,7 @@ def test_an_alias_redirects_to_what_the_table_builds() -> None:
     assert redirect.value.new_url == f"http://registry.example{NGINX}"
 
 
-def test_a_rule_that_cannot_be_added_changes_nothing() -> None:
+def test_a_map_still_works_after_a_rule_could_not_be_added() -> None:
     url_map = RegistryMap()
     adapter = url_map.bind("registry.example")
     with pytest.raises(LookupError):
@@ -384,7 +384,7 @@ def test_a_rule_that_cannot_be_added_changes_nothing() -> None:
     assert adapter.match(TAGS) == ("tags", {"name": "a"})
 
 
-def test_a_rule_factory_may_match_in_the_map_that_it_is_added_to() -> None:
+def test_a_rule_factory_may_use_the_map_that_it_is_added_to() -> None:
     class Asks(RuleFactory):
         def get_rules(self, map: Map) -> Any:
             endpoint, _ = map.bind("h").match("/v2/_catalog")
@@ -395,7 +395,7 @@ def test_a_rule_factory_may_match_in_the_map_that_it_is_added_to() -> None:
     assert url_map.bind("h").match("/of/catalog") == ("of", {})
 
 
-def test_a_rule_may_be_a_factory_of_others() -> None:
+def test_a_rule_may_be_a_factory_of_other_rules() -> None:
     class Twice(Rule):
         def get_rules(self, map: Map) -> Any:
             yield self
@@ -407,7 +407,7 @@ def test_a_rule_may_be_a_factory_of_others() -> None:
         assert url_map.bind("h").match(path) == ("token", {})
 
 
-def test_with_another_subdomain_or_matched_hosts_all_is_werkzeugs() -> None:
+def test_at_another_subdomain_or_with_host_matching_only_werkzeug_matches() -> None:
     class AtHost(RuleFactory):
         def get_rules(self, map: Map) -> Any:
             for one in RegistryRules().get_rules(map):
@@ -443,8 +443,8 @@ def test_a_websocket_is_matched_as_in_a_plain_map(path: str, beside: list[Beside
 
 
 @pytest.mark.parametrize("path", [f"/v2/a/blobs/{SHA256}", "/v2/", TAGS])
-def test_a_rule_elsewhere_costs_a_route_nothing(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    """If Werkzeug were asked, this would raise."""
+def test_werkzeug_is_not_asked_about_a_route(monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """If it were asked, this would raise an error."""
 
     def not_asked(*_: object, **__: object) -> None:
         raise AssertionError("Werkzeug's matcher was asked")
@@ -463,8 +463,8 @@ def test_a_rule_elsewhere_costs_a_route_nothing(monkeypatch: pytest.MonkeyPatch,
     "path", ["/v2/A/all", "/A/all", "/v2/7/n", f"/v2/{'7' * 5000}/n", "/v2/\ud800/", "/\ud800//v2/"]
 )
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
-def test_no_exception_leaves_a_match_but_an_http_one(dialect: Dialect, path: str) -> None:
-    """Not that of an alias for a value that the route does not take, nor a converter's."""
+def test_match_raises_only_http_exceptions(dialect: Dialect, path: str) -> None:
+    """Not those of a converter, or of an alias for a value that the route does not accept."""
     url_map = RegistryMap(
         dialect,
         rules=[
@@ -491,7 +491,7 @@ def test_no_exception_leaves_a_match_but_an_http_one(dialect: Dialect, path: str
     ],
     ids=["host matching", "another subdomain", "WebSocket"],
 )
-def test_no_exception_leaves_a_match_but_an_http_one_where_all_is_werkzeugs(
+def test_match_raises_only_http_exceptions_where_only_werkzeug_matches(
     options: dict[str, Any], bound: dict[str, Any]
 ) -> None:
     where: dict[str, Any] = {"host": "h"} if options else {"subdomain": bound.get("subdomain")}

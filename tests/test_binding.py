@@ -1,4 +1,4 @@
-"""Binding late changes nothing but speed: adapters are as Werkzeug binds them."""
+"""Binding late changes only the speed: the adapters are the same as Werkzeug's."""
 
 import warnings
 from collections.abc import Callable
@@ -65,7 +65,7 @@ def bound(url_map: Map, environ: Any, given: dict[str, Any]) -> Any:
     "given",
     [{}, {"server_name": "example"}, {"server_name": "Registry.example:80"}, {"subdomain": "x"}],
 )
-def test_the_adapter_has_what_werkzeugs_has(
+def test_an_adapter_has_the_same_attributes_as_werkzeugs(
     environ: dict[str, Any],
     options: dict[str, Any],
     given: dict[str, Any],
@@ -73,11 +73,11 @@ def test_the_adapter_has_what_werkzeugs_has(
 ) -> None:
     ours, theirs = RegistryMap(**options), Map(**options)
     expected = bound(theirs, kind(environ), given)
-    for _ in range(3):  # the first environ of a host is bound in full
+    for _ in range(3):  # only the first environ of a host is bound in full
         assert bound(ours, kind(environ), given) == expected
 
 
-def test_a_missing_key_is_an_error_as_in_werkzeug() -> None:
+def test_a_missing_key_of_the_environ_is_a_key_error() -> None:
     url_map = RegistryMap()
     url_map.bind_to_environ(environ_for("/v2/"))
     for key in "REQUEST_METHOD", "wsgi.url_scheme":
@@ -87,7 +87,7 @@ def test_a_missing_key_is_an_error_as_in_werkzeug() -> None:
             url_map.bind_to_environ(environ)
 
 
-def test_the_environ_is_read_as_it_is_when_bound() -> None:
+def test_later_changes_to_the_environ_have_no_effect() -> None:
     url_map = RegistryMap()
     for _ in range(2):
         environ = environ_for("/v2/a/tags/list?n=1", SCRIPT_NAME="/mount")
@@ -98,8 +98,8 @@ def test_the_environ_is_read_as_it_is_when_bound() -> None:
         assert adapter.query_args == "n=1"
 
 
-def test_what_a_match_does_not_need_is_bound_late() -> None:
-    """That it is so, as no test could tell by the results."""
+def test_a_match_does_not_bind_what_it_does_not_need() -> None:
+    """The results would be the same, so this looks at the attributes."""
     url_map = RegistryMap()
     url_map.bind_to_environ(environ_for("/v2/"))
     adapter = url_map.bind_to_environ(environ_for("/v2/"))
@@ -109,7 +109,7 @@ def test_what_a_match_does_not_need_is_bound_late() -> None:
     assert adapter.server_name == "registry.example"
 
 
-def test_an_attribute_that_is_set_stays_as_it_is_set() -> None:
+def test_an_attribute_that_was_set_is_not_overwritten() -> None:
     url_map = RegistryMap()
     for _ in range(2):
         adapter = url_map.bind_to_environ(environ_for("/v2/", SCRIPT_NAME="/mount"))
@@ -129,7 +129,7 @@ class Trusting(Request):
 
 
 def test_a_request_is_checked_as_werkzeug_checks_it() -> None:
-    """From 3.2 on, Werkzeug checks the request's trusted hosts: its host is asked for."""
+    """From 3.2 on, Werkzeug checks the trusted hosts of a request, and so reads its host."""
     url_map = RegistryMap()
     url_map.bind_to_environ(environ_for("/v2/"))  # now the host is known
     url_map.bind_to_environ(environ_for("/v2/", HTTP_HOST="evil.example"))
@@ -157,7 +157,7 @@ def test_a_host_that_werkzeug_refuses_is_refused_again() -> None:
             url_map.bind_to_environ(environ)
 
 
-def test_many_hosts_are_not_remembered_for_ever() -> None:
+def test_the_number_of_hosts_that_are_remembered_is_limited() -> None:
     url_map = RegistryMap()
     for i in range(3000):
         adapter = url_map.bind_to_environ(environ_for("/v2/", HTTP_HOST=f"host-{i}.example"))
@@ -165,8 +165,8 @@ def test_many_hosts_are_not_remembered_for_ever() -> None:
     assert 0 < len(url_map._known_hosts) <= 1000
 
 
-def test_a_host_that_is_long_is_not_remembered() -> None:
-    """A client chooses it, so the memory that it takes must have a limit."""
+def test_a_long_host_is_not_remembered() -> None:
+    """A client chooses the host, so the memory for it must be limited."""
     url_map = RegistryMap()
     for long in "a." * 30_000 + "example", "registry.example:" + "1" * 60_000:
         adapter = url_map.bind_to_environ(environ_for("/v2/", HTTP_HOST=long))
@@ -174,7 +174,7 @@ def test_a_host_that_is_long_is_not_remembered() -> None:
     assert not url_map._known_hosts
 
 
-def test_the_warning_of_another_host_names_the_callers_line() -> None:
+def test_the_warning_about_another_host_points_at_the_caller() -> None:
     environ = environ_for("/v2/", HTTP_HOST="other.example")
     for url_map in RegistryMap(), Map():
         with pytest.warns(UserWarning, match="server name") as caught:
@@ -182,7 +182,7 @@ def test_the_warning_of_another_host_names_the_callers_line() -> None:
         assert [warning.filename for warning in caught] == [__file__]
 
 
-def test_a_default_subdomain_that_is_set_later_is_as_in_a_plain_map() -> None:
+def test_a_default_subdomain_can_be_set_later_as_in_a_plain_map() -> None:
     def answers(url_map: Map) -> list[Any]:
         found: list[Any] = []
         for adapter in url_map.bind("registry.example"), url_map.bind("registry.example", None, ""):
@@ -200,7 +200,7 @@ def test_a_default_subdomain_that_is_set_later_is_as_in_a_plain_map() -> None:
     assert answers(ours) == answers(plain)
 
 
-def test_at_its_own_subdomain_the_table_applies() -> None:
+def test_the_table_applies_at_the_default_subdomain() -> None:
     adapter = RegistryMap(default_subdomain="www").bind("registry.example")
     assert adapter.match("/v2/a/tags/list") == ("tags", {"name": "a"})
     built = adapter.build("tags", {"name": "a"}, force_external=True)
@@ -210,7 +210,7 @@ def test_at_its_own_subdomain_the_table_applies() -> None:
     assert built == "http://registry.example/v2/a/tags/list"
 
 
-def test_what_is_bound_is_a_registry_map_adapter() -> None:
+def test_binding_returns_a_registry_map_adapter() -> None:
     url_map = RegistryMap()
     for _ in range(2):
         assert type(url_map.bind_to_environ(environ_for("/v2/"))) is RegistryMapAdapter

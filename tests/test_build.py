@@ -60,7 +60,7 @@ def valid_values(dialect: Dialect, variable: str) -> st.SearchStrategy[str]:
 
 
 def rules_of(dialect: Dialect) -> list[tuple[str, tuple[str, ...], str]]:
-    """Of each rule of a dialect: endpoint, variables, and a method it takes."""
+    """The endpoint, the variables and one of the methods of each rule of a dialect."""
     return [
         (rule.endpoint, tuple(sorted(rule.arguments)), min(rule.methods or ["GET"]))
         for rule in RegistryMap(dialect).iter_rules()
@@ -73,7 +73,7 @@ def rules_of(dialect: Dialect) -> list[tuple[str, tuple[str, ...], str]]:
     ids=lambda x: x.name if isinstance(x, Dialect) else str(x),
 )
 @given(data=st.data(), prefix=st.sampled_from(PREFIXES))
-def test_what_is_built_matches_back(
+def test_a_url_that_is_built_matches_back(
     dialect: Dialect,
     endpoint: str,
     variables: tuple[str, ...],
@@ -108,7 +108,7 @@ def test_what_is_built_matches_back(
     ],
     ids=lambda x: x.name if isinstance(x, Dialect) else str(x),
 )
-def test_what_is_outside_the_grammar_is_refused(
+def test_a_value_outside_the_grammar_is_refused(
     dialect: Dialect, endpoint: str, variables: tuple[str, ...]
 ) -> None:
     good = {"name": "library/nginx", "tag": "latest", "digest": SHA256, "uuid": "some-id"}
@@ -128,8 +128,8 @@ def test_what_is_outside_the_grammar_is_refused(
             assert str(rule) in str(error.value)
 
 
-# What urls_test.go of Docker 1.5.0 builds; on the four roots that it has. Werkzeug leaves ":" and
-# "/" bare in a query, where Go encodes them: the decoded query is compared.
+# The URLs that urls_test.go of Docker 1.5.0 builds, on the same four roots. In a query, Go encodes
+# ":" and "/", and Werkzeug does not, so the decoded queries are compared.
 URLS_TEST_GO: list[tuple[str, dict[str, str], str]] = [
     ("base", {}, "/v2/"),
     ("tags", {"name": "foo/bar"}, "/v2/foo/bar/tags/list"),
@@ -175,7 +175,7 @@ URLS_TEST_GO: list[tuple[str, dict[str, str], str]] = [
     ],
 )
 @pytest.mark.parametrize(("endpoint", "values", "expected"), URLS_TEST_GO)
-def test_the_urls_of_the_originals_own_test(
+def test_the_urls_of_the_originals_test_are_built(
     dialect: Dialect, root: str, endpoint: str, values: dict[str, str], expected: str
 ) -> None:
     scheme, host = root.split("://")
@@ -191,7 +191,7 @@ class TestAsInWerkzeug:
     adapter = RegistryMap(prefix="/r").bind("registry.example", "/mount", url_scheme="https")
     name = "library/nginx"
 
-    def test_relative_to_the_host_by_default(self) -> None:
+    def test_urls_are_paths_by_default(self) -> None:
         assert self.adapter.build("base") == "/mount/r/v2/"
 
     def test_force_external_and_url_scheme(self) -> None:
@@ -213,12 +213,12 @@ class TestAsInWerkzeug:
         assert self.adapter.build("tags", values).endswith("/tags/list?n=2&x=1&x=2")
         assert self.adapter.build("tags", values, append_unknown=False).endswith("/tags/list")
 
-    def test_a_method_chooses_among_rules_that_take_it(self) -> None:
+    def test_building_for_a_method_needs_a_rule_that_takes_it(self) -> None:
         assert self.adapter.build("blob", {"name": self.name, "digest": SHA256}, "DELETE")
         with pytest.raises(BuildError):
             self.adapter.build("blob", {"name": self.name, "digest": SHA256}, "POST")
 
-    def test_what_is_missing_is_a_build_error(self) -> None:
+    def test_a_missing_value_is_a_build_error(self) -> None:
         for endpoint, values in ("manifest", {"name": self.name}), ("tags", {}), ("nothing", {}):
             with pytest.raises(BuildError):
                 self.adapter.build(endpoint, values)
@@ -287,7 +287,7 @@ CALLS: list[tuple[str, Any]] = [
         },
     ),
 )
-def test_every_url_is_as_a_plain_map_builds_it(
+def test_every_url_is_the_same_as_from_a_plain_map(
     dialect: Dialect,
     prefix: str,
     default_subdomain: str,
@@ -296,7 +296,7 @@ def test_every_url_is_as_a_plain_map_builds_it(
     call: tuple[str, Any],
     arguments: dict[str, Any],
 ) -> None:
-    """On an adapter bound for WebSockets too."""
+    """This includes adapters that are bound for WebSockets."""
     token = Rule("/v2/token", endpoint="token")
     ours = RegistryMap(
         dialect, prefix=prefix, rules=[token.empty()], default_subdomain=default_subdomain
@@ -334,7 +334,7 @@ def test_every_url_is_as_a_plain_map_builds_it(
         ),
     ],
 )
-def test_what_is_missing_is_said_of_every_route_of_the_endpoint(
+def test_a_build_error_names_the_variables_of_each_route_of_the_endpoint(
     endpoint: str, values: dict[Any, Any], message: str
 ) -> None:
     with pytest.raises(BuildError) as error:
@@ -344,9 +344,7 @@ def test_what_is_missing_is_said_of_every_route_of_the_endpoint(
 
 
 @pytest.mark.parametrize(("endpoint", "method"), [("nothing", None), ("blob", "POST")])
-def test_what_is_not_about_variables_is_as_werkzeug_says_it(
-    endpoint: str, method: str | None
-) -> None:
+def test_other_build_errors_are_werkzeugs(endpoint: str, method: str | None) -> None:
     errors = []
     for url_map in RegistryMap(), Map([RegistryRules()]):
         with pytest.raises(BuildError) as error:
@@ -364,7 +362,7 @@ def test_route_names_are_the_endpoints() -> None:
     assert docker == set(RouteName) - {"referrers", "catalog", "extension"}
 
 
-def test_the_converters_that_a_map_may_name() -> None:
+def test_the_names_of_the_converters() -> None:
     assert set(CONVERTERS) == {"repository", "tag", "digest", "upload_id", "extension"}
 
 

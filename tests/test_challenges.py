@@ -43,7 +43,7 @@ BEARER = bearer(realm=URL, service="s")
 SUSE = bearer(realm="https://scc.suse.com/api", service="SUSE Linux Docker Registry")
 
 SENT: dict[str, list[Challenge]] = {
-    # Of registries, as they are.
+    # From registries, unchanged.
     'Bearer realm="https://scc.suse.com/api",service="SUSE Linux Docker Registry"': [SUSE],
     "Bearer realm=https://cp.icr.io/oauth/token, service=registry ": [
         bearer(realm="https://cp.icr.io/oauth/token", service="registry")
@@ -58,7 +58,7 @@ SENT: dict[str, list[Challenge]] = {
     'BASIC realm="Sonatype Nexus Repository Manager"': [
         Challenge("basic", {"realm": "Sonatype Nexus Repository Manager"})
     ],
-    # Several.
+    # Several challenges.
     f'Basic realm="r", Bearer realm="{URL}",service="s"': [BASIC, BEARER],
     f'Bearer realm="{URL}",service="s", Basic realm="r"': [BEARER, BASIC],
     f'Bearer realm="{URL}",service="s",Basic realm=r': [BEARER, BASIC],
@@ -75,7 +75,7 @@ SENT: dict[str, list[Challenge]] = {
         bearer(realm=URL, service="s", scope="repository:x:pull,push"),
         BASIC,
     ],
-    # Names in any case, blanks around "=", an order of their own.
+    # Names in any case, blanks around "=", parameters in any order.
     f'bearer Realm="{URL}",SERVICE="s"': [BEARER],
     f'BEARER\tservice = "s" ,\t realm\t=\t"{URL}"': [BEARER],
     f'Bearer, realm="{URL}", service=s': [BEARER],
@@ -110,7 +110,7 @@ SENT: dict[str, list[Challenge]] = {
     f"Bearer scope=repository:x:pull,push realm={URL}": [
         bearer(scope="repository:x:pull,push", realm=URL)
     ],
-    # What is wrong beyond that.
+    # Other faults.
     f'Bearer realm="{URL}",service="s': [BEARER],
     'Bearer realm="x\\': [bearer(realm="x")],
     f'Bearer realm="old", realm="{URL}",service="s"': [BEARER],
@@ -122,11 +122,13 @@ SENT: dict[str, list[Challenge]] = {
 
 
 @pytest.mark.parametrize(("header", "challenges"), SENT.items())
-def test_what_registries_really_send(header: str, challenges: list[Challenge]) -> None:
+def test_headers_that_registries_really_send_are_read(
+    header: str, challenges: list[Challenge]
+) -> None:
     found = parse_challenges(header)
     assert found == challenges
     assert parse_challenges(f"  {header}\t") == challenges
-    # What was read can be sent, and is then as it should be.
+    # What was read can be sent again, and is then well-formed.
     assert parse_challenges(", ".join(map(str, found))) == challenges
 
 
@@ -163,16 +165,16 @@ CARRIERS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-def test_whatever_carries_the_header_lines_all_are_read(carrier: str) -> None:
+def test_headers_of_any_library_are_read(carrier: str) -> None:
     assert parse_challenges(CARRIERS[carrier]()) == [BASIC, BEARER]
 
 
-def test_a_line_that_is_broken_leaves_the_others_whole() -> None:
+def test_a_malformed_line_does_not_affect_the_others() -> None:
     lines = [("WWW-Authenticate", 'Basic realm="r'), LINES[2]]
     assert parse_challenges(lines) == [BASIC, BEARER]
 
 
-def test_no_headers_have_no_challenges() -> None:
+def test_without_headers_there_are_no_challenges() -> None:
     none: list[Any] = [None, {}, [], (), {"WWW-Authenticate": None}, Headers()]
     for headers in none:
         assert parse_challenges(headers) == []
@@ -180,7 +182,7 @@ def test_no_headers_have_no_challenges() -> None:
 
 
 @pytest.mark.parametrize("headers", [3, "Allow: GET", [3], ["GET"], object()])
-def test_what_is_not_headers_is_a_type_error(headers: Any) -> None:
+def test_anything_but_headers_is_a_type_error(headers: Any) -> None:
     with pytest.raises(TypeError, match="headers must be a mapping or pairs, not "):
         header_pairs(headers)
 
@@ -196,7 +198,7 @@ CHALLENGES = st.builds(
 
 @given(st.lists(CHALLENGES), st.sampled_from([",", ", ", " ,\t,"]))
 @example([Challenge("a", {"b": "c"}, "d=")], ",")
-def test_what_is_written_is_read_back(challenges: list[Challenge], comma: str) -> None:
+def test_a_challenge_that_is_written_is_read_back(challenges: list[Challenge], comma: str) -> None:
     written = [str(challenge) for challenge in challenges]
     assert parse_challenges(comma.join(written)) == challenges
     assert parse_challenges([("WWW-Authenticate", line) for line in written]) == challenges
@@ -206,7 +208,7 @@ PLAIN = st.text("".join(map(chr, range(32, 127))), min_size=1)
 
 
 @given(st.sampled_from(["bearer", "basic"]), st.dictionaries(st.text("abc", min_size=1), PLAIN))
-def test_werkzeug_reads_the_same_in_what_is_written(scheme: str, values: dict[str, str]) -> None:
+def test_werkzeug_reads_the_same_challenge(scheme: str, values: dict[str, str]) -> None:
     header = str(Challenge(scheme, values or {"realm": "r"}))
     read = WWWAuthenticate.from_header(header)
     assert read is not None
@@ -232,7 +234,7 @@ PIECES = [
 
 
 @given(st.text() | st.lists(st.sampled_from(PIECES)).map("".join))
-def test_junk_never_raises_and_reads_as_it_is_written(text: str) -> None:
+def test_junk_never_raises_and_what_is_read_can_be_written_and_read_again(text: str) -> None:
     challenges = parse_challenges(text)
     assert parse_challenges(", ".join(map(str, challenges))) == challenges
     assert parse_challenges({"WWW-Authenticate": text}) == challenges
@@ -256,15 +258,15 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_it_takes_linear_time(shape: str) -> None:
+def test_parsing_takes_linear_time(shape: str) -> None:
     for begin in "", "Bearer ", 'Bearer realm="', "Bearer scope=a:b:c", "Negotiate abc":
         header = begin + shape * (100_000 // len(shape))
         begun = time.process_time()
         parse_challenges(header)
-        assert time.process_time() - begun < 5  # quadratic, it would be minutes
+        assert time.process_time() - begun < 5  # in quadratic time it would take minutes
 
 
-def test_a_challenge_is_a_value() -> None:
+def test_challenges_are_compared_hashed_and_copied_by_value() -> None:
     [challenge] = parse_challenges(LINES[2][1])
     assert hash(challenge) == hash(BEARER)
     assert pickle.loads(pickle.dumps(challenge)) == copy.deepcopy(challenge) == challenge
@@ -273,7 +275,7 @@ def test_a_challenge_is_a_value() -> None:
     assert (absent.realm, absent.service, absent.scope, absent.error) == ("", "", "", "")
 
 
-# Asking for a token.
+# The request for a token.
 
 
 @pytest.mark.parametrize(
@@ -288,14 +290,16 @@ def test_a_challenge_is_a_value() -> None:
         ("https://[::1]:5001/t", "https://[::1]:5001/t?"),
     ],
 )
-def test_the_realm_is_kept_byte_for_byte(realm: str, begin: str) -> None:
+def test_the_realm_is_kept_byte_for_byte_without_its_fragment(realm: str, begin: str) -> None:
     assert bearer(realm=realm, service="s").token_url() == f"{begin}service=s"
     url, _ = bearer(realm=realm).token_form(refresh_token="x")
     assert url == bearer(realm=realm).token_url() == realm.partition("#")[0]
 
 
 @given(st.text(st.characters(codec="utf-8")), st.lists(st.from_regex("[!-~é]+", fullmatch=True)))
-def test_the_query_says_what_was_asked(service: str, scopes: list[str]) -> None:
+def test_the_query_has_the_service_the_scopes_and_the_account(
+    service: str, scopes: list[str]
+) -> None:
     challenge = bearer(realm=f"{URL}?x=1", service=service, scope="a:b:c")
     asked = [("x", "1")] + [("service", service)] * bool(service)
     asked += [("scope", scope) for scope in scopes]
@@ -315,7 +319,7 @@ def test_the_query_says_what_was_asked(service: str, scopes: list[str]) -> None:
         ([Scope("repository", "a", ("pull", "push"))], ["repository:a:pull,push"]),
     ],
 )
-def test_the_scopes_are_the_challenges_or_others(scopes: Any, asked: list[str]) -> None:
+def test_the_scopes_default_to_those_of_the_challenge(scopes: Any, asked: list[str]) -> None:
     challenge = bearer(realm=URL, scope="a:b:pull,push c:d:*")
     query = parse_qs(urlsplit(challenge.token_url(scopes=scopes)).query)
     assert query.get("scope", []) == asked
@@ -340,7 +344,7 @@ def asks(challenge: Challenge, **options: Any) -> list[Callable[[], object]]:
         *("javascript:alert(1)", "https://a/\x00", "https://a/\u20ac"),
     ],
 )
-def test_a_realm_that_is_no_url_is_refused(realm: str) -> None:
+def test_a_realm_that_is_not_a_url_is_refused(realm: str) -> None:
     for ask in asks(bearer(realm=realm), registry="http://r"):
         with pytest.raises(ValueError, match=r"^realm .* must be a URL of http or https$") as error:
             ask()
@@ -358,7 +362,7 @@ def test_a_realm_that_is_no_url_is_refused(realm: str) -> None:
         httpx.URL("https://r"),
     ],
 )
-def test_a_registry_asked_by_https_cannot_lead_to_http(registry: Any) -> None:
+def test_an_http_realm_is_refused_unless_the_registry_uses_http(registry: Any) -> None:
     for realm in "http://a/t", "HTTP://a/t":
         for ask in asks(bearer(realm=realm), registry=registry):
             with pytest.raises(ValueError, match=f"^realm '{realm}' must be https unless"):
@@ -368,14 +372,14 @@ def test_a_registry_asked_by_https_cannot_lead_to_http(registry: Any) -> None:
 
 
 @pytest.mark.parametrize("registry", ["http://r:5000", "HTTP://r/v2/", httpx.URL("http://r")])
-def test_a_registry_asked_by_http_may_lead_to_either(registry: Any) -> None:
+def test_a_registry_that_uses_http_may_have_any_realm(registry: Any) -> None:
     for scheme in "http", "https":
         for ask in asks(bearer(realm=f"{scheme}://a/t"), registry=registry):
             assert ask()
 
 
 @pytest.mark.parametrize("scheme", ["basic", "negotiate", "digest"])
-def test_only_a_bearer_challenge_leads_to_a_token(scheme: str) -> None:
+def test_only_a_bearer_challenge_gives_a_token_request(scheme: str) -> None:
     for ask in asks(Challenge(scheme, {"realm": URL})):
         with pytest.raises(ValueError, match=rf"^challenge '{scheme.title()} .* scheme Bearer"):
             ask()
@@ -412,12 +416,12 @@ def test_the_oauth2_form() -> None:
         {"username": "a", "password": "b", "refresh_token": "c"},
     ],
 )
-def test_a_form_must_say_who_asks_in_one_way(secrets: dict[str, Any]) -> None:
+def test_a_form_needs_either_a_password_or_a_refresh_token(secrets: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="either a username and a password or a refresh token"):
         BEARER.token_form(**secrets)
 
 
-# The answer.
+# The response of the token server.
 
 TIME = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
 
@@ -446,7 +450,7 @@ TIME = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
         ({"token": "a", "refresh_token": ""}, Token("a")),
     ],
 )
-def test_what_token_servers_answer(content: dict[str, Any], token: Token) -> None:
+def test_responses_of_token_servers_are_read(content: dict[str, Any], token: Token) -> None:
     body = json.dumps(content)
     assert parse_token(body) == parse_token(body.encode()) == token
     assert parse_token(b"\xef\xbb\xbf" + body.encode()) == token
@@ -480,7 +484,9 @@ def test_what_token_servers_answer(content: dict[str, Any], token: Token) -> Non
         ('{"token": "a", "refresh_token": 3}', "refresh_token of a token response must"),
     ],
 )
-def test_what_is_no_token_is_said(body: str | bytes, message: str) -> None:
+def test_the_error_for_a_malformed_token_response_says_what_is_wrong(
+    body: str | bytes, message: str
+) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011
         parse_token(body)
     assert message in str(error.value)
@@ -493,7 +499,7 @@ def test_secrets_are_not_printed() -> None:
 
 
 @given(st.binary() | st.text() | st.dictionaries(st.text(), st.text()).map(json.dumps))
-def test_a_junk_answer_is_a_value_error(body: bytes | str) -> None:
+def test_a_junk_token_response_is_a_value_error(body: bytes | str) -> None:
     try:
         token = parse_token(body)
     except ValueError:

@@ -130,7 +130,7 @@ class Faulty:
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
         request = Request(environ)
-        body = request.get_data()  # all of it: or the client might not see the answer
+        body = request.get_data()  # all of it, or the client might not see the response
         self.requests.append(request)
         answer = self.fault(request)
         if not isinstance(answer, Response):
@@ -169,7 +169,7 @@ def blob_in(layout: Path, content: bytes) -> dict[str, Any]:
 
 
 def part_in(layout: Path, digest: str) -> Path:
-    """Where the client keeps what it has of a blob that broke off."""
+    """The file in which the client keeps the part of a blob that it has."""
     part = layout / "blobs" / "sha256" / f".{digest.partition(':')[2]}.part"
     part.parent.mkdir(parents=True, exist_ok=True)
     return part
@@ -184,8 +184,8 @@ def upload(registry: Registry, blob: dict[str, Any], layout: Path) -> None:
     Upload(registry, blob, Layout(layout), bar()).run()
 
 
-class TestThereAndBack:
-    def test_an_image(self, host: str, tmp_path: Path) -> None:
+class TestPushAndPull:
+    def test_an_image_comes_back_the_same(self, host: str, tmp_path: Path) -> None:
         image, back = tmp_path / "image", tmp_path / "back"
         oci_layout.write(image, [2 * CHUNK + 5, 100_000, 1, 0], ["amd64"])
         remote = f"{host}/library/app:v1"
@@ -200,7 +200,9 @@ class TestThereAndBack:
         run_client("push", f"{host}/library/app:v3@{digest}", image)
         assert run_client("pull", f"{host}/library/app:v3", back).strip() == digest
 
-    def test_an_index_which_skopeo_reads(self, host: str, tmp_path: Path) -> None:
+    def test_an_index_comes_back_the_same_and_skopeo_reads_it(
+        self, host: str, tmp_path: Path
+    ) -> None:
         image, back = tmp_path / "image", tmp_path / "back"
         oci_layout.write(image, [1_000, 2_000], ["amd64", "arm64"], seed=1)
         run_client("push", f"{host}/multi/arch:v1", image)
@@ -210,7 +212,7 @@ class TestThereAndBack:
         skopeo("copy --all", f"oci:{back}:v1", f"oci:{copied}:v1")
         assert files_of(copied) == files_of(image)
 
-    def test_twice_is_as_good_as_once(self, host: str, tmp_path: Path) -> None:
+    def test_pushing_and_pulling_twice_changes_nothing(self, host: str, tmp_path: Path) -> None:
         image, back = tmp_path / "image", tmp_path / "back"
         oci_layout.write(image, [1_000], ["amd64"], seed=2)
         for _ in range(2):
@@ -219,7 +221,7 @@ class TestThereAndBack:
         assert files_of(back) == files_of(image)
         assert len(json.loads((back / "index.json").read_text())["manifests"]) == 1
 
-    def test_a_tag_that_is_left_out_is_latest(self, ours: str, tmp_path: Path) -> None:
+    def test_the_default_tag_is_latest(self, ours: str, tmp_path: Path) -> None:
         image = tmp_path / "image"
         oci_layout.write(image, [10], ["amd64"])
         run_client("push", f"{ours}/untagged:v1", image)
@@ -232,7 +234,7 @@ class TestThereAndBack:
 
 
 class TestTheCommandLine:
-    def test_what_fails_is_said_in_one_line(self, host: str, tmp_path: Path) -> None:
+    def test_an_error_is_printed_in_one_line(self, host: str, tmp_path: Path) -> None:
         said = run_client("pull", f"{host}/no/such:v1", tmp_path, fails=True)
         assert "404 MANIFEST_UNKNOWN" in said
         said = run_client("pull", f"{host}/No/such:v1", tmp_path, fails=True)
@@ -243,14 +245,14 @@ class TestTheCommandLine:
     @pytest.mark.parametrize(
         "image", ["", "a:", "a/B", "a b", "http://127.0.0.1/a", "a@sha256:0", "a@md5:0", "é"]
     )
-    def test_a_bad_reference(self, image: str, tmp_path: Path) -> None:
+    def test_a_malformed_reference_is_an_error(self, image: str, tmp_path: Path) -> None:
         assert "must" in run_client("pull", image, tmp_path, fails=True)
 
-    def test_a_refused_connection(self, tmp_path: Path, waits: list[float]) -> None:
+    def test_a_refused_connection_is_an_error(self, tmp_path: Path, waits: list[float]) -> None:
         said = run_client("pull", f"127.0.0.1:{free_port()}/x:v1", tmp_path, fails=True)
         assert "refused" in said
 
-    def test_an_interruption(self, tmp_path: Path) -> None:
+    def test_an_interruption_ends_the_program_with_status_130(self, tmp_path: Path) -> None:
         reached = threading.Event()
 
         def slow(environ: Any, start_response: Any) -> Any:
@@ -267,7 +269,7 @@ class TestTheCommandLine:
         assert process.returncode == 130
         assert said == f"pull {root[7:]}/a:v1: interrupted\n"
 
-    def test_what_a_registry_says_cannot_control_the_terminal(self, tmp_path: Path) -> None:
+    def test_control_characters_from_a_registry_are_not_printed(self, tmp_path: Path) -> None:
         body = json.dumps({"errors": [{"code": "DENIED", "message": "\x1b[2J\r\nnot you"}]})
         with serving_app(Response(body, 403)) as root:
             said = run_client("pull", f"{root[7:]}/a:v1", tmp_path, fails=True)
@@ -284,7 +286,7 @@ class TestTheCommandLine:
             (["--user", "alice", "--password-stdin"], {}, "se:cret"),
         ],
     )
-    def test_a_password(
+    def test_a_password_is_an_option_a_variable_or_standard_input(
         self, tmp_path: Path, arguments: list[str], environment: dict[str, str], given: str
     ) -> None:
         def private(request: Request) -> Any:
@@ -308,7 +310,7 @@ class TestTheCommandLine:
             (["--password-stdin"], "user must have a name"),
         ],
     )
-    def test_a_password_that_is_missing(
+    def test_a_missing_user_or_password_is_an_error(
         self, tmp_path: Path, arguments: list[str], message: str
     ) -> None:
         said = run_client("pull", "a", tmp_path, *arguments, fails=True)
@@ -322,11 +324,11 @@ class TestTheCommandLine:
 
 
 class TestHttpOrHttps:
-    def test_docker_hub_is_asked_by_https_at_its_own_host(self) -> None:
+    def test_docker_hub_is_reached_by_https_at_its_own_host(self) -> None:
         assert root_of(Reference.parse("nginx"), None) == "https://registry-1.docker.io"
         assert root_of(Reference.parse("ghcr.io/a/b"), None) == "https://ghcr.io"
 
-    def test_http_where_it_may_be_and_there_is_no_https(
+    def test_http_is_used_only_if_it_is_allowed_and_https_is_refused(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def refused(url: str, **options: Any) -> Any:
@@ -349,10 +351,10 @@ class TestHttpOrHttps:
             *(("127.example", False), ("10.0.0.1", False), ("[::2]", False)),
         ],
     )
-    def test_this_machine(self, host: str, loopback: bool) -> None:
+    def test_only_addresses_of_this_machine_are_loopback(self, host: str, loopback: bool) -> None:
         assert is_loopback(f"https://{host}/v2/") == loopback
 
-    def test_a_certificate(self, tmp_path: Path) -> None:
+    def test_a_certificate_is_checked_unless_told_otherwise(self, tmp_path: Path) -> None:
         certificate = make_ssl_devcert(str(tmp_path / "key"), cn="wrong.example")
         oci_layout.write(tmp_path / "image", [10], ["amd64"])
         with serving_app(Faulty(), ssl_context=certificate) as root:
@@ -362,10 +364,12 @@ class TestHttpOrHttps:
             push_checked = ["push", image, tmp_path / "image", "--tls-verify=true"]
             assert "certificate" in run_client(*push_checked, fails=True).lower()
 
-    def test_plain_http_is_refused_if_tls_is_wanted(self, ours: str, tmp_path: Path) -> None:
+    def test_plain_http_is_refused_if_tls_is_required(self, ours: str, tmp_path: Path) -> None:
         run_client("pull", f"{ours}/a:v1", tmp_path, "--tls-verify=true", fails=True)
 
-    def test_a_token_servers_certificate_is_checked_wherever_the_registry_is(self) -> None:
+    def test_a_token_servers_certificate_is_checked_even_if_the_registry_is_on_this_machine(
+        self,
+    ) -> None:
         asked = list[Any]()
         registry = Registry("http://localhost:5000", "a")
         registry.session.request = lambda *_, **options: asked.append(options["verify"])  # type: ignore
@@ -375,7 +379,7 @@ class TestHttpOrHttps:
 
 
 class TestTokens:
-    """A registry that gives a token for what is asked, and a token server beside it."""
+    """A registry that requires tokens, and its token server."""
 
     class Server(Faulty):
         def __init__(self, **answer: Any) -> None:
@@ -418,7 +422,7 @@ class TestTokens:
         pull(Registry(root, "a", user), V1, Layout(back))
         assert files_of(back) == files_of(image)
 
-    def test_the_example_gateways(self, tmp_path: Path) -> None:
+    def test_the_tokens_of_the_example_gateway(self, tmp_path: Path) -> None:
         image, back = tmp_path / "image", tmp_path / "back"
         oci_layout.write(image, [10_000], ["amd64"], seed=1)
         options = ["--storage", "memory://", "--user", "alice:se:cret"]
@@ -431,13 +435,13 @@ class TestTokens:
             run_client("pull", f"{host}/x:v1", back)
         assert files_of(back) == files_of(image)
 
-    def test_there_is_one_for_each_set_of_scopes(self, tmp_path: Path) -> None:
+    def test_there_is_one_token_for_each_set_of_scopes(self, tmp_path: Path) -> None:
         server = self.Server()
         with serving_app(server) as root:
             self.push_and_pull(root, tmp_path)
         pulling = "service=s&scope=repository%3Aa%3Apull"
         pushing = "service=s&scope=repository%3Aa%3Apull%2Cpush"
-        assert server.tokens == {pulling: 2, pushing: 1}  # of two registries
+        assert server.tokens == {pulling: 2, pushing: 1}  # for two Registry objects
 
     def test_the_order_of_scopes_does_not_matter(self) -> None:
         server = self.Server()
@@ -457,7 +461,7 @@ class TestTokens:
             "service=s&scope=x%3Ac%3Apull": 1,
         }
 
-    def test_a_body_is_sent_anew_after_a_challenge(self, tmp_path: Path) -> None:
+    def test_a_body_is_sent_again_after_a_challenge(self, tmp_path: Path) -> None:
         server = self.Server()
         server.scopes = lambda request: [f"repository:a:{request.method.lower()}"]
         blob = blob_in(tmp_path, b"the content of a file")
@@ -476,7 +480,7 @@ class TestTokens:
             Registry(root, "a").tell("GET", f"{root}/v2/")
         assert server.given == 1
 
-    def test_a_token_that_has_ended_is_not_sent(self, tmp_path: Path) -> None:
+    def test_an_expired_token_is_not_sent(self, tmp_path: Path) -> None:
         server = self.Server(expires_in=0)
         with serving_app(server) as root:
             registry = Registry(root, "a")
@@ -488,7 +492,7 @@ class TestTokens:
             *(f"{number}|repository:a:pull" for number in (1, 2, 3)),
         ]
 
-    def test_a_token_that_is_refused_before_its_end_is_replaced(self) -> None:
+    def test_a_token_that_is_refused_before_it_expires_is_replaced(self) -> None:
         server = self.Server()
         with serving_app(server) as root:
             registry = Registry(root, "a")
@@ -498,7 +502,7 @@ class TestTokens:
             registry.tell("GET", f"{root}/v2/")
         assert server.given == 2
 
-    def test_a_token_that_does_not_help_is_asked_for_once(self) -> None:
+    def test_a_token_that_does_not_help_is_requested_only_once(self) -> None:
         server = self.Server()
         server.scopes = lambda request: [f"x:{len(server.requests)}:pull"]
         with serving_app(server) as root, pytest.raises(errors.Unauthorized):
@@ -506,7 +510,7 @@ class TestTokens:
         assert server.asked() == ["GET /v2/", "GET /token", "GET /v2/"]
 
     @pytest.mark.parametrize("posted", [200, 302, 307, 400, 401, 404, 405, 500])
-    def test_a_token_server_that_takes_no_form_is_asked_by_get(
+    def test_a_token_server_that_does_not_accept_the_form_is_asked_by_get(
         self, tmp_path: Path, posted: int
     ) -> None:
         class Server(self.Server):  # type: ignore[misc, name-defined]
@@ -524,11 +528,11 @@ class TestTokens:
         other = Faulty(lambda request: Response("no"))
         with serving_app(other) as elsewhere, serving_app(Server()) as root:
             self.push_and_pull(root, tmp_path, ("alice", "sécrèt€"))
-        assert not other.requests  # which would have got the password
+        assert not other.requests  # they would have had the password
         assert form["grant_type"] == "password"
         assert (form["username"], form["password"]) == ("alice", "sécrèt€")
 
-    def test_a_token_by_post(self, tmp_path: Path) -> None:
+    def test_a_token_is_requested_by_post(self, tmp_path: Path) -> None:
         class Server(self.Server):  # type: ignore[misc, name-defined]
             def give(self, request: Request) -> Response:
                 if request.method == "GET":
@@ -551,7 +555,7 @@ class TestTokens:
             ["Negotiate", 'basic realm="r"'],
         ],
     )
-    def test_basic_where_the_registry_asks_for_it(
+    def test_basic_authentication_is_used_if_the_registry_asks_for_it(
         self, tmp_path: Path, challenges: list[str]
     ) -> None:
         def private(request: Request) -> Any:
@@ -567,12 +571,12 @@ class TestTokens:
         with serving_app(server) as root:
             self.push_and_pull(root, tmp_path, ("alice", "sécrèt€"))
             unauthorized = [one for one in server.requests if "Authorization" not in one.headers]
-            assert len(unauthorized) == 2  # the first of each registry
+            assert len(unauthorized) == 2  # the first request of each Registry object
             with pytest.raises(errors.Unauthorized):
                 pull(Registry(root, "a"), V1, Layout(tmp_path / "none"))
 
     @pytest.mark.slow
-    def test_debians_registry_with_a_file_of_passwords(self, tmp_path: Path) -> None:
+    def test_debians_registry_accepts_only_the_right_password(self, tmp_path: Path) -> None:
         passwords = tmp_path / "htpasswd"
         hashed = "$2b$04$prdhAhvnNRX/gSFauBF64O8B4VqGXxmXWZ1J0eSNjdtzIt3LfCjoC"  # of "secret"
         passwords.write_text(f"alice:{hashed}\n")
@@ -584,14 +588,14 @@ class TestTokens:
             assert "401" in run_client(*command, "--user", "alice:wrong", fails=True)
             run_client(*command, "--user", "alice:secret")
 
-    def test_a_wrong_password_is_sent_once(self) -> None:
+    def test_a_wrong_password_is_sent_only_once(self) -> None:
         challenge = {"WWW-Authenticate": 'Basic realm="r"'}
         server = Faulty(lambda request: Response(status=401, headers=challenge))
         with serving_app(server) as root, pytest.raises(errors.Unauthorized):
             Registry(root, "a", ("alice", "x")).ask("GET", f"{root}/v2/")
         assert len(server.requests) == 2
 
-    def test_a_realm_by_http_is_refused_for_a_registry_by_https(self) -> None:
+    def test_an_http_realm_is_refused_for_an_https_registry(self) -> None:
         response = requests.Response()
         response.status_code, response.url = 401, "https://r.example/v2/"
         response.request = requests.Request("GET", response.url).prepare()
@@ -602,7 +606,7 @@ class TestTokens:
 
 
 class TestOtherHosts:
-    def test_credentials_go_to_the_registrys_origin_only(self) -> None:
+    def test_credentials_go_only_to_the_registrys_origin(self) -> None:
         def pretended(*_: Any, **__: Any) -> Any:
             response: Any = requests.Response()
             response.status_code, response._content = 200, b'{"token": "t"}'
@@ -640,7 +644,7 @@ class TestOtherHosts:
 
     @pytest.mark.parametrize("status", [302, 307])
     @pytest.mark.parametrize("scheme", ["basic", "bearer"])
-    def test_a_redirect_of_a_blob_takes_no_credentials_along(
+    def test_a_redirect_of_a_blob_does_not_pass_on_the_credentials(
         self, tmp_path: Path, status: int, scheme: str
     ) -> None:
         content = b"content of a blob"
@@ -662,10 +666,10 @@ class TestOtherHosts:
         assert "Authorization" not in store.requests[0].headers
 
     @pytest.mark.parametrize("redirected", [False, True])
-    def test_an_upload_elsewhere_takes_no_credentials_along(
+    def test_an_upload_to_another_host_does_not_pass_on_the_credentials(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redirected: bool
     ) -> None:
-        """By its ``Location``, and by a redirect of each request, which takes the body along."""
+        """The upload is elsewhere by its ``Location``, or by redirects that keep the body."""
         monkeypatch.setattr("client.CHUNK", 100_000)
         store = Faulty()
 
@@ -690,7 +694,7 @@ class TestOtherHosts:
 
 class TestRetries:
     @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-    def test_each_request_is_tried_anew(
+    def test_each_request_is_tried_again(
         self, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch, status: int
     ) -> None:
         monkeypatch.setattr("client.CHUNK", 100_000)
@@ -711,7 +715,9 @@ class TestRetries:
         assert {key.split()[0] for key in failures} == {"HEAD", "POST", "PATCH", "PUT", "GET"}
 
     @pytest.mark.parametrize("after", ["30", "date"])
-    def test_retry_after_is_waited_for(self, waits: list[float], after: str) -> None:
+    def test_the_client_waits_as_long_as_retry_after_says(
+        self, waits: list[float], after: str
+    ) -> None:
         answers = [Response(status=503), Response(b"{}", content_type=IMAGE_MANIFEST)]
         date = format_datetime(datetime.now(UTC) + timedelta(seconds=40), usegmt=True)
         answers[0].headers["Retry-After"] = date if after == "date" else after
@@ -721,7 +727,7 @@ class TestRetries:
         assert 20 < waits[0] < 41
 
     @pytest.mark.parametrize("status", [429, 503])
-    def test_a_long_retry_after_is_said_and_not_waited_for(
+    def test_a_long_retry_after_is_printed_and_not_waited_for(
         self, tmp_path: Path, status: int
     ) -> None:
         response = Response(status=status, headers={"Retry-After": "3600"})
@@ -731,7 +737,7 @@ class TestRetries:
         assert "(try again in 3600 seconds)" in said
 
     @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 501])
-    def test_other_errors_are_not_tried_anew(self, waits: list[float], status: int) -> None:
+    def test_other_errors_are_not_tried_again(self, waits: list[float], status: int) -> None:
         server = Faulty(lambda request: Response(status=status))
         with serving_app(server) as root, pytest.raises(errors.RegistryError) as raised:
             Registry(root, "a").manifest("v1")
@@ -739,7 +745,7 @@ class TestRetries:
         assert len(server.requests) == 1
         assert waits == []
 
-    def test_attempts_come_to_an_end(self, waits: list[float], tmp_path: Path) -> None:
+    def test_the_number_of_attempts_is_limited(self, waits: list[float], tmp_path: Path) -> None:
         server = Faulty(lambda request: Response(status=500))
         with serving_app(server) as root:
             registry = Registry(root, "a")
@@ -755,7 +761,7 @@ class TestRetries:
                     call()
                 assert len(server.requests) == client.ATTEMPTS
 
-    def test_a_token_server_that_is_busy(self, waits: list[float]) -> None:
+    def test_a_busy_token_server_is_asked_again(self, waits: list[float]) -> None:
         answers = [Response(status=429), Response('{"token": "t"}')]
 
         def registry(request: Request) -> Any:
@@ -771,7 +777,7 @@ class TestRetries:
         assert answers == []
 
     def broken_off(self, content: bytes, after: int, honours: bool) -> Any:
-        """Answers with `content`, of which only so many bytes come."""
+        """An application that sends `content`, but only `after` bytes of it in each response."""
 
         def app(request: Request) -> Response:
             start = 0
@@ -786,7 +792,7 @@ class TestRetries:
 
         return app
 
-    def test_a_pull_counts_attempts_anew_after_progress(
+    def test_progress_of_a_pull_resets_the_count_of_attempts(
         self, waits: list[float], tmp_path: Path
     ) -> None:
         content = bytes(range(250)) * 10_000
@@ -797,7 +803,7 @@ class TestRetries:
         assert len(server.requests) > 25
         assert set(waits) == {0.2}
 
-    def test_a_pull_that_breaks_off_at_one_place_ends(
+    def test_a_pull_that_always_breaks_off_at_the_same_place_fails(
         self, waits: list[float], tmp_path: Path
     ) -> None:
         content = bytes(10_000)
@@ -807,7 +813,7 @@ class TestRetries:
             download(root, blob, tmp_path)
         assert len(server.requests) == client.ATTEMPTS
 
-    def test_a_push_counts_attempts_anew_after_progress(
+    def test_progress_of_a_push_resets_the_count_of_attempts(
         self, waits: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("client.CHUNK", 1000)
@@ -825,7 +831,7 @@ class TestRetries:
         assert len(waits) == 14 > client.ATTEMPTS
         assert set(waits) == {0.2}
 
-    def test_a_push_that_is_always_forgotten_ends(
+    def test_a_push_that_the_registry_always_forgets_fails(
         self, waits: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("client.CHUNK", 1000)
@@ -847,7 +853,7 @@ class TestRetries:
 
     @pytest.mark.parametrize("size", [0, 1, 1000, 250_000])
     @pytest.mark.parametrize("lost", ["PATCH", "PUT"])
-    def test_an_answer_that_is_lost(
+    def test_a_push_succeeds_though_a_response_is_lost(
         self, host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, lost: str
     ) -> None:
         monkeypatch.setattr("client.CHUNK", 100_000)
@@ -877,7 +883,7 @@ class TestRetries:
         def failing(method: str, url: str, **options: Any) -> Any:
             seen.append(method)
             response = request(method, url, **options)
-            if seen.count("PATCH") in (2, 3) and seen[-1] == "PATCH":  # it came, but no answer
+            if seen.count("PATCH") in (2, 3) and seen[-1] == "PATCH":  # the response is lost
                 raise requests.ConnectionError("broken")
             return response
 
@@ -892,7 +898,7 @@ class TestChunks:
         return [len(one.get_data()) for one in server.requests if one.method == method]
 
     @pytest.mark.parametrize("least", [0, 1, 1 * MIB, 5 * MIB, 6 * MIB + 1])
-    def test_the_least_length_of_a_chunk_is_kept_to(self, tmp_path: Path, least: int) -> None:
+    def test_chunks_have_at_least_the_minimum_size(self, tmp_path: Path, least: int) -> None:
         def tell(request: Request) -> Any:
             def least_length(response: Response) -> Response:
                 response.headers["OCI-Chunk-Min-Length"] = str(least)
@@ -909,7 +915,7 @@ class TestChunks:
         assert self.sent(server, "PATCH") == [*[chunk] * (13 * MIB // chunk), 13 * MIB % chunk]
 
     @pytest.mark.parametrize("least", [str(6 * MIB), "9" * 18])
-    def test_a_least_length_that_memory_should_not_hold(
+    def test_a_minimum_size_too_large_for_memory_makes_one_request(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: str
     ) -> None:
         monkeypatch.setattr("client.LARGEST_CHUNK", 5 * MIB)
@@ -931,7 +937,7 @@ class TestChunks:
     @pytest.mark.parametrize("status", [413, 416])
     @pytest.mark.parametrize("limit", [CHUNK, MIB, 100_000])
     @pytest.mark.parametrize("size", [CHUNK // 2, 2 * CHUNK + 5])
-    def test_smaller_chunks_where_large_ones_are_refused(
+    def test_chunks_become_smaller_if_large_ones_are_refused(
         self, tmp_path: Path, status: int, limit: int, size: int
     ) -> None:
         def small(request: Request) -> Any:
@@ -945,10 +951,10 @@ class TestChunks:
                 upload(registry, blob, tmp_path)
                 assert registry.has_blob(blob["digest"])
         refused = [one for one in server.requests if len(one.get_data()) > limit]
-        assert len(refused) <= 7  # of the first blob alone
+        assert len(refused) <= 7  # for the first blob only
 
     @pytest.mark.parametrize("status", [400, 404, 405, 411, 413, 415, 416, 501])
-    def test_one_request_where_no_chunk_is_taken(self, tmp_path: Path, status: int) -> None:
+    def test_one_request_is_made_if_chunks_are_refused(self, tmp_path: Path, status: int) -> None:
         def whole(request: Request) -> Any:
             return Response(status=status) if request.method == "PATCH" else None
 
@@ -963,7 +969,7 @@ class TestChunks:
         assert self.sent(server, "PATCH") < [CHUNK] * 2
 
     @pytest.mark.parametrize("least", [3 * MIB, 5 * MIB])
-    def test_one_request_where_a_smaller_chunk_is_too_small(
+    def test_one_request_is_made_if_smaller_chunks_would_be_below_the_minimum(
         self, tmp_path: Path, least: int
     ) -> None:
         def at_odds(request: Request) -> Any:
@@ -983,7 +989,7 @@ class TestChunks:
 
     @pytest.mark.parametrize("size", [0, 1000, CHUNK // 2, 2 * CHUNK])
     @pytest.mark.parametrize("status", [400, 401, 403, 413, 416])
-    def test_what_is_refused_in_every_way_is_an_error(
+    def test_a_blob_that_is_refused_in_every_way_is_an_error(
         self, tmp_path: Path, size: int, status: int
     ) -> None:
         def none(request: Request) -> Any:
@@ -996,7 +1002,7 @@ class TestChunks:
         assert raised.value.code == status
         assert len(server.requests) < 40
 
-    def test_a_connection_that_is_closed_on_a_long_body(
+    def test_chunks_become_smaller_if_long_bodies_break_the_connection(
         self, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         server = Faulty()
@@ -1018,7 +1024,7 @@ class TestChunks:
 
 
 def nested(root: Path, depth: int, times: int) -> str:
-    """Indexes within indexes, each listed so many times, in a layout; the digest of the outermost."""
+    """Write nested indexes into a layout, each listed `times` times. Return the outermost digest."""
     layout = Layout(root)
     content = json.dumps({"mediaType": IMAGE_MANIFEST}).encode()
     media_type = IMAGE_MANIFEST
@@ -1044,7 +1050,7 @@ class TestIndexes:
             assert len(server.requests) == 24
         assert files_of(tmp_path / "back") == files_of(tmp_path / "image")
 
-    def test_blobs_that_images_share_are_asked_for_once(self, tmp_path: Path) -> None:
+    def test_blobs_that_images_share_are_requested_once(self, tmp_path: Path) -> None:
         oci_layout.write(tmp_path / "image", [1000, 2000, 2000], ["amd64", "arm64", "s390x"])
         server = Faulty()
         with serving_app(server) as root:
@@ -1053,7 +1059,7 @@ class TestIndexes:
         for method in "HEAD", "GET":
             assert max(Counter(server.asked(method)).values()) == 1
 
-    def test_a_manifest_that_is_a_layer_as_well_is_pushed_as_both(self, tmp_path: Path) -> None:
+    def test_a_manifest_that_is_also_a_layer_is_pushed_as_both(self, tmp_path: Path) -> None:
         oci_layout.write(tmp_path, [10], ["amd64"])
         layout = Layout(tmp_path)
         one = {key: layout.descriptor("v1")[key] for key in ("mediaType", "digest", "size")}
@@ -1067,7 +1073,9 @@ class TestIndexes:
         assert files_of(tmp_path / "back") == files_of(tmp_path)
 
     @pytest.mark.parametrize("action", ["push", "pull"])
-    def test_a_great_depth_is_an_error_not_a_crash(self, tmp_path: Path, action: str) -> None:
+    def test_deeply_nested_indexes_are_an_error_not_a_crash(
+        self, tmp_path: Path, action: str
+    ) -> None:
         nested(tmp_path, 1200, 1)
 
         def stored(request: Request) -> Response:
@@ -1097,7 +1105,7 @@ class TestDamage:
         )
 
     @pytest.mark.parametrize("kind", ["edited", "cut off", "empty"])
-    def test_what_is_damaged_in_the_layout_is_not_pushed(self, image: Layout, kind: str) -> None:
+    def test_damaged_content_in_the_layout_is_not_pushed(self, image: Layout, kind: str) -> None:
         server = Faulty()
         for path in list((image.root / "blobs" / "sha256").iterdir()):
             original = path.read_bytes()
@@ -1107,7 +1115,7 @@ class TestDamage:
             path.write_bytes(original)
         assert not [path for path in server.asked("PUT") if path.endswith("manifests/v1")]
 
-    def test_a_size_that_a_manifest_has_wrong_does_not_cut_off_a_blob(
+    def test_a_wrong_size_in_a_manifest_does_not_cut_off_a_blob(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("client.CHUNK", 100)
@@ -1119,7 +1127,7 @@ class TestDamage:
                 assert registry.has_blob(blob["digest"])
 
     @pytest.mark.parametrize("kind", ["edited", "cut off", "empty"])
-    def test_a_pull_repairs_what_is_damaged_in_the_layout(
+    def test_a_pull_repairs_damaged_content_in_the_layout(
         self, image: Layout, tmp_path: Path, kind: str
     ) -> None:
         back = tmp_path / "back"
@@ -1131,8 +1139,8 @@ class TestDamage:
             pull(Registry(root, "a"), V1, Layout(back))
         assert files_of(back) == files_of(image.root)
 
-    def test_a_second_pull_beside_it(self, image: Layout, tmp_path: Path) -> None:
-        """Of the same image and of another one, into one layout."""
+    def test_several_pulls_into_one_layout_at_once(self, image: Layout, tmp_path: Path) -> None:
+        """Two of them pull the same image, and one pulls another."""
 
         def slow(request: Request) -> Any:
             def dripping(response: Response) -> Response:
@@ -1174,7 +1182,7 @@ class TestDamage:
         assert list(back.rglob(".*")) == []
         assert max(Counter(server.asked("GET")).values()) <= 3
         blobs = Counter(one for one in server.asked("GET") if "/blobs/" in one)
-        assert set(blobs.values()) == {1}  # what one pull has fetched, the other finds
+        assert set(blobs.values()) == {1}  # one pull finds what another has fetched
 
     def test_a_pull_goes_on_where_it_broke_off(self, tmp_path: Path) -> None:
         content = os.urandom(3_000_000)
@@ -1191,7 +1199,9 @@ class TestDamage:
     @pytest.mark.parametrize(
         "wrong", [b"x" * 1000, b"x" * 3_000_000, b"x" * 4_000_000], ids=["part", "whole", "more"]
     )
-    def test_a_part_that_is_wrong_is_replaced(self, tmp_path: Path, wrong: bytes) -> None:
+    def test_wrong_content_from_an_earlier_pull_is_replaced(
+        self, tmp_path: Path, wrong: bytes
+    ) -> None:
         content = os.urandom(3_000_000)
         with serving_app(Faulty()) as root:
             blob = put_blob(root, content)
@@ -1211,7 +1221,9 @@ class TestDamage:
             lambda content: Response(status=416),
         ],
     )
-    def test_what_answers_a_range(self, tmp_path: Path, answer: Any) -> None:
+    def test_any_response_to_a_range_ends_in_the_right_content(
+        self, tmp_path: Path, answer: Any
+    ) -> None:
         content = b"0123456789" * 1000
         blob: dict[str, Any] = {"digest": digest_of(content), "size": len(content)}
         part_in(tmp_path, blob["digest"]).write_bytes(content[:500])
@@ -1220,13 +1232,13 @@ class TestDamage:
             assert download(root, blob, tmp_path) == content
         assert len(server.requests) <= 2
 
-    def test_a_range_that_was_not_asked_for_is_named(self, tmp_path: Path) -> None:
+    def test_a_range_that_was_not_requested_is_an_error_that_names_it(self, tmp_path: Path) -> None:
         blob: dict[str, Any] = {"digest": digest_of(b"right"), "size": 5}
         answer = Response(b"ight", 206, {"Content-Range": "bytes 1-4/5"})
         with serving_app(answer) as root, pytest.raises(ValueError, match="start at 0, not 1"):
             download(root, blob, tmp_path)
 
-    def test_what_has_come_is_kept_while_there_is_no_token(self, tmp_path: Path) -> None:
+    def test_a_partial_blob_is_kept_if_no_token_can_be_had(self, tmp_path: Path) -> None:
         def registry(request: Request) -> Response:
             if request.path == "/token":
                 return Response("<html>Log in to this network.</html>")
@@ -1250,7 +1262,9 @@ class TestDamage:
             Response(status=300),
         ],
     )
-    def test_what_is_not_the_blob_is_not_kept(self, tmp_path: Path, answer: Response) -> None:
+    def test_content_that_is_not_the_blobs_is_not_kept(
+        self, tmp_path: Path, answer: Response
+    ) -> None:
         blob: dict[str, Any] = {"digest": digest_of(b"right"), "size": 5}
         server = Faulty(lambda request: answer)
         with serving_app(server) as root, pytest.raises((ValueError, errors.RegistryError)):
@@ -1258,16 +1272,14 @@ class TestDamage:
         assert len(server.requests) == 1
         assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) == 0
 
-    def test_a_blob_that_ends_early_without_an_error(
-        self, tmp_path: Path, waits: list[float]
-    ) -> None:
+    def test_a_blob_that_ends_early_is_an_error(self, tmp_path: Path, waits: list[float]) -> None:
         """Without a ``Content-Length``, the end of the connection is the end of the body."""
         blob: dict[str, Any] = {"digest": digest_of(b"right"), "size": 5}
         server = Faulty(lambda request: Response(iter([b"rig"])))
         with serving_app(server) as root, pytest.raises(OSError, match="must have 5 bytes, not 3"):
             download(root, blob, tmp_path)
 
-    def test_a_body_that_does_not_end_is_cut_off(self, tmp_path: Path) -> None:
+    def test_an_endless_body_is_cut_off(self, tmp_path: Path) -> None:
         sent = []
 
         def endless(environ: Any, start_response: Any) -> Any:
@@ -1293,7 +1305,7 @@ class TestDamage:
                         call()
                     assert len(sent) < 100
 
-    def test_a_manifest_that_is_not_the_digests(self, tmp_path: Path) -> None:
+    def test_a_manifest_with_another_digest_is_refused(self, tmp_path: Path) -> None:
         lies = Response(b"{}", headers={"Docker-Content-Digest": SHA256})
         with serving_app(lies) as root:
             for reference in f"a@{SHA256}", "a:v1":
@@ -1313,7 +1325,7 @@ class TestDamage:
         ],
         ids=lambda content: str(content)[:20],
     )
-    def test_a_manifest_that_is_none_is_an_error_not_a_crash(
+    def test_a_malformed_manifest_is_an_error_not_a_crash(
         self, tmp_path: Path, content: bytes
     ) -> None:
         with serving_app(Response(content, content_type=IMAGE_MANIFEST)) as root:
@@ -1329,7 +1341,7 @@ class TestDamage:
             {"Content-Type": "application/vnd.docker.distribution.manifest.v1+prettyjws"},
         ],
     )
-    def test_headers_that_lie_are_an_error_not_a_crash(
+    def test_wrong_headers_of_a_manifest_are_an_error_not_a_crash(
         self, tmp_path: Path, headers: dict[str, str]
     ) -> None:
         with serving_app(Response(b"{}", headers=headers)) as root:
@@ -1337,7 +1349,7 @@ class TestDamage:
 
 
 class TestLayout:
-    def test_a_tag_does_not_take_anothers_place(self, tmp_path: Path) -> None:
+    def test_adding_a_tag_keeps_the_other_tags(self, tmp_path: Path) -> None:
         layout = Layout(tmp_path)
         one = {"mediaType": "x/y", "digest": SHA256, "size": 2}
         other = {**one, "digest": SHA256.replace("0", "1")}
@@ -1348,7 +1360,9 @@ class TestLayout:
         assert len(json.loads((tmp_path / "index.json").read_text())["manifests"]) == 2
 
     @pytest.mark.parametrize("digest", ["md5:00", "shake_128:00", "../../x:y", "sha256:..", "x"])
-    def test_a_digest_that_cannot_be_checked_is_no_path(self, tmp_path: Path, digest: str) -> None:
+    def test_a_digest_that_cannot_be_verified_is_refused_as_a_path(
+        self, tmp_path: Path, digest: str
+    ) -> None:
         with pytest.raises(ValueError, match=r"digest .*must"):
             Layout(tmp_path).blob(digest)
 
@@ -1359,12 +1373,14 @@ class TestLayout:
             f'{{"manifests": [{{"mediaType": "a", "digest": "{SHA256}", "size": 1, "annotations": 3}}]}}',
         ],
     )
-    def test_what_is_no_layout_is_named(self, tmp_path: Path, index: str) -> None:
+    def test_a_malformed_layout_is_an_error_that_says_what_is_wrong(
+        self, tmp_path: Path, index: str
+    ) -> None:
         (tmp_path / "index.json").write_text(index)
         said = run_client("push", "127.0.0.1:9/a:v1", tmp_path, fails=True)
         assert re.search("must (be|have)", said)
 
-    def test_a_file_that_is_missing(self, tmp_path: Path) -> None:
+    def test_a_missing_file_of_the_layout_is_an_error(self, tmp_path: Path) -> None:
         oci_layout.write(tmp_path, [10], ["amd64"])
         manifest = Layout(tmp_path).descriptor("v1")
         for name in files_of(tmp_path):

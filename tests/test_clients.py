@@ -29,7 +29,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield host
 
 
-def test_skopeo_sync(registry: str, tmp_path: Path) -> None:
+def test_skopeo_syncs(registry: str, tmp_path: Path) -> None:
     image = tmp_path / "image"
     oci_layout.write(image, [20_000], ["amd64"])
     for tag in "v1", "v2":
@@ -47,7 +47,9 @@ def test_skopeo_sync(registry: str, tmp_path: Path) -> None:
     assert "synced" in str(requests.get(f"http://{registry}/v2/_catalog", timeout=10).json())
 
 
-def test_oras(registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oras_pushes_and_pulls(
+    registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("artifact.txt").write_text("hello\n")
     client = oras.client.OrasClient(hostname=registry, insecure=True)
@@ -58,7 +60,7 @@ def test_oras(registry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert Path(pulled).read_text() == "hello\n"
 
 
-def test_python_dxf(registry: str, tmp_path: Path) -> None:
+def test_python_dxf_pushes_pulls_and_deletes(registry: str, tmp_path: Path) -> None:
     content = os.urandom(3_000_000)
     blob = tmp_path / "blob"
     blob.write_bytes(content)
@@ -81,7 +83,7 @@ def pulled_by(dxf: DXF, digest: str) -> bytes:
     return b"".join(blocks)
 
 
-def test_debians_registry_as_a_pull_through_cache(registry: str, tmp_path: Path) -> None:
+def test_debians_registry_is_a_pull_through_cache_of_it(registry: str, tmp_path: Path) -> None:
     image, back = tmp_path / "image", tmp_path / "back"
     oci_layout.write(image, [300_000, 1], ["amd64"], seed=1)
     skopeo("copy --dest-tls-verify=false", f"oci:{image}:v1", f"docker://{registry}/cached/a:v1")
@@ -93,14 +95,14 @@ def test_debians_registry_as_a_pull_through_cache(registry: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("program", ["buildah", "podman"])
-def test_buildah_and_podman(registry: str, tmp_path: Path, program: str) -> None:
+def test_buildah_and_podman_push_and_pull(registry: str, tmp_path: Path, program: str) -> None:
     found = shutil.which(program)
     if found is None:
         pytest.skip(f"{program} is not installed (Debian: apt install {program})")
     image, back = tmp_path / "image", tmp_path / "back"
     oci_layout.write(image, [50_000, 10], ["amd64"], seed=2)
     remote = f"docker://{registry}/{program}/a:v1"
-    with tempfile.TemporaryDirectory() as short:  # podman wants a short path
+    with tempfile.TemporaryDirectory() as short:  # podman needs a short path
         storage = ["--root", f"{short}/root", "--runroot", f"{short}/run"]
 
         def run(*arguments: str) -> str:
@@ -122,7 +124,7 @@ def test_buildah_and_podman(registry: str, tmp_path: Path, program: str) -> None
     assert returned["rootfs"] == original["rootfs"]
 
 
-def test_our_own_client(registry: str, tmp_path: Path) -> None:
+def test_the_example_client_pushes_and_pulls(registry: str, tmp_path: Path) -> None:
     image, back = tmp_path / "image", tmp_path / "back"
     oci_layout.write(image, [9_000_000, 0], ["amd64", "arm64"], seed=3)
     for action, layout in ("push", image), ("pull", back):

@@ -1,4 +1,4 @@
-"""`examples/collection.py`: what it deletes, what it keeps, and what happens beside it."""
+"""`examples/collection.py`: what it deletes, what it keeps, and what may happen meanwhile."""
 
 import json
 import os
@@ -72,7 +72,7 @@ class Registry:
 
 
 def collect(storage: ObjectStorage, older_than: float = -1) -> Collection:
-    """By default, of any age: also what a clock has just written."""
+    """Collect content of any age by default, even what was written at this moment."""
     collection = Collection(storage, older_than)
     collection.delete()
     return collection
@@ -85,7 +85,7 @@ def test_it_deletes_what_no_manifest_needs(storage: ObjectStorage) -> None:
     assert registry.mount(b"mounted", "a", "b") == registry.mount(b"layer", "a", "c") == 201
     assert registry.manifest(manifest_of(b"layer")) == 201
     assert registry.manifest(manifest_of(b"mounted"), "b") == 201
-    # Of a list that has layers where manifests are, as BuildKit pushes its caches; with escapes.
+    # An index that lists layers as manifests, as BuildKit pushes its caches; with JSON escapes.
     cache = json.dumps({"manifests": [{"digest": digest_of(b"subject's")}]})
     assert registry.manifest(cache.replace("sha", "\\u0073ha").encode(), tag="v2") == 201
     registry.client.delete(f"/v2/a/blobs/{digest_of(b'deleted')}")
@@ -112,7 +112,7 @@ def test_it_deletes_what_no_manifest_needs(storage: ObjectStorage) -> None:
     }
     assert there == {("a", b"layer"), ("a", b"subject's"), ("b", b"mounted")}
     assert all(line.startswith("0 ") for line in collect(storage).summary())
-    # What is gone can be pushed again.
+    # What was deleted can be pushed again.
     assert registry.manifest(manifest_of(b"unneeded")) == 404
     assert registry.blob(b"unneeded") == registry.manifest(manifest_of(b"unneeded")) == 201
     assert not list(storage.names("condemned/"))
@@ -160,7 +160,7 @@ def test_what_is_being_written_is_left_alone_however_young_the_rest_may_be(tmp_p
 
 
 class Interrupted:
-    """A store of obstore's; before one of its calls, of the method if it is named, something else happens."""
+    """A store of obstore that calls a function before one of the calls (of the method `name`)."""
 
     def __init__(self, store: Any, at: int, act: Callable[[], Any], name: str = "") -> None:
         self.store, self.at, self.act, self.calls, self.name = store, at, act, 0, name
@@ -255,7 +255,7 @@ def test_a_collection_that_is_killed_refuses_pushes_for_a_while(
     assert registry.has(b"layer")
 
 
-def test_a_collection_that_was_interrupted_for_too_long_deletes_nothing_more(
+def test_a_collection_that_was_suspended_for_too_long_deletes_nothing_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     storage = ObjectStorage(MemoryStore())
@@ -271,19 +271,19 @@ def test_a_collection_that_was_interrupted_for_too_long_deletes_nothing_more(
 
 
 @pytest.mark.parametrize(("text", "expected"), [("0s", 0), ("90m", 5400), ("24h", 86400), ("7d", 604800)])  # fmt: skip
-def test_times_have_a_unit(text: str, expected: float) -> None:
+def test_an_age_is_read_with_its_unit(text: str, expected: float) -> None:
     assert seconds(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "24", "h", "-1h", "1.5h", "24h\n", "٣h", "24 h", "1w"])
-def test_other_times_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_malformed_age_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         collection.main(["--storage", "x", f"--older-than={text}"])
     assert raised.value.code == 2
     assert "must be a number with s, m, h or d" in capsys.readouterr().err
 
 
-# Beside a registry at work.
+# While a registry is at work.
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -299,7 +299,7 @@ def test_pushes_race_with_collections(
     if kind == "s3":
         request.getfixturevalue("s3")
     place = f"s3://images/{tmp_path.name}" if kind == "s3" else str(tmp_path / "data")
-    layers = [os.urandom(1000) for _ in range(6)]  # that several push, again and again
+    layers = [os.urandom(1000) for _ in range(6)]  # several clients push these again and again
     kept: set[tuple[str, bytes]] = set()
     wrong: list[str] = []
     refused = 0
@@ -313,7 +313,7 @@ def test_pushes_race_with_collections(
             manifest = json.loads(manifest_of(layer)) | {"annotations": {"x": str(chosen.random())}}
             content = json.dumps(manifest).encode()
             blob = f"{root}/v2/{name}/blobs/{digest_of(layer)}"
-            for _ in range(200):  # as clients do, and they try again
+            for _ in range(200):  # what a client does, until the registry accepts the manifest
                 if requests.head(blob, timeout=20).status_code == 404:
                     query = {"digest": digest_of(layer)}
                     uploads = f"{root}/v2/{name}/blobs/uploads/"
@@ -327,10 +327,10 @@ def test_pushes_race_with_collections(
                     wrong.append(put.text)
                 time.sleep(0.01)
             else:
-                wrong.append("trying again did not mend it")
+                wrong.append("trying again did not help")
             if requests.get(blob, timeout=20).content != layer:
                 wrong.append(f"{blob} is lost")
-            if chosen.random() < 0.7:  # so that a layer is needed by nobody again
+            if chosen.random() < 0.7:  # so that no manifest needs the layer any more
                 requests.delete(manifests + digest_of(content), timeout=20)
             else:
                 kept.add((name, content))
@@ -363,7 +363,9 @@ def test_pushes_race_with_collections(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["directory", "s3"])
-def test_the_command(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_the_command_deletes_what_the_dry_run_lists(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     if kind == "s3":
         request.getfixturevalue("s3")
     place = f"s3://images/{tmp_path.name}" if kind == "s3" else str(tmp_path / "data")

@@ -1,16 +1,26 @@
 """`python -m registry_routes`, and the script of the same."""
 
+import inspect
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import pytest
 import requests
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from registry_routes import OCI_1_1, URLBuilder
 from registry_routes.__main__ import main
-from registry_routes.routes import DIALECTS
+from registry_routes.routes import DIALECTS, Route
 
 from .nasty import SHA256
 from .servers import free_port
@@ -106,6 +116,19 @@ def run(capsys: pytest.CaptureFixture[str], command: str) -> tuple[int, str]:
         ("build --reference nginx:1.27 --root /", ["/v2/library/nginx/manifests/1.27"]),
         ("build --reference a_b.com/x --root http://h", ["http://h/v2/a_b.com/x/manifests/latest"]),
         (
+            f"build blob-upload name=a mount={SHA256} from=b/c",
+            [f"/v2/a/blobs/uploads/?mount={SHA256.replace(':', '%3A')}&from=b%2Fc"],
+        ),
+        (
+            f"build referrers name=a digest={SHA256} artifactType=x n=5 next_page=y next_page=z",
+            [f"/v2/a/referrers/{SHA256}?artifactType=x&n=5&next_page=y&next_page=z"],
+        ),
+        ("build extension extension=a component=b module=c", ["/v2/_a/b/c"]),
+        (
+            "build --root http://h --prefix /r extension module=c extension=a component=b name=q/r",
+            ["http://h/r/v2/q/r/_a/b/c"],
+        ),
+        (
             f"build manifest name=a digest={SHA256} tag=v1 tag=v2 tag=v3",
             [
                 f"/v2/a/manifests/{SHA256}?tag=v1&tag=v2&tag=v3",
@@ -141,7 +164,7 @@ def test_what_is_printed(
         ("build --prefix r base", "prefix 'r' must start with '/'"),
         ("build --reference localhost/A", "repository name 'A' must be lowercase"),
         ("build --reference=", "repository name '' must not be empty"),
-        ("build --reference a_b.com/x", "domain 'a_b.com' must have no characters but"),
+        ("build --reference a_b.com/x", "domain 'a_b.com' must contain only"),
         (
             "build --dialect docker-1.5 --reference localhost/app",
             "repository name 'app' must have two to five components",
@@ -151,7 +174,22 @@ def test_what_is_printed(
             "Could not build url for endpoint 'manifest' with values ['digest', 'name']",
         ),
         ("build --reference nginx --root h", "root 'h' must be a URL of http or https"),
-        ("build nothing", "Could not build url for endpoint 'nothing'"),
+        ("build nothing", "endpoint 'nothing' must be one of the dialect's, such as 'base' or"),
+        ("build tag name=a", "endpoint 'tag' must be one of the dialect's, such as 'tags'"),
+        ("build --dialect docker-1.5 referrers", "endpoint 'referrers' must be one of the"),
+        ("build tags nam=a", "endpoint 'tags' must be built with name, not with nam alone"),
+        ("build tags name=a name=b", "name must be given once"),
+        ("build tags name=a n=-1", "n '-1' must be a whole number, 0 or more"),
+        ("build tags name=a n=1 n=2", "n must be given once"),
+        ("build catalog n=٣", "n '٣' must be a whole number, 0 or more"),
+        ("build blob-upload name=a digest=x", "digest 'x' must have an algorithm"),
+        (f"build blob-upload name=a mount={SHA256} from=B", "repository name 'B' must be lower"),
+        ("build blob-upload name=a digest-algorithm=SHA", "digest algorithm 'SHA' must be"),
+        ("build blob-upload-chunk name=a uuid=x digest=y", "digest 'y' must have an algorithm"),
+        (f"build manifest name=a digest={SHA256} tag=.x", "tag '.x' must start with a letter"),
+        ("build manifest name=a digest=latest", "digest 'latest' must have an algorithm"),
+        ("build manifest name=a tag=a:b", "tag 'a:b' must contain only a-z, A-Z, 0-9"),
+        ("build blob-upload name=a from_=b", "parameter 'from_' must be written 'from'"),
         ("match /elsewhere", "URL '/elsewhere' must be under the API, '/v2/'"),
         ("match --prefix /r /v2/", "URL '/v2/' must be under the API, '/r/v2/'"),
         ("match PUT", "URL 'PUT' must be a URL of http or https, or a path that starts with '/'"),
@@ -275,3 +313,183 @@ def test_a_registry_in_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("port", ["-1", "65536"])
 def test_a_port_that_there_is_not(capsys: pytest.CaptureFixture[str], port: str) -> None:
     assert run(capsys, f"serve --port={port}") == (1, f"port {port} must be 0 to 65535\n")
+
+
+# What `build` takes.
+
+
+@pytest.mark.parametrize(
+    ("command", "url", "note"),
+    [
+        ("tags name=a lsat=x", "/v2/a/tags/list?lsat=x", "'lsat' is not one of 'tags': is 'last'"),
+        (
+            f"referrers name=a digest={SHA256} artifact-type=x",
+            f"/v2/a/referrers/{SHA256}?artifact-type=x",
+            "'artifact-type' is not one of 'referrers': is 'artifactType'",
+        ),
+        ("blob-upload name=a form=b", "/v2/a/blobs/uploads/?form=b", "is 'from'"),
+        ("tags name=a page_token=x", "/v2/a/tags/list?page_token=x", None),
+    ],
+)
+def test_a_misspelt_parameter_is_told_as_registries_may_have_their_own(
+    capsys: pytest.CaptureFixture[str], command: str, url: str, note: str | None
+) -> None:
+    assert main(["build", *command.split()]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{url}\n"
+    assert captured.err.count("\n") == (note is not None)
+    assert (note or "") in captured.err
+
+
+def test_the_help_of_build_has_what_each_endpoint_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["build", "--help"])
+    _, _, listed = capsys.readouterr().out.partition("what the endpoints take")
+    lines = [line.split() for line in listed.splitlines()[1:]]
+    assert len(lines) == len(OCI_1_1.routes)
+    for route, (endpoint, *names) in zip(OCI_1_1.routes, lines, strict=True):
+        assert endpoint == route.endpoint
+        assert [one for one in names if "[" not in one] == list(OCI_1_1.variables(route))
+        method = getattr(URLBuilder, endpoint.replace("-", "_"))
+        taken = " ".join(names)
+        for name, parameter in inspect.signature(method).parameters.items():
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                spelt = "artifactType" if name == "artifact_type" else name.strip("_")
+                assert re.search(rf"\b{spelt.replace('_', '-')}\b", taken)
+
+
+@pytest.mark.parametrize("route", OCI_1_1.routes, ids=lambda route: route.path)
+def test_each_parameter_that_the_help_names_is_taken(
+    capsys: pytest.CaptureFixture[str], route: Route
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["build", "--help"])
+    listed = capsys.readouterr().out.partition("what the endpoints take")[2].splitlines()[1:]
+    names = listed[OCI_1_1.routes.index(route)].split()[1:]
+    values = dict.fromkeys(["digest", "mount"], SHA256) | {"n": "5", "digest-algorithm": "sha512"}
+    pairs = [f"{name}={values.get(name, 'x')}" for name in (one.strip("[]") for one in names)]
+    assert main(["build", route.endpoint, *pairs]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    for name in names:
+        assert f"{name.strip('[]')}=" in captured.out or "[" not in name
+
+
+# What is printed cannot be forged.
+
+
+def output_of(*command: str) -> tuple[int, str]:
+    """The exit status, and all that is printed."""
+    printed = StringIO()
+    with redirect_stdout(printed), redirect_stderr(printed):
+        return main(command), printed.getvalue()
+
+
+TEXT = st.text(st.sampled_from("a\n\r\x1b\x7f\x85\u2028\u202e\u200f\\'é:/.") | st.characters())
+
+
+@settings(max_examples=25)
+@given(TEXT.filter(lambda text: "/" not in text and text not in ("", ".", "..")))
+def test_a_value_is_one_line_whatever_is_in_it(upload_id: str) -> None:
+    path = f"/v2/a/b/blobs/uploads/{quote(upload_id, errors='replace')}"
+    status, printed = output_of("match", "--dialect", "docker-1.5", "PUT", path)
+    assert status == 0
+    lines = printed.split("\n")
+    assert [line.split("  ")[0] for line in lines] == ["endpoint", "name", "uuid", "scopes", ""]
+    assert "".join(lines).isprintable()
+
+
+@settings(max_examples=25)
+@given(TEXT, st.sampled_from(["match", "build", "tags", "prefix", "root", "reference", "dialect"]))
+def test_a_message_is_one_line_whatever_is_in_it(text: str, place: str) -> None:
+    commands = {
+        "match": ["match", f"/v2/{quote(text, errors='replace')}/tags/list"],
+        "build": ["build", "--", text],
+        "tags": ["build", "tags", f"name={text}", f"last={text}", f"{text}=x"],
+        "prefix": ["match", f"--prefix={text}", "/v2/"],
+        "root": ["build", f"--root={text}", "base"],
+        "reference": ["build", f"--reference={text}"],
+        "dialect": ["routes", f"--dialect={text}"],
+    }
+    try:
+        status, printed = output_of(*commands[place])
+    except SystemExit:
+        return  # the same message, after the usage: see below
+    assert printed.replace("\n", "").isprintable()
+    assert printed.count("\n") <= (2 if status else 4)  # a note and an error, or a match
+
+
+def test_the_errors_of_the_command_line_itself_are_escaped(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["match", "/v2/", "/v2/", "\x1b[2J\u202e"])
+    assert r"\x1b[2J\u202e" in capsys.readouterr().err.splitlines()[-1]
+
+
+# As a program, with other programs.
+
+
+def run_program(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "registry_routes", *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        **options,
+    )
+
+
+def status_into(file: Any, command: str) -> int:
+    with redirect_stdout(file), file:
+        return main(command.split())
+
+
+@pytest.mark.parametrize(
+    "command", ["routes", "routes --format json", "match /v2/", "serve --port=0"]
+)
+def test_a_reader_that_has_gone_is_status_141(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert status_into(os.fdopen(writing, "w"), command) == 141
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        assert status_into(full, "routes") == 1
+    assert capsys.readouterr().err == "[Errno 28] No space left on device\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [("routes", 141), ("match /v2/", 141), ("serve --port 0", 141), ("build --help", 0)],
+)
+def test_a_reader_that_has_gone_is_no_traceback_at_the_end(command: str, status: int) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = run_program(*command.split(), stdout=writing)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (status, "")
+
+
+@pytest.mark.slow
+def test_the_head_of_the_routes_in_a_shell() -> None:
+    for shell in "head -1", "true", "tail -1":
+        command = f"set -o pipefail; {sys.executable} -m registry_routes routes | {shell}"
+        ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+        assert ended.stderr == ""
+        assert ended.returncode in (0, 141)
+
+
+@pytest.mark.slow
+def test_text_that_the_terminal_cannot_show_is_escaped() -> None:
+    environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = ["match", "--dialect", "docker-1.5", "/v2/a/b/blobs/uploads/%C3%A9"]
+    ended = run_program(*command, stdout=subprocess.PIPE, env=environ)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert r"uuid      \xe9" in ended.stdout

@@ -1,4 +1,4 @@
-"""Digests: made, checked block by block, and made into the tag that stands in for referrers."""
+"""Digests: made, verified block by block, and made into the tag of a referrers index."""
 
 import hashlib
 
@@ -15,7 +15,7 @@ ALGORITHMS = st.sampled_from(sorted(REGISTERED_ALGORITHMS))
 
 
 @given(st.binary(), ALGORITHMS)
-def test_a_digest_is_the_hash_with_its_name(content: bytes, algorithm: str) -> None:
+def test_a_digest_is_the_algorithm_and_the_hash(content: bytes, algorithm: str) -> None:
     digest = digest_of(content, algorithm)
     assert digest == f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
     assert DIGEST.fits(digest)
@@ -23,16 +23,14 @@ def test_a_digest_is_the_hash_with_its_name(content: bytes, algorithm: str) -> N
     assert digest_of(memoryview(content), algorithm) == digest
 
 
-def test_a_digest_is_sha256_if_nothing_else_is_wanted() -> None:
+def test_the_default_algorithm_is_sha256() -> None:
     # FIPS 180-2, appendix B.1
     expected = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert digest_of(b"abc") == expected
 
 
 @given(st.lists(st.binary()), ALGORITHMS)
-def test_content_is_verified_in_whatever_blocks_it_comes(
-    blocks: list[bytes], algorithm: str
-) -> None:
+def test_content_is_verified_in_blocks_of_any_size(blocks: list[bytes], algorithm: str) -> None:
     verifier = Verifier(digest_of(b"".join(blocks), algorithm))
     for block in blocks:
         verifier.update(block)
@@ -55,12 +53,12 @@ def test_other_content_is_refused_and_both_digests_are_named(
     assert str(error.value) == f"content must have the digest {expected}, not {actual}"
 
 
-def test_no_content_at_all_is_refused_too() -> None:
+def test_empty_content_is_refused_too() -> None:
     with pytest.raises(DigestMismatch):
         Verifier(SHA256).verify()
 
 
-# hashlib knows many of them; a digest has an algorithm that is registered.
+# hashlib knows many of these, but the algorithm of a digest must be registered.
 @pytest.mark.parametrize(
     "algorithm", ["", "md5", "sha1", "sha384", "shake_128", "SHA256", "sha256 ", "x" * 100_000]
 )
@@ -72,13 +70,13 @@ def test_an_algorithm_that_is_not_registered_is_refused(algorithm: str) -> None:
 
 
 @pytest.mark.parametrize("digest", [one for one in DIGESTS.all if one not in (SHA256, SHA512)])
-def test_a_digest_that_cannot_be_checked_is_refused_before_any_content(digest: str) -> None:
+def test_a_digest_that_cannot_be_verified_is_refused_at_once(digest: str) -> None:
     with pytest.raises(ValueError, match="must") as error:
         Verifier(digest)
     assert not isinstance(error.value, DigestMismatch)
 
 
-# Of the specification's main branch, "Referrers Tag Schema".
+# From the main branch of the specification, "Referrers Tag Schema".
 EXAMPLES = {
     f"sha256:{'a' * 64}": f"sha256-{'a' * 64}",
     f"sha512:{'a' * 128}": f"sha512-{'a' * 64}",
@@ -90,12 +88,12 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize(("digest", "tag"), EXAMPLES.items())
-def test_the_specifications_own_referrers_tags(digest: str, tag: str) -> None:
+def test_the_examples_of_the_specification(digest: str, tag: str) -> None:
     assert referrers_tag(digest) == tag
 
 
 @given(st.from_regex(DIGEST.regex, fullmatch=True))
-def test_a_referrers_tag_is_a_tag_and_keeps_what_a_tag_can_hold(digest: str) -> None:
+def test_a_referrers_tag_is_a_tag_and_replaces_only_what_a_tag_cannot_have(digest: str) -> None:
     tag = referrers_tag(digest)
     assert TAG.fits(tag)
     algorithm, encoded = digest.split(":")

@@ -1,6 +1,7 @@
-"""What was acknowledged survives a power cut: on a file system of its own, whose image is copied.
+"""What was acknowledged survives a power cut.
 
-The copy is what a disk would have if the power were cut at that moment.
+The storage is on its own file system, whose image is copied: the copy has what a disk would have if
+the power were cut at that moment.
 """
 
 import json
@@ -31,7 +32,7 @@ def run(*command: object) -> None:
 @contextmanager
 def mounted(image: Path, place: Path) -> Iterator[Path]:
     place.mkdir(exist_ok=True)
-    # The kernel writes nothing by itself while the test runs, and no rename writes any content.
+    # So the kernel writes nothing by itself during the test, and a rename writes no content.
     run("mount", "-o", "loop,commit=300,noauto_da_alloc", image, place)
     try:
         yield place
@@ -57,14 +58,14 @@ def image(tmp_path: Path) -> Path:
 
 
 class Pushes:
-    """Pushes of each kind, and what has been acknowledged so far: a path, and its content."""
+    """Pushes of each kind, and what has been acknowledged so far, as paths and their content."""
 
     def __init__(self, storage: Any) -> None:
         self.client = Client(make_registry(storage))
         self.acknowledged: dict[str, bytes] = {}
 
     def blob(self, name: str, content: bytes, chunks: int) -> None:
-        """In so many chunks before the request that finishes it; if there are none, in one POST."""
+        """Push a blob in so many chunks and a request that finishes it, or, with 0, in one POST."""
         digest = digest_of(content)
         uploads = f"/v2/{name}/blobs/uploads/"
         if not chunks:
@@ -90,15 +91,15 @@ class Pushes:
         manifest = {"layers": [descriptor], "subject": subject, "annotations": {"note": note}}
         content = json.dumps(manifest).encode()
         path = f"/v2/{name}/manifests/"
-        # Until it is acknowledged, the tag may be either.
+        # Until this is acknowledged, the tag may point at either manifest.
         self.acknowledged.pop(path + tag, None)
         assert self.client.put(path + tag, data=content).status_code == 201
         self.acknowledged[path + tag] = self.acknowledged[path + digest_of(content)] = content
 
     def all(self) -> Iterator[Callable[[], None]]:
-        """Push after push, each to be called."""
+        """One push after another, as functions to call."""
         small, large = os.urandom(1000), os.urandom(1_500_000)
-        for _ in range(2):  # the second time, all is there already
+        for _ in range(2):  # the second time, everything is there already
             for chunks in range(3):
                 for content in small[chunks:], large[chunks:]:
                     yield partial(self.blob, f"library/r{chunks}", content, chunks)
@@ -110,7 +111,7 @@ class Pushes:
 
 
 def lost(pushes: Pushes, image: Path, tmp_path: Path) -> list[str]:
-    """The paths of what has been acknowledged and is not there after a power cut."""
+    """The paths of what has been acknowledged and is missing after a power cut."""
     copy = tmp_path / "copy"
     run("cp", "--sparse=always", image, copy)
     missing = []
@@ -132,17 +133,17 @@ def test_a_power_cut_after_a_push_loses_nothing(image: Path, tmp_path: Path) -> 
         assert len(pushes.acknowledged) == 13
 
 
-def test_a_power_cut_at_any_step_of_a_push_loses_nothing_that_was_there(
+def test_a_power_cut_at_any_step_of_a_push_loses_nothing_that_was_acknowledged(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The steps: before each thing that is synced, when what precedes it may be on the disk."""
+    """The power is cut before a sync, when all that was written before may be on the disk."""
     sync, steps = storage_module._sync, 0
 
     def cut_and_sync(path: str) -> None:
         nonlocal steps
         steps += 1
         if steps > 150 and steps % 3 == 0:
-            # Of what was not synced, a disk may have the names and not the content.
+            # A disk may have the names of files that were not synced, but not their content.
             descriptor = os.open(disk, os.O_RDONLY)
             os.fsync(descriptor)
             os.close(descriptor)
@@ -158,10 +159,11 @@ def test_a_power_cut_at_any_step_of_a_push_loses_nothing_that_was_there(
 
 
 @pytest.mark.parametrize("what", ["files", "directories"])
-def test_without_syncing_a_power_cut_would_be_noticed(
+def test_a_power_cut_without_syncing_is_noticed(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """On ext4 syncing any new file writes every directory: without files, only those count."""
+    """Either the files or the directories are not synced. (On ext4, syncing a new file also writes
+    the directories, but the rename comes later.)"""
     sync: Callable[[str], None] = storage_module._sync
 
     def other_sync(path: str) -> None:

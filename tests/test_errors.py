@@ -1,4 +1,4 @@
-"""The errors as responses, and as a client reads them."""
+"""The errors: as responses of a registry, and as a client reads them."""
 
 import copy
 import json
@@ -50,12 +50,12 @@ CODES: dict[str, tuple[int, type[exceptions.HTTPException]]] = {
 }
 
 
-def test_every_code_is_there() -> None:
+def test_every_error_code_has_an_exception() -> None:
     assert set(ERRORS) == set(CODES)
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_an_error_is_the_response_that_the_specification_has(code: str) -> None:
+def test_an_error_renders_the_response_of_the_specification(code: str) -> None:
     status, implied = CODES[code]
     error_class = ERRORS[code]
     assert error_class.__doc__
@@ -106,20 +106,20 @@ def test_a_challenge_is_quoted_and_read_back() -> None:
         'Bearer realm="https://a/t",service="s",scope="x:y:z w:v:u", Basic realm="b"',
     ],
 )
-def test_a_challenge_among_others(header: str) -> None:
+def test_the_bearer_challenge_is_found_among_others(header: str) -> None:
     [read] = parse_errors(401, b"", {"WWW-Authenticate": header})
     assert isinstance(read, Unauthorized)
     assert (read.realm, read.service, read.scope) == ("https://a/t", "s", "x:y:z w:v:u")
 
 
-def test_what_cannot_stand_in_a_header_or_in_json_is_made_to() -> None:
+def test_control_characters_and_details_outside_json_are_made_sendable() -> None:
     header = Unauthorized(realm="a\r\nX: y", scope=["b\n"]).get_response().headers
     assert header["WWW-Authenticate"] == 'Bearer realm="a X: y",scope="b"'
     body = errors.BlobUnknown(detail={"path": Path("x")}).get_body()
     assert json.loads(body)["errors"][0]["detail"] == {"path": "x"}
 
 
-def test_retry_after_and_allow() -> None:
+def test_retry_after_and_allow_are_written_and_read() -> None:
     for error_class in errors.TooManyRequests, errors.Unavailable:
         response = error_class(retry_after=30).get_response()
         assert response.headers["Retry-After"] == "30"
@@ -138,7 +138,7 @@ def test_retry_after_and_allow() -> None:
             [error] = parse_errors(response.status_code, "", {"Retry-After": value})
             assert isinstance(error, error_class)
             assert error.retry_after == read
-            # A client waits for any error.
+            # Any other error may have it too.
             assert parse_errors(502, "", {"Retry-After": value})[0].retry_after == read
     allow = Unsupported(valid_methods=["GET", "HEAD"]).get_response().headers["Allow"]
     assert allow == "GET, HEAD"
@@ -181,7 +181,7 @@ BODIES: dict[tuple[int, str], Read] = {
     (500, "[" * 100_000): (exceptions.InternalServerError, "UNKNOWN", "[" * 500),
     (404, "<HTML><TITLE>Not here</TITLE><p>nginx"): (exceptions.NotFound, "UNKNOWN", "Not here"),
     (400, '{"message": "no", "error": "x"}'): (exceptions.BadRequest, "UNKNOWN", "no"),
-    # A status whose headers say more than the code.
+    # Statuses whose headers say more than the code.
     (401, '{"errors": [{"code": "DENIED", "message": "no"}]}'): (
         *(errors.Unauthorized, "DENIED", "no"),
     ),
@@ -199,7 +199,7 @@ BODIES: dict[tuple[int, str], Read] = {
 
 
 @pytest.mark.parametrize(("response", "read"), BODIES.items(), ids=lambda x: str(x)[:30])
-def test_what_registries_really_send(response: tuple[int, str], read: Read) -> None:
+def test_bodies_that_registries_really_send_are_read(response: tuple[int, str], read: Read) -> None:
     status, body = response
     headers = {"WWW-Authenticate": 'Bearer realm="r"', "Retry-After": "7"}
     [error] = parse_errors(status, body.encode(), headers)
@@ -230,7 +230,7 @@ PASSED_ON = {
 @pytest.mark.parametrize("code", ["X", "DENIED", "UNAUTHORIZED"])
 @pytest.mark.parametrize("header", PASSED_ON)
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 416, 429, 500, 502, 503, 599])
-def test_a_proxy_can_raise_what_it_has_read(status: int, header: str, code: str) -> None:
+def test_an_error_that_was_read_can_be_passed_on(status: int, header: str, code: str) -> None:
     body = {"errors": [{"code": code, "message": "m", "detail": [1]}]}
     for values in [[value] for value in PASSED_ON[header]] + [PASSED_ON[header]]:
         headers = [(header.lower(), value) for value in values]
@@ -243,7 +243,7 @@ def test_a_proxy_can_raise_what_it_has_read(status: int, header: str, code: str)
     assert header not in error.get_response().headers
 
 
-def test_all_the_challenges_are_read_from_all_the_lines() -> None:
+def test_every_challenge_of_every_header_line_is_read() -> None:
     lines = ['Basic realm="r"', 'Bearer Realm="https://a/t",error=insufficient_scope']
     [error] = parse_errors(401, b"", {"www-authenticate": lines})
     assert isinstance(error, Unauthorized)
@@ -262,7 +262,7 @@ def test_an_error_says_why_the_token_is_not_enough() -> None:
     assert read.error == error.error
 
 
-def test_several_challenges_are_sent_in_a_line_each() -> None:
+def test_each_challenge_is_sent_in_its_own_line() -> None:
     basic = Challenge("basic", {"realm": "r"})
     for options in (
         {"headers": [("WWW-Authenticate", str(basic))]},
@@ -313,7 +313,7 @@ WITH_HEADERS: dict[str, Callable[[str], RegistryError]] = {
 
 
 @pytest.mark.parametrize("made", WITH_HEADERS)
-def test_whatever_is_in_a_header_can_be_sent(made: str) -> None:
+def test_hostile_text_in_a_header_is_made_sendable(made: str) -> None:
     for text in HOSTILE:
         error = WITH_HEADERS[made](text)
         app = validator(error_response(error))  # WSGI's own rules
@@ -326,7 +326,7 @@ def test_whatever_is_in_a_header_can_be_sent(made: str) -> None:
             assert value.isprintable() or text == "\x85"
 
 
-def test_a_realm_beyond_ascii_is_sent_as_a_url() -> None:
+def test_a_realm_outside_ascii_is_percent_encoded() -> None:
     for realm, sent in {
         "https://a/€?x=é%2f": "https://a/%E2%82%AC?x=%C3%A9%2f",
         "https://a/t?x=1&y=2": "https://a/t?x=1&y=2",
@@ -350,14 +350,14 @@ ENDPOINTS = {
 
 
 @pytest.mark.parametrize("endpoint", RouteName)
-def test_a_404_without_a_body_says_what_its_endpoint_implies(endpoint: RouteName) -> None:
+def test_a_404_without_a_body_gets_the_error_of_its_endpoint(endpoint: RouteName) -> None:
     wanted = ENDPOINTS[endpoint]
     for asked in endpoint, str(endpoint), f"registry.{endpoint}":
         [error] = parse_errors(404, endpoint=asked)
         assert type(error) is wanted
         assert (error.code, error.error_code) == (404, wanted.error_code)
         assert error.description == wanted.description
-    # Whatever says more than the endpoint counts.
+    # A body, a code or another status says more than the endpoint.
     body = b'{"errors": [{"code": "NAME_UNKNOWN"}]}'
     assert type(parse_errors(404, body, endpoint=endpoint)[0]) is errors.NameUnknown
     assert parse_errors(404, "404 page not found", endpoint=endpoint)[0].error_code == "UNKNOWN"
@@ -386,14 +386,14 @@ class Response:
         ((404, b"", "Allow: GET"), TypeError, "headers must be a mapping or pairs, not 'Allow"),
     ],
 )
-def test_what_is_no_response_is_refused(
+def test_arguments_that_are_not_a_response_are_refused(
     arguments: tuple[Any, ...], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=re.escape(message)):
         parse_errors(*arguments)
 
 
-def test_a_status_is_a_plain_number() -> None:
+def test_the_status_becomes_a_plain_int() -> None:
     [error] = parse_errors(HTTPStatus.NOT_FOUND)
     assert type(error.code) is int
 
@@ -429,7 +429,7 @@ def test_every_error_can_be_pickled_and_copied(copied: Callable[[Any], Any]) -> 
         assert type(other) is type(error)
         assert other.__dict__.keys() == error.__dict__.keys()
         for name, value in error.__dict__.items():
-            assert repr(other.__dict__[name]) == repr(value)  # NaN equals nothing
+            assert repr(other.__dict__[name]) == repr(value)  # NaN does not equal itself
         assert (str(other), repr(other)) == (str(error), repr(error))
         assert other.get_body() == error.get_body()
         assert other.get_headers() == error.get_headers()
@@ -455,7 +455,7 @@ CIRCULAR.append(CIRCULAR)
     ],
     ids=lambda value: str(type(value)),
 )
-def test_a_detail_that_json_does_not_have_is_written_as_a_string(detail: Any, written: Any) -> None:
+def test_a_detail_that_json_cannot_hold_is_written_as_a_string(detail: Any, written: Any) -> None:
     response = error_response([errors.BlobUnknown(detail=detail), errors.NameUnknown("none")])
     first, second = json.loads(response.get_data(), parse_constant=pytest.fail)["errors"]
     assert first["detail"] == written
@@ -463,7 +463,7 @@ def test_a_detail_that_json_does_not_have_is_written_as_a_string(detail: Any, wr
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_a_detail_that_is_not_json_is_not_passed_on(number: str) -> None:
+def test_nan_and_infinity_in_a_detail_are_not_passed_on(number: str) -> None:
     body = f'{{"errors": [{{"code": "DENIED", "message": "m", "detail": {{"a": {number}}}}}]}}'
     [error] = parse_errors(403, body)
     json.loads(error.get_body(), parse_constant=pytest.fail)
@@ -472,13 +472,13 @@ def test_a_detail_that_is_not_json_is_not_passed_on(number: str) -> None:
 
 
 @pytest.mark.parametrize("depth", range(100, 1001, 50))
-def test_a_detail_of_any_depth_is_answered(depth: int) -> None:
+def test_a_deeply_nested_detail_is_rendered(depth: int) -> None:
     body = '{"errors": [{"code": "DENIED", "detail": ' + "[" * depth + "]" * depth + "}]}"
     [error] = parse_errors(403, body)
     assert json.loads(error.get_body())["errors"][0]["code"] == "DENIED"
 
 
-def test_an_error_of_no_status_is_a_500() -> None:
+def test_an_error_without_a_status_is_a_500() -> None:
     class Mine(RegistryError, exceptions.Conflict):
         error_code = "MINE"
 
@@ -490,7 +490,7 @@ def test_an_error_of_no_status_is_a_500() -> None:
     )
 
 
-def test_what_else_a_body_says_is_the_detail() -> None:
+def test_json_without_errors_becomes_the_detail() -> None:
     content = {"details": "incorrect password", "more": 1}
     [error] = parse_errors(401, json.dumps(content))
     assert error.detail == content
@@ -524,7 +524,7 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 @example(401, b"", {"WWW-Authenticate": "Bearer"})
 @example(401, b"", {"WWW-Authenticate": 'Bearer realm="'})
 @example(429, b"", {"Retry-After": "٣"})
-def test_junk_never_raises(status: int, body: bytes, headers: dict[str, str]) -> None:
+def test_parsing_junk_never_raises(status: int, body: bytes, headers: dict[str, str]) -> None:
     found = parse_errors(status, body, headers)
     assert found
     for error in found:

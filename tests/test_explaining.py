@@ -1,4 +1,4 @@
-"""A miss says which value is malformed, and which rule it broke, as the registry's JSON."""
+"""The errors for paths that do not match: they name the malformed value and the rule it broke."""
 
 import json
 import time
@@ -30,7 +30,7 @@ def body_of(error: HTTPException) -> dict[str, Any]:
     return entry
 
 
-# Of each: a path, the error that comes of it, the value, and the rule it breaks.
+# A path, the error that it gets, the malformed value, and the rule that it breaks.
 MALFORMED: list[tuple[str, str, str, str]] = [
     *(
         (path.format(name), "NAME_INVALID", name, rule)
@@ -52,10 +52,10 @@ MALFORMED: list[tuple[str, str, str, str]] = [
             "a/-b": "have only components that start and end with a letter or a digit",
             "a./b": "have only components that start and end with a letter or a digit",
             "a..b": "separate alphanumerics by one '.', one or two '_', or any number of '-'",
-            "a b": "have no characters but a-z, 0-9, '.', '_', '-' and '/'",
-            "localhost:5000/a": "have no characters but a-z, 0-9, '.', '_', '-' and '/'",
-            "é": "have no characters but a-z, 0-9, '.', '_', '-' and '/'",
-            "a\n": "have no characters but a-z, 0-9, '.', '_', '-' and '/'",
+            "a b": "contain only a-z, 0-9, '.', '_', '-' and '/'",
+            "localhost:5000/a": "contain only a-z, 0-9, '.', '_', '-' and '/'",
+            "é": "contain only a-z, 0-9, '.', '_', '-' and '/'",
+            "a\n": "contain only a-z, 0-9, '.', '_', '-' and '/'",
             "a/manifests/B": "be lowercase",
         }.items()
     ),
@@ -72,7 +72,7 @@ MALFORMED: list[tuple[str, str, str, str]] = [
             f"sha256:{HEX.upper()}": "have 64 lowercase hexadecimal digits after 'sha256:'",
             f"sha512:{HEX}": "have 128 lowercase hexadecimal digits after 'sha512:'",
             "SHA256:abc": "have an algorithm of a-z and 0-9, separated by one '+', '.', '_' or '-'",
-            "md5:": "have after its first ':' one or more of a-z, A-Z, 0-9, '=', '_' and '-'",
+            "md5:": "have only a-z, A-Z, 0-9, '=', '_' and '-' after its first ':', and at least one",
         }.items()
     ),
     ("/v2/a/blobs/x", "DIGEST_INVALID", "x", "have an algorithm, ':' and an encoded hash"),
@@ -107,12 +107,12 @@ def test_a_malformed_value_is_named_with_the_rule_it_broke(
         (".hidden", "start with a letter, a digit or '_'"),
         ("-", "start with a letter, a digit or '_'"),
         ("été", "start with a letter, a digit or '_'"),
-        ("a+b", "have no characters but a-z, A-Z, 0-9, '.', '_' and '-'"),
-        ("latest\n", "have no characters but a-z, A-Z, 0-9, '.', '_' and '-'"),
+        ("a+b", "contain only a-z, A-Z, 0-9, '.', '_' and '-'"),
+        ("latest\n", "contain only a-z, A-Z, 0-9, '.', '_' and '-'"),
         ("t" * 129, "have at most 128 characters"),
     ],
 )
-def test_a_malformed_tag_is_unknown_or_cannot_be_put(tag: str, rule: str) -> None:
+def test_a_malformed_tag_is_400_for_put_and_404_otherwise(tag: str, rule: str) -> None:
     for method in "GET", "HEAD", "DELETE", "PUT":
         error = error_of(RegistryMap(), f"/v2/a/manifests/{tag}", method)
         put = method == "PUT"
@@ -125,7 +125,7 @@ def test_a_malformed_tag_is_unknown_or_cannot_be_put(tag: str, rule: str) -> Non
         }
 
 
-def test_an_empty_component_where_slashes_are_not_merged() -> None:
+def test_an_empty_component_is_malformed_if_slashes_are_not_merged() -> None:
     url_map = RegistryMap(merge_slashes=False)
     assert body_of(error_of(url_map, "/v2/a//b/tags/list"))["message"] == (
         "repository name 'a//b' must not have an empty component"
@@ -141,7 +141,9 @@ def test_an_empty_component_where_slashes_are_not_merged() -> None:
     ],
 )
 @pytest.mark.parametrize("prefix", ["", "/registry"])
-def test_under_the_prefix_but_no_route(path: str, prefix: str) -> None:
+def test_a_path_under_the_root_that_is_not_a_route_is_404_unsupported(
+    path: str, prefix: str
+) -> None:
     for method in "GET", "POST":
         error = error_of(RegistryMap(prefix=prefix), prefix + path, method)
         assert isinstance(error, NotFound)
@@ -150,14 +152,14 @@ def test_under_the_prefix_but_no_route(path: str, prefix: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/", "/v1/", "/v2x/", "/V2/", "/x/v2/", "/a/v2", "/v2/.."])
-def test_anywhere_else_the_error_is_werkzeugs_own(path: str) -> None:
+def test_elsewhere_the_error_is_werkzeugs_own(path: str) -> None:
     assert type(error_of(RegistryMap(), path)) is NotFound
     assert type(error_of(RegistryMap(prefix="/r"), f"/v2{path}")) is NotFound
     assert type(error_of(RegistryMap(rules=[Rule("/v1", endpoint="v1")]), "/v1/x")) is NotFound
 
 
 @pytest.mark.parametrize("path", ["/v2/_catalog", "/v2/_catalog/", "//v2/_catalog"])
-def test_a_method_that_a_route_does_not_take(path: str) -> None:
+def test_a_method_that_a_route_does_not_take_is_405_with_allow(path: str) -> None:
     error = error_of(RegistryMap(), path, "POST")
     assert isinstance(error, Unsupported)
     assert isinstance(error, MethodNotAllowed)
@@ -166,7 +168,7 @@ def test_a_method_that_a_route_does_not_take(path: str) -> None:
     assert set(error.get_response().headers["Allow"].split(", ")) == {"GET", "HEAD"}
 
 
-def test_the_longest_name_that_a_path_may_mean_is_the_one_complained_of() -> None:
+def test_the_error_is_about_the_longest_possible_name() -> None:
     for depth in 1, 2, 7, 50:
         name = "/".join(["a"] * depth + ["manifests", "A"])
         error = error_of(RegistryMap(), f"/v2/{name}/manifests/v1")
@@ -185,7 +187,7 @@ def test_the_longest_name_that_a_path_may_mean_is_the_one_complained_of() -> Non
         "_catalog",
     ],
 )
-def test_in_docker_1_5_each_is_a_404(path: str) -> None:
+def test_in_docker_1_5_every_malformed_value_is_a_404(path: str) -> None:
     for method in "GET", "PUT":
         error = error_of(RegistryMap(DOCKER_1_5), f"/v2/{path}", method)
         assert isinstance(error, NotFound)
@@ -202,7 +204,7 @@ def test_routes_that_are_added_again_have_werkzeugs_errors() -> None:
     assert type(error_of(url_map, "/plain/v2/x", subdomain="elsewhere")) is NotFound
 
 
-def test_values_with_newlines_are_of_the_api_as_well() -> None:
+def test_paths_with_newlines_belong_to_the_api_too() -> None:
     for path in "/v2/x\ny", "/v2/\n", "/v2/A\n/tags/list":
         assert isinstance(error_of(RegistryMap(), path), RegistryError)
 
@@ -211,8 +213,8 @@ def test_values_with_newlines_are_of_the_api_as_well() -> None:
     "shape",
     ["a/", "A/", "a", "/manifests/", "manifests/", "/blobs/uploads/", "a/_", "_a/b/", ":", "a/!/"],
 )
-def test_a_hostile_path_hangs_nothing(shape: str) -> None:
-    """The minute measures nothing: quadratic time would be hours, at 500 KB."""
+def test_a_hostile_path_takes_linear_time(shape: str) -> None:
+    """The limit of a minute is generous: in quadratic time, 500 KB would take hours."""
     adapter = RegistryMap().bind("registry.example")
     begun = time.monotonic()
     for end in "", "!", "/tags/list", "/manifests/!", "/blobs/x", "/_x/y/z!":

@@ -21,6 +21,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
+from registry_routes import OCI_1_1, RegistryApp, RegistryRequest
 from registry_routes.challenges import parse_challenges
 from registry_routes.digests import digest_of
 from registry_routes.scopes import Scope, parse_scopes
@@ -37,6 +38,10 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     options += ["--user", "alice:se:cret", "--user", "bob:other"]
     with example("gateway", directory / "log", *options) as host:
         yield host
+
+
+def passed(request: RegistryRequest, **values: str) -> Response:
+    return Response("passed")
 
 
 class TestGateway:
@@ -64,9 +69,15 @@ class TestGateway:
 
     # What passes, without a server.
 
+    def behind_a_gateway(self) -> RegistryApp:
+        app = RegistryApp()
+        for route in OCI_1_1.routes:
+            app.view(route.name)(passed)
+        app.before_request(Gateway(self.KEY))
+        return app
+
     def get(self, token: str | None, method: str = "GET", path: str = "/v2/a/tags/list") -> Any:
-        passed = Response("passed")
-        client = Client(Gateway(passed, self.KEY))
+        client = Client(self.behind_a_gateway())
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         return client.open(path, method=method, headers=headers)
 
@@ -206,7 +217,7 @@ class TestGateway:
         assert response.status_code == 401
 
     def test_the_token_server_is_where_the_gateway_is(self) -> None:
-        client = Client(DispatcherMiddleware(NotFound(), {"/pub": Gateway(Response(), self.KEY)}))
+        client = Client(DispatcherMiddleware(NotFound(), {"/pub": self.behind_a_gateway()}))
         challenge = client.get("/pub/v2/").headers["WWW-Authenticate"]
         assert 'realm="http://localhost/pub/token"' in challenge
         assert client.get("/pub/v2/", headers={"Host": "a b"}).status_code == 400

@@ -1,4 +1,4 @@
-"""Each grammar against the words of its specification, and what it says of a bad value."""
+"""Each grammar against its specification, and its messages for malformed values."""
 
 import os.path
 import re
@@ -14,7 +14,7 @@ from . import nasty, reference
 
 ALL = [value for value in vars(grammar).values() if isinstance(value, Grammar)]
 
-# The patterns as Docker 1.5.0 has them (registry/v2/regexp.go, digest/digest.go), less Go's \w.
+# The patterns of Docker 1.5.0 (registry/v2/regexp.go, digest/digest.go), without Go's \w.
 DOCKER_COMPONENT = "[a-z0-9]+(?:[._-][a-z0-9]+)*"
 DOCKER = {
     grammar.DOCKER_NAME: f"(?:{DOCKER_COMPONENT}/){{1,4}}{DOCKER_COMPONENT}",
@@ -63,7 +63,7 @@ def specified(kind: Grammar, value: str) -> bool:
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: f"{kind.kind} of {kind.source[:6]}")
 @given(value=values)
-def test_fits_what_the_specification_says(kind: Grammar, value: str) -> None:
+def test_a_grammar_fits_exactly_the_values_of_its_specification(kind: Grammar, value: str) -> None:
     assert kind.fits(value) == specified(kind, value)
     if kind.fits(value):
         assert kind.check(value) == value
@@ -87,17 +87,17 @@ def test_an_oci_value_never_leaves_a_directory(value: str) -> None:
             assert "\\" not in value
 
 
-# Every rule of every grammar, with a value that breaks it and no earlier one.
+# Every rule of every grammar, with a value that breaks this rule and none before it.
 BROKEN = [
     (grammar.NAME, "", "must not be empty"),
     (grammar.NAME, "a//b", "must not have an empty component"),
     (grammar.NAME, "/a", "must not have an empty component"),
     (grammar.NAME, "a/", "must not have an empty component"),
     (grammar.NAME, "Library/nginx", "must be lowercase"),
-    (grammar.NAME, "library/été", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
-    (grammar.NAME, "a\n", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
-    (grammar.NAME, "jre%2Fv17", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
-    (grammar.NAME, "A b", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
+    (grammar.NAME, "library/été", "must contain only a-z, 0-9, '.', '_', '-' and '/'"),
+    (grammar.NAME, "a\n", "must contain only a-z, 0-9, '.', '_', '-' and '/'"),
+    (grammar.NAME, "jre%2Fv17", "must contain only a-z, 0-9, '.', '_', '-' and '/'"),
+    (grammar.NAME, "A b", "must contain only a-z, 0-9, '.', '_', '-' and '/'"),
     (grammar.NAME, "..", "must have only components that start and end with a letter or a digit"),
     (grammar.NAME, "a/-b", "must have only components that start and end with a letter or a digit"),
     (grammar.NAME, "a_/b", "must have only components that start and end with a letter or a digit"),
@@ -108,7 +108,7 @@ BROKEN = [
     ),
     (grammar.TAG, "", "must not be empty"),
     (grammar.TAG, ".x", "must start with a letter, a digit or '_'"),
-    (grammar.TAG, "a b", "must have no characters but a-z, A-Z, 0-9, '.', '_' and '-'"),
+    (grammar.TAG, "a b", "must contain only a-z, A-Z, 0-9, '.', '_' and '-'"),
     (grammar.TAG, "x" * 129, "must have at most 128 characters"),
     (grammar.ALGORITHM, "SHA", "must be a-z and 0-9, separated by one '+', '.', '_' or '-'"),
     (grammar.DIGEST, "", "must not be empty"),
@@ -131,7 +131,7 @@ BROKEN = [
     (
         grammar.DIGEST,
         "md5:a.b",
-        "must have after its first ':' one or more of a-z, A-Z, 0-9, '=', '_' and '-'",
+        "must have only a-z, A-Z, 0-9, '=', '_' and '-' after its first ':', and at least one",
     ),
     (grammar.DOMAIN, "", "must not be empty"),
     *(
@@ -150,7 +150,7 @@ BROKEN = [
         (
             grammar.DOMAIN,
             domain,
-            "must have no characters but a-z, A-Z, 0-9, '.' and '-' before its port",
+            "must contain only a-z, A-Z, 0-9, '.' and '-' before its port",
         )
         for domain in ("☃.com", "a_b.com:80", "a[b", "a.com\n")
     ),
@@ -167,18 +167,18 @@ BROKEN = [
     (
         grammar.UPLOAD_ID,
         "a/b",
-        "must have no characters but a-z, A-Z, 0-9, '.', '_', '=' and '-'",
+        "must contain only a-z, A-Z, 0-9, '.', '_', '=' and '-'",
     ),
     (grammar.EXTENSION, "", "must not be empty"),
     (grammar.EXTENSION, "OCI", "must be lowercase"),
-    (grammar.EXTENSION, "a+b", "must have no characters but a-z, 0-9, '.', '_' and '-'"),
-    (grammar.EXTENSION, "a%2Fb", "must have no characters but a-z, 0-9, '.', '_' and '-'"),
+    (grammar.EXTENSION, "a+b", "must contain only a-z, 0-9, '.', '_' and '-'"),
+    (grammar.EXTENSION, "a%2Fb", "must contain only a-z, 0-9, '.', '_' and '-'"),
     (grammar.EXTENSION, "a--b", "must be a-z and 0-9, separated by one '.', '_' or '-'"),
     (grammar.DOCKER_NAME, "", "must not be empty"),
     (grammar.DOCKER_NAME, "a//b", "must not have an empty component"),
     (grammar.DOCKER_NAME, "A/b", "must be lowercase"),
-    (grammar.DOCKER_NAME, "a b", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
-    (grammar.DOCKER_NAME, "a%2Fb", "must have no characters but a-z, 0-9, '.', '_', '-' and '/'"),
+    (grammar.DOCKER_NAME, "a b", "must contain only a-z, 0-9, '.', '_', '-' and '/'"),
+    (grammar.DOCKER_NAME, "a%2Fb", "must contain only a-z, 0-9, '.', '_', '-' and '/'"),
     (
         grammar.DOCKER_NAME,
         "-a/b",
@@ -192,7 +192,8 @@ BROKEN = [
     (
         grammar.DOCKER_DIGEST,
         "a:b:c",
-        "must have on each side of one ':' only a-z, A-Z, 0-9, '-', '_', '+', '.'",
+        "must have one ':', with one or more of a-z, A-Z, 0-9, '-', '_', '+' and '.' before it,"
+        " and of these and '=' after it",
     ),
     (grammar.DOCKER_UPLOAD_ID, "", "must not be empty"),
     (grammar.DOCKER_UPLOAD_ID, "a/b", "must have no '/'"),
@@ -201,29 +202,31 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("kind", "value", "rule"), BROKEN)
-def test_a_bad_value_is_told_which_rule_it_broke(kind: Grammar, value: str, rule: str) -> None:
+def test_a_malformed_value_gets_the_rule_that_it_broke(
+    kind: Grammar, value: str, rule: str
+) -> None:
     assert kind.broken_rule(value) == rule
 
 
 @given(value=values)
-def test_lowercase_is_only_asked_of_what_has_no_forbidden_characters(value: str) -> None:
+def test_the_lowercase_rule_is_given_only_if_all_characters_are_allowed(value: str) -> None:
     for kind in ALL:
         if kind.broken_rule(value) == "must be lowercase":
-            assert "no characters but" not in (kind.broken_rule(value.lower()) or "")
+            assert "contain only" not in (kind.broken_rule(value.lower()) or "")
 
 
-def test_every_rule_is_in_the_table_above() -> None:
+def test_every_rule_has_an_example() -> None:
     told = {(kind, rule) for kind, _, rule in BROKEN}
     assert told == {(kind, rule) for kind in ALL for _, rule in kind.rules}
 
 
 @pytest.mark.parametrize("value", [3, 3.1, b"latest", None, ["latest"]])
-def test_a_value_that_is_no_string_is_refused(value: object) -> None:
+def test_a_value_that_is_not_a_string_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match=f"must be a string, not {type(value).__name__}"):
         grammar.TAG.check(value)
 
 
-def test_what_is_checked_is_a_plain_string() -> None:
+def test_check_returns_a_plain_string() -> None:
     class Loud(str):
         def __str__(self) -> str:
             return self.upper()
@@ -232,7 +235,7 @@ def test_what_is_checked_is_a_plain_string() -> None:
     assert (type(checked), checked) == (str, "v1")
 
 
-def test_a_huge_value_is_named_in_short() -> None:
+def test_a_message_shortens_a_huge_value() -> None:
     with pytest.raises(ValueError, match="must be lowercase") as error:
         grammar.NAME.check("A" * 1_000_000)
     assert len(str(error.value)) < 300
@@ -241,7 +244,7 @@ def test_a_huge_value_is_named_in_short() -> None:
 WELL_FORMED = ["library/nginx", "sha256", nasty.SHA256, "x"]
 
 
-def test_patterns_can_be_pasted() -> None:
+def test_a_pattern_works_inside_a_larger_one() -> None:
     for kind in ALL:
         assert re.compile(kind.pattern).groups == 0
         value = next(value for value in WELL_FORMED if kind.fits(value))

@@ -1,4 +1,4 @@
-"""The API's own headers: what is written is read back, and what registries really send is read."""
+"""The API's own headers: what is written can be read back, and so can what registries send."""
 
 import re
 import time
@@ -30,7 +30,7 @@ from registry_routes.headers import (
 SIZES = st.integers(0, 10**17)
 
 
-def test_a_manifest_of_any_kind_is_accepted_and_nothing_else() -> None:
+def test_all_types_of_manifests_are_accepted_and_nothing_else() -> None:
     accepted = [value for value, _ in parse_accept_header(ACCEPT_MANIFESTS)]
     assert sorted(accepted) == sorted(MANIFEST_MEDIA_TYPES)
     assert set(MANIFEST_MEDIA_TYPES) == {
@@ -48,7 +48,7 @@ def test_a_manifest_of_any_kind_is_accepted_and_nothing_else() -> None:
 @example(0)
 @example(1)
 @example(2)
-def test_what_the_status_says_is_how_far_the_upload_is(size: int) -> None:
+def test_the_range_of_an_upload_is_read_back(size: int) -> None:
     written = upload_range(size)
     assert re.fullmatch("0-[0-9]+", written)  # the specification's form
     for value in written, f"bytes={written}":
@@ -56,31 +56,31 @@ def test_what_the_status_says_is_how_far_the_upload_is(size: int) -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, "0-0", "0--1", "bytes=0-0", "bytes=0--1", "bytes 0-0"])
-def test_however_a_registry_says_that_it_has_nothing(nothing: str | None) -> None:
+def test_every_form_of_an_empty_upload_is_0_bytes(nothing: str | None) -> None:
     assert bytes_received(nothing) == 0
 
 
 @pytest.mark.parametrize(("value", "expected"), [("0-99 ", 100), ("Bytes=0-99", 100), ("0-1", 2)])
-def test_a_status_as_it_comes(value: str, expected: int) -> None:
+def test_other_forms_of_the_range_of_an_upload_are_read(value: str, expected: int) -> None:
     assert bytes_received(value) == expected
 
 
-NO_NUMBERS = ["", "x", "٣", "0x1", "1_000", "+1", "1.0", "5\n", "9" * 19, "9" * 5000]
+NOT_NUMBERS = ["", "x", "٣", "0x1", "1_000", "+1", "1.0", "5\n", "9" * 19, "9" * 5000]
 
 
 @pytest.mark.parametrize(
     "value",
     ["", "0", "0-", "-5", "0--2", "1-5", "5-9", "0-5/10", "00-5", "0 - 5", "bytes", "bytes=0-1,3-4"]
-    + [f"0-{number}" for number in NO_NUMBERS],
+    + [f"0-{number}" for number in NOT_NUMBERS],
 )
-def test_a_status_that_says_something_else_is_refused(value: str) -> None:
+def test_a_malformed_range_of_an_upload_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match=r"^Range '") as error:
         bytes_received(value)
     assert len(str(error.value)) < 200
 
 
 @pytest.mark.parametrize("size", [-1, -(10**20)])
-def test_no_upload_has_less_than_nothing(size: int) -> None:
+def test_a_negative_size_of_an_upload_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match=f"size {size} must be 0 or more"):
         upload_range(size)
 
@@ -89,7 +89,7 @@ def test_no_upload_has_less_than_nothing(size: int) -> None:
 
 
 @given(SIZES, SIZES.map(lambda size: size + 1))
-def test_a_chunks_range_is_read_back(start: int, size: int) -> None:
+def test_the_range_of_a_chunk_is_read_back(start: int, size: int) -> None:
     written = content_range(start, size)
     total = start + size
     for value in written, f"bytes {written}/*", f"bytes {written}/{total}", f"bytes={written}":
@@ -97,7 +97,7 @@ def test_a_chunks_range_is_read_back(start: int, size: int) -> None:
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=1))
-def test_chunks_one_after_another_leave_no_gap_and_end_where_the_status_does(
+def test_the_ranges_of_consecutive_chunks_leave_no_gap(
     sizes: list[int],
 ) -> None:
     sent = 0
@@ -109,7 +109,7 @@ def test_chunks_one_after_another_leave_no_gap_and_end_where_the_status_does(
 
 
 @pytest.mark.parametrize(("start", "size"), [(0, 0), (5, 0), (5, -1), (-1, 5), (-5, 5)])
-def test_a_chunk_that_no_range_can_say_is_refused(start: int, size: int) -> None:
+def test_an_empty_or_negative_range_of_a_chunk_is_refused(start: int, size: int) -> None:
     with pytest.raises(ValueError, match=r"must be [01] or more"):
         content_range(start, size)
 
@@ -118,28 +118,28 @@ def test_a_chunk_that_no_range_can_say_is_refused(start: int, size: int) -> None
     "value",
     ["", "-", "5", "5-", "-5", "--", "5-4", "0--1", "-1-3", "0-4,6-9", "0 - 4", "0-4/", "0-4/x"]
     + ["bytes */10", "bytes", "bytes 0-4/4", "bytes 0-4/0", "items 0-4", "bytes  0-4", "0-4/5/6"]
-    + [form.format(number) for number in NO_NUMBERS for form in ("0-{}", "{}-99", "bytes 0-4/{}")],
+    + [form.format(number) for number in NOT_NUMBERS for form in ("0-{}", "{}-99", "bytes 0-4/{}")],
 )
-def test_what_is_not_the_range_of_a_chunk_is_refused(value: str) -> None:
+def test_a_malformed_range_of_a_chunk_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match=r"^Content-Range '") as error:
         parse_content_range(value)
     assert len(str(error.value)) < 200
 
 
-# The least length of a chunk.
+# The minimum size of a chunk.
 
 
 @given(SIZES)
-def test_the_least_length_of_a_chunk(size: int) -> None:
+def test_the_minimum_size_of_a_chunk_is_read(size: int) -> None:
     assert chunk_min_length(str(size)) == chunk_min_length(f" {size:018}\t") == size
 
 
-def test_without_the_header_a_chunk_may_have_any_length() -> None:
+def test_without_the_header_a_chunk_may_have_any_size() -> None:
     assert chunk_min_length(None) == 0
 
 
-@pytest.mark.parametrize("value", [*NO_NUMBERS, "-1", "5 MiB"])
-def test_a_length_that_is_no_number_is_refused(value: str) -> None:
+@pytest.mark.parametrize("value", [*NOT_NUMBERS, "-1", "5 MiB"])
+def test_a_minimum_size_that_is_not_a_number_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match=r"^OCI-Chunk-Min-Length '") as error:
         chunk_min_length(value)
     assert len(str(error.value)) < 200
@@ -151,14 +151,14 @@ TAGS = st.from_regex("[a-zA-Z0-9_][a-zA-Z0-9._-]{0,7}", fullmatch=True)
 
 
 @given(st.lists(st.lists(TAGS)), st.sampled_from([",", ", ", " ,\t", ",,", ", ,"]))
-def test_tags_are_the_same_in_however_many_lines(lines: list[list[str]], comma: str) -> None:
+def test_tags_are_the_same_in_one_line_or_in_several(lines: list[list[str]], comma: str) -> None:
     tags = [tag for line in lines for tag in line]
     assert parse_list([comma.join(line) for line in lines]) == tags
     assert parse_list(comma.join(tags)) == tags
     assert parse_list(tag for tag in tags) == tags
 
 
-def test_a_header_that_is_not_there_lists_nothing() -> None:
+def test_a_missing_header_is_an_empty_list() -> None:
     assert parse_list(None) == parse_warnings(None) == field_lines(None) == []
     assert parse_list("") == parse_warnings("") == parse_list([]) == []
 
@@ -196,7 +196,7 @@ def test_a_warning_that_is_written_can_be_sent(text: str) -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        # the specification's own
+        # the example of the specification
         ('299 - "Your auth token will expire in 30 seconds."', ["Your auth token will expire in 30 seconds."]),
         ('299 - "a" "Sat, 25 Aug 2012 23:34:45 GMT"', ["a"]),
         ('299 registry.example "a", 299 - "b"', ["a", "b"]),
@@ -209,16 +209,16 @@ def test_a_warning_that_is_written_can_be_sent(text: str) -> None:
         ("299", []),
     ],
 )  # fmt: skip
-def test_warnings_as_they_come(value: str, expected: list[str]) -> None:
+def test_warnings_in_all_their_forms_are_read(value: str, expected: list[str]) -> None:
     assert parse_warnings(value) == expected
-    assert parse_warnings(["299", value]) == expected  # a bad line spoils no other
+    assert parse_warnings(["299", value]) == expected  # a malformed line does not affect others
 
 
 @pytest.mark.parametrize("parse", [parse_list, parse_warnings])
 @pytest.mark.parametrize(
     "shape", ['"', '\\"', "\\", '299 - "', '299 - "a" ', ",", " ", '",', "299 ", '299 - "\\"']
 )
-def test_a_hostile_list_hangs_nothing(parse: Callable[[str], list[str]], shape: str) -> None:
+def test_a_hostile_list_takes_linear_time(parse: Callable[[str], list[str]], shape: str) -> None:
     begun = time.monotonic()
     for end in "", "!", '"', "\\":
         parse(shape * (200_000 // len(shape)) + end)
@@ -227,7 +227,7 @@ def test_a_hostile_list_hangs_nothing(parse: Callable[[str], list[str]], shape: 
 
 @pytest.mark.parametrize("parse", [bytes_received, parse_content_range, chunk_min_length])
 @pytest.mark.parametrize("shape", ["9", "0-", "-", " ", "bytes ", "0-0/", "\t"])
-def test_a_hostile_number_hangs_nothing(parse: Callable[[str], object], shape: str) -> None:
+def test_a_hostile_number_takes_linear_time(parse: Callable[[str], object], shape: str) -> None:
     begun = time.monotonic()
     for end in "", "x", "\n":
         with pytest.raises(ValueError, match="must"):

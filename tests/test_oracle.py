@@ -19,7 +19,7 @@ DOCKER_MAP = RegistryMap(DOCKER_1_5)
 
 
 def follow(target: str, method: str) -> dict[str, Any]:
-    """What `target` ends in, in the words of the records."""
+    """What `target` ends in after all redirects, in the form of the records."""
     redirects = 0
     while True:
         path, query = decoded_path(target), target.partition("?")[2]
@@ -49,7 +49,7 @@ def agrees(record: dict[str, Any], ours: dict[str, Any]) -> bool:
     )
 
 
-# The original has no methods: any method gets the same answer.
+# The original does not look at the method, so any method gets the same answer.
 @pytest.mark.parametrize("method", ["GET", "POST", "PATCH", "FOO"])
 def test_every_record_agrees(method: str) -> None:
     disagreeing = [

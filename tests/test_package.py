@@ -1,4 +1,4 @@
-"""What is installed and published: the wheel, the sdist, and the types that a user's checker sees."""
+"""What is published: the public names, their types, the wheel and the sdist."""
 
 import configparser
 import os
@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-# A user's program; each reveal_type is what it must infer, and the last line is wrong.
+# A user's program. The comment of each reveal_type has the type; only the last line has an error.
 PROGRAM = """
 from flask import Flask
 from werkzeug.routing import Map, Rule
@@ -64,8 +64,8 @@ URLBuilder("https://h").tags("a", n="three")
 """
 
 
-def test_the_public_names_are_there_at_the_first_look() -> None:
-    """Though none is imported before."""
+def test_the_public_names_exist_before_they_are_imported() -> None:
+    """They are listed and found, though the modules are imported only then."""
     code = """
 import registry_routes
 assert "map" not in dir() and "registry_routes.map" not in __import__("sys").modules
@@ -97,7 +97,7 @@ for module in pkgutil.iter_modules(registry_routes.__path__):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checker", ["mypy --strict", f"pyright --pythonpath {sys.executable}"])
-def test_a_users_program_is_checked(tmp_path: Path, checker: str) -> None:
+def test_type_checkers_infer_the_types_of_a_users_program(tmp_path: Path, checker: str) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     command = [sys.executable, "-m", *checker.split(), str(program)]
@@ -107,7 +107,7 @@ def test_a_users_program_is_checked(tmp_path: Path, checker: str) -> None:
     for number, line in enumerate(lines, start=1):
         if "reveal_type" in line:
             wanted = line.rpartition("# ")[2]
-            if checker.startswith("pyright"):  # it leaves out the modules
+            if checker.startswith("pyright"):  # it does not print the modules
                 wanted = wanted.rpartition(".")[2] if wanted[-3:] != "..]" else wanted
             here = [one for one in said if re.search(rf"program\.py:{number}\b", one)]
             assert any(wanted in one.replace("builtins.", "") for one in here), (line, run.stdout)
@@ -158,7 +158,7 @@ def test_the_wheel_has_the_package_and_nothing_else(built: Path) -> None:
 
 @pytest.mark.slow
 def test_the_sdist_passes_its_tests(built: Path, tmp_path: Path) -> None:
-    """Some of them, those that do not themselves start programs."""
+    """Only those that do not start other programs."""
     (sdist,) = built.glob("*.tar.gz")
     safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # since 3.11.4
     with tarfile.open(sdist) as archive:

@@ -1,4 +1,4 @@
-"""Lists in pages: what a request wants, what it gets, and the link to the next page."""
+"""Lists in pages: the query of a request, the page, and the link to the next one."""
 
 import time
 from urllib.parse import quote, unquote
@@ -18,7 +18,7 @@ from .nasty import SHA256, SHA512
 PAGE = "https://h/v2/x"
 
 
-def test_n_and_last_of_a_request() -> None:
+def test_n_and_last_of_a_request_are_read() -> None:
     assert parse_page({}) == (None, None)
     assert parse_page({"n": "0", "last": ""}) == (0, "")
     assert parse_page(MultiDict([("n", "5"), ("n", "6"), ("last", "a")])) == (5, "a")
@@ -29,13 +29,13 @@ def test_n_and_last_of_a_request() -> None:
 
 
 @pytest.mark.parametrize("zeros", ["", "0", "0" * 18, "0" * 100_000])
-def test_zeros_in_front_of_n_do_not_count(zeros: str) -> None:
+def test_leading_zeros_of_n_do_not_count(zeros: str) -> None:
     assert parse_page({"n": f"{zeros}7"}) == (7, None)
     assert parse_page({"n": f"{zeros}0"}) == (0, None)
 
 
 @pytest.mark.parametrize("n", ["", "-1", "x", "1.0", "+1", " 1", "1\n", "٣", "1_000", "0x1", "1e3"])
-def test_a_bad_n(n: str) -> None:
+def test_a_malformed_n_is_refused(n: str) -> None:
     with pytest.raises(PaginationNumberInvalid) as error:
         parse_page({"n": n})
     assert error.value.detail == {"n": n}
@@ -49,7 +49,7 @@ NAMES = st.lists(st.text(alphabet="abABzZ019._-é", min_size=1, max_size=3))
 
 @given(NAMES, st.integers(1, 5), st.booleans())
 @example(["a", "a", "a", "b"], 2, False)
-def test_all_pages_together_are_all_the_names_once(
+def test_all_pages_together_have_each_name_once(
     names: list[str], n: int, ascii_order: bool
 ) -> None:
     last, seen = None, list[str]()
@@ -71,7 +71,7 @@ def test_all_pages_together_are_all_the_names_once(
 
 
 @given(NAMES, st.text(alphabet="abABzZ019._-é", max_size=3), st.integers(0, 5), st.booleans())
-def test_a_page_begins_right_after_last_even_if_that_is_gone(
+def test_a_page_begins_right_after_last_even_if_last_is_deleted(
     names: list[str], last: str, n: int, ascii_order: bool
 ) -> None:
     gone = [name for name in names if name != last]
@@ -90,7 +90,7 @@ def test_the_two_orders_of_the_specification() -> None:
 
 
 @pytest.mark.parametrize("n", [-1, -(10**18)])
-def test_no_page_has_less_than_nothing(n: int) -> None:
+def test_a_negative_n_is_refused(n: int) -> None:
     with pytest.raises(ValueError, match=f"n {n} must be 0 or more"):
         paginate(["a"], n, None)
 
@@ -98,7 +98,7 @@ def test_no_page_has_less_than_nothing(n: int) -> None:
 # The link.
 
 
-def test_a_link_leads_to_the_next_page_and_is_read_back() -> None:
+def test_a_link_that_is_written_is_read_back() -> None:
     urls = URLBuilder("https://r.example/m")
     for url in (
         urls.tags("a", n=2, last="é"),
@@ -113,7 +113,7 @@ def test_a_link_leads_to_the_next_page_and_is_read_back() -> None:
 @example("\r\nSet-Cookie: a=b")
 @example("€ é\x85\x00\\\"'{|}^`")
 @example("%3E%2z%")
-def test_whatever_is_in_a_url_the_link_can_be_sent_and_leads_there(text: str) -> None:
+def test_a_link_to_any_url_can_be_sent_and_leads_there(text: str) -> None:
     text = text.partition("#")[0]  # no request has a fragment
     header = next_link(f"https://h/v2/_catalog?last={text}")
     assert header.isascii()
@@ -125,7 +125,7 @@ def test_whatever_is_in_a_url_the_link_can_be_sent_and_leads_there(text: str) ->
 
 
 @given(st.text(alphabet="abc%/:?[]@!$&'()*+,;=-._~019"))
-def test_a_url_without_anything_to_quote_stays_as_it_is(query: str) -> None:
+def test_a_well_formed_url_is_not_changed(query: str) -> None:
     url = f"https://h/v2/_catalog?last={query}"
     assert next_link(url) == f'<{url}>; rel="next"'
     assert parse_next_link(PAGE, next_link(url)) == url
@@ -165,14 +165,14 @@ def test_a_url_without_anything_to_quote_stays_as_it_is(query: str) -> None:
         ("</n>; rel=next; rel=prev", "https://h/n"),
         ("</x>; rel; rel=next", None),
         ('</x>; REL="prev"; rel="next", </n>; rel=next', "https://h/n"),
-        # RFC 8288, section 3.2: with an anchor it is about something else.
+        # RFC 8288, section 3.2: a link with an anchor is not about this page.
         ('</x>; rel=next; anchor="#foo"', None),
         ('</x>; anchor="/other"; rel=next, </n>; rel=next', "https://h/n"),
         ("</x>; anchor; rel=next", None),
         ('</n>; title="anchor=x"; rel=next', "https://h/n"),
     ],
 )
-def test_links_as_they_come(header: str | None, expected: str | None) -> None:
+def test_links_in_all_their_forms_are_read(header: str | None, expected: str | None) -> None:
     assert parse_next_link(PAGE, header) == expected
 
 
@@ -184,7 +184,7 @@ def test_the_link_is_found_in_any_of_several_lines() -> None:
     assert parse_next_link(PAGE, []) is None
 
 
-def test_the_request_url_is_whatever_prints_as_a_url() -> None:
+def test_the_request_url_may_be_any_object_that_prints_as_a_url() -> None:
     class URL:
         def __str__(self) -> str:
             return PAGE
@@ -196,7 +196,7 @@ def test_the_request_url_is_whatever_prints_as_a_url() -> None:
 
 
 @pytest.mark.parametrize("target", ["javascript:x", "ftp://h/x", "//", "http://[", quote("http:")])
-def test_a_link_to_something_else_than_http_is_refused(target: str) -> None:
+def test_a_link_that_is_not_http_is_refused(target: str) -> None:
     with pytest.raises(ValueError, match="Location"):
         parse_next_link("urn:x", f"<{target}>; rel=next")
 
@@ -208,7 +208,7 @@ def test_a_link_to_something_else_than_http_is_refused(target: str) -> None:
         *(';a="\\"', ";rel", "</x>,", '</x>;rel="next', ";a= ", "=", "; "),
     ],
 )
-def test_a_hostile_header_hangs_nothing(shape: str) -> None:
+def test_a_hostile_header_takes_linear_time(shape: str) -> None:
     begun = time.monotonic()
     for begin in "", "</x>", '</x>; a="', "</x>;":
         for end in "", "!", '"', "\\", ">":

@@ -1,10 +1,10 @@
-"""The suites of Werkzeug and Flask, of the installed versions, pass with `RegistryMap` as the map.
+"""The test suites of the installed Werkzeug and Flask pass with `RegistryMap` as the map.
 
-What fails in them is exactly the list below. What also fails with Werkzeug's own map (an older Flask
-on a newer Werkzeug, for example) does not count.
+Only the tests in the list below fail. Tests that also fail with Werkzeug's own map, such as those of
+an older Flask on a newer Werkzeug, do not count.
 
-``REGISTRY_ROUTES_WERKZEUG_TESTS`` names a checkout of Werkzeug whose tests are to be run: an installed
-development version is not on PyPI.
+``REGISTRY_ROUTES_WERKZEUG_TESTS`` names a checkout of Werkzeug whose tests to run. A development
+version needs it, because PyPI does not have its tests.
 """
 
 import json
@@ -51,7 +51,7 @@ FAIL: dict[str, dict[str, str]] = {
         "tests/test_cli.py::TestRoutes::test_no_routes": "`flask routes` always has the registry's",
     },
 }
-# Which of these pass nevertheless with one of the maps, and why.
+# Those of them that pass with one of the maps, and why.
 PASS_NEVERTHELESS: dict[str, dict[str, str]] = {
     "docker-1.5": {
         "tests/test_routing.py::test_finding_closest_match_by_values": "it has no 'extension'",
@@ -70,11 +70,11 @@ class Suite(NamedTuple):
     folder: Path
 
     def run(self, tmp_path: Path, *options: str) -> Outcomes:
-        """The outcomes of the suite's tests, by their ids."""
+        """Run the suite, and return the ids of the tests that passed and failed."""
         file = tmp_path / "outcomes.json"
         command = [sys.executable, "-m", "pytest", "-p", "tests.peers_plugin"]
         command += ["-p", "no:cacheprovider", f"--outcomes={file}", *options]
-        # Werkzeug deprecates what an older Flask uses.
+        # An older Flask uses what Werkzeug has deprecated.
         command += ["-W", "ignore::DeprecationWarning", *ARGUMENTS[self.peer]]
         environ = {**os.environ, "PYTHONPATH": str(ROOT)}
         run = subprocess.run(
@@ -109,13 +109,13 @@ def suite(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="module")
 def with_werkzeugs_map(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     outcomes = suite.run(tmp_path_factory.mktemp("outcomes"))
-    # With more failures, something else is wrong, and hides what the test is for.
+    # With more failures, something else is wrong, which would hide what this tests.
     assert len(outcomes.failed) < len(outcomes.passed) / 20, outcomes.output
     return outcomes
 
 
 @pytest.mark.parametrize("name", MAPS)
-def test_a_suite_passes_but_for_what_lists_every_rule(
+def test_a_suite_passes_except_for_the_tests_in_the_list(
     suite: Suite, with_werkzeugs_map: Outcomes, name: str, tmp_path: Path
 ) -> None:
     outcomes = suite.run(tmp_path, f"--map={name}")

@@ -1,4 +1,4 @@
-"""The fixture ``oci_registry``, in suites of a user's."""
+"""The fixture ``oci_registry``, in the test suites of its users."""
 
 import re
 import subprocess
@@ -35,8 +35,9 @@ def test_failing(oci_registry):
     from registry_routes import errors
 
     oci_registry.fail("catalog", "GET", errors.TooManyRequests(retry_after=1))
-    with pytest.raises(urllib.error.HTTPError, match="429"):
+    with pytest.raises(urllib.error.HTTPError, match="429") as raised:
         get(f"{oci_registry.url}/v2/_catalog")
+    raised.value.close()
     assert get(f"{oci_registry.url}/v2/_catalog") == {"repositories": []}
 
 
@@ -88,27 +89,27 @@ def test_nothing_is_imported():
 """
 
 
-def test_the_fixture(pytester: pytest.Pytester) -> None:
+def test_the_fixture_is_a_new_registry_for_each_test(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(SUITE)
     pytester.runpytest_subprocess(*PLUGIN).assert_outcomes(passed=10)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["loadfile", "load"])
-def test_under_xdist(pytester: pytest.Pytester, way: str) -> None:
+def test_the_fixture_works_under_xdist(pytester: pytest.Pytester, way: str) -> None:
     pytester.makepyfile(SUITE)
-    # These two are about one another, and may come to different workers.
+    # These two tests depend on each other, but may run in different workers.
     apart = ("-k", "not before and not gone") if way == "load" else ()
     result = pytester.runpytest_subprocess(*PLUGIN, "-n", "3", "--dist", way, *apart)
     result.assert_outcomes(passed=10 - len(apart))
 
 
-def test_until_it_is_used_nothing_is_imported(pytester: pytest.Pytester) -> None:
+def test_nothing_is_imported_until_the_fixture_is_used(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(UNUSED)
     pytester.runpytest_subprocess(*PLUGIN).assert_outcomes(passed=1)
 
 
-def test_the_suite_of_the_readme(pytester: pytest.Pytester) -> None:
+def test_the_suite_of_the_readme_passes(pytester: pytest.Pytester) -> None:
     readme = (ROOT / "README.md").read_text()
     [block] = [
         block
@@ -124,8 +125,8 @@ def test_the_fixture_is_listed(pytester: pytest.Pytester) -> None:
     assert re.search(r"oci_registry -- .*\n +A container registry, empty and in memory", listed)
 
 
-def test_loaded_twice_it_is_loaded_once(pytester: pytest.Pytester) -> None:
-    """By its entry point, and by ``-p``, which may name a module or an entry point."""
+def test_the_plugin_may_be_named_twice(pytester: pytest.Pytester) -> None:
+    """The entry point loads it, and ``-p``, which may name a module or an entry point."""
     pytester.makepyfile(SUITE)
     pytester.runpytest_subprocess(*PLUGIN, *PLUGIN).assert_outcomes(passed=10)
     result = pytester.runpytest_subprocess("-p", "no:registry_routes.pytest_plugin")
@@ -138,8 +139,8 @@ def pip(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_with_nothing_but_werkzeug_pytest_and_a_client(tmp_path: Path) -> None:
-    """In an environment of its own, from the wheel, without a word in any configuration."""
+def test_the_wheel_needs_nothing_but_werkzeug_and_pytest(tmp_path: Path) -> None:
+    """In a new environment, from the wheel, without any configuration."""
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation"]
     subprocess.run([*build, "--outdir", str(tmp_path), str(ROOT)], check=True, capture_output=True)
     [wheel] = tmp_path.glob("*.whl")

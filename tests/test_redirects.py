@@ -1,4 +1,4 @@
-"""Strict slashes both ways and clean paths: where they lead, for whom, and never elsewhere."""
+"""Redirects to the route that is meant: of slashes at the end, and of paths that are not clean."""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,7 +22,7 @@ PATHS = {example.path: example.methods for example in EXAMPLES}
 
 
 def forms_of(path: str) -> list[str]:
-    """What should lead to `path`."""
+    """Forms of `path` that must be redirected to it."""
     other = other_ending(path)
     return [
         *(other, f"/{path}", f"/{other}", f"//{path}", f"{path.rstrip('/')}//", f"/.{path}"),
@@ -44,7 +44,7 @@ def bound(url_map: RegistryMap, path: str, method: str, how: str, query: str = "
 @pytest.mark.parametrize("how", ["bind", "bind_to_environ"])
 @pytest.mark.parametrize("prefix", ["", "/registry"])
 @pytest.mark.parametrize("path", PATHS)
-def test_every_form_leads_to_the_route_for_each_of_its_methods(
+def test_every_form_of_a_path_is_redirected_for_the_methods_of_the_route(
     path: str, prefix: str, how: str
 ) -> None:
     url_map = RegistryMap(prefix=prefix)
@@ -102,7 +102,7 @@ def test_without_merge_slashes_paths_are_not_cleaned() -> None:
         *("/v2/a//b/tags", "/v2/%2e%2e/", "/v2/..", "/v2/a/manifests/..", "/registry//v2/"),
     ],
 )
-def test_what_leads_to_no_route_is_not_redirected(path: str) -> None:
+def test_a_path_that_is_not_a_route_when_clean_is_not_redirected(path: str) -> None:
     with pytest.raises((NotFound, NameInvalid, DigestInvalid)):
         RegistryMap().bind("registry.example").match(path)
 
@@ -155,13 +155,13 @@ DOCKER = RegistryMap(DOCKER_1_5)
         ("digest=sha256%3Aabc&_state=a%2Bb%3D%3D", "digest=sha256%3Aabc&_state=a%2Bb%3D%3D"),
         ("a=&b&&c=1;d=2", "a=&b&&c=1;d=2"),
         ("x=a+b%20c&y=%zz&z=?/:@!$'()*,", "x=a+b%20c&y=%zz&z=?/:@!$'()*,"),
-        ("q=\xff%ff", "q=%FF%ff"),  # a byte that is no UTF-8, sent raw
+        ("q=\xff%ff", "q=%FF%ff"),  # a byte that is not UTF-8, sent raw
         ("q=\xc3\xa9", "q=%C3%A9"),
         ('q="<a#b>\\', "q=%22%3Ca%23b%3E%5C"),
         ("", None),
     ],
 )
-def test_the_query_is_kept_byte_for_byte(query: str, kept: str | None) -> None:
+def test_a_redirect_keeps_the_query(query: str, kept: str | None) -> None:
     environ = environ_for("/v2/a/blobs/uploads", "POST", QUERY_STRING=query)
     with pytest.raises(RequestRedirect) as redirect:
         STRICT.bind_to_environ(environ).match()
@@ -180,15 +180,15 @@ def test_query_args_may_be_given_to_bind_or_to_match(query_args: Any) -> None:
         assert redirect.value.new_url == "/v2/?n=1&last=%C3%A9/x"
 
 
-def test_what_cannot_be_encoded_becomes_a_question_mark() -> None:
-    """A server decodes nothing to such a character; a caller may give one."""
+def test_a_lone_surrogate_becomes_a_question_mark() -> None:
+    """A server never decodes a path to such a character, but a caller may pass one."""
     with pytest.raises(RequestRedirect) as redirect:
         DOCKER.bind("h", query_args="x=\udcff").match("/v2/a/b/blobs/uploads/\ud800/")
     assert redirect.value.new_url == "/v2/a/b/blobs/uploads/%3F?x=?"
     assert redirect.value.get_response().location == redirect.value.new_url
 
 
-def test_a_client_that_follows_keeps_method_and_body() -> None:
+def test_a_client_that_follows_a_redirect_keeps_the_method_and_the_body() -> None:
     @Request.application
     def app(request: Request) -> Response:
         try:
@@ -204,7 +204,7 @@ def test_a_client_that_follows_keeps_method_and_body() -> None:
 
 
 class TestYourRules:
-    """Werkzeug treats them as in any map."""
+    """Werkzeug treats them as it does in any map."""
 
     url_map = RegistryMap(
         rules=[
@@ -218,12 +218,12 @@ class TestYourRules:
     )
     adapter = url_map.bind("registry.example")
 
-    def test_a_rule_gets_what_is_not_a_route(self) -> None:
+    def test_your_rules_match_what_is_not_a_route(self) -> None:
         assert self.adapter.match("/v2/_x/y/z/") == ("mine", {})
         assert self.adapter.match("/any/v2//") == ("any", {"rest": "v2//"})
         assert self.adapter.match("//any/x") == ("any", {"rest": "x"})
 
-    def test_no_extra_slash_and_no_dots_are_taken_from_their_paths(self) -> None:
+    def test_their_paths_are_not_cleaned(self) -> None:
         for path in "/about/", "/x/../about", "/v2/token/", "/pages/./":
             with pytest.raises(NotFound):
                 self.adapter.match(path)
@@ -249,8 +249,8 @@ class TestYourRules:
 @pytest.mark.parametrize(
     "rest", [[], [Rule("/v2/token", endpoint="token")]], ids=["alone", "beside"]
 )
-class TestSlashesAreTheMapsAffair:
-    """Served, redirected or left as they are, with and without another rule under the root."""
+class TestSlashOptions:
+    """`strict_slashes` and `merge_slashes`, with and without another rule under the root."""
 
     def adapter(self, rest: list[Rule], **options: Any) -> MapAdapter:
         return RegistryMap(rules=[one.empty() for one in rest], **options).bind("registry.example")
@@ -279,7 +279,7 @@ class TestSlashesAreTheMapsAffair:
             ({"merge_slashes": False, "strict_slashes": False}, "/v2/_catalog/", ("catalog", {})),
         ],
     )
-    def test_as_the_map_says(
+    def test_the_options_of_the_map_decide(
         self, rest: list[Rule], options: dict[str, Any], path: str, answer: Any
     ) -> None:
         adapter = self.adapter(rest, **options)
@@ -290,8 +290,8 @@ class TestSlashesAreTheMapsAffair:
             adapter.match(path)
         assert getattr(raised.value, "new_url", answer) == answer
 
-    def test_as_it_says_now(self, rest: list[Rule]) -> None:
-        """They may be set later, as Flask's users do."""
+    def test_the_options_may_be_changed_later(self, rest: list[Rule]) -> None:
+        """Users of Flask do this."""
         adapter = self.adapter(rest)
         for strict in True, False, True:
             adapter.map.strict_slashes = strict

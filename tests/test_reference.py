@@ -37,7 +37,7 @@ def answer_of_the_map(target: str, method: str, prefix: str) -> Answer:
     return Answer(200, matched)
 
 
-# Another seed with REGISTRY_ROUTES_SEED=…; the one in use is in the name of a failing test.
+# REGISTRY_ROUTES_SEED=… sets another seed. The name of a failing test has the seed in it.
 SEED = int(os.environ.get("REGISTRY_ROUTES_SEED", "1500"))
 
 
@@ -52,7 +52,7 @@ SEED = int(os.environ.get("REGISTRY_ROUTES_SEED", "1500"))
         pytest.param("/a/v2/v2", 10_000, SEED + 1, marks=pytest.mark.slow),
     ],
 )
-def test_nasty_targets(prefix: str, count: int, seed: int) -> None:
+def test_nasty_targets_get_the_answers_of_the_reference(prefix: str, count: int, seed: int) -> None:
     seen: Counter[object] = Counter()
     endpoints: Counter[object] = Counter()
     for target, method in nasty.requests(seed, count, prefix):
@@ -63,7 +63,7 @@ def test_nasty_targets(prefix: str, count: int, seed: int) -> None:
             seen[expected.what] += 1
         if isinstance(expected.what, tuple):
             endpoints[expected.what[0]] += 1
-    # Every outcome and every endpoint is there in number: else the targets show nothing.
+    # Every outcome and every endpoint must occur often, or the targets would prove little.
     print(f"{count} targets under {prefix!r}: {dict(seen)}, {dict(endpoints)}")
     assert all(seen[status] > count / 50 for status in (200, 308, 400, 404, 405)), seen
     codes = ["NAME_INVALID", "DIGEST_INVALID", "TAG_INVALID", "MANIFEST_UNKNOWN"]
@@ -89,12 +89,14 @@ def test_the_reference_has_every_route() -> None:
     st.sampled_from(nasty.METHODS),
 )
 @settings(max_examples=3_000)
-def test_arbitrary_text(name: str, last: str, route: str, method: str) -> None:
+def test_arbitrary_text_gets_the_answers_of_the_reference(
+    name: str, last: str, route: str, method: str
+) -> None:
     target = quote(f"/v2/{name}/{route}/{last}")
     assert answer_of_the_map(target, method, "") == answer(decoded_path(target), method)
 
 
 @given(st.binary(max_size=40))
-def test_arbitrary_bytes(path: bytes) -> None:
+def test_arbitrary_bytes_get_the_answers_of_the_reference(path: bytes) -> None:
     target = quote(b"/v2/" + path)
     assert answer_of_the_map(target, "GET", "") == answer(decoded_path(target), "GET")

@@ -1,4 +1,4 @@
-"""The views of `make_registry` over the wire protocol, in process, in memory and in a directory."""
+"""The views of `make_registry`, in process, on each kind of storage."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ def manifest_of(*layers: bytes, **more: Any) -> bytes:
 
 
 class RegistryClient(Client):
-    """It reads responses to their end, and closes their files."""
+    """A client that reads responses to their end, and closes their files."""
 
     def __init__(self, storage: Storage, **options: Any) -> None:
         self.storage: Any = storage
@@ -46,7 +46,7 @@ class RegistryClient(Client):
         return super().open(*args, **{"buffered": True, **kwargs})
 
     def blobs(self) -> dict[str, bytes]:
-        """The contents in the storage, each by the digest that it is kept under."""
+        """The content of each blob in the storage, by its digest."""
         if isinstance(self.storage, MemoryStorage):
             repositories = self.storage._repositories.values()
             return {digest: blob for one in repositories for digest, blob in one.blobs.items()}
@@ -54,7 +54,7 @@ class RegistryClient(Client):
         return {path.replace("/", ":"): content for path, content in objects.items()}
 
     def chunks(self) -> list[bytes]:
-        """What is kept of all uploads that are not finished."""
+        """The chunks of all unfinished uploads in the storage."""
         if isinstance(self.storage, MemoryStorage):
             repositories = self.storage._repositories.values()
             uploads = [upload for one in repositories for upload in one.uploads.values()]
@@ -67,7 +67,7 @@ class RegistryClient(Client):
             assert digest_of(blob, digest.partition(":")[0]) == digest
         if getattr(self.storage, "directory", None):
             root = Path(self.storage.directory)
-            assert not list(root.rglob("*#*"))  # where obstore writes what is not whole
+            assert not list(root.rglob("*#*"))  # obstore's names for incomplete files
 
 
 def objects_under(store: Any, prefix: str) -> dict[str, bytes]:
@@ -100,7 +100,7 @@ def assert_error(response: TestResponse, status: int, code: str) -> None:
     assert response.headers["Docker-Distribution-API-Version"] == "registry/2.0"
 
 
-def test_base(client: Client) -> None:
+def test_the_base_endpoint(client: Client) -> None:
     response = client.get("/v2/")
     assert response.status_code == 200
     assert response.headers["Docker-Distribution-API-Version"] == "registry/2.0"
@@ -110,7 +110,9 @@ def test_base(client: Client) -> None:
 @pytest.mark.parametrize("algorithm", REGISTERED_ALGORITHMS)
 @pytest.mark.parametrize("blob", [b"", b"x", BLOB], ids=len)
 @pytest.mark.parametrize("how", ["post", "put", "patch", "chunks", "chunks and put"])
-def test_upload(client: RegistryClient, how: str, blob: bytes, algorithm: str) -> None:
+def test_a_blob_can_be_pushed_in_every_way(
+    client: RegistryClient, how: str, blob: bytes, algorithm: str
+) -> None:
     digest = digest_of(blob, algorithm)
     quoted = digest.replace(":", "%3A")
     uploads = "/v2/library/hello/blobs/uploads/"
@@ -211,7 +213,7 @@ def test_a_wrong_digest_is_refused(client: RegistryClient, digest: str) -> None:
 
 
 @pytest.mark.parametrize("length", ["-5", "abc", "+3", "3, 3", "0x3"])
-def test_a_content_length_that_is_none(client: Client, length: str) -> None:
+def test_a_malformed_content_length_is_400(client: Client, length: str) -> None:
     location = client.post("/v2/a/blobs/uploads/").location or ""
     overrides = {"wsgi.input": BytesIO(b"abcde"), "CONTENT_LENGTH": length}
     assert client.patch(location, environ_overrides=overrides).status_code == 400
@@ -227,7 +229,7 @@ def test_an_upload_can_be_cancelled(client: Client) -> None:
 
 
 @pytest.mark.parametrize("upload_id", ["x", "0" * 32, "0" * 5000, "_blobs"])
-def test_an_upload_that_never_was(client: Client, upload_id: str) -> None:
+def test_an_unknown_upload_is_404(client: Client, upload_id: str) -> None:
     response = client.patch(f"/v2/a/blobs/uploads/{upload_id}", data=b"x")
     assert_error(response, 404, "BLOB_UPLOAD_UNKNOWN")
 
@@ -238,7 +240,7 @@ def test_an_upload_belongs_to_its_repository(client: Client) -> None:
     assert_error(client.patch(elsewhere, data=b"x"), 404, "BLOB_UPLOAD_UNKNOWN")
 
 
-def test_an_upload_being_written_to_is_not_written_to_twice(client: RegistryClient) -> None:
+def test_a_chunk_is_416_if_another_was_written_meanwhile(client: RegistryClient) -> None:
     location = client.post("/v2/a/blobs/uploads/").location or ""
 
     answers: list[TestResponse] = []
@@ -263,7 +265,7 @@ def test_an_upload_being_written_to_is_not_written_to_twice(client: RegistryClie
 
 
 class Meanwhile(RawIOBase):
-    """A body, before whose end something else happens."""
+    """A body that calls a function before it ends."""
 
     def __init__(self, body: bytes, happens: Any) -> None:
         self.left, self.happens = body, happens
@@ -280,7 +282,9 @@ class Meanwhile(RawIOBase):
 
 
 @pytest.mark.parametrize("method", ["PATCH", "PUT"])
-def test_an_upload_that_is_cancelled_meanwhile(client: RegistryClient, method: str) -> None:
+def test_a_chunk_is_404_if_the_upload_was_cancelled_meanwhile(
+    client: RegistryClient, method: str
+) -> None:
     location = client.post("/v2/a/blobs/uploads/").location or ""
     client.patch(location, data=b"01234")
     digest = digest_of(b"01234567")
@@ -296,7 +300,9 @@ def test_an_upload_that_is_cancelled_meanwhile(client: RegistryClient, method: s
 
 
 @pytest.mark.parametrize("chunks", [[], [b"01234"], [b"01", b"234"]])
-def test_an_upload_that_is_finished_twice(client: RegistryClient, chunks: list[bytes]) -> None:
+def test_finishing_an_upload_twice_succeeds_twice(
+    client: RegistryClient, chunks: list[bytes]
+) -> None:
     location = client.post("/v2/a/blobs/uploads/").location or ""
     for chunk in chunks:
         client.patch(location, data=chunk)
@@ -314,12 +320,12 @@ def test_an_upload_that_is_finished_twice(client: RegistryClient, chunks: list[b
         assert not list(Path(client.storage.directory).rglob("_uploads/*"))
 
 
-def test_a_manifests_type_may_come_with_parameters(client: Client) -> None:
+def test_parameters_of_a_manifests_type_are_dropped(client: Client) -> None:
     client.put("/v2/a/manifests/v1", data=b"{}", content_type=f"{INDEX_TYPE}; charset=utf-8")
     assert client.get("/v2/a/manifests/v1").content_type == INDEX_TYPE
 
 
-def test_mount(client: Client) -> None:
+def test_a_blob_is_mounted_from_another_repository(client: Client) -> None:
     digest = push_blob(client, "from/here")
     uploads = "/v2/to/there/blobs/uploads/"
     query = {"mount": digest, "from": "from/here"}
@@ -335,7 +341,7 @@ def test_mount(client: Client) -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        {"mount": digest_of(BLOB)},  # nobody has checked that the client may read it
+        {"mount": digest_of(BLOB)},  # whether the client may read it was not checked
         {"mount": digest_of(BLOB), "from": ""},
         {"mount": digest_of(BLOB), "from": "to/there"},
         {"mount": digest_of(BLOB), "from": "a" * 256},
@@ -349,7 +355,9 @@ def test_mount(client: Client) -> None:
         {"mount": "", "from": ""},
     ],
 )
-def test_what_cannot_be_mounted_begins_an_upload(client: Client, query: dict[str, str]) -> None:
+def test_a_mount_that_is_not_possible_begins_an_upload(
+    client: Client, query: dict[str, str]
+) -> None:
     push_blob(client, "from/here")
     client.delete(f"/v2/had/it/blobs/{push_blob(client, 'had/it')}")
     response = client.post("/v2/to/there/blobs/uploads/", query_string=query)
@@ -368,8 +376,8 @@ RANGES: dict[str, tuple[int, int] | int | None] = {
     f"bytes={len(BLOB)}-": 416,
     f"bytes={len(BLOB)}-{len(BLOB) + 5}": 416,
     "bytes=-0": 416,
-    "bytes=9-3": 416,  # the conformance program wants it so
-    # What is no range, or more than one, is ignored (RFC 9110, section 14.2).
+    "bytes=9-3": 416,  # as the conformance tests demand
+    # Several ranges, and anything malformed, are ignored (RFC 9110, section 14.2).
     **dict.fromkeys(
         ("bytes=-", "bytes=", "bytes=x-y", "lines=1-2", "bytes=0-1,3-4", "", "x", "٣-")
     ),
@@ -378,7 +386,9 @@ RANGES: dict[str, tuple[int, int] | int | None] = {
 
 
 @pytest.mark.parametrize("wanted", RANGES)
-def test_a_range_of_a_blob(client: Client, wanted: str) -> None:
+def test_a_range_past_the_end_is_416_and_several_ranges_are_ignored(
+    client: Client, wanted: str
+) -> None:
     path = f"/v2/a/b/blobs/{push_blob(client, 'a/b')}"
     response = client.get(path, environ_overrides={"HTTP_RANGE": wanted})
     expected = RANGES[wanted]
@@ -396,7 +406,7 @@ def test_a_range_of_a_blob(client: Client, wanted: str) -> None:
     assert (head.status_code, head.content_length) == (200, len(BLOB))
 
 
-def test_a_range_of_what_it_was_and_of_nothing(client: Client) -> None:
+def test_conditional_requests_and_ranges_of_an_empty_blob(client: Client) -> None:
     digest = push_blob(client, "a/b")
     path = f"/v2/a/b/blobs/{digest}"
     for etag, status in {f'"{digest}"': 206, '"other"': 200}.items():
@@ -413,7 +423,7 @@ def test_a_range_of_what_it_was_and_of_nothing(client: Client) -> None:
     assert_error(client.get(empty, headers={"Range": "bytes=0-"}), 416, "RANGE_INVALID")
 
 
-def test_delete_of_a_blob(client: Client) -> None:
+def test_a_blob_is_deleted_from_its_repository_only(client: Client) -> None:
     path = f"/v2/a/b/blobs/{push_blob(client, 'a/b')}"
     push_blob(client, "other")
     assert client.delete(path).status_code == 202
@@ -426,7 +436,7 @@ def test_delete_of_a_blob(client: Client) -> None:
 
 
 @pytest.mark.parametrize("algorithm", REGISTERED_ALGORITHMS)
-def test_tags_for_a_manifest_that_is_pushed_by_its_digest(client: Client, algorithm: str) -> None:
+def test_a_manifest_pushed_by_its_digest_can_be_given_tags(client: Client, algorithm: str) -> None:
     content = manifest_of()
     digest = digest_of(content, algorithm)
     tags = [f"v{i}" for i in range(20)]
@@ -445,7 +455,9 @@ def test_tags_for_a_manifest_that_is_pushed_by_its_digest(client: Client, algori
 
 
 @pytest.mark.parametrize("algorithm", [*REGISTERED_ALGORITHMS, "md5", "x/../y", ""])
-def test_the_algorithm_may_be_told_or_show_at_the_end(client: Client, algorithm: str) -> None:
+def test_the_algorithm_may_be_announced_or_come_with_the_digest(
+    client: Client, algorithm: str
+) -> None:
     query = {"digest-algorithm": algorithm}
     response = client.post("/v2/a/blobs/uploads/", query_string=query)
     if algorithm not in REGISTERED_ALGORITHMS:
@@ -460,7 +472,9 @@ def test_the_algorithm_may_be_told_or_show_at_the_end(client: Client, algorithm:
 
 
 @pytest.mark.parametrize("algorithm", REGISTERED_ALGORITHMS)
-def test_manifest_by_tag_and_by_digest(client: Client, algorithm: str) -> None:
+def test_a_manifest_is_pushed_and_pulled_by_tag_and_by_digest(
+    client: Client, algorithm: str
+) -> None:
     push_blob(client, "a/b/c/d/e/f")
     content = manifest_of(BLOB) + b"\n\n"
     digest = digest_of(content, algorithm)
@@ -478,7 +492,7 @@ def test_manifest_by_tag_and_by_digest(client: Client, algorithm: str) -> None:
         assert head.content_length == len(content)
 
 
-def test_delete_of_a_tag_and_of_a_manifest(client: Client) -> None:
+def test_a_tag_is_deleted_alone_and_a_manifest_with_its_tags(client: Client) -> None:
     content = manifest_of()
     for tag in "v1", "v2", "v3":
         push_manifest(client, "a", tag, content)
@@ -495,7 +509,7 @@ def test_delete_of_a_tag_and_of_a_manifest(client: Client) -> None:
     assert client.get(other.location or "").status_code == 200
 
 
-def test_the_tags_of_a_repository_whose_manifests_are_deleted(client: Client) -> None:
+def test_a_repository_with_only_a_blob_has_an_empty_list_of_tags(client: Client) -> None:
     push_blob(client, "a")
     push_manifest(client, "a", "v1", manifest_of(BLOB))
     client.delete(f"/v2/a/manifests/{digest_of(manifest_of(BLOB))}")
@@ -529,7 +543,9 @@ def test_the_tags_of_a_repository_whose_manifests_are_deleted(client: Client) ->
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_a_bad_manifest(client: Client, content: bytes, status: int, code: str) -> None:
+def test_an_invalid_manifest_is_refused(
+    client: Client, content: bytes, status: int, code: str
+) -> None:
     assert_error(push_manifest(client, "a", "v1", content), status, code)
     chunked = {"wsgi.input_terminated": True, "CONTENT_LENGTH": "", "wsgi.input": BytesIO(content)}
     response = client.put("/v2/a/manifests/v1", environ_overrides=chunked)
@@ -560,12 +576,12 @@ def test_a_bad_manifest(client: Client, content: bytes, status: int, code: str) 
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_manifest_that_must_be_taken(client: Client, content: bytes) -> None:
+def test_an_unusual_manifest_is_accepted(client: Client, content: bytes) -> None:
     assert push_manifest(client, "a", "v1", content).status_code == 201
     assert client.get("/v2/a/manifests/v1").data == content
 
 
-def test_a_manifest_under_another_digest(client: Client) -> None:
+def test_a_manifest_pushed_by_another_digest_is_400(client: Client) -> None:
     response = push_manifest(client, "a", digest_of(b"other"), manifest_of())
     assert_error(response, 400, "DIGEST_INVALID")
     assert_error(push_manifest(client, "a", "md5:abc", manifest_of()), 400, "DIGEST_INVALID")
@@ -582,7 +598,7 @@ JSON_TYPES = [
 
 
 @pytest.mark.parametrize("media_type", JSON_TYPES)
-def test_a_manifest_of_any_json_type_comes_back_with_it(client: Client, media_type: str) -> None:
+def test_a_manifest_of_any_json_type_keeps_its_type(client: Client, media_type: str) -> None:
     own = json.dumps({"mediaType": media_type})
     for content, sent in (
         ("{}", media_type),
@@ -614,7 +630,7 @@ def test_a_manifest_of_any_json_type_comes_back_with_it(client: Client, media_ty
         "json",
     ],
 )
-def test_a_manifest_of_another_type_is_refused(client: Client, media_type: str) -> None:
+def test_a_manifest_of_a_type_that_is_not_json_is_refused(client: Client, media_type: str) -> None:
     pushed = client.put("/v2/a/manifests/v1", data=b"{}", content_type=media_type)
     assert_error(pushed, 400, "MANIFEST_INVALID")
     own = json.dumps({"mediaType": media_type})
@@ -623,14 +639,16 @@ def test_a_manifest_of_another_type_is_refused(client: Client, media_type: str) 
 
 
 @pytest.mark.parametrize("own", [INDEX_TYPE, JSON, 3, ["x"], {"a": 1}, True])
-def test_a_manifest_whose_media_type_contradicts_what_is_sent(client: Client, own: Any) -> None:
+def test_a_media_type_that_contradicts_the_content_type_is_refused(
+    client: Client, own: Any
+) -> None:
     content = json.dumps({"mediaType": own})
     response = client.put("/v2/a/manifests/v1", data=content, content_type=MANIFEST_TYPE)
     assert_error(response, 400, "MANIFEST_INVALID")
     assert_error(client.get("/v2/a/manifests/v1"), 404, "MANIFEST_UNKNOWN")
 
 
-def test_no_response_may_be_taken_for_another_type(client: Client) -> None:
+def test_browsers_are_told_not_to_guess_the_type_of_a_response(client: Client) -> None:
     digest = push_blob(client, "a", b"<script>")
     push_manifest(client, "a", "v1", manifest_of())
     for path in (
@@ -645,13 +663,13 @@ def test_no_response_may_be_taken_for_another_type(client: Client) -> None:
         assert client.get(path).headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_a_subject_whose_referrers_are_not_kept_is_not_said_to_be(client: Client) -> None:
+def test_a_subject_whose_referrers_are_not_kept_gets_no_oci_subject(client: Client) -> None:
     artifact = manifest_of(subject=descriptor(b"x") | {"digest": "md5:ab"})
     response = push_manifest(client, "a", digest_of(artifact), artifact)
     assert (response.status_code, "OCI-Subject" in response.headers) == (201, False)
 
 
-def test_referrers(client: Client) -> None:
+def test_referrers_are_listed_and_filtered(client: Client) -> None:
     subject = manifest_of()
     digest = digest_of(subject)
     path = f"/v2/a/referrers/{digest}"
@@ -703,7 +721,7 @@ def referrers_in_pages(client: Client, subject: str, query: str = "") -> list[li
     return [[one["digest"] for one in page] for page in found]
 
 
-def test_referrers_in_pages(client: Client) -> None:
+def test_referrers_are_listed_in_pages(client: Client) -> None:
     subject = digest_of(manifest_of())
     digests = sorted(push_referrer(client, subject, note=i) for i in range(7))
     assert referrers_in_pages(client, subject) == [digests]
@@ -741,8 +759,8 @@ def test_a_page_of_referrers_has_at_most_4_mib(annotation: str) -> None:
             assert {one["digest"] for one in found} == digests
 
 
-def test_a_manifest_that_no_page_of_referrers_could_hold_is_refused(client: Client) -> None:
-    """Whatever is taken can be listed."""
+def test_a_manifest_too_large_for_a_page_of_referrers_is_refused(client: Client) -> None:
+    """Every manifest that is accepted can be listed."""
     subject = digest_of(manifest_of())
     bare = manifest_of(subject={"digest": subject}, annotations={"x": ""})
     for missing in range(0, 800, 100):
@@ -759,10 +777,10 @@ def test_a_manifest_that_no_page_of_referrers_could_hold_is_refused(client: Clie
         assert len(client.get(path).data) <= MAX_MANIFEST
         break
     else:
-        pytest.fail("none of them is taken")
+        pytest.fail("none of the manifests is accepted")
 
 
-def test_a_manifest_that_is_deleted_is_no_referrer_any_more(client: RegistryClient) -> None:
+def test_a_deleted_manifest_is_no_longer_a_referrer(client: RegistryClient) -> None:
     subject = digest_of(manifest_of())
     digests = [push_referrer(client, subject, note=i) for i in range(3)]
     client.delete(f"/v2/a/manifests/{digests.pop()}")
@@ -776,7 +794,7 @@ def test_a_manifest_that_is_deleted_is_no_referrer_any_more(client: RegistryClie
         assert len(referrers) == 2
 
 
-def test_tags_and_catalog_in_pages(client: Client) -> None:
+def test_tags_are_listed_in_pages(client: Client) -> None:
     tags = ["B", "D", "a", "a-b", "a.b", "a0", "ab", "c"]
     for tag in reversed(tags):
         push_manifest(client, "x/y", tag, manifest_of())
@@ -811,7 +829,7 @@ NAMES = [
 ]
 
 
-def test_repositories_are_listed_in_the_order_of_their_whole_names(client: Client) -> None:
+def test_repositories_are_listed_in_ascii_order_of_their_whole_names(client: Client) -> None:
     for name in reversed(NAMES):
         push_manifest(client, name, "v1", manifest_of())
     push_blob(client, "a/only/a/blob")
@@ -823,7 +841,7 @@ def test_repositories_are_listed_in_the_order_of_their_whole_names(client: Clien
         assert response.get_json()["repositories"] == [name for name in NAMES if name > last]
 
 
-def test_repositories_nest(client: Client) -> None:
+def test_repositories_may_be_nested(client: Client) -> None:
     for name in "a", "a/b", "a/b/manifests", "a/b/tags/list", "a/blobs/uploads":
         push_blob(client, name)
         assert push_manifest(client, name, "v1", manifest_of(BLOB, note=name)).status_code == 201
@@ -866,7 +884,7 @@ def test_errors_are_the_registrys_json(
     ids=repr,
 )
 @pytest.mark.parametrize("at_once", [True, False])
-def test_a_storage_that_fails(
+def test_a_storage_that_fails_is_a_503_or_500_without_details(
     caplog: pytest.LogCaptureFixture, error: Exception, status: int, code: str, at_once: bool
 ) -> None:
     class Broken(MemoryStorage):
@@ -890,7 +908,7 @@ def test_a_storage_that_fails(
         assert "secret" in record.getMessage()
 
 
-def test_no_layer_is_held_in_memory(tmp_path: Path) -> None:
+def test_a_large_layer_is_not_held_in_memory(tmp_path: Path) -> None:
     size = 256 * 1024 * 1024
 
     class Zeros(RawIOBase):
@@ -927,7 +945,7 @@ def test_no_layer_is_held_in_memory(tmp_path: Path) -> None:
 # Options.
 
 
-def test_a_page_has_no_more_than_the_registry_gives(storage: Storage) -> None:
+def test_a_page_has_at_most_page_size_results(storage: Storage) -> None:
     client = RegistryClient(storage, page_size=2)
     for tag in "abcde":
         push_manifest(client, tag, "v1", manifest_of())
@@ -944,7 +962,7 @@ def test_a_page_has_no_more_than_the_registry_gives(storage: Storage) -> None:
             assert sizes == [most] * (total // most) + [total % most] * (total % most > 0)
 
 
-def test_the_least_length_of_a_chunk_is_announced_and_enforced(storage: Storage) -> None:
+def test_the_minimum_size_of_a_chunk_is_announced_and_enforced(storage: Storage) -> None:
     client = RegistryClient(storage, min_chunk=5)
     for chunks, last, status in (
         ([b"01234", b"56789"], b"", 201),
@@ -976,7 +994,7 @@ def test_the_least_length_of_a_chunk_is_announced_and_enforced(storage: Storage)
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])
-def test_a_chunk_that_is_too_long_is_refused_and_the_upload_goes_on(
+def test_a_chunk_over_the_maximum_is_413_and_the_upload_goes_on(
     storage: Storage, is_chunked: bool
 ) -> None:
     client = RegistryClient(storage, max_chunk=5)
@@ -998,10 +1016,10 @@ def test_a_chunk_that_is_too_long_is_refused_and_the_upload_goes_on(
     assert patch(b"56789").status_code == 202
     put = client.put(url, query_string={"digest": digest_of(b"0123456789")})
     assert put.status_code == 201
-    assert push_blob(client, "a") == digest_of(BLOB)  # which is no chunk
+    assert push_blob(client, "a") == digest_of(BLOB)  # a single POST is not a chunk
 
 
-def test_a_read_only_registry(storage: Storage) -> None:
+def test_a_read_only_registry_refuses_writes(storage: Storage) -> None:
     writer = RegistryClient(storage)
     blob = push_blob(writer, "a")
     push_manifest(writer, "a", "v1", manifest_of(BLOB))
@@ -1022,7 +1040,7 @@ def test_a_read_only_registry(storage: Storage) -> None:
 
 
 @pytest.mark.parametrize("without", ["catalog", "referrers", "tags"])
-def test_a_registry_without_an_endpoint(without: str) -> None:
+def test_an_endpoint_that_is_left_out_is_404(without: str) -> None:
     endpoints = {route.endpoint for route in OCI_1_1.routes} - {without}
     client = RegistryClient(MemoryStorage(), dialect=OCI_1_1.subset(*endpoints))
     push_manifest(client, "a", "v1", manifest_of())
@@ -1049,6 +1067,6 @@ def test_a_registry_without_an_endpoint(without: str) -> None:
         ({"dialect": DOCKER_1_5}, "dialect 'docker-1.5' must be OCI_1_1 or a subset of it"),
     ],
 )
-def test_an_option_that_is_out_of_range(options: Any, message: str) -> None:
+def test_an_option_out_of_range_is_a_value_error(options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_registry(MemoryStorage(), **options)

@@ -1,4 +1,4 @@
-"""Dialects: what a route table may have, its subsets, its expressions, and copies of it."""
+"""Dialects: the routes that they may have, their subsets, regular expressions and copies."""
 
 import copy
 import pickle
@@ -25,14 +25,14 @@ from .wsgi import decoded_path
 class TestSubset:
     read_only = OCI_1_1.subset("base", "manifest", "blob", "tags", methods=["GET"])
 
-    def test_it_has_the_endpoints_and_methods_named(self) -> None:
+    def test_it_has_only_the_given_endpoints_and_methods(self) -> None:
         assert {route.endpoint for route in self.read_only.routes} == {
             *("base", "manifest", "blob", "tags")
         }
         assert {route.methods for route in self.read_only.routes} == {("GET",)}
 
     @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.path)
-    def test_a_map_of_it_answers_for_what_it_leaves_out(self, example: Any) -> None:
+    def test_a_map_of_it_refuses_what_it_leaves_out(self, example: Any) -> None:
         adapter = RegistryMap(self.read_only).bind("registry.example")
         for method in nasty.METHODS:
             if example.endpoint not in ("base", "manifest", "blob", "tags"):
@@ -48,18 +48,20 @@ class TestSubset:
     @pytest.mark.parametrize(
         "path", ["/v2/A/blobs/uploads/", "/v2/a/referrers/x", "/v2/a/blobs/uploads/.x"]
     )
-    def test_a_malformed_value_of_a_route_left_out_is_not_explained(self, path: str) -> None:
+    def test_a_path_of_a_route_left_out_is_a_plain_404_even_if_it_is_malformed(
+        self, path: str
+    ) -> None:
         with pytest.raises(RouteUnknown):
             RegistryMap(self.read_only).bind("registry.example").match(path)
 
-    def test_slashes_lead_to_what_is_left(self) -> None:
+    def test_slashes_are_redirected_only_for_the_routes_it_has(self) -> None:
         adapter = RegistryMap(self.read_only).bind("registry.example")
         with pytest.raises(RequestRedirect):
             adapter.match("/v2//a/tags/list/")
         with pytest.raises(NotFound):
             adapter.match("/v2/a/blobs/uploads")
 
-    def test_with_no_endpoint_named_it_has_all(self) -> None:
+    def test_without_endpoints_it_has_them_all(self) -> None:
         assert OCI_1_1.subset().routes == OCI_1_1.routes
         pushes = OCI_1_1.subset(methods=["put", "PATCH", "post"])
         assert {(route.endpoint, route.methods) for route in pushes.routes} == {
@@ -79,14 +81,14 @@ class TestSubset:
         with pytest.raises(Unsupported):
             adapter.match(f"/v2/a/blobs/{SHA256}", "GET")
 
-    def test_a_dialect_that_takes_any_method_takes_those_listed(self) -> None:
+    def test_a_dialect_that_takes_any_method_is_limited_to_those_given(self) -> None:
         subset = DOCKER_1_5.subset("tags", methods=["GET", "PROPFIND"])
         assert [route.methods for route in subset.routes] == [("GET", "PROPFIND")]
         assert DOCKER_1_5.subset("tags").routes[0].methods is None
 
     @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=str)
     @pytest.mark.parametrize("endpoint", ["base", "tags", "blob", "blob-upload"])
-    def test_the_root_is_the_same(self, dialect: Dialect, endpoint: str) -> None:
+    def test_the_root_stays_the_same(self, dialect: Dialect, endpoint: str) -> None:
         assert dialect.subset(endpoint).root == dialect.root == "/v2"
 
     def test_a_subset_of_a_subset(self) -> None:
@@ -104,20 +106,20 @@ class TestSubset:
             ([], [], "must have a route"),
         ],
     )
-    def test_what_is_unknown_is_refused(
+    def test_unknown_endpoints_and_methods_are_refused(
         self, endpoints: list[str], methods: list[str] | None, error: str
     ) -> None:
         with pytest.raises(ValueError, match=error):
             OCI_1_1.subset(*endpoints, methods=methods)
 
-    def test_one_string_for_methods_is_refused(self) -> None:
+    def test_a_single_string_as_methods_is_refused(self) -> None:
         with pytest.raises(TypeError, match="methods 'GET' must be several strings"):
             OCI_1_1.subset(methods="GET")
 
 
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=str)
 @given(st.integers(0, 2**32))
-def test_the_expression_of_a_route_matches_just_its_paths(dialect: Dialect, seed: int) -> None:
+def test_the_regex_of_a_route_matches_exactly_its_paths(dialect: Dialect, seed: int) -> None:
     adapter = RegistryMap(dialect).bind("registry.example")
     for target, _ in nasty.requests(seed, 5):
         path = decoded_path(target)
@@ -136,7 +138,7 @@ def test_the_expression_of_a_route_matches_just_its_paths(dialect: Dialect, seed
         assert hits == matched
 
 
-def test_an_expression_is_for_a_route_of_the_dialect() -> None:
+def test_the_regex_of_another_dialects_route_is_refused() -> None:
     for route in OCI_1_1.routes:
         assert isinstance(OCI_1_1.regex(route), re.Pattern)
     catalog = next(route for route in OCI_1_1.routes if route.endpoint == "catalog")
@@ -145,7 +147,7 @@ def test_an_expression_is_for_a_route_of_the_dialect() -> None:
 
 
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=str)
-def test_a_dialect_is_itself_again_when_it_is_pickled_or_copied(dialect: Dialect) -> None:
+def test_pickling_or_copying_a_dialect_gives_the_same_object(dialect: Dialect) -> None:
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         assert pickle.loads(pickle.dumps(dialect, protocol)) is dialect
     assert copy.copy(dialect) is dialect
@@ -159,8 +161,8 @@ def test_a_subset_can_be_pickled_and_copied() -> None:
         assert RegistryMap(again).bind("h").match("/v2/a/tags/list") == ("tags", {"name": "a"})
 
 
-def test_the_dialects_by_their_names_are_these_for_good() -> None:
-    """One more there could not be pickled: it is no global of the module."""
+def test_no_dialect_can_be_added_to_the_built_in_ones() -> None:
+    """One that was added could not be pickled, because it is not a global of the module."""
     mine = Dialect("mine", OCI_1_1.routes, OCI_1_1.converters)
     with pytest.raises(TypeError):
         DIALECTS["mine"] = mine  # type: ignore[index]
@@ -190,7 +192,7 @@ class Narrower(TagConverter):
         ("tags/<repository:other>", "must have its repository name right after '/v2/'"),
     ],
 )
-def test_a_route_that_cannot_be_in_a_table_is_refused_early(path: str, error: str) -> None:
+def test_a_route_that_a_table_cannot_have_is_refused(path: str, error: str) -> None:
     converters: dict[str, Any] = {**OCI_1_1.converters, "int": IntegerConverter}
     converters |= {"changing": Changing, "narrower": Narrower}
     base, tags, path = OCI_1_1.routes[0], "tags", f"/v2/<repository:name>/{path}"
@@ -213,14 +215,14 @@ def test_a_dialect_without_a_route_is_refused() -> None:
         ("/v2/<tag:a>/<tag:b>/", "/v2/<tag:b>/<tag:a>"),
     ],
 )
-def test_two_routes_with_one_path_are_refused_for_one_would_be_lost(one: str, other: str) -> None:
+def test_two_routes_with_the_same_path_are_refused(one: str, other: str) -> None:
     routes = Route("a", one, ("GET",)), Route("b", other, ("PUT",))
     with pytest.raises(ValueError, match="must not have the path of another route") as raised:
         Dialect("mine", routes, OCI_1_1.converters)
     assert str(raised.value).startswith(f"route {other!r} must ")
 
 
-def test_a_subset_has_the_root_of_the_whole() -> None:
+def test_a_subset_has_the_root_of_the_whole_dialect() -> None:
     deep = Route("deep", "/v2/_ext/a/<tag:tag>", ("PUT",))
     subset = Dialect("mine", (*OCI_1_1.routes, deep), OCI_1_1.converters).subset("deep")
     assert subset.root == subset.subset().root == "/v2"
@@ -230,7 +232,7 @@ def test_a_subset_has_the_root_of_the_whole() -> None:
             adapter.match(path)
 
 
-def test_a_dialect_with_routes_and_converters_of_its_own() -> None:
+def test_a_dialect_can_have_its_own_routes_and_converters() -> None:
     class SignatureConverter(GrammarConverter, grammar=TagConverter.grammar): ...
 
     dialect = Dialect(
@@ -250,7 +252,7 @@ def test_a_dialect_with_routes_and_converters_of_its_own() -> None:
         adapter.match("/v2/a/b/sigs/.x")
 
 
-def test_of_routes_with_the_same_endpoint_and_variables_the_first_is_built() -> None:
+def test_if_two_routes_have_the_same_endpoint_and_variables_the_first_is_built() -> None:
     paths = [f"/v2/<repository:name>/{last}" for last in ("sigs", "signatures")]
     dialect = Dialect(
         "mine", tuple(Route("sig", path, ("GET",)) for path in paths), OCI_1_1.converters
@@ -259,8 +261,8 @@ def test_of_routes_with_the_same_endpoint_and_variables_the_first_is_built() -> 
         assert url_map.bind("h").build("sig", {"name": "a"}) == "/v2/a/sigs"
 
 
-def test_in_a_plain_map_a_long_path_takes_no_longer_than_it_must() -> None:
-    """The time of a greedy expression would grow with the square of the length, to hours here."""
+def test_a_plain_map_matches_a_long_path_in_linear_time() -> None:
+    """With a greedy expression, which takes quadratic time, it would take hours."""
     adapter = Map([RegistryRules()]).bind("registry.example")
     for path in "a/" * 100_000 + "!", "a" * 200_000 + "!", "a" + "-" * 200_000:
         with pytest.raises(NotFound):
@@ -278,5 +280,5 @@ def test_in_a_plain_map_a_rule_may_have_text_after_a_name() -> None:
     assert adapter.match("/v2/a/manifests/v1.json") == ("manifest", {"name": "a", "tag": "v1"})
 
 
-def test_converters_keep_their_names() -> None:
+def test_converters_are_werkzeug_converters() -> None:
     assert all(issubclass(c, BaseConverter) for c in OCI_1_1.converters.values())

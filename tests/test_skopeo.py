@@ -1,4 +1,4 @@
-"""A real client, skopeo, against `examples/registry.py` as a newcomer starts it."""
+"""A real client, skopeo, with `examples/registry.py`, started as a newcomer would."""
 
 import json
 import threading
@@ -25,7 +25,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", ["one", "two/two", "a/b__c/d-e/f.g/h--i/j0"])
-def test_push_and_pull(registry: str, tmp_path: Path, name: str) -> None:
+def test_an_image_is_pushed_and_pulled(registry: str, tmp_path: Path, name: str) -> None:
     image, remote = tmp_path / "image", f"docker://{registry}/{name}"
     oci_layout.write(image, [5_000_000, 100_000, 1, 0], ["amd64"])
     skopeo("copy --dest-tls-verify=false", f"oci:{image}:v1", f"{remote}:v1")
@@ -45,7 +45,7 @@ def test_push_and_pull(registry: str, tmp_path: Path, name: str) -> None:
     assert raw.encode() == files_of(image)[digest.removeprefix("sha256:")]
 
 
-def test_an_index_of_several_platforms(registry: str, tmp_path: Path) -> None:
+def test_an_index_of_several_platforms_is_pushed_and_pulled(registry: str, tmp_path: Path) -> None:
     image, back, remote = tmp_path / "image", tmp_path / "back", f"docker://{registry}/multi/arch"
     oci_layout.write(image, [100_000, 2_000], ["amd64", "arm64", "s390x"], seed=1)
     skopeo("copy --all --dest-tls-verify=false", f"oci:{image}:v1", f"{remote}:v1")
@@ -55,7 +55,7 @@ def test_an_index_of_several_platforms(registry: str, tmp_path: Path) -> None:
     assert len(raw["manifests"]) == 3
 
 
-def test_between_repositories_blobs_are_mounted(registry: str, tmp_path: Path) -> None:
+def test_blobs_are_mounted_between_repositories(registry: str, tmp_path: Path) -> None:
     image = tmp_path / "image"
     oci_layout.write(image, [50_000], ["amd64"], seed=2)
     remote = f"docker://{registry}"
@@ -70,7 +70,7 @@ def test_between_repositories_blobs_are_mounted(registry: str, tmp_path: Path) -
     assert files_of(back) == files_of(image)
 
 
-def test_list_tags_and_delete(registry: str, tmp_path: Path) -> None:
+def test_tags_are_listed_and_images_deleted(registry: str, tmp_path: Path) -> None:
     image, remote = tmp_path / "image", f"docker://{registry}/to/delete"
     oci_layout.write(image, [1_000], ["amd64"], seed=3)
     other = tmp_path / "other"
@@ -88,8 +88,8 @@ def test_list_tags_and_delete(registry: str, tmp_path: Path) -> None:
     skopeo("inspect --tls-verify=false", f"{remote}:V2.0_x")
 
 
-def test_what_is_wrong_with_a_name_is_shown() -> None:
-    """skopeo sends no name that is malformed today; one of Docker 1.5.0 has two components."""
+def test_skopeo_shows_what_is_wrong_with_a_name() -> None:
+    """skopeo never sends a name that `OCI_1_1` refuses, but `DOCKER_1_5` needs two components."""
     with make_server("127.0.0.1", 0, RegistryApp(RegistryMap(DOCKER_1_5)), threaded=True) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         remote = f"docker://127.0.0.1:{server.port}/nginx:latest"
@@ -98,7 +98,7 @@ def test_what_is_wrong_with_a_name_is_shown() -> None:
     assert "repository name 'nginx' must have two to five components" in message
 
 
-def test_what_is_not_there(registry: str) -> None:
+def test_a_missing_image_is_an_error(registry: str) -> None:
     remote = f"docker://{registry}/no/such"
     message = skopeo("inspect --tls-verify=false", f"{remote}:v1", fails=True)
     assert "the repository has no such manifest" in message

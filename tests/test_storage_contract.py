@@ -1,4 +1,4 @@
-"""What `registry_routes.registry.Storage` promises, of each storage, without HTTP."""
+"""The promises of `registry_routes.registry.Storage`, tested on each storage, without HTTP."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +33,7 @@ def content_of(storage: Storage, name: str, digest: str) -> bytes:
     return b"".join(storage.read_blob(name, digest, 0, storage.blob_size(name, digest)))
 
 
-# What is not there.
+# What is missing.
 
 
 READS: dict[str, Callable[[Storage], Any]] = {
@@ -54,8 +54,10 @@ READS: dict[str, Callable[[Storage], Any]] = {
 
 @pytest.mark.parametrize("method", READS)
 @pytest.mark.parametrize("is_elsewhere", [False, True])
-def test_what_is_not_there_is_missing(storage: Storage, method: str, is_elsewhere: bool) -> None:
-    """In another repository it is no more there than nowhere."""
+def test_what_a_repository_does_not_have_is_missing(
+    storage: Storage, method: str, is_elsewhere: bool
+) -> None:
+    """It does not matter whether another repository has it."""
     if is_elsewhere:
         storage.put_blob("a", OTHER, [b"other"])
         storage.put_manifest("a/b/c", OTHER, MANIFEST, tags=["v1"])
@@ -68,7 +70,7 @@ def test_what_is_not_there_is_missing(storage: Storage, method: str, is_elsewher
 
 
 @pytest.mark.parametrize("upload_id", ["x", "0" * 3000, "_blobs", "begun", "A" * 32, "=" * 32])
-def test_an_upload_id_that_nobody_gave_is_missing(storage: Storage, upload_id: str) -> None:
+def test_an_unknown_upload_id_is_missing(storage: Storage, upload_id: str) -> None:
     storage.begin_upload("a")
     with pytest.raises(Missing):
         storage.upload_size("a", upload_id)
@@ -90,10 +92,10 @@ def test_any_part_of_a_blob_can_be_read(storage: Storage, algorithm: str, size: 
     for start, end in [*pairwise(cuts), (0, size), (size, size), (0, 0)]:
         blocks = list(storage.read_blob("a", digest, start, end))
         assert b"".join(blocks) == content[start:end]
-        assert len(blocks) <= len(content) // 10_000 + 1  # they are no lines
+        assert len(blocks) <= len(content) // 10_000 + 1  # blocks, not lines
 
 
-def test_a_blob_is_mounted_from_where_it_is(storage: Storage) -> None:
+def test_a_blob_is_mounted_only_from_a_repository_that_has_it(storage: Storage) -> None:
     storage.put_blob("a", DIGEST, [BLOB])
     for _ in range(2):
         storage.mount_blob("b", DIGEST, "a")
@@ -132,13 +134,13 @@ WRITES: dict[str, Callable[[Storage, str, Any, str], Any]] = {
 
 @pytest.mark.parametrize("method", WRITES)
 @pytest.mark.parametrize("blocks", [(), (b"x",), (BLOB, BLOB, BLOB)], ids=len)
-def test_of_a_stream_that_breaks_off_nothing_is_kept(
+def test_nothing_is_kept_of_a_stream_that_breaks_off(
     storage: Storage, method: str, blocks: tuple[bytes, ...]
 ) -> None:
     upload_id = storage.begin_upload("a")
     storage.append_to_upload("a", upload_id, 0, [b"012"])
     for prefix in b"", b"012":
-        digest = digest_of(prefix + b"".join(blocks))  # though it would be right
+        digest = digest_of(prefix + b"".join(blocks))  # the right one for what has come
         with pytest.raises(BrokenOff):
             WRITES[method](storage, upload_id, broken_off(*blocks), digest)
         with pytest.raises(Missing):
@@ -150,7 +152,7 @@ def test_of_a_stream_that_breaks_off_nothing_is_kept(
 
 @pytest.mark.parametrize("algorithm", REGISTERED_ALGORITHMS)
 @pytest.mark.parametrize("last", [b"", b"345"])
-def test_of_a_blob_with_another_digest_nothing_is_kept(
+def test_nothing_is_kept_of_a_blob_with_another_digest(
     storage: Storage, algorithm: str, last: bytes
 ) -> None:
     digest = digest_of(b"other", algorithm)
@@ -169,7 +171,7 @@ def test_of_a_blob_with_another_digest_nothing_is_kept(
     assert content_of(storage, "a", right) == b"012" + last
 
 
-def test_a_blob_that_is_there_survives_a_push_that_fails(storage: Storage) -> None:
+def test_an_existing_blob_survives_a_push_that_fails(storage: Storage) -> None:
     storage.put_blob("a", DIGEST, [BLOB])
     with pytest.raises(DigestMismatch):
         storage.put_blob("a", DIGEST, [b"x"])
@@ -183,7 +185,7 @@ def test_a_blob_that_is_there_survives_a_push_that_fails(storage: Storage) -> No
 
 @pytest.mark.parametrize("algorithm", REGISTERED_ALGORITHMS)
 @given(st.lists(st.binary(max_size=5), max_size=5), st.binary(max_size=5))
-def test_an_upload_is_its_chunks_one_after_another(
+def test_a_finished_upload_is_its_chunks_joined(
     algorithm: str, chunks: list[bytes], last: bytes
 ) -> None:
     for storage in MemoryStorage(), ObjectStorage(MemoryStore()):
@@ -200,7 +202,7 @@ def test_an_upload_is_its_chunks_one_after_another(
             storage.upload_size("a", upload_id)
 
 
-def test_a_chunk_where_another_is_conflicts(storage: Storage) -> None:
+def test_a_chunk_at_the_place_of_another_is_a_conflict(storage: Storage) -> None:
     upload_id = storage.begin_upload("a")
     storage.append_to_upload("a", upload_id, 0, [b"012"])
     with pytest.raises(Conflict):
@@ -215,7 +217,7 @@ def test_a_chunk_where_another_is_conflicts(storage: Storage) -> None:
         storage.cancel_upload("a", upload_id)
 
 
-def test_of_two_chunks_at_once_one_is_kept(storage: Storage) -> None:
+def test_only_one_of_several_simultaneous_chunks_is_kept(storage: Storage) -> None:
     upload_id = storage.begin_upload("a")
 
     def append(i: int) -> bytes:
@@ -248,7 +250,7 @@ def test_a_manifest_is_kept_with_its_type_its_tags_and_its_subject(storage: Stor
             assert (digest, b"{1}") in list(storage.referrers("a", SUBJECT))
 
 
-def test_a_manifest_that_is_deleted_takes_along_what_points_at_it(storage: Storage) -> None:
+def test_deleting_a_manifest_deletes_what_points_at_it(storage: Storage) -> None:
     storage.put_manifest("a", DIGEST, MANIFEST, tags=["v1", "v2"], subject=SUBJECT, descriptor=b"1")
     storage.put_manifest("a", OTHER, MANIFEST, tags=["v3"], subject=SUBJECT, descriptor=b"2")
     storage.put_manifest("a", SUBJECT, MANIFEST, tags=["v2"])
@@ -302,32 +304,32 @@ def test_lists_are_in_ascii_order_and_begin_after_any_text(
         assert all(digest == one.decode() for digest, one in storage.referrers("a", SUBJECT))
 
 
-def test_a_repository_is_there_while_it_has_a_blob_or_a_manifest(storage: Storage) -> None:
-    def is_there() -> bool:
+def test_a_repository_exists_while_it_has_a_blob_or_a_manifest(storage: Storage) -> None:
+    def exists() -> bool:
         try:
             return list(storage.tags("a")) == []
         except Missing:
             return False
 
-    assert not is_there()
+    assert not exists()
     storage.begin_upload("a")
     storage.put_manifest("a/b", DIGEST, MANIFEST, tags=["v1"])
-    assert not is_there()
+    assert not exists()
     storage.put_blob("a", DIGEST, [BLOB])
-    assert is_there()
+    assert exists()
     assert list(storage.repositories()) == ["a/b"]
     storage.put_manifest("a", DIGEST, MANIFEST)
     storage.delete_blob("a", DIGEST)
-    assert is_there()
+    assert exists()
     assert list(storage.repositories()) == ["a", "a/b"]
     storage.delete_manifest("a", DIGEST)
-    assert not is_there()
+    assert not exists()
     assert list(storage.repositories()) == ["a/b"]
     assert list(storage.referrers("a", SUBJECT)) == []
 
 
 class Counting:
-    """A store of obstore's, whose calls are counted."""
+    """A store of obstore that counts the calls of its methods."""
 
     def __init__(self, store: Any) -> None:
         self.store, self.calls = store, 0
@@ -337,7 +339,7 @@ class Counting:
         return getattr(self.store, name)
 
 
-def test_a_page_opens_what_it_shows_and_a_chunk_costs_the_same_first_or_last() -> None:
+def test_a_page_reads_only_what_it_shows_and_every_chunk_costs_the_same() -> None:
     store = MemoryStore()
     storage = ObjectStorage(store)
     for i in range(300):
@@ -361,14 +363,14 @@ def test_a_page_opens_what_it_shows_and_a_chunk_costs_the_same_first_or_last() -
     for start in range(200):
         before = counting.calls
         assert storage.upload_size("a", upload_id) == start
-        storage.store = store  # open_writer takes no other
+        storage.store = store  # open_writer needs obstore's own
         storage.append_to_upload("a", upload_id, start, [b"x"])
         storage.store = counting
         costs.append(counting.calls - before)
     assert costs[-1] == costs[1] <= 3
 
 
-def test_deleting_a_manifest_reads_its_own_tags_alone() -> None:
+def test_deleting_a_manifest_reads_only_its_own_tags() -> None:
     counting = Counting(MemoryStore())
     storage = ObjectStorage(counting.store)
     for i in range(500):
@@ -385,7 +387,7 @@ def test_deleting_a_manifest_reads_its_own_tags_alone() -> None:
     assert storage.tag("a", "v2") == OTHER
 
 
-def test_a_tag_that_moves_while_its_manifests_are_deleted_points_at_one_or_is_gone(
+def test_no_tag_is_left_that_points_at_a_deleted_manifest(
     storage: Storage,
 ) -> None:
     def move(digest: str) -> None:
@@ -461,7 +463,7 @@ def test_pushes_beside_deletions_that_remove_directories_succeed(tmp_path: Path)
 @pytest.mark.parametrize(
     "path", [f"blobs/sha256/{DIGEST[7:]}", f"repositories/a/_blobs/sha256/{DIGEST[7:]}"]
 )
-def test_a_blob_whose_content_or_link_is_lost_is_missing_and_a_push_mends_it(
+def test_a_blob_whose_content_or_link_is_lost_is_missing_until_a_push_repairs_it(
     tmp_path: Path, path: str
 ) -> None:
     storage = ObjectStorage(LocalStore(tmp_path))
@@ -479,7 +481,7 @@ def test_a_blob_whose_content_or_link_is_lost_is_missing_and_a_push_mends_it(
 
 
 @pytest.mark.parametrize("how", ["put", "one chunk", "two chunks"])
-def test_a_push_replaces_a_content_that_is_there_but_wrong(tmp_path: Path, how: str) -> None:
+def test_a_push_replaces_damaged_content(tmp_path: Path, how: str) -> None:
     storage = ObjectStorage(LocalStore(tmp_path))
     for wrong in b"", BLOB[:-1], BLOB[:-1] + b"x":
         storage.put_blob("a", DIGEST, [BLOB])
@@ -499,7 +501,7 @@ def test_a_push_replaces_a_content_that_is_there_but_wrong(tmp_path: Path, how: 
 
 
 @pytest.mark.parametrize("kind", ["_manifests/*", "_tags", "_referrers/*/*/*"])
-def test_an_empty_file_is_not_there_and_a_push_mends_it(tmp_path: Path, kind: str) -> None:
+def test_an_empty_file_counts_as_missing_until_a_push_repairs_it(tmp_path: Path, kind: str) -> None:
     storage = ObjectStorage(LocalStore(tmp_path))
 
     def push() -> None:
@@ -524,7 +526,7 @@ def test_an_empty_file_is_not_there_and_a_push_mends_it(tmp_path: Path, kind: st
     push()
 
 
-def test_files_that_are_not_the_registrys_are_no_trouble(tmp_path: Path) -> None:
+def test_files_that_are_not_the_registrys_are_ignored(tmp_path: Path) -> None:
     storage = ObjectStorage(LocalStore(tmp_path))
     storage.put_manifest("a/b", DIGEST, MANIFEST, tags=["v1"])
     for directory in tmp_path / "repositories", tmp_path / "repositories" / "a":
@@ -538,7 +540,7 @@ def test_files_that_are_not_the_registrys_are_no_trouble(tmp_path: Path) -> None
 # Errors of the storage itself.
 
 
-def test_a_store_that_fails_is_an_oserror_in_one_line(tmp_path: Path) -> None:
+def test_a_store_that_fails_is_an_oserror_with_a_message_in_one_line(tmp_path: Path) -> None:
     file = tmp_path / "repositories"
     file.write_bytes(b"x")
     storage = ObjectStorage(LocalStore(tmp_path))
@@ -559,7 +561,7 @@ def test_a_store_that_fails_is_an_oserror_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(raised.value)
 
 
-def test_each_storage_has_every_method_as_the_protocol_has_it() -> None:
+def test_each_storage_has_every_method_of_the_protocol() -> None:
     methods = [name for name in vars(Storage) if not name.startswith("_")]
     assert len(methods) == 18
     for kind in MemoryStorage, ObjectStorage:

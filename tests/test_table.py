@@ -1,4 +1,4 @@
-"""The route table alone: pure functions of paths and methods, without HTTP and without a map."""
+"""The route table alone, without requests and without a map."""
 
 import pickle
 from random import Random
@@ -25,7 +25,7 @@ TABLES = {prefix: RouteTable(prefix=prefix) for prefix in PREFIXES}
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.path)
-def test_a_path_is_matched_as_it_is_built(example: Any, prefix: str) -> None:
+def test_a_path_matches_with_the_methods_of_its_route_only(example: Any, prefix: str) -> None:
     table = TABLES[prefix]
     for method in nasty.METHODS:
         found = table.match(prefix + example.path, method)
@@ -38,7 +38,7 @@ def test_a_path_is_matched_as_it_is_built(example: Any, prefix: str) -> None:
 
 
 def answer_of_the_table(table: RouteTable, path: str, method: str) -> Answer:
-    """What a map with strict slashes answers, from the table alone."""
+    """The answer of a map with strict slashes, from the table alone."""
     found = table.match(path, method)
     if found is not None:
         return Answer(200, (found[0].endpoint, found[1]))
@@ -53,14 +53,14 @@ def answer_of_the_table(table: RouteTable, path: str, method: str) -> Answer:
 
 
 @given(seed=st.integers(0, 2**32), prefix=st.sampled_from(PREFIXES))
-def test_the_table_alone_answers_as_the_slow_reference(seed: int, prefix: str) -> None:
+def test_the_table_agrees_with_the_slow_reference(seed: int, prefix: str) -> None:
     for target, method in nasty.requests(seed, 5, prefix):
         path = decoded_path(target)
         assert answer_of_the_table(TABLES[prefix], path, method) == answer(path, method, prefix)
 
 
 @given(st.text("/._-:aA0", max_size=20), st.sampled_from(sorted(DIALECTS)))
-def test_a_path_that_matches_means_itself(path: str, dialect: str) -> None:
+def test_explain_finds_the_route_of_a_path_that_matches(path: str, dialect: str) -> None:
     table = RouteTable(DIALECTS[dialect])
     for target in f"/v2{path}", f"/v2/a/b/{path}", f"/v2/{path}/tags/list":
         found = table.match(target, "GET")
@@ -69,7 +69,7 @@ def test_a_path_that_matches_means_itself(path: str, dialect: str) -> None:
             assert table.explain(other_ending(target), "GET") == Meaning(*found, target)
 
 
-def test_what_is_under_the_root_is_so_by_whole_segments() -> None:
+def test_a_path_is_under_the_root_by_whole_segments() -> None:
     for prefix, table in TABLES.items():
         for path in "/v2", "/v2/", "/v2/x", "/v2//":
             assert table.is_under_root(prefix + path)
@@ -79,14 +79,14 @@ def test_what_is_under_the_root_is_so_by_whole_segments() -> None:
     assert isinstance(TABLES[""].explain("/v2/x", "GET"), RouteUnknown)
 
 
-def test_a_name_is_complained_of_wherever_a_route_is_meant() -> None:
+def test_a_malformed_name_is_an_error_that_names_it() -> None:
     error = TABLES[""].explain("/v2/library/Nginx/tags/list/", "GET")
     assert isinstance(error, NameInvalid)
     assert error.detail == {"name": "library/Nginx"}
 
 
-def test_the_last_of_what_a_path_may_mean_is_well_formed() -> None:
-    """The longest name is malformed, as ``_a`` may not be in one, and a shorter one is not."""
+def test_a_shorter_name_that_is_well_formed_is_preferred_to_a_malformed_one() -> None:
+    """``x/_a`` would be the longer name, but ``_a`` is malformed."""
     meaning = TABLES[""].explain("/v2/x/_a/tags/list", "PUT")
     assert isinstance(meaning, Meaning)
     assert meaning.route.endpoint == "extension"
@@ -106,7 +106,7 @@ def test_the_last_of_what_a_path_may_mean_is_well_formed() -> None:
         ("nothing", {}, None),
     ],
 )
-def test_a_path_is_built_from_just_its_variables(
+def test_a_path_is_built_from_exactly_its_variables(
     endpoint: str, values: dict[str, Any], built: str | None
 ) -> None:
     assert RouteTable().build(endpoint, values) == built
@@ -114,13 +114,13 @@ def test_a_path_is_built_from_just_its_variables(
     assert TABLES["/100%/%s/a>b é"].build(endpoint, values) == expected
 
 
-def test_what_a_path_must_not_have_is_percent_encoded() -> None:
+def test_characters_that_a_path_cannot_have_are_percent_encoded() -> None:
     values = {"name": "a/b", "uuid": "é %?#"}
     built = RouteTable(DOCKER_1_5).build("blob-upload-chunk", values)
     assert built == "/v2/a/b/blobs/uploads/%C3%A9%20%25%3F%23"
 
 
-def test_a_value_that_prints_as_another_is_built_as_what_it_is() -> None:
+def test_building_ignores_how_a_subclass_of_str_prints() -> None:
     class Shouting(str):
         def __str__(self) -> str:
             return self.upper()
@@ -139,7 +139,7 @@ def test_a_table_can_be_pickled(dialect: Any) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["registry", "//", "/a//b", "/a/../b", "/./a", "."])
-def test_a_prefix_that_no_clean_path_has_is_refused(prefix: str) -> None:
+def test_a_prefix_that_is_not_clean_is_refused(prefix: str) -> None:
     with pytest.raises(ValueError, match=r"must start with '/' and have no empty"):
         RouteTable(OCI_1_1, prefix)
 
@@ -159,8 +159,8 @@ def test_a_path_is_cleaned_as_go_cleans_it(path: str) -> None:
 
 @pytest.mark.parametrize("length", [100_000, 1_000_000])
 @pytest.mark.parametrize("shape", ["a/", "a", "A/", "manifests/", "_a/b/c/", "/", "a-", "a/_"])
-def test_a_long_path_is_explained(shape: str, length: int) -> None:
-    """That it ends at all says that it takes linear time: else it would take hours."""
+def test_a_long_path_is_explained_in_linear_time(shape: str, length: int) -> None:
+    """In quadratic time it would take hours."""
     random = Random(length)
     for end in "", "!", "/tags/list/", "/_a/tags/list/", f"/blobs/{random.random()}":
         path = f"/v2/{shape * (length // len(shape))}{end}"

@@ -1,4 +1,4 @@
-"""`registry_routes.testing`: the registry that a test suite starts, over HTTP and without."""
+"""`registry_routes.testing`: a registry for test suites, over HTTP and without."""
 
 import gzip
 import json
@@ -81,14 +81,14 @@ class Login(httpx.Auth):
 
 
 def client_of(registry: ServedRegistry, over: str = "http", **options: Any) -> httpx.Client:
-    """A client by HTTP, or of the application without a socket."""
+    """A client over HTTP, or one that calls the application without a socket."""
     transport = httpx.WSGITransport(registry.app) if over == "wsgi" else None
     options = {"follow_redirects": True, "verify": False, **options}  # TLS takes time to set up
     return httpx.Client(base_url=registry.url, transport=transport, **options)
 
 
 def push_blob(client: httpx.Client, name: str, content: bytes, chunk: int | None = None) -> str:
-    """Push a blob as the specification has it; in chunks, by one POST, or what comes of that."""
+    """Push a blob as in the specification: in chunks, or by a POST, which may begin an upload."""
     digest = digest_of(content)
     query = {} if chunk else {"digest": digest}
     response = client.post(
@@ -126,7 +126,7 @@ def test_ten_registries_are_started_and_stopped_in_two_seconds() -> None:
     assert time.perf_counter() - began < 2
 
 
-def test_two_at_once_have_nothing_in_common() -> None:
+def test_two_registries_at_once_share_nothing() -> None:
     with serve() as one, serve() as other:
         assert one.url != other.url
         one.fail("base", "GET", 503)
@@ -139,7 +139,7 @@ def test_two_at_once_have_nothing_in_common() -> None:
         assert list(later.storage.repositories()) == []
 
 
-def test_it_is_gone_afterwards_and_its_threads_as_well() -> None:
+def test_the_registry_and_its_threads_are_gone_afterwards() -> None:
     before = set(threading.enumerate())
     with serve() as registry:
         assert httpx.get(f"{registry.url}/v2/").status_code == 200
@@ -160,8 +160,8 @@ def wait_until(condition: Any) -> None:
     raise AssertionError("it did not come about within five seconds")
 
 
-def test_no_client_keeps_it_from_stopping() -> None:
-    """Clients that say nothing, that have said half, that are kept waiting."""
+def test_no_client_keeps_the_registry_from_stopping() -> None:
+    """Neither one that sends nothing, nor one that sends half a request, nor one that waits."""
     before = set(threading.enumerate())
     with ExitStack() as clients:
         with serve() as registry:
@@ -195,7 +195,7 @@ def test_a_port_that_is_taken_is_an_error() -> None:
 
 
 def raw(registry: ServedRegistry, request: bytes) -> bytes:
-    """What comes back for the bytes of a request, after which the client says no more."""
+    """The response to the bytes of a request, after which the client sends nothing more."""
     host, _, port = registry.host.partition(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(request)
@@ -210,7 +210,7 @@ CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_536, 3_000_000])
-def test_a_chunked_body(size: int) -> None:
+def test_a_chunked_body_is_read(size: int) -> None:
     content = os.urandom(size)
 
     def blocks() -> Iterator[bytes]:
@@ -280,7 +280,7 @@ def test_an_early_answer_to_a_large_body_arrives() -> None:
             assert client.request(method, path, content=body, headers=headers).status_code == status
 
 
-def test_what_is_not_http_is_survived() -> None:
+def test_the_registry_survives_requests_that_are_not_http() -> None:
     with serve() as registry:
         for request in b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET\r\n\r\n", b"\r\n" * 9:
             raw(registry, request)
@@ -290,10 +290,10 @@ def test_what_is_not_http_is_survived() -> None:
 # Recording.
 
 
-def test_what_came_is_recorded() -> None:
+def test_requests_are_recorded() -> None:
     with serve() as registry, client_of(registry, headers={"User-Agent": "mine"}) as client:
         digest = registry.add_image("library/nginx:v1", layers=[b"x"])
-        assert registry.requests == []  # seeding is none
+        assert registry.requests == []  # seeding is not a request
         client.get("/v2/library/nginx/manifests/v1")
         client.head(f"/v2/library/nginx/manifests/{digest}")
         client.get("/v2/library/nginx/tags/list?n=1&last=a%26b")
@@ -333,7 +333,7 @@ def test_a_request_is_recorded_before_it_is_answered() -> None:
     assert registry.requests[0].status == 200
 
 
-def test_what_the_registry_does_not_have_is_recorded_too() -> None:
+def test_requests_for_what_the_registry_does_not_have_are_recorded_too() -> None:
     dialect = OCI_1_1.subset("base", "manifest", "blob", "tags", methods=["GET"])
     with serve(dialect=dialect) as registry, client_of(registry) as client:
         digest = registry.add_image("a:v1")
@@ -353,7 +353,7 @@ def test_what_the_registry_does_not_have_is_recorded_too() -> None:
 # Seeding and looking.
 
 
-def test_an_image_is_put_in_and_looked_at() -> None:
+def test_an_image_is_added_and_looked_at() -> None:
     layers = [b"some files", gzip.compress(b"others", mtime=0)]
     with serve() as registry, client_of(registry) as client:
         digest = registry.add_image("library/nginx:v1", layers)
@@ -383,7 +383,7 @@ def test_an_image_is_put_in_and_looked_at() -> None:
         ("{host}/a/b:v1", "a/b", "v1"),
     ],
 )
-def test_a_reference_is_within_this_registry(reference: str, name: str, tag: str) -> None:
+def test_a_reference_is_read_as_one_of_this_registry(reference: str, name: str, tag: str) -> None:
     with serve() as registry:
         reference = reference.format(host=registry.host)
         digest = registry.add_image(reference)
@@ -397,7 +397,7 @@ def test_a_reference_is_within_this_registry(reference: str, name: str, tag: str
         ("", "repository name '' must not be empty"),
         ("A", "repository name 'A' must be lowercase"),
         ("a:", "tag '' must not be empty"),
-        ("a:b:c", "tag 'b:c' must have no characters but"),
+        ("a:b:c", "tag 'b:c' must contain only"),
         ("a//b", "repository name 'a//b' must"),
         (f"a@{ABSENT}", f"image 'a@{ABSENT}' must have a tag, not a digest"),
         (f"a:v1@{ABSENT}", f"image 'a:v1@{ABSENT}' must have a tag, not a digest"),
@@ -410,7 +410,7 @@ def test_a_malformed_reference_is_an_error(reference: str, message: str) -> None
         assert list(registry.storage.repositories()) == []
 
 
-def test_what_is_not_there_is_a_lookup_error() -> None:
+def test_a_missing_manifest_or_blob_is_a_lookup_error() -> None:
     with serve() as registry:
         registry.add_image("a:v1")
         for look in (
@@ -423,7 +423,7 @@ def test_what_is_not_there_is_a_lookup_error() -> None:
                 look()
 
 
-# Applications of a user's.
+# Your own applications.
 
 
 def an_app(prefix: str = "") -> RegistryApp:
@@ -436,7 +436,7 @@ def an_app(prefix: str = "") -> RegistryApp:
     return app
 
 
-def test_an_application_is_served_as_it_is() -> None:
+def test_your_own_application_is_served() -> None:
     with serve(an_app()) as registry, client_of(registry) as client:
         assert client.get("/v2/a/tags/list").json() == {"name": "a", "tags": []}
         registry.fail("tags", "GET", errors.Denied())
@@ -483,7 +483,7 @@ def test_the_routes_of_an_application_are_those_of_its_map(app: Any, prefix: str
         assert [one.endpoint for one in registry.requests] == ["tags", "token", "tags"]
 
 
-def test_the_routes_of_another_dialect() -> None:
+def test_another_dialect_has_its_own_routes() -> None:
     app = RegistryApp(RegistryMap(DOCKER_1_5))
     with serve(app) as registry, client_of(registry) as client:
         client.get("/v2/a/b/tags/list")
@@ -529,7 +529,7 @@ def test_an_application_that_raises_is_a_500_and_the_next_request_is_served(
         ({"dialect": DOCKER_1_5}, "must be OCI_1_1 or a subset"),
     ],
 )
-def test_an_option_that_makes_no_sense_is_an_error(options: dict[str, Any], message: str) -> None:
+def test_an_invalid_option_is_an_error(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message), serve(**options):
         pass
 
@@ -557,7 +557,9 @@ def over(request: pytest.FixtureRequest) -> str:
         (599, 599, ("Content-Type", "text/html; charset=utf-8")),
     ],
 )
-def test_errors_and_statuses(over: str, what: Fault, status: int, header: tuple[str, str]) -> None:
+def test_an_error_or_a_status_becomes_the_response(
+    over: str, what: Fault, status: int, header: tuple[str, str]
+) -> None:
     with serve() as registry, client_of(registry, over) as client:
         registry.fail("tags", "GET", what, times=2)
         for wanted in status, status, 404:
@@ -569,7 +571,7 @@ def test_errors_and_statuses(over: str, what: Fault, status: int, header: tuple[
         assert [one.status for one in registry.requests] == [status, status, 404]
 
 
-def test_a_body_cut_short() -> None:
+def test_the_body_of_a_response_is_cut_short() -> None:
     content = os.urandom(300_001)
     with serve() as registry, client_of(registry) as client:
         registry.add_image("a:v1", layers=[content])
@@ -591,7 +593,7 @@ def test_a_body_cut_short() -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
-def test_a_response_without_a_body_is_cut_short_altogether(method: str) -> None:
+def test_a_response_without_a_body_to_cut_short_closes_the_connection(method: str) -> None:
     with serve() as registry, client_of(registry) as client:
         digest = registry.add_image("a:v1", layers=[b""])
         path = f"/v2/a/blobs/{digest_of(b'')}" if method == "GET" else f"/v2/a/manifests/{digest}"
@@ -600,7 +602,7 @@ def test_a_response_without_a_body_is_cut_short_altogether(method: str) -> None:
             client.request(method, path)
 
 
-def test_a_body_cut_short_without_a_socket() -> None:
+def test_the_body_of_a_response_is_cut_short_without_a_socket() -> None:
     with serve() as registry:
         registry.add_image("a:v1", layers=[b"0123456789"])
         registry.fail("blob", "GET", "body cut short")
@@ -631,7 +633,7 @@ def test_a_closed_connection_without_a_socket_is_raised() -> None:
         assert Client(registry.app).get("/v2/").status_code == 200
 
 
-def test_a_delay(over: str) -> None:
+def test_a_response_is_delayed(over: str) -> None:
     with serve() as registry, client_of(registry, over) as client:
         registry.fail("base", "GET", timedelta(seconds=0.3))
         for least in 0.3, 0:
@@ -640,7 +642,7 @@ def test_a_delay(over: str) -> None:
             assert least <= time.perf_counter() - began < least + 0.25
 
 
-def test_faults_follow_one_another_and_leave_others_alone() -> None:
+def test_faults_follow_one_another_and_do_not_affect_other_requests() -> None:
     with serve() as registry:
         client = Client(registry.app)
         registry.fail("tags", "get", 500)
@@ -663,7 +665,7 @@ def test_faults_follow_one_another_and_leave_others_alone() -> None:
         (("blob", "GET", errors.Denied), "must be an error, a status"),
     ],
 )
-def test_a_fault_that_makes_no_sense_is_an_error(arguments: Any, message: str) -> None:
+def test_an_invalid_fault_is_an_error(arguments: Any, message: str) -> None:
     with serve() as registry, pytest.raises((ValueError, TypeError), match=message):
         registry.fail(*arguments)
 
@@ -679,7 +681,7 @@ def test_every_endpoint_may_fail(endpoint: str) -> None:
 USERS = {"alice": "secret", "bob": "p:w é"}
 
 
-def test_basic(over: str) -> None:
+def test_a_basic_login(over: str) -> None:
     with serve(users=USERS, auth="basic") as registry:
         with client_of(registry, over) as client:
             response = client.get("/v2/")
@@ -698,7 +700,7 @@ def test_basic(over: str) -> None:
 
 @pytest.mark.parametrize("oauth", [False, True])
 @pytest.mark.parametrize("token_field", ["token", "access_token"])
-def test_bearer(over: str, oauth: bool, token_field: Any) -> None:
+def test_a_bearer_login(over: str, oauth: bool, token_field: Any) -> None:
     with serve(users=USERS, auth="bearer", token_field=token_field) as registry:
         with client_of(registry, over, auth=Login("alice", "secret", oauth)) as client:
             push_image(client, "a", "v1", b"x")
@@ -722,7 +724,7 @@ def test_a_wrong_password_gets_no_token(who: tuple[str, str], oauth: bool) -> No
 
 
 def token_of(client: httpx.Client, response: httpx.Response, **options: Any) -> dict[str, str]:
-    """The header with a token as the challenge of a response asks for it."""
+    """The header with the token that the challenge of a response asks for."""
     [challenge] = parse_challenges(response.headers)
     answer = client.get(
         challenge.token_url(registry=client.base_url, **options), auth=("alice", "secret")
@@ -760,7 +762,7 @@ def test_the_challenge_names_the_scopes_and_a_token_allows_no_more() -> None:
             assert registry.requests[-1].status != 401
         response = client.get("/v2/", headers={"Authorization": "Bearer made-up"})
         assert parse_challenges(response.headers)[0].error == "invalid_token"
-        response = client.get("/v2/", auth=("alice", "secret"))  # which is for the token server
+        response = client.get("/v2/", auth=("alice", "secret"))  # only the token server takes it
         assert response.status_code == 401
 
 
@@ -778,7 +780,7 @@ def test_without_users_anyone_may_pull() -> None:
 
 
 @pytest.mark.parametrize("asked", ["GET", "POST"])
-def test_a_refresh_token(asked: str) -> None:
+def test_a_refresh_token_gets_another_token(asked: str) -> None:
     login = {"service": "registry", "scope": "repository:a:pull,push", "client_id": "test"}
     with serve(users=USERS, auth="bearer") as registry, client_of(registry) as client:
         if asked == "GET":
@@ -810,7 +812,7 @@ def test_a_refresh_token(asked: str) -> None:
         ("PUT", {"service": "registry"}, 405),
     ],
 )
-def test_what_the_token_server_does_not_take(method: str, sent: Any, status: int) -> None:
+def test_the_token_server_refuses_malformed_requests(method: str, sent: Any, status: int) -> None:
     with serve(users=USERS, auth="bearer") as registry, client_of(registry) as client:
         place = {"data" if method == "POST" else "params": sent}
         response = client.request(method, "/token", auth=("alice", "secret"), **place)
@@ -838,11 +840,11 @@ def test_no_path_gets_past_the_login(auth: Any) -> None:
             assert client.get(path).status_code == 401, path
 
 
-# The ways of other registries.
+# How other registries behave.
 
 
 @pytest.mark.parametrize("chunk", [None, 4])
-def test_an_absolute_location(over: str, chunk: int | None) -> None:
+def test_an_absolute_location_is_a_whole_url(over: str, chunk: int | None) -> None:
     with serve(location="absolute") as registry, client_of(registry, over) as client:
         location = client.post("/v2/a/blobs/uploads/").headers["Location"]
         assert location.startswith(f"{registry.url}/v2/a/blobs/uploads/")
@@ -853,7 +855,7 @@ def test_an_absolute_location(over: str, chunk: int | None) -> None:
 
 
 @pytest.mark.parametrize("form", ["relative", None])
-def test_a_relative_location(over: str, form: Any) -> None:
+def test_a_relative_location_is_a_path(over: str, form: Any) -> None:
     with serve(location=form) as registry, client_of(registry, over) as client:
         location = client.post("/v2/a/blobs/uploads/").headers["Location"]
         assert location.startswith("/v2/a/blobs/uploads/")
@@ -959,7 +961,7 @@ def test_the_other_origin_refuses_the_credentials_for_the_registry() -> None:
         assert client.get(path).content == b"x"
 
 
-def test_without_options_there_are_no_more_paths() -> None:
+def test_without_options_there_are_no_paths_beside_the_api() -> None:
     with serve() as registry, client_of(registry) as client:
         registry.add_image("a:v1", layers=[b"x"])
         upload = client.post("/v2/a/blobs/uploads/").headers["Location"].rpartition("/")[2]
@@ -967,7 +969,7 @@ def test_without_options_there_are_no_more_paths() -> None:
             assert client.get(path).status_code == 404
 
 
-def test_a_registry_without_a_single_post(over: str) -> None:
+def test_without_single_post_a_post_only_begins_an_upload(over: str) -> None:
     content = b"0123456789"
     with serve(single_post=False) as registry, client_of(registry, over) as client:
         response = client.post(f"/v2/a/blobs/uploads/?digest={digest_of(content)}", content=content)
@@ -983,7 +985,7 @@ def test_a_registry_without_a_single_post(over: str) -> None:
         assert push_blob(client, "c", bytes(5_000_000))  # an early answer to a large body
 
 
-def test_pages_and_chunks(over: str) -> None:
+def test_pages_and_chunks_have_the_given_limits(over: str) -> None:
     with (
         serve(page_size=2, min_chunk=4, max_chunk=6) as registry,
         client_of(registry, over) as client,
@@ -1007,7 +1009,7 @@ def test_pages_and_chunks(over: str) -> None:
 @pytest.mark.parametrize("location", [None, "absolute", "relative", "opaque"])
 @pytest.mark.parametrize("redirect_blobs", [False, True])
 @pytest.mark.parametrize("single_post", [False, True])
-def test_all_the_ways_together(
+def test_all_options_work_together(
     over: str, auth: Any, location: Any, redirect_blobs: bool, single_post: bool
 ) -> None:
     content = os.urandom(50)
@@ -1033,7 +1035,7 @@ def test_all_the_ways_together(
 # Threads.
 
 
-def test_many_threads_at_once() -> None:
+def test_many_threads_use_the_registry_at_once() -> None:
     problems: list[BaseException] = []
     with serve(users=USERS, auth="bearer", location="opaque") as registry:
         registry.fail("tags", "GET", 503, times=10)
@@ -1101,7 +1103,7 @@ def served(way: dict[str, Any]) -> Iterator[ServedRegistry]:
 
 
 @pytest.mark.slow
-def test_skopeo(served: ServedRegistry, tmp_path: Path) -> None:
+def test_skopeo_pushes_and_pulls(served: ServedRegistry, tmp_path: Path) -> None:
     image, back = tmp_path / "image", tmp_path / "back"
     oci_layout.write(image, [5_000_000, 100_000, 1, 0], ["amd64", "arm64"])
     remote = f"docker://{served.host}/a/b__c"
@@ -1123,26 +1125,28 @@ def test_skopeo(served: ServedRegistry, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_skopeo_pulls_what_was_put_in(served: ServedRegistry, tmp_path: Path) -> None:
+def test_skopeo_pulls_an_image_that_was_added(served: ServedRegistry, tmp_path: Path) -> None:
     digest = served.add_image("a:v1", layers=[b"x", gzip.compress(b"y")])
     skopeo(
         "copy --src-tls-verify=false --src-creds alice:secret",
         f"docker://{served.host}/a:v1",
-        f"dir:{tmp_path}",  # as it is: for another form, skopeo compresses the layers
+        f"dir:{tmp_path}",  # unchanged: for other formats, skopeo compresses the layers
     )
     assert digest_of((tmp_path / "manifest.json").read_bytes()) == digest
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("program", ["buildah", "podman"])
-def test_buildah_and_podman(served: ServedRegistry, tmp_path: Path, program: str) -> None:
+def test_buildah_and_podman_push_and_pull(
+    served: ServedRegistry, tmp_path: Path, program: str
+) -> None:
     found = shutil.which(program)
     if found is None:
         pytest.skip(f"{program} is not installed (Debian: apt install {program})")
     image = tmp_path / "image"
     oci_layout.write(image, [50_000, 10], ["amd64"], seed=2)
     remote = f"docker://{served.host}/{program}/a:v1"
-    with tempfile.TemporaryDirectory() as short:  # podman wants a short path
+    with tempfile.TemporaryDirectory() as short:  # podman needs a short path
         storage = ["--root", f"{short}/root", "--runroot", f"{short}/run"]
 
         def run(*arguments: str) -> str:
@@ -1161,7 +1165,7 @@ def test_buildah_and_podman(served: ServedRegistry, tmp_path: Path, program: str
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [way for way in WAYS if way.get("auth") != "bearer"], ids=way_id)
-def test_oras(
+def test_oras_pushes_and_pulls(
     served: ServedRegistry,
     way: dict[str, Any],
     tmp_path: Path,
@@ -1182,8 +1186,8 @@ def test_oras(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [way for way in WAYS if way.get("auth") == "bearer"], ids=way_id)
-def test_oras_with_a_token(served: ServedRegistry) -> None:
-    """It pulls only: it keeps to its first token, which allows no push."""
+def test_oras_pulls_with_a_token(served: ServedRegistry) -> None:
+    """It only pulls, because oras keeps its first token, which does not allow a push."""
     digest = served.add_image("a:v1", layers=[b"x"])
     client = oras.client.OrasClient(hostname=served.host, insecure=True)
     client.auth.set_basic_auth("alice", "secret")
@@ -1195,8 +1199,8 @@ def test_oras_with_a_token(served: ServedRegistry) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [way for way in WAYS if "auth" not in way], ids=way_id)
-def test_python_dxf(served: ServedRegistry, tmp_path: Path) -> None:
-    """It logs in by TLS only."""
+def test_python_dxf_pushes_and_pulls(served: ServedRegistry, tmp_path: Path) -> None:
+    """There is no login, because python-dxf only logs in over TLS."""
     content = os.urandom(3_000_000)
     blob = tmp_path / "blob"
     blob.write_bytes(content)

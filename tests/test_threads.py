@@ -1,4 +1,4 @@
-"""Many threads may match and build routes, without a lock, while rules are added to the map."""
+"""Threads may match and build routes without a lock while another adds rules to the map."""
 
 import sys
 import threading
@@ -10,7 +10,7 @@ from registry_routes import RegistryMap
 from .wsgi import environ_for
 
 
-def test_from_many_threads_while_rules_are_added() -> None:
+def test_many_threads_match_and_build_while_rules_are_added() -> None:
     url_map = RegistryMap()
     errors: list[BaseException] = []
     done = threading.Event()

@@ -26,5 +26,5 @@ def decoded_path(target: str) -> str:
 
 
 def other_ending(path: str) -> str:
-    """`path` with a slash at its end, or without the one it has."""
+    """`path` without its trailing slash, or with one if it has none."""
     return path[:-1] if path.endswith("/") else f"{path}/"

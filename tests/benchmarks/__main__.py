@@ -1,11 +1,11 @@
-"""How fast it is, beside others, in one process.
+"""Benchmarks: how fast routing is, compared with other routers, in one process.
 
     python -m tests.benchmarks [--json FILE] [--svg FILE] [--rounds N]
 
 Every contender's answers are checked before it is timed. Then all take turns on short pieces of
-work, garbage collection off, and of each piece the shortest time counts: a shared machine is noisy.
-Read the ratios, not the nanoseconds. Install the others by the extra `bench`; Go takes part where
-`go` and Debian's `golang-github-gorilla-mux-dev` are installed.
+work, without garbage collection. The shortest time for each piece counts, because a shared machine
+is noisy. Read the ratios, not the nanoseconds. The extra `bench` installs the other routers. Go
+takes part if `go` and Debian's `golang-github-gorilla-mux-dev` are installed.
 """
 
 import argparse
@@ -33,24 +33,26 @@ Calls = list[tuple[Any, ...]]
 Loop = Callable[[Callable[..., Any], Calls], None]
 Piece = tuple[Loop, Callable[..., Any], Calls]
 Times = dict[str, dict[str, float]]
-"""By piece of work and contender: nanoseconds for one call."""
+"""Nanoseconds for one call, by piece of work and contender."""
 
-LIMIT = "the limit: one expression and a dict"
+BY_HAND = "a hand-written expression and a dict"
 OURS = "registry_routes"
-NATURAL = "the same rules in a plain Werkzeug map"
+PLAIN = "the same rules in a plain Werkzeug map"
 GO = "gorilla/mux (Go)"
 WHOLE = "whole WSGI requests, to a view that answers a constant"
 
 
 def timed(pieces: dict[str, dict[str, Piece]], rounds: int) -> Times:
-    """The least time of each contender on each piece, all taking turns."""
-    best: Times = {piece: dict.fromkeys(those, float("inf")) for piece, those in pieces.items()}
+    """The shortest time of each contender for each piece; they take turns."""
+    best: Times = {
+        piece: dict.fromkeys(by_contender, float("inf")) for piece, by_contender in pieces.items()
+    }
     gc.collect()
     gc.disable()
     try:
         for _ in range(rounds):
-            for piece, those in pieces.items():
-                for who, (loop, call, calls) in those.items():
+            for piece, by_contender in pieces.items():
+                for who, (loop, call, calls) in by_contender.items():
                     start = time.perf_counter()
                     loop(call, calls)
                     took = (time.perf_counter() - start) / len(calls) * 1e9
@@ -60,7 +62,7 @@ def timed(pieces: dict[str, dict[str, Piece]], rounds: int) -> Times:
     return best
 
 
-# Called as they are in earnest: `match(path, method)`, not `match(*arguments)`, which is slower.
+# Each calls as programs do: `match(path, method)`, not `match(*arguments)`, which is slower.
 
 
 def match_loop(call: Callable[..., Any], calls: Calls) -> None:
@@ -104,9 +106,9 @@ def _start_response(status: str, headers: Any, exc_info: Any = None) -> None: ..
 
 def routers() -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {
-        LIMIT: contenders.limit,
+        BY_HAND: contenders.by_hand,
         OURS: contenders.ours.bind("registry.example.com").match,
-        NATURAL: contenders.natural.bind("registry.example.com").match,
+        PLAIN: contenders.plain.bind("registry.example.com").match,
     }
     if find_spec("falcon"):
         found["Falcon, unrolled, no grammar"] = contenders.falcon_router()
@@ -117,9 +119,9 @@ def routers() -> dict[str, Callable[..., Any]]:
 
 def environ_binders() -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {
-        LIMIT: contenders.limit_environ,
+        BY_HAND: contenders.by_hand_environ,
         OURS: lambda environ: contenders.ours.bind_to_environ(environ).match(),
-        NATURAL: lambda environ: contenders.natural.bind_to_environ(environ).match(),
+        PLAIN: lambda environ: contenders.plain.bind_to_environ(environ).match(),
     }
     if find_spec("flask"):
         found["Flask's URL adapter, the same rules"] = contenders.flask_environ()
@@ -144,7 +146,7 @@ def match_times(rounds: int) -> Times:
 
 
 def check(who: str, match: Callable[..., Any], requests: Iterable[Any]) -> None:
-    """Raise where a contender's answers are wrong. (What has no grammar may answer a miss.)"""
+    """Raise if a contender's answers are wrong. (One without a grammar may match a miss.)"""
     for request, arguments in requests:
         answer = match(*arguments)
         if request.endpoint is None:
@@ -160,7 +162,7 @@ def wsgi_times(rounds: int) -> Times:
     """Whole requests, in process, to views that answer a constant."""
     requests = mix()
     environs = [create_environ(r.path, method=r.method) for r in requests]
-    those: dict[str, Piece] = {}
+    by_contender: dict[str, Piece] = {}
     for who, app in contenders.wsgi_apps().items():
         statuses: list[str] = []
         for request, environ in zip(requests, environs, strict=True):
@@ -170,19 +172,19 @@ def wsgi_times(rounds: int) -> Times:
                 assert body == (b"" if request.method == "HEAD" else b"ok"), (who, request)
             else:
                 assert statuses[-1][:2] == "40" or "no grammar" in who, (who, request)
-        those[who] = wsgi_loop, app, [(environ,) for environ in environs]
-    return timed({"the mix": those}, rounds)
+        by_contender[who] = wsgi_loop, app, [(environ,) for environ in environs]
+    return timed({"the mix": by_contender}, rounds)
 
 
 def build_times(rounds: int) -> Times:
     adapters = {
         OURS: contenders.ours.bind("registry.example.com", url_scheme="https"),
-        NATURAL: contenders.natural.bind("registry.example.com", url_scheme="https"),
+        PLAIN: contenders.plain.bind("registry.example.com", url_scheme="https"),
     }
     values = [r.values for r in mix() if r.kind == "manifest by tag"]
     pairs: Calls = [(given["name"], given["tag"]) for given in values]
     calls: Calls = [("manifest", given) for given in values]
-    those: dict[str, Piece] = {
+    by_contender: dict[str, Piece] = {
         "an f-string, validated": (f_string_loop, contenders.f_string, pairs)
     }
     for who, adapter in adapters.items():
@@ -190,29 +192,31 @@ def build_times(rounds: int) -> Times:
             endpoint, given = call
             built = adapter.build(endpoint, given, force_external=True)
             assert built == contenders.f_string(*pair)
-        those[who] = build_loop, adapter.build, calls
+        by_contender[who] = build_loop, adapter.build, calls
     if not find_spec("flask"):
-        return timed({"build": those}, rounds)
+        return timed({"build": by_contender}, rounds)
     from flask import url_for
 
     with contenders.flask_app().test_request_context():
-        those["Flask's url_for"] = url_for_loop, url_for, calls
-        return timed({"build": those}, rounds)
+        by_contender["Flask's url_for"] = url_for_loop, url_for, calls
+        return timed({"build": by_contender}, rounds)
 
 
 def miss_times(rounds: int) -> Times:
     digest = "sha256:" + "0" * 64
     paths = {
         "a miss (404)": ("/v2/library/Nginx/manifests/latest", "GET"),
-        "a slash too many (308)": ("/v2/library/nginx/tags/list/", "GET"),
-        "a slash too few (308)": ("/v2/library/nginx/blobs/uploads", "POST"),
+        "an extra slash (308)": ("/v2/library/nginx/tags/list/", "GET"),
+        "a missing slash (308)": ("/v2/library/nginx/blobs/uploads", "POST"),
         "dots and slashes (308)": ("/v2/x/..//library/nginx/tags/list", "GET"),
         "another method (405)": (f"/v2/library/nginx/blobs/{digest}", "PUT"),
     }
-    those = {who: match for who, match in routers().items() if who in (LIMIT, OURS, NATURAL)}
+    by_contender = {who: match for who, match in routers().items() if who in (BY_HAND, OURS, PLAIN)}
     return timed(
         {
-            what: {who: (match_loop, match, [arguments] * 100) for who, match in those.items()}
+            what: {
+                who: (match_loop, match, [arguments] * 100) for who, match in by_contender.items()
+            }
             for what, arguments in paths.items()
         },
         rounds,
@@ -220,12 +224,12 @@ def miss_times(rounds: int) -> Times:
 
 
 def hostile_times(rounds: int) -> Times:
-    those = {who: match for who, match in routers().items() if who in (LIMIT, OURS, NATURAL)}
+    by_contender = {who: match for who, match in routers().items() if who in (BY_HAND, OURS, PLAIN)}
     return timed(
         {
             f"{shape}, {length // 1024} KiB": {
                 who: (match_loop, match, [(f"/v2/{make(length)}", "GET")] * (65536 // length))
-                for who, match in those.items()
+                for who, match in by_contender.items()
             }
             for shape, make in hostile.SHAPES.items()
             for length in (8 * 1024, 64 * 1024)
@@ -235,7 +239,7 @@ def hostile_times(rounds: int) -> Times:
 
 
 def beside_times(rounds: int) -> Times:
-    """What other rules in the map cost the routes."""
+    """How much other rules in the map slow down the routes."""
     requests = [request for request in mix() if request.endpoint is not None]
     matched: Calls = [(r.path, r.method) for r in requests]
     built: Calls = [(r.endpoint, r.values) for r in requests]
@@ -249,7 +253,7 @@ def beside_times(rounds: int) -> Times:
 
 
 def go_times() -> dict[str, float]:
-    """Of a Go program of the same routes, nanoseconds by kind of request; empty without Go."""
+    """Nanoseconds by kind of request, of a Go program with the same routes; empty without Go."""
     library = "/usr/share/gocode"
     if not (shutil.which("go") and Path(library, "src/github.com/gorilla/mux").is_dir()):
         return {}
@@ -268,7 +272,7 @@ def go_times() -> dict[str, float]:
 
 
 def import_times() -> dict[str, float]:
-    """Milliseconds that a new interpreter takes to import each, the least of several."""
+    """Milliseconds that a new interpreter takes to import each module: the shortest of several."""
     best: dict[str, float] = {}
     for _ in range(9):
         for module in "werkzeug.routing", "registry_routes":
@@ -279,7 +283,7 @@ def import_times() -> dict[str, float]:
 
 
 def table(title: str, rows: Times, baseline: str, unit: str = "ns") -> None:
-    """Ratios to the baseline first, then nanoseconds, or how many a second."""
+    """Print ratios to the baseline, and beside them nanoseconds, or how many calls a second."""
     everyone = list(dict.fromkeys(who for times in rows.values() for who in times))
     width = max(len(row) for row in rows) + 2
     print(f"\n{title}: × {baseline} ({unit})")
@@ -299,7 +303,7 @@ def table(title: str, rows: Times, baseline: str, unit: str = "ns") -> None:
 
 
 def mean(times: Times, suffix: str) -> dict[str, float]:
-    """The mix: the mean over all requests, by their shares."""
+    """The mean time over all kinds of requests, weighted by their shares."""
     everyone = times["base" + suffix]
     return {
         who: sum(times[kind + suffix][who] * share for kind, share in SHARES.items()) / 100
@@ -329,12 +333,12 @@ def main() -> None:
         built["build"][GO] = go["build"]
     whole = wsgi_times(options.rounds)
     results: dict[str, tuple[Times, str]] = {
-        "match(path, method)": (matched, LIMIT),
-        "bind_to_environ(environ).match()": (bound, LIMIT),
+        "match(path, method)": (matched, BY_HAND),
+        "bind_to_environ(environ).match()": (bound, BY_HAND),
         "building a manifest's URL": (built, "an f-string, validated"),
         "beside other rules": (beside_times(options.rounds), contenders.ALONE),
-        "misses, redirects and errors": (miss_times(options.rounds), LIMIT),
-        "hostile paths": (hostile_times(options.rounds), LIMIT),
+        "misses, redirects and errors": (miss_times(options.rounds), BY_HAND),
+        "hostile paths": (hostile_times(options.rounds), BY_HAND),
         WHOLE: (whole, contenders.OUR_APP),
     }
     for title, (rows, baseline) in results.items():

@@ -1,4 +1,4 @@
-"""Who is timed: what turns a method and a path into an endpoint and values, or builds a URL."""
+"""The contenders, which turn a method and a path into an endpoint and values, or build a URL."""
 
 import re
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from registry_routes.app import RegistryApp
 
 Answer = tuple[Any, Any] | None
 
-# The limit: one expression, written by hand, and the values put in a dict. Nothing that is exact
-# about the grammar can be had for less; there are no redirects, no methods and no errors in it.
+# The baseline: one hand-written regular expression with the exact grammar, and a dict for the
+# values. It does not check the method, and has neither redirects nor errors.
 _COMPONENT = r"[a-z0-9]++(?>(?:(?:\.|__?+|-++)[a-z0-9]++)*)"
 _NAME = rf"{_COMPONENT}(?:/{_COMPONENT})*?"
 _TAG = r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}+"
@@ -26,13 +26,13 @@ _DIGEST = (
 _UPLOAD_ID = r"[a-zA-Z0-9_=-][a-zA-Z0-9._=-]*+"
 _EXTENSION = r"[a-z0-9]++(?>(?:[._-][a-z0-9]++)*)"
 _EXTENSIONS = rf"_({_EXTENSION})/({_EXTENSION})/({_EXTENSION})()"
-_LIMIT = re.compile(
+_BY_HAND = re.compile(
     rf"/v2/(?:({_NAME})/(?:manifests/(?:({_DIGEST})()|({_TAG})())|blobs/(?:({_DIGEST})()"
     rf"|uploads/(?:()|({_UPLOAD_ID})()))|tags/list()|referrers/({_DIGEST})()|{_EXTENSIONS})"
     rf"|()|_catalog()|{_EXTENSIONS})"
 ).fullmatch
 _EXTENSION_GROUPS = "extension", "component", "module"
-_LIMIT_ANSWERS: dict[Any, tuple[str, list[tuple[str, int]]]] = {
+_ANSWERS: dict[Any, tuple[str, list[tuple[str, int]]]] = {
     3: ("manifest", [("name", 1), ("digest", 2)]),
     5: ("manifest", [("name", 1), ("tag", 4)]),
     7: ("blob", [("name", 1), ("digest", 6)]),
@@ -47,30 +47,30 @@ _LIMIT_ANSWERS: dict[Any, tuple[str, list[tuple[str, int]]]] = {
 }
 
 
-def limit(path: str, method: str) -> Answer:
-    match = _LIMIT(path)
+def by_hand(path: str, method: str) -> Answer:
+    match = _BY_HAND(path)
     if match is None:
         return None
-    endpoint, groups = _LIMIT_ANSWERS[match.lastindex]
+    endpoint, groups = _ANSWERS[match.lastindex]
     return endpoint, {name: match[group] for name, group in groups}
 
 
-def limit_environ(environ: Any) -> Answer:
+def by_hand_environ(environ: Any) -> Answer:
     path = environ["PATH_INFO"]
     if not path.isascii():
         path = path.encode("latin-1").decode(errors="replace")
-    return limit(path, environ["REQUEST_METHOD"])
+    return by_hand(path, environ["REQUEST_METHOD"])
 
 
 ours = RegistryMap()
-natural = Map([RegistryRules()])
+plain = Map([RegistryRules()])
 
 # The rules that authors of registries add.
 BESIDE = ["/v2/token", "/static/<path:f>", "/v2/<repository:name>/sig", "/<path:p>"]
 
 
 def maps_beside() -> dict[str, RegistryMap]:
-    """A registry map alone, beside each of these rules, and beside all of them."""
+    """A registry map alone, with each of these rules, and with all of them."""
 
     def beside(*paths: str) -> RegistryMap:
         return RegistryMap(rules=[Rule(path, endpoint=path) for path in paths])
@@ -120,7 +120,7 @@ def wsgi_apps() -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {OUR_APP: registry, "bare Werkzeug": werkzeug_app}
     if find_spec("flask"):
         app = flask_app()
-        for rule in natural.iter_rules():
+        for rule in plain.iter_rules():
             app.view_functions[rule.endpoint] = lambda **values: "ok"
         found["Flask"] = app
     if find_spec("falcon"):
@@ -131,7 +131,7 @@ def wsgi_apps() -> dict[str, Callable[..., Any]]:
 @Request.application
 def werkzeug_app(request: Request) -> Any:
     try:
-        natural.bind_to_environ(request.environ).match()
+        plain.bind_to_environ(request.environ).match()
     except HTTPException as error:
         return error
     return Response("ok")
@@ -153,7 +153,7 @@ def falcon_app() -> Any:
 
 
 def falcon_paths() -> dict[str, str]:
-    """Paths and endpoints; it has no variable that spans slashes: unrolled to five components."""
+    """Paths and endpoints. No variable spans slashes, so there is a path for each length of a name."""
     paths = {"/v2/": "base"}
     for length in range(1, 6):
         name = "/".join(f"{{c{i}}}" for i in range(length))

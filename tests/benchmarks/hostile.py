@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.hostile
 
-For each hostile shape, dialect and length it prints the time of one `match`, the best of several
-interleaved rounds, and how it grows from one length to the next, which is eight times as long: a
-growth near 8 is linear, near 64 quadratic.
+For each hostile shape, dialect and length, it prints the time of one `match`, the best of several
+interleaved rounds. It also prints how the time grows from one length to the next, which is eight
+times as long. Growth near 8 is linear, and growth near 64 is quadratic.
 """
 
 import gc

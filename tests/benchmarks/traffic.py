@@ -3,7 +3,7 @@
 from random import Random
 from typing import NamedTuple
 
-# Of each kind of request its share, in percent.
+# The share of each kind of request, in percent.
 SHARES = {
     "base": 10,
     "manifest by tag": 25,
@@ -30,7 +30,7 @@ class Request(NamedTuple):
 
 
 def mix(count: int = 2000, seed: int = 15) -> list[Request]:
-    """`count` requests in the shares above, names of one to five components."""
+    """`count` requests in the shares above, with names of one to five components."""
     random = Random(seed)
     return [
         request(random, kind) for kind, share in SHARES.items() for _ in range(count * share // 100)

@@ -1,0 +1,262 @@
+"""A WSGI application in an ASGI server: the example registry in uvicorn.
+
+    python examples/asgi.py --port 5003 --storage ./registry-data
+
+`WSGIBridge` is for a registry, whose requests and responses are large. A request's body is taken in
+as a whole, beyond a mebibyte in a temporary file, before the application hears of the request. So
+a client that is slow, or leaves, costs no thread and leaves no trace, and the body has a length,
+which one with ``Transfer-Encoding: chunked`` does not have in WSGI. A response goes out block by
+block, as fast as the client reads it.
+"""
+
+import argparse
+import asyncio
+import contextvars
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from tempfile import SpooledTemporaryFile
+from typing import Any, TypeVar
+from urllib.parse import unquote_to_bytes
+
+import uvicorn
+from registry import make_app
+from storage import check_place, storage_at
+
+from registry_routes import error_response, errors
+
+BLOCK = 1024 * 1024  # bytes of a body that are kept in memory
+GIB = 1024**3
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+T = TypeVar("T")
+
+
+class WSGIBridge:
+    """A WSGI application as an ASGI application.
+
+    The application must be safe for threads. One request may be served by several threads, one
+    after the other, in the same `contextvars.Context`.
+
+    :param app: the WSGI application.
+    :param threads: how many requests it works on at the same time. A client that sends or reads
+        slowly does not count.
+    :param disk: how many bytes of bodies may be on the disk at the same time, in the directory of
+        `tempfile` (``TMPDIR``). A request that would need more is answered with a 503.
+    """
+
+    def __init__(self, app: Any, *, threads: int = 64, disk: int = 64 * GIB) -> None:
+        self.app = app
+        self.disk = disk
+        self.spooled = 0  # bytes of bodies that are on the disk
+        self.pool = ThreadPoolExecutor(threads, "wsgi")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            for step in "startup", "shutdown":
+                await receive()
+                await send({"type": f"lifespan.{step}.complete"})
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+        else:
+            await _Exchange(self, scope, send).run(receive)
+
+
+class _Exchange:
+    """A request and its response."""
+
+    def __init__(self, bridge: WSGIBridge, scope: Scope, send: Send) -> None:
+        self.bridge = bridge
+        self.scope = scope
+        self.send = send
+        self.loop = asyncio.get_running_loop()
+        self.context = contextvars.copy_context()
+        self.lock = threading.Lock()  # of the steps, which are in threads
+        self.body = SpooledTemporaryFile(BLOCK)  # noqa: SIM115 - closed by `_close`
+        self.length = 0  # of the body
+        self.spooled = 0  # bytes of it that are on the disk
+        self.is_refused = False
+        self.start: Message | None = None
+        self.has_started = False
+        self.is_gone = False
+        self.response: Iterable[bytes] = ()
+        self.blocks: Iterator[bytes] = iter(())
+
+    async def run(self, receive: Receive) -> None:
+        try:
+            rest = await self._spool(receive)
+            if rest is None:
+                return  # the client has left
+            listener = asyncio.create_task(self._listen(receive))
+            try:
+                block = await self._in_thread(lambda: self._begin(rest))
+                while not self.is_gone:
+                    await self._send_block(block, more=bool(block))
+                    if not block or self.is_gone:
+                        break
+                    block = await self._in_thread(self._next)
+            finally:
+                listener.cancel()
+        finally:
+            try:
+                await self._in_thread(self._close)
+            finally:
+                self.bridge.spooled -= self.spooled  # never in a thread: this is no atomic step
+
+    async def _in_thread(self, step: Callable[[], T]) -> T:
+        def alone() -> T:
+            with self.lock:  # the last step may go on if the server has cancelled this request
+                return self.context.run(step)
+
+        return await self.loop.run_in_executor(self.bridge.pool, alone)
+
+    async def _spool(self, receive: Receive) -> bytes | None:
+        """Take the body in. What comes back is the end of it, which is not yet in the file; or
+        `None`, if the client has left."""
+        waiting = bytearray()
+        is_whole = False
+        while not is_whole:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            waiting += message.get("body", b"")
+            is_whole = not message.get("more_body", False)
+            self.length += len(message.get("body", b""))
+            if len(waiting) > BLOCK:
+                block = bytes(waiting)
+                waiting.clear()
+                await self._keep(block)
+        return bytes(waiting)
+
+    async def _keep(self, block: bytes) -> None:
+        if self.bridge.spooled + len(block) > self.bridge.disk:
+            self.is_refused = True
+        if not self.is_refused:
+            self.spooled += len(block)
+            self.bridge.spooled += len(block)
+            await self._in_thread(lambda: self.body.write(block))
+
+    async def _listen(self, receive: Receive) -> None:
+        # After the body there is nothing else to come.
+        self.is_gone = (await receive())["type"] == "http.disconnect"
+
+    async def _send_block(self, block: bytes, *, more: bool) -> None:
+        if self.start is None:
+            raise RuntimeError("a WSGI application must call start_response")
+        has_started, self.has_started = self.has_started, True
+        try:
+            if not has_started:
+                await self.send(self.start)
+            await self.send({"type": "http.response.body", "body": block, "more_body": more})
+        except OSError:  # some servers raise it if the client has left
+            self.is_gone = True
+
+    # What is done in a thread.
+
+    def _begin(self, rest: bytes) -> bytes:
+        """Call the application. What comes back is the first block of the response."""
+        environ = environ_of(self.scope)
+        app = self.bridge.app
+        declared = environ.get("CONTENT_LENGTH") or str(self.length)
+        if self.is_refused:
+            app = error_response(errors.Unavailable("too many uploads at once", retry_after=10))
+        elif declared.lstrip("0") != str(self.length).lstrip("0"):
+            app = error_response(errors.SizeInvalid("the body must have its Content-Length"))
+        else:
+            self.body.write(rest)
+            self.body.seek(0)
+        environ["CONTENT_LENGTH"] = str(self.length)
+        environ["wsgi.input"] = self.body
+        self.response = app(environ, self._start_response)
+        self.blocks = iter(self.response)
+        return self._next()
+
+    def _next(self) -> bytes:
+        """The next block of the response, or an empty one at its end."""
+        return next(filter(None, self.blocks), b"")
+
+    def _start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[bytes], None]:
+        if exc_info and self.has_started:
+            raise exc_info[1]
+        if self.start is not None and not exc_info:
+            raise RuntimeError("start_response must be called once, or with exc_info")
+        self.start = {
+            "type": "http.response.start",
+            "status": int(status[:3]),
+            "headers": [
+                (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers
+            ],
+        }
+        return self._write
+
+    def _write(self, block: bytes) -> None:
+        if self.is_gone:
+            raise ConnectionResetError("the client has left")
+        asyncio.run_coroutine_threadsafe(self._send_block(block, more=True), self.loop).result()
+
+    def _close(self) -> None:
+        try:
+            getattr(self.response, "close", lambda: None)()
+        finally:
+            self.body.close()
+
+
+def environ_of(scope: Scope) -> dict[str, Any]:
+    """The WSGI environ of an ASGI request, but for its body (PEP 3333, "environ Variables")."""
+    raw = unquote_to_bytes(scope.get("raw_path") or b"")
+    is_raw = raw.decode(errors="replace") == scope["path"]  # the same, with what is not UTF-8
+    path = raw if is_raw else scope["path"].encode(errors="replace")
+    root = scope.get("root_path", "").rstrip("/").encode()
+    if f"{path.decode('latin-1')}/".startswith(f"{root.decode('latin-1')}/"):
+        path = path[len(root) :]
+    host, port = scope.get("server") or ("localhost", 80)
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": scope["method"],
+        "SCRIPT_NAME": root.decode("latin-1"),
+        "PATH_INFO": path.decode("latin-1"),
+        "QUERY_STRING": scope["query_string"].decode("latin-1"),
+        "SERVER_NAME": host,
+        "SERVER_PORT": str(port or 0),  # a Unix socket has none
+        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scope.get("scheme", "http"),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+    }
+    if scope.get("client"):
+        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = map(str, scope["client"])
+    for raw_name, raw_value in scope["headers"]:
+        if b"_" in raw_name or raw_name == b"transfer-encoding":
+            continue  # "x_y" would pass for "x-y", and the body has been decoded
+        name = raw_name.decode("latin-1").upper().replace("-", "_")
+        key = name if name in ("CONTENT_LENGTH", "CONTENT_TYPE") else f"HTTP_{name}"
+        value = raw_value.decode("latin-1")
+        between = "; " if key == "HTTP_COOKIE" else ","
+        environ[key] = f"{environ[key]}{between}{value}" if key in environ else value
+    return environ
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="A container registry, in uvicorn.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+    parser.add_argument("--port", default=5003, type=int, help="the port")
+    parser.add_argument("--storage", default="./registry-data", help="as that of registry.py")
+    options = parser.parse_args()
+    check_place(parser, options.storage)
+    app = WSGIBridge(make_app(storage_at(options.storage)))
+    uvicorn.run(app, host=options.host, port=options.port)
+
+
+if __name__ == "__main__":
+    main()

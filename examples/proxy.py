@@ -1,0 +1,471 @@
+"""A pull-through proxy: a cache in front of one or more registries.
+
+    python examples/proxy.py --upstream https://registry-1.docker.io --upstream https://quay.io
+
+A manifest by its digest and a blob never change: they are fetched once, verified and kept. What a
+tag points at is asked for anew after ``--fresh-for``. When an upstream is away, what is kept is
+served, with a ``Warning``. Lists are the upstream's own. Nobody can push.
+
+A request says by ``ns`` which upstream it is for, as containerd does (distribution-spec, main
+branch, "Registry Proxying"); without it, it is for the first. The proxy logs in there with its own
+account, which the environment's ``UPSTREAM_USERS`` has: whoever reaches the proxy can pull whatever
+that account can.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+import collection
+from gateway import name_and_password
+from serving import OneLineParser, Server, server_options, with_health
+from sharing import Fetch, Fetches, Once, Source
+from storage import ObjectStorage, check_place, raising_oserrors, storage_at
+from upstream import Upstream, User
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response
+
+from registry_routes import (
+    Reference,
+    RegistryApp,
+    RegistryRequest,
+    RouteName,
+    URLBuilder,
+    error_response,
+    errors,
+    headers,
+    match_url,
+)
+from registry_routes.grammar import REGISTERED_ALGORITHMS
+from registry_routes.paging import next_link, parse_next_link
+from registry_routes.registry import Manifest, Missing, blob_response, manifest_response
+
+log = logging.getLogger(__name__)
+
+USERS = "UPSTREAM_USERS"  # in the environment
+RETRY = 10  # seconds before an upstream that has failed is asked again about the same tag
+MAX_LIST = 32 * 1024 * 1024  # bytes of a page of tags, repositories or referrers
+USED = 3600  # seconds after which the use of a manifest is recorded anew
+
+Found = tuple[str, Manifest]  # a manifest, and its digest before it
+Key = tuple[str, ...]
+View = Callable[..., Response]
+
+
+class Proxy:
+    """The views of a registry that has what its upstreams have.
+
+    :param upstreams: by the namespaces that requests name; the first is for those that name none.
+    :param fresh_for: for how many seconds a tag is not asked for again.
+    """
+
+    def __init__(self, upstreams: Mapping[str, Upstream], fresh_for: float) -> None:
+        self.upstreams = upstreams
+        self.fresh_for = fresh_for
+        self.fetches = Fetches()
+        self.once = Once()
+        # Of what is kept: until when nobody is asked about a tag, and what is said meanwhile; and
+        # when a manifest was used. Every process begins anew.
+        self.fresh: dict[Key, tuple[float, str]] = {}
+        self.used: dict[Key, float] = {}
+
+    def app(self) -> RegistryApp:
+        app = RegistryApp()
+        for endpoint, view in (
+            (RouteName.MANIFEST, self.manifest),
+            (RouteName.BLOB, self.blob),
+            (RouteName.TAGS, partial(self.listed, RouteName.TAGS)),
+            (RouteName.CATALOG, partial(self.listed, RouteName.CATALOG)),
+            (RouteName.REFERRERS, partial(self.listed, RouteName.REFERRERS)),
+        ):
+            app.view(endpoint, "GET")(self._answering(endpoint, view))
+        app.view(RouteName.BLOB_UPLOAD, "POST")(_refused)
+        return app
+
+    def _answering(self, endpoint: str, view: View) -> View:
+        """The view, which gets the upstream too, and the repository's name there."""
+
+        def answer(request: RegistryRequest, **values: str) -> Response:
+            namespace = request.args.get("ns")
+            upstream = self._upstream(namespace)
+            try:
+                if "name" in values:
+                    values["name"] = upstream.name_of(values["name"])
+                response = view(request, upstream, **values)
+            except Missing:
+                response = error_response(errors.MISSING[endpoint](detail=values))
+            except HTTPException as error:
+                response = error_response(error, request.environ)
+            except OSError as error:
+                log.error("%s: the storage has failed: %s", upstream.namespace, one_line(error))
+                response = error_response(errors.Unavailable())
+            if namespace is not None:
+                response.headers["OCI-Namespace"] = namespace
+            return response
+
+        return answer
+
+    def _upstream(self, namespace: str | None) -> Upstream:
+        """The one that a request is for. It chooses one of those that there are, and no host."""
+        if namespace is None:
+            return next(iter(self.upstreams.values()))
+        found = self.upstreams.get(namespace.lower())
+        if found is None:
+            known = " or ".join(self.upstreams)
+            raise errors.NameUnknown(f"ns {namespace!r:.300} must be {known}")
+        return found
+
+    # Manifests.
+
+    def manifest(
+        self, request: RegistryRequest, upstream: Upstream, name: str, **reference: str
+    ) -> Response:
+        warning = ""
+        found: Found | Response
+        if "tag" in reference:
+            found, warning = self._tagged(request, upstream, name, reference["tag"])
+        else:
+            kept = _kept(upstream, name, registered(reference["digest"]))
+            found = kept or self._asked(request, upstream, {"name": name, **reference})
+        if isinstance(found, Response):
+            return found
+        self._use(upstream, name, *found)
+        response = manifest_response(request, *found)
+        if warning:
+            response.headers["Warning"] = headers.warning(warning)
+        return response
+
+    def _tagged(
+        self, request: RegistryRequest, upstream: Upstream, name: str, tag: str
+    ) -> tuple[Found | Response, str]:
+        """What a tag points at, and a warning if that may have changed."""
+        kept = None
+        with suppress(Missing):
+            kept = _kept(upstream, name, upstream.storage.tag(name, tag))
+        # An upstream may have several manifests for a tag, and choose by what a client accepts.
+        accepted = request.accept_mimetypes
+        if kept and accepted and not accepted.quality(kept[1].media_type):
+            kept = None
+        key = (upstream.namespace, name, tag)
+        until, warning = self.fresh.get(key, (0.0, ""))
+        if kept and time.monotonic() < until:
+            return kept, warning
+        try:
+            found = self._asked(request, upstream, {"name": name, "tag": tag}, kept)
+        except HTTPException as error:
+            if kept and error.code == 404:
+                with suppress(Missing):
+                    upstream.storage.delete_tag(name, tag)
+            if not kept or error.code == 404:
+                raise
+            answer = f"{error.code} {error.name}"
+            warning = f"{upstream.namespace}: {answer}. {name}:{tag} may have changed meanwhile."
+            log.warning("%s What is kept is served.", warning)
+            self.fresh[key] = time.monotonic() + min(self.fresh_for, RETRY), warning
+            return kept, warning
+        if not isinstance(found, Response):
+            self.fresh[key] = time.monotonic() + self.fresh_for, ""
+        return found, ""
+
+    def _asked(
+        self,
+        request: RegistryRequest,
+        upstream: Upstream,
+        values: dict[str, str],
+        kept: Found | None = None,
+    ) -> Found | Response:
+        """The manifest that upstream has: the kept one, if it is; for a HEAD, only its headers."""
+        accept = request.headers.get("Accept") or f"{headers.ACCEPT_MANIFESTS}, */*"
+        key = (upstream.namespace, *values.values(), accept)
+        if kept or request.method == "HEAD":
+            ask = partial(upstream.ask, "HEAD", RouteName.MANIFEST, values, {}, {"Accept": accept})
+            sent = self.once.do((*key, "HEAD"), ask).headers
+            if kept and sent.get("Docker-Content-Digest") == kept[0]:
+                return kept
+            if request.method == "HEAD":
+                return passed_on(sent)
+        return self.once.do((*key, "GET"), lambda: self._fetched(upstream, values, accept))
+
+    def _fetched(self, upstream: Upstream, values: dict[str, str], accept: str) -> Found:
+        found = upstream.manifest(values, accept)
+        self._keep(upstream, values["name"], *found, [values["tag"]] if "tag" in values else [])
+        return found
+
+    def _use(self, upstream: Upstream, name: str, digest: str, manifest: Manifest) -> None:
+        """Record that a manifest was asked for: it is as old as its file."""
+        last = self.used.get((upstream.namespace, name, digest), -float("inf"))
+        if last + USED < time.monotonic():
+            self._keep(upstream, name, digest, manifest, [])
+
+    def _keep(
+        self, upstream: Upstream, name: str, digest: str, manifest: Manifest, tags: list[str]
+    ) -> None:
+        self.used[upstream.namespace, name, digest] = time.monotonic()
+        try:
+            upstream.storage.put_manifest(name, digest, manifest, tags=tags)
+        except Missing:  # it came amid a collection, which deletes a blob of it
+            log.info("%s: %s of %s is kept without its tags", upstream.namespace, digest, name)
+        except OSError as error:
+            log.error("%s: %s is not kept: %s", upstream.namespace, digest, one_line(error))
+
+    # Blobs.
+
+    def blob(
+        self, request: RegistryRequest, upstream: Upstream, name: str, digest: str
+    ) -> Response:
+        storage, values = upstream.storage, {"name": name, "digest": registered(digest)}
+        with suppress(Missing):
+            size = storage.blob_size(name, digest)
+            return blob_response(request, digest, size, partial(storage.read_blob, name, digest))
+        if request.method == "HEAD":
+            return passed_on(upstream.ask("HEAD", RouteName.BLOB, values).headers)
+
+        def source() -> Source:
+            with suppress(Missing):  # it has just come
+                size = storage.blob_size(name, digest)
+                return Source(size, storage.read_blob(name, digest, 0, size))
+            return upstream.blob(values)
+
+        def keep(content: Iterable[bytes]) -> None:
+            try:
+                storage.put_blob(name, digest, content)
+            except OSError as error:
+                log.error("%s: %s is not kept: %s", upstream.namespace, digest, one_line(error))
+
+        key = (upstream.namespace, name, digest)
+        fetch = self.fetches.join(key, lambda: Fetch(source, keep))
+        try:
+            response = blob_response(request, digest, fetch.size(), fetch.read)
+        except BaseException:
+            self.fetches.leave(fetch)
+            raise
+        response.call_on_close(partial(self.fetches.leave, fetch))
+        return response
+
+    # Lists.
+
+    def listed(
+        self, endpoint: str, request: RegistryRequest, upstream: Upstream, **values: str
+    ) -> Response:
+        query = request.args.to_dict(flat=False)
+        namespace = query.pop("ns", [])
+        answer = upstream.ask(request.method, endpoint, values, query)
+        content = upstream.body_of(answer, MAX_LIST)
+        with upstream.failures():
+            link = parse_next_link(answer.url, answer.headers.get("Link"))
+            here = link and _here(request, upstream, link, endpoint, namespace)
+        response = passed_on(answer.headers, content)
+        if here:
+            response.headers["Link"] = next_link(here)
+        return response
+
+
+def _kept(upstream: Upstream, name: str, digest: str) -> Found | None:
+    try:
+        return digest, upstream.storage.manifest(name, digest)
+    except Missing:
+        return None
+
+
+def _here(
+    request: RegistryRequest, upstream: Upstream, link: str, endpoint: str, namespace: list[str]
+) -> str:
+    """The proxy's URL for a page of the upstream's. Only the path of that one counts."""
+    try:
+        found, values, query = match_url(link, root=upstream.path)
+    except HTTPException as error:
+        raise ValueError(str(error)) from None
+    if found != endpoint:
+        raise ValueError(f"a page of {endpoint} must not lead to one of {found}")
+    return request.urls.build(endpoint, values, {**query.to_dict(flat=False), "ns": namespace})
+
+
+def _refused(request: RegistryRequest, name: str) -> Response:
+    """The answer to the first request of a push. The others have no view at all."""
+    raise errors.Unsupported("nothing can be pushed to a proxy", headers=[("Allow", "")])
+
+
+def registered(digest: str) -> str:
+    """A digest that can be checked; of any other algorithm, nothing is there."""
+    if digest.partition(":")[0] not in REGISTERED_ALGORITHMS:
+        raise Missing(digest)
+    return digest
+
+
+PASSED_ON = ("Content-Type", "Docker-Content-Digest", "OCI-Filters-Applied")
+
+
+def passed_on(sent: Mapping[str, str], content: bytes | None = None) -> Response:
+    """The upstream's answer; to a HEAD, if there is no content."""
+    response = Response(content)
+    for name in PASSED_ON if content else (*PASSED_ON, "Content-Length"):
+        if name in sent:
+            response.headers[name] = sent[name]
+    return response
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+# The command line.
+
+
+def make_app(
+    places: Mapping[str, str],
+    storage: str,
+    users: Mapping[str, User],
+    fresh_for: float = 300,
+    timeout: float = 30,
+) -> Any:
+    """The proxy, with its health check beside it.
+
+    :param places: where each namespace's registry is.
+    :param storage: where all is kept. Each namespace has its own place there, as repositories of
+        several registries may have the same name.
+    """
+    storages = {namespace: storage_at(place_within(storage, namespace)) for namespace in places}
+    upstreams = {
+        namespace: Upstream(namespace, root, storages[namespace], users.get(namespace), timeout)
+        for namespace, root in places.items()
+    }
+    return with_health(Proxy(upstreams, fresh_for).app(), next(iter(storages.values())))
+
+
+def place_within(place: str, namespace: str) -> str:
+    """Where what is kept of a namespace's registry is."""
+    return f"{place.rstrip('/')}/{namespace}"
+
+
+def place_of(text: str) -> tuple[str, str]:
+    """A namespace and the URL of its registry, from ``[NAMESPACE=]URL``."""
+    namespace, equals, root = text.partition("=")
+    if not equals or "/" in namespace:
+        namespace, root = "", text
+    try:
+        root = URLBuilder(root).root
+        is_hub = root == Reference.parse("docker.io/library/x").root()
+        namespace = namespace.lower() or ("docker.io" if is_hub else urlsplit(root).netloc.lower())
+        if Reference.parse(f"{namespace}/x").domain != namespace:
+            raise ValueError(f"{namespace!r} must be a host with a dot, or with a port")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+    return namespace, root
+
+
+def users_of(text: str, places: Mapping[str, str]) -> dict[str, User]:
+    """The account for each namespace, from lines of ``NAMESPACE=NAME:PASSWORD``."""
+    users: dict[str, User] = {}
+    for number, line in enumerate(filter(None, text.split("\n")), start=1):
+        namespace, _, user = line.partition("=")
+        try:
+            if namespace not in places:
+                raise ValueError(f"it must be for {' or '.join(places)}")
+            users[namespace] = name_and_password(user)
+        except ValueError as error:
+            raise ValueError(f"${USERS}, account {number}: {error}") from None
+    return users
+
+
+def collect(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="proxy.py collect",
+        description="Delete what nobody has asked the proxy for lately; it may be at work.",
+    )
+    parser.add_argument("--storage", required=True, help="a directory, or s3://…, gs://…, az://…")
+    parser.add_argument(
+        "--older-than",
+        required=True,
+        type=collection.seconds,
+        metavar="TIME",
+        help="how long ago a manifest was asked for, at least: 7d; the proxy notes it once an hour",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="delete nothing")
+    options = parser.parse_args(arguments)
+    try:
+        for namespace, storage in _kept_storages(options.storage):
+            found = collection.Collection(storage, options.older_than, with_manifests=True)
+            if not options.dry_run:
+                found.delete()
+            print(f"{namespace}: {'it would delete' if options.dry_run else 'deleted'}")
+            for line in found.summary():
+                print(f"  {line}")
+    except OSError as error:
+        print(f"proxy.py: {options.storage!r}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _kept_storages(place: str) -> Iterator[tuple[str, ObjectStorage]]:
+    """The storage of each namespace that there is one of."""
+    whole = storage_at(place, create=False)
+    if not isinstance(whole, ObjectStorage):
+        raise OSError("what is in memory is gone with its proxy")
+    with raising_oserrors():
+        namespaces = whole.store.list_with_delimiter("")["common_prefixes"]
+    for namespace in namespaces:
+        storage = storage_at(place_within(place, namespace))
+        assert isinstance(storage, ObjectStorage)  # noqa: S101 - as it is beside the whole
+        yield namespace, storage
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["collect"]:
+        sys.exit(collect(sys.argv[2:]))
+    parser = OneLineParser(
+        description="A pull-through proxy: a cache in front of one or more registries.",
+        epilog=f"${USERS} has the proxy's accounts, each on a line NAMESPACE=NAME:PASSWORD. "
+        "`proxy.py collect` deletes what was not asked for lately: see `collect --help`.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    server_options(parser, port=5002)
+    parser.set_defaults(storage="./proxy-data")
+    parser.add_argument(
+        "--upstream",
+        action="append",
+        required=True,
+        type=place_of,
+        metavar="[NAMESPACE=]URL",
+        help="a registry, and what image references call its host, if that is not the URL's; may "
+        "be repeated: the first is for requests that name none by ns=",
+    )
+    parser.add_argument(
+        "--fresh-for",
+        default="5m",
+        type=collection.seconds,
+        metavar="TIME",
+        help="how long a tag is believed before it is asked for again: 30s, 5m, 1d",
+    )
+    parser.add_argument(
+        "--timeout",
+        default="30s",
+        type=collection.seconds,
+        metavar="TIME",
+        help="how long an upstream may be silent",
+    )
+    options = parser.parse_args()
+    places = dict(options.upstream)
+    if not options.timeout:
+        parser.error("--timeout must be longer than that")
+    try:
+        users = users_of(os.environ.get(USERS, ""), places)
+    except ValueError as error:
+        parser.error(str(error))
+    server = Server(
+        lambda: make_app(places, options.storage, users, options.fresh_for, options.timeout),
+        options,
+        f"A proxy at http://{{host}} for {', '.join(places)}",
+    )
+    check_place(parser, options.storage)
+    server.run()
+
+
+if __name__ == "__main__":
+    main()

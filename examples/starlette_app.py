@@ -1,0 +1,162 @@
+"""An OCI image layout as a read-only registry, beside a page that lists its images, in Starlette.
+
+    python examples/starlette_app.py --layout ./busybox --name library/busybox --port 5004
+
+`RegistryRoute` is one route of Starlette's, and so of FastAPI's, for all the routes of a
+`RegistryMap`. It matches and redirects as the map does, and every error is the registry's JSON.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from html import escape
+from typing import Any
+
+import uvicorn
+from layout import Content, Layout, parse_arguments
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import URLPath
+from starlette.exceptions import HTTPException as StarletteError
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Match, NoMatchFound, Route
+from starlette.types import Receive, Scope, Send
+from werkzeug.datastructures import MultiDict
+from werkzeug.exceptions import HTTPException, default_exceptions
+
+from registry_routes import OCI_1_1, RegistryMap, RegistryMapAdapter, error_response, errors
+from registry_routes.paging import next_link, paginate, parse_page
+from registry_routes.table import clean_path
+
+log = logging.getLogger(__name__)
+
+View = Callable[..., Awaitable[Response]]
+
+
+class RegistryRoute(BaseRoute):
+    """The routes of a `RegistryMap`, as one route of a Starlette application or of a mount in one.
+
+    It answers for every path under ``/v2``, so a route of your own there, such as ``/v2/token``,
+    goes before it.
+
+    :param url_map: the routes. Those of a subset are served, and the map answers the others.
+    :param views: a view for each endpoint, ``async def view(request, **values)``, which returns a
+        response or raises an error of `registry_routes.errors`, of Werkzeug or of Starlette.
+
+    Raises `ValueError` for an endpoint without a view, and for a view without an endpoint.
+    """
+
+    def __init__(self, url_map: RegistryMap, views: Mapping[str, View]) -> None:
+        if odd := {route.endpoint for route in url_map.dialect.routes} ^ set(views):
+            raise ValueError(f"endpoint {min(odd)!r} must be one of the map's, and have a view")
+        self.url_map = url_map
+        self.views = views
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        is_here = scope["type"] == "http" and self.url_map.table.is_under_root(
+            clean_path(_path_of(scope)[1])
+        )
+        return (Match.FULL if is_here else Match.NONE), {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            response = await self._respond(Request(scope, receive))
+        except HTTPException as error:
+            response = _as_starlette(error)
+        except StarletteError as error:
+            known = default_exceptions.get(error.status_code, errors.Unknown)(error.detail)
+            response = _as_starlette(known)
+            response.headers.update(error.headers or {})
+        except Exception:
+            log.exception("%s %r", scope["method"], scope["path"])
+            response = _as_starlette(errors.Unknown())
+        response.headers["Docker-Distribution-API-Version"] = "registry/2.0"
+        await response(scope, receive, send)
+
+    async def _respond(self, request: Request) -> Response:
+        adapter = self._adapter(request.scope)
+        endpoint, values = adapter.match()
+        request.scope["path_params"] = dict(values)
+        return await self.views[endpoint](request, **values)
+
+    def _adapter(self, scope: Scope) -> RegistryMapAdapter:
+        root, path = _path_of(scope)
+        return self.url_map.bind(
+            "localhost",  # what a registry's route redirects to is a path, without a host
+            script_name=root,
+            path_info=path,
+            default_method=scope["method"],
+            query_args=scope["query_string"].decode("latin-1"),
+        )
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
+        """The path of an endpoint, for ``request.url_for``."""
+        if name not in self.views:
+            raise NoMatchFound(name, path_params)
+        return URLPath(self.url_map.bind("localhost").build(name, path_params), "http")
+
+
+def _path_of(scope: Scope) -> tuple[str, str]:
+    """The path that the routes are mounted under, and the rest of the request's path."""
+    root, path = scope.get("root_path", "").rstrip("/"), scope["path"]
+    return root, path.removeprefix(root) if f"{path}/".startswith(f"{root}/") else path
+
+
+def _as_starlette(error: HTTPException) -> Response:
+    answer = error_response(error)
+    response = Response(answer.get_data(), answer.status_code)
+    response.raw_headers = [
+        (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers
+    ]
+    return response
+
+
+def make_routes(layout: Layout) -> list[BaseRoute]:
+    """The routes that serve the images of `layout`, for ``Starlette(routes=…)`` or FastAPI."""
+
+    async def base(request: Request) -> Response:
+        return JSONResponse({})
+
+    async def tags(request: Request, name: str) -> Response:
+        layout.check_name(name)
+        n, last = parse_page(MultiDict(request.query_params.multi_items()))
+        names, more = paginate(await run_in_threadpool(layout.tags), n, last)
+        response = JSONResponse({"name": name, "tags": names})
+        if more:
+            url = request.url.include_query_params(n=n, last=names[-1])
+            response.headers["Link"] = next_link(f"{url.path}?{url.query}")
+        return response
+
+    async def manifest(request: Request, name: str, tag: str = "", digest: str = "") -> Response:
+        layout.check_name(name)
+        return file_response(await run_in_threadpool(layout.manifest, tag, digest))
+
+    async def blob(request: Request, name: str, digest: str) -> Response:
+        layout.check_name(name)
+        return file_response(await run_in_threadpool(layout.blob, digest))
+
+    async def front_page(request: Request) -> Response:
+        items = ""
+        for tag in sorted(await run_in_threadpool(layout.tags)):
+            url = request.url_for("manifest", name=layout.name, tag=tag)
+            items += f'<li><a href="{escape(url.path)}">{escape(tag)}</a></li>'
+        return HTMLResponse(f"<!doctype html><h1>{escape(layout.name)}</h1><ul>{items}</ul>")
+
+    views: dict[str, View] = {"base": base, "tags": tags, "manifest": manifest, "blob": blob}
+    url_map = RegistryMap(OCI_1_1.subset(*views, methods=["GET"]))
+    return [Route("/", front_page), RegistryRoute(url_map, views)]
+
+
+def file_response(content: Content) -> Response:
+    """The file, as it is read; or the range of it that is asked for."""
+    headers = {"Docker-Content-Digest": content.digest, "ETag": f'"{content.digest}"'}
+    return FileResponse(content.path, headers=headers, media_type=content.media_type)
+
+
+def main() -> None:
+    layout, host, port = parse_arguments(port=5004)
+    uvicorn.run(Starlette(routes=make_routes(layout)), host=host, port=port)
+
+
+if __name__ == "__main__":
+    main()

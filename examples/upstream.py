@@ -1,0 +1,264 @@
+"""A registry that a proxy asks in its own name: with its own account, its own tokens."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import requests
+from client import body_of, checked
+from requests.adapters import HTTPAdapter
+from requests.auth import AuthBase
+from sharing import Once, Source
+from werkzeug.datastructures import Authorization
+from werkzeug.exceptions import BadGateway, GatewayTimeout
+
+from registry_routes import (
+    Reference,
+    RouteName,
+    URLBuilder,
+    errors,
+    resolve_location,
+)
+from registry_routes.challenges import Challenge, parse_challenges, parse_token
+from registry_routes.digests import digest_of
+from registry_routes.registry import (
+    MAX_MANIFEST,
+    Manifest,
+    Storage,
+    checked_blocks,
+    manifest_type,
+    parse_manifest,
+)
+from registry_routes.scopes import required_scopes
+from registry_routes.urls import same_origin
+
+log = logging.getLogger(__name__)
+
+BLOCK = 256 * 1024  # of a blob
+MAX_REDIRECTS = 5
+MAX_CONNECTIONS = 512  # that are kept open for the next requests
+MAX_TOKENS = 10_000
+CONNECT_TIMEOUT = 10  # seconds
+
+User = tuple[str, str] | None  # a name and a password
+
+
+class Upstream:
+    """A registry, and what is kept of it.
+
+    :param namespace: what image references call its host: ``docker.io``.
+    :param root: where it is: ``https://registry-1.docker.io``.
+    :param timeout: for how many seconds it may be silent.
+    """
+
+    def __init__(
+        self, namespace: str, root: str, storage: Storage, user: User = None, timeout: float = 30
+    ) -> None:
+        self.namespace = namespace
+        self.urls = URLBuilder(root)
+        self.path = urlsplit(self.urls.root).path or "/"
+        self.storage = storage
+        self.timeout = timeout
+        self.session = requests.Session()
+        self.session.headers["Accept-Encoding"] = "identity"  # digests are of what is stored
+        self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+        for scheme in "http://", "https://":
+            self.session.mount(scheme, HTTPAdapter(pool_maxsize=MAX_CONNECTIONS))
+        self.basic: str | None = None
+        if user is not None:
+            account: dict[str, str | None] = {"username": user[0], "password": user[1]}
+            self.basic = Authorization("basic", account).to_header()
+        self.grants: dict[str, Grant] = {}
+        self.once = Once()
+
+    def name_of(self, name: str) -> str:
+        """The repository's name there: Docker Hub's ``nginx`` is ``library/nginx``.
+
+        Raises `errors.NameInvalid`.
+        """
+        try:
+            return Reference.parse(f"{self.namespace}/{name}").name
+        except ValueError as error:
+            raise errors.NameInvalid(str(error)) from None
+
+    def ask(
+        self,
+        method: str,
+        endpoint: str,
+        values: dict[str, str],
+        query: Any = None,
+        headers: dict[str, str] | None = None,
+    ) -> requests.Response:
+        """A response that is a success, its body unread.
+
+        Raises the error of the registry, without its challenges: they are for the proxy, and a
+        client must not send its own password there. What would be a 401 is a 403 ``DENIED``.
+        Raises `BadGateway` or `GatewayTimeout` if there is no answer, or none that makes sense.
+        """
+        with self.failures():
+            url = self.urls.build(endpoint, values, query)
+            scopes = " ".join(map(str, required_scopes(endpoint, method, values)))
+            sent = self._authorization(scopes)
+            response = self._request(method, url, headers, sent)
+            challenge = self._challenge_of(response, sent)
+            if challenge is not None and same_origin(response.url, url):
+                body_of(response)  # so that the connection can be used again
+                granted = self._renewed(scopes, challenge, sent)
+                response = self._request(method, url, headers, granted)
+            if method == "HEAD":
+                _ = response.content  # there is none, and the connection can be used again
+            return checked(response, endpoint)
+
+    def manifest(self, values: dict[str, str], accept: str) -> tuple[str, Manifest]:
+        """A manifest, verified, with its digest."""
+        answer = self.ask("GET", RouteName.MANIFEST, values, headers={"Accept": accept})
+        content = self.body_of(answer, MAX_MANIFEST)
+        with self.failures():
+            said = answer.headers.get("Docker-Content-Digest")
+            digest = values.get("digest") or said or digest_of(content)
+            b"".join(checked_blocks(digest, [content]))
+            try:
+                own = parse_manifest(content).get("mediaType")
+                media_type = manifest_type(answer.headers.get("Content-Type") or str(own or ""))
+            except errors.ManifestInvalid as error:
+                raise ValueError(error.description) from None
+        return digest, Manifest(media_type, content)
+
+    def blob(self, values: dict[str, str]) -> Source:
+        """A blob. Its blocks end with an error if they are not what its digest says."""
+        answer = self.ask("GET", RouteName.BLOB, values)
+        is_encoded = "Content-Encoding" in answer.headers
+        size = None if is_encoded else answer.raw.length_remaining
+        return Source(size, self._blocks(values["digest"], answer))
+
+    def _blocks(self, digest: str, answer: requests.Response) -> Iterator[bytes]:
+        with self.failures(), answer:
+            yield from checked_blocks(digest, answer.iter_content(BLOCK))
+
+    def body_of(self, answer: requests.Response, most: int) -> bytes:
+        """The body of an answer, of so many bytes at most."""
+        with self.failures():
+            content = body_of(answer, most)
+            if len(content) > most:
+                raise ValueError(f"its answer must have at most {most} bytes")
+        return content
+
+    @contextmanager
+    def failures(self) -> Iterator[None]:
+        """Whatever fails, as an HTTP error of the proxy's."""
+        try:
+            yield
+        except errors.RegistryError as error:
+            raise _without_challenges(error) from None
+        except (requests.RequestException, ValueError) as error:
+            # What it says is for the operator: it may have a URL in it that opens something.
+            log.warning("%s: %s", self.namespace, " ".join(str(error).split()))
+            if isinstance(error, requests.Timeout):
+                raise GatewayTimeout(f"{self.namespace} has not answered in time") from error
+            if isinstance(error, requests.RequestException):
+                raise BadGateway(f"{self.namespace} cannot be reached") from error
+            raise BadGateway(f"{self.namespace} has sent a malformed answer") from error
+
+    def _request(
+        self, method: str, url: str, headers: Any, authorization: str | None
+    ) -> requests.Response:
+        """The answer, with redirects followed: without credentials once they lead elsewhere."""
+        first = url
+        for _ in range(MAX_REDIRECTS + 1):
+            response = self.session.request(
+                method,
+                url,
+                headers=headers,
+                auth=_Sent(authorization),
+                allow_redirects=False,
+                stream=True,
+                timeout=(min(self.timeout, CONNECT_TIMEOUT), self.timeout),
+            )
+            if not 300 <= response.status_code < 400 or "Location" not in response.headers:
+                return response
+            body_of(response)
+            url = resolve_location(response.url, response.headers["Location"])
+            if urlsplit(first).scheme == "https" != urlsplit(url).scheme:
+                raise ValueError("it redirects from https to http")
+            if not same_origin(url, first):
+                authorization = None
+        raise ValueError(f"it redirects more than {MAX_REDIRECTS} times")
+
+    # Credentials.
+
+    def _authorization(self, scopes: str) -> str | None:
+        """What opened these scopes last time, renewed if it has ended."""
+        grant = self.grants.get(scopes)
+        if grant is not None and grant.end <= time.monotonic():
+            return self._renewed(scopes, grant.challenge, grant.authorization)
+        return grant and grant.authorization
+
+    def _challenge_of(self, response: requests.Response, sent: str | None) -> Challenge | None:
+        """The challenge of a 401 that can be answered with more than was sent."""
+        if response.status_code != 401:
+            return None
+        found = {one.scheme: one for one in reversed(parse_challenges(response.headers))}
+        has_more = self.basic is not None and sent != self.basic
+        return found.get("bearer") or (found.get("basic") if has_more else None)
+
+    def _renewed(self, scopes: str, challenge: Challenge, old: str | None) -> str:
+        """What answers a challenge, in place of what did and may be too old now."""
+
+        def renew() -> str:
+            known = self.grants.get(scopes)  # by another thread
+            if known and known.authorization != old and known.end > time.monotonic():
+                return known.authorization
+            if challenge.scheme == "basic":
+                return self._remember(scopes, Grant(challenge, str(self.basic), float("inf")))
+            wanted = challenge.scope or scopes
+            url = challenge.token_url(scopes=wanted, registry=self.urls.root)
+            try:
+                answer = checked(self._request("GET", url, None, self.basic))
+            except errors.RegistryError as error:
+                if error.code in (401, 403, 429, 503):
+                    raise
+                # A 404 of the token server says nothing of what the registry has.
+                raise ValueError(f"its token server answers {error.code}") from None
+            token = parse_token(body_of(answer))
+            end = time.monotonic() + token.expires_in
+            return self._remember(scopes, Grant(challenge, f"Bearer {token.token}", end))
+
+        return self.once.do(scopes, renew)
+
+    def _remember(self, scopes: str, grant: "Grant") -> str:
+        if len(self.grants) >= MAX_TOKENS:  # whoever asks for names without end fills no memory
+            self.grants.clear()
+        self.grants[scopes] = grant
+        return grant.authorization
+
+
+class Grant(NamedTuple):
+    """What opens some scopes, and until when by the monotonic clock."""
+
+    challenge: Challenge
+    authorization: str
+    end: float
+
+
+class _Sent(AuthBase):
+    """One authorization or none, and none from a ``.netrc``."""
+
+    def __init__(self, authorization: str | None) -> None:
+        self.authorization = authorization
+
+    def __call__(self, prepared: Any) -> Any:
+        if self.authorization is not None:
+            prepared.headers["Authorization"] = self.authorization
+        return prepared
+
+
+def _without_challenges(error: errors.RegistryError) -> errors.RegistryError:
+    headers = [one for one in error.headers if one[0].lower() != "www-authenticate"]
+    if error.code == 401:
+        return errors.Denied(error.description, detail=error.detail, headers=headers)
+    error.headers = headers
+    return error

@@ -1,0 +1,696 @@
+"""`examples/asgi.py`: a WSGI application in an ASGI server, and the registry in uvicorn."""
+
+import asyncio
+import contextvars
+import hashlib
+import http.client
+import json
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import asgi
+import pytest
+import requests
+import uvicorn
+from asgi import WSGIBridge, environ_of
+from hypothesis import given
+from hypothesis import strategies as st
+from werkzeug.wrappers import Request, Response
+
+from registry_routes.registry import MemoryStorage, make_registry
+
+from . import oci_layout
+from .servers import example, files_of, skopeo
+
+MIB = 1024 * 1024
+GONE = {"type": "http.disconnect"}
+
+
+def scope_of(target: str = "/v2/", method: str = "GET", **more: Any) -> dict[str, Any]:
+    """A scope as uvicorn makes it."""
+    path, _, query = target.partition("?")
+    return {
+        "type": "http",
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": unquote(path),
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "root_path": "",
+        "headers": [],
+        "client": ("127.0.0.1", 50000),
+        "server": ("127.0.0.1", 8000),
+        **more,
+    }
+
+
+def part(body: bytes, more: bool = True) -> dict[str, Any]:
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+async def exchange(
+    bridge: Any,
+    *messages: dict[str, Any],
+    send: Callable[[Any], Any] | None = None,
+    scope: dict[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """What the bridge sends to a client from whom these messages come, and then nothing."""
+    sent: list[dict[str, Any]] = []
+    left = list(messages or [part(b"", False)])
+
+    async def receive() -> dict[str, Any]:
+        if not left:
+            await asyncio.Event().wait()
+        return left.pop(0)
+
+    async def remember(message: Any) -> None:
+        sent.append(message)
+        if send is not None:
+            await send(message)
+
+    await bridge(scope or scope_of(), receive, remember)
+    return sent
+
+
+def body_of(sent: list[dict[str, Any]]) -> bytes:
+    return b"".join(message.get("body", b"") for message in sent)
+
+
+@Request.application
+def echo(request: Request) -> Response:
+    """Answers with the body that it gets, as Werkzeug reads it."""
+    return Response(request.get_data(), headers={"X-Length": str(request.content_length)})
+
+
+class Streamed:
+    """A WSGI application that answers with blocks; it remembers what became of them."""
+
+    def __init__(self, *blocks: bytes | Exception, on_close: Exception | None = None) -> None:
+        self.blocks = blocks
+        self.on_close = on_close
+        self.made = 0
+        self.closed = 0
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return self
+
+    def __iter__(self) -> Iterator[bytes]:
+        for block in self.blocks:
+            if isinstance(block, Exception):
+                raise block
+            self.made += 1
+            yield block
+
+    def close(self) -> None:
+        self.closed += 1
+        if self.on_close:
+            raise self.on_close
+
+
+# What comes in.
+
+
+@pytest.mark.parametrize(
+    ("scope", "expected"),
+    [
+        (scope_of("/v2/a%2Fb/"), {"PATH_INFO": "/v2/a/b/", "SCRIPT_NAME": ""}),
+        (scope_of("/v2/%FF%C3%A9"), {"PATH_INFO": "/v2/\xff\xc3\xa9"}),
+        (scope_of("/é", raw_path=None), {"PATH_INFO": "/\xc3\xa9"}),
+        # Another application has changed the path, not the raw one.
+        (scope_of("/a", path="/b/é"), {"PATH_INFO": "/b/\xc3\xa9"}),
+        (scope_of("/a", path="/\udcff"), {"PATH_INFO": "/?"}),
+        (scope_of("/m%C3%A9/v2/", root_path="/mé"), {"SCRIPT_NAME": "/m\xc3\xa9", "PATH_INFO": "/v2/"}),
+        (scope_of("/m/v2/", root_path="/m/"), {"SCRIPT_NAME": "/m", "PATH_INFO": "/v2/"}),
+        (scope_of("/m", root_path="/m"), {"SCRIPT_NAME": "/m", "PATH_INFO": ""}),
+        (scope_of("/mirror/v2/", root_path="/m"), {"SCRIPT_NAME": "/m", "PATH_INFO": "/mirror/v2/"}),
+        (scope_of("/?a=%FF&b=\xe9"), {"QUERY_STRING": "a=%FF&b=\xc3\xa9"}),
+        (scope_of(server=("::1", 8000)), {"SERVER_NAME": "::1", "SERVER_PORT": "8000"}),
+        (scope_of(server=("/run/socket", None)), {"SERVER_NAME": "/run/socket", "SERVER_PORT": "0"}),
+        (scope_of(server=None), {"SERVER_NAME": "localhost", "SERVER_PORT": "80"}),
+        (scope_of(client=("::1", 5)), {"REMOTE_ADDR": "::1", "REMOTE_PORT": "5"}),
+        (scope_of(client=None), {"REMOTE_ADDR": None}),
+        (scope_of(scheme="https", http_version="2"), {"wsgi.url_scheme": "https", "SERVER_PROTOCOL": "HTTP/2"}),
+        (scope_of(headers=[(b"accept", b"a"), (b"accept", b"\xe9")]), {"HTTP_ACCEPT": "a,\xe9"}),
+        (scope_of(headers=[(b"cookie", b"a=1"), (b"cookie", b"b=2")]), {"HTTP_COOKIE": "a=1; b=2"}),
+        (scope_of(headers=[(b"content-type", b"t")]), {"CONTENT_TYPE": "t", "HTTP_CONTENT_TYPE": None}),
+        (scope_of(headers=[(b"x-user", b"me"), (b"x_user", b"you")]), {"HTTP_X_USER": "me"}),
+        (scope_of(headers=[(b"content_length", b"9")]), {"CONTENT_LENGTH": None}),
+        (scope_of(headers=[(b"transfer-encoding", b"chunked")]), {"HTTP_TRANSFER_ENCODING": None}),
+    ],
+)  # fmt: skip
+def test_the_environ_of_a_request(scope: dict[str, Any], expected: dict[str, str | None]) -> None:
+    environ = environ_of(scope)
+    assert {key: environ.get(key) for key in expected} == expected
+
+
+def test_the_url_of_a_request_without_a_host_at_an_ipv6_address() -> None:
+    assert Request(environ_of(scope_of(server=("::1", 8000)))).url == "http://[::1]:8000/v2/"
+
+
+@given(st.lists(st.binary(max_size=40)), st.booleans())
+def test_a_body_arrives_as_it_was_sent(blocks: list[bytes], has_length: bool) -> None:
+    whole = b"".join(blocks)
+    headers = [(b"content-length", b"%d" % len(whole)), (b"transfer-encoding", b"chunked")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asgi, "BLOCK", 50)
+        bridge = WSGIBridge(echo, threads=1)
+        messages = [*map(part, blocks), part(b"", False)]
+        scope = scope_of(headers=headers[:1] if has_length else headers[1:])
+        sent = asyncio.run(exchange(bridge, *messages, scope=scope))
+        bridge.pool.shutdown()
+    assert body_of(sent) == whole
+    assert (b"x-length", b"%d" % len(whole)) in sent[0]["headers"]
+    assert bridge.spooled == 0
+
+
+@pytest.mark.parametrize("sent_before", [[], [b""], [b"x" * 10], [b"x" * 3 * MIB, b"y"]])
+def test_of_a_body_that_is_cut_short_the_application_hears_nothing(
+    sent_before: list[bytes],
+) -> None:
+    called: list[Any] = []
+    bridge = WSGIBridge(lambda environ, start_response: called.append(environ))
+    assert asyncio.run(exchange(bridge, *map(part, sent_before), GONE)) == []
+    assert called == []
+    assert bridge.spooled == 0
+
+
+@pytest.mark.parametrize("length", ["4", "6", "500", "", "5x", "-5"])
+def test_a_body_of_another_length_than_its_header_says_is_refused(length: str) -> None:
+    scope = scope_of(headers=[(b"content-length", length.encode())])
+    app = echo if length == "" else None  # it is not called otherwise
+    sent = asyncio.run(exchange(WSGIBridge(app), part(b"12345", False), scope=scope))
+    assert sent[0]["status"] == (400 if length else 200)
+    if length:
+        assert json.loads(body_of(sent))["errors"][0]["code"] == "SIZE_INVALID"
+
+
+def test_bodies_that_would_fill_the_disk_are_refused_and_room_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(asgi, "BLOCK", 100)
+    bridge = WSGIBridge(echo, disk=500)
+    big, bigger = [part(b"x" * 200)] * 2, [part(b"x" * 200)] * 4
+
+    async def both() -> tuple[list[Any], list[Any], list[Any]]:
+        waits = asyncio.Event()
+
+        async def slow_part() -> dict[str, Any]:
+            if messages:
+                return messages.pop()
+            await waits.wait()
+            waits.clear()
+            return part(b"", False)
+
+        messages, sent = list(big), []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        first = asyncio.create_task(bridge(scope_of(), slow_part, send))
+        while bridge.spooled < 400:
+            await asyncio.sleep(0.001)
+        refused = await exchange(bridge, *bigger, part(b"", False))
+        assert bridge.spooled == 400
+        waits.set()
+        await first
+        return sent, refused, await exchange(bridge, *big, part(b"", False))
+
+    taken, refused, again = asyncio.run(both())
+    assert len(body_of(taken)) == len(body_of(again)) == 400
+    assert refused[0]["status"] == 503
+    assert json.loads(body_of(refused))["errors"][0]["code"] == "UNAVAILABLE"
+    assert bridge.spooled == 0
+
+
+def test_a_slow_upload_or_download_does_not_take_a_thread() -> None:
+    bridge = WSGIBridge(echo, threads=1)
+
+    async def never(message: Any) -> None:
+        await asyncio.Event().wait()
+
+    async def run() -> list[Any]:
+        whole = part(b"x", False)
+        slow = [asyncio.create_task(exchange(bridge, part(b"x" * 2 * MIB))) for _ in range(5)]
+        slow += [asyncio.create_task(exchange(bridge, whole, send=never)) for _ in range(5)]
+        await asyncio.sleep(0.05)
+        answer = await asyncio.wait_for(exchange(bridge, part(b"quick", False)), 5)
+        for task in slow:
+            task.cancel()
+        assert all(
+            isinstance(result, asyncio.CancelledError)
+            for result in await asyncio.gather(*slow, return_exceptions=True)
+        )
+        return answer
+
+    assert body_of(asyncio.run(run())) == b"quick"
+    assert bridge.spooled == 0
+
+
+# What goes out.
+
+
+def test_a_response_is_made_no_faster_than_it_is_read() -> None:
+    app = Streamed(*[b"block"] * 20)
+    ahead = []
+
+    async def slow(message: dict[str, Any]) -> None:
+        await asyncio.sleep(0.001)
+        ahead.append(app.made - sum(bool(one.get("body")) for one in sent))
+        sent.append(message)
+
+    sent: list[Any] = []
+    assert body_of(asyncio.run(exchange(WSGIBridge(app), send=slow))) == b"block" * 20
+    assert max(ahead) == 1
+    assert app.closed == 1
+
+
+def test_an_empty_block_is_not_the_end() -> None:
+    sent = asyncio.run(exchange(WSGIBridge(Streamed(b"", b"a", b"", b"b", b""))))
+    assert [message.get("body") for message in sent] == [None, b"a", b"b", b""]
+    assert [message.get("more_body") for message in sent] == [None, True, True, False]
+
+
+@pytest.mark.parametrize("tells", ["by a message", "by an error"])
+def test_the_response_to_a_client_that_leaves_is_closed(tells: str) -> None:
+    app = Streamed(*[b"block"] * 1000)
+
+    async def send(message: dict[str, Any]) -> None:
+        if tells == "by an error" and app.made == 3:
+            raise BrokenPipeError
+
+    messages = [part(b"", False), *([GONE] if tells == "by a message" else [])]
+    asyncio.run(exchange(WSGIBridge(app), *messages, send=send))
+    assert app.made <= 3
+    assert app.closed == 1
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_an_exception_while_the_response_is_made_reaches_the_server(at: int) -> None:
+    blocks: list[Any] = [b"a", b"b"]
+    blocks.insert(at, KeyError("mine"))
+    app, sent = Streamed(*blocks), []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with pytest.raises(KeyError, match="mine"):
+        asyncio.run(exchange(WSGIBridge(app), send=send))
+    # So the server can answer with a 500, if nothing has been sent; else it closes the connection.
+    assert len(sent) == (at + 1 if at else 0)
+    assert app.closed == 1
+
+
+def test_an_exception_when_the_response_is_closed_reaches_the_server() -> None:
+    bridge = WSGIBridge(Streamed(b"a", on_close=KeyError("mine")))
+    with pytest.raises(KeyError, match="mine"):
+        asyncio.run(exchange(bridge, part(b"x" * 3 * MIB, False)))
+    assert bridge.spooled == 0
+
+
+def failing(environ: Any, start_response: Any) -> Any:
+    raise KeyError("mine")
+
+
+def silent(environ: Any, start_response: Any) -> Any:
+    return [b"a"]
+
+
+def starting_twice(environ: Any, start_response: Any) -> Any:
+    start_response("200 OK", [])
+    start_response("200 OK", [])
+
+
+@pytest.mark.parametrize(
+    ("app", "error"),
+    [(failing, KeyError), (silent, RuntimeError), (starting_twice, RuntimeError)],
+)
+def test_an_application_that_fails_before_its_response(app: Any, error: type[Exception]) -> None:
+    sent = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with pytest.raises(error):
+        asyncio.run(exchange(WSGIBridge(app), send=send))
+    assert sent == []
+
+
+def test_an_error_replaces_the_response_until_it_is_sent() -> None:
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [("X-A", "1")])
+        try:
+            raise KeyError("mine")
+        except KeyError as error:
+            info = type(error), error, error.__traceback__
+        start_response("503 Service Unavailable", [("X-B", "2")], info)
+        yield b"sorry"
+        start_response("500 Internal Server Error", [], info)
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with pytest.raises(KeyError, match="mine"):
+        asyncio.run(exchange(WSGIBridge(app), send=send))
+    assert sent[0] == {"type": "http.response.start", "status": 503, "headers": [(b"x-b", b"2")]}
+    assert body_of(sent) == b"sorry"
+
+
+def test_what_is_written_goes_before_what_is_returned() -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        write = start_response("200 OK", [])
+        write(b"one")
+        write(b"two")
+        return [b"three"]
+
+    sent = asyncio.run(exchange(WSGIBridge(app)))
+    assert [message.get("body") for message in sent] == [None, b"one", b"two", b"three", b""]
+
+
+def test_what_writes_to_a_client_that_has_left_is_stopped() -> None:
+    stopped = threading.Event()
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        write = start_response("200 OK", [])
+        try:
+            for _ in range(10_000):
+                write(b"x")
+        except ConnectionResetError:
+            stopped.set()
+        return []
+
+    asyncio.run(exchange(WSGIBridge(app), part(b"", False), GONE))
+    assert stopped.is_set()
+
+
+def test_a_response_is_closed_only_when_its_last_step_is_over() -> None:
+    """The server cancels a request that is not over when it has to end."""
+    begun, may_go_on = threading.Event(), threading.Event()
+    order = []
+
+    class App(Streamed):
+        def __iter__(self) -> Iterator[bytes]:
+            begun.set()
+            may_go_on.wait(5)
+            order.append("step")
+            yield b"a"
+
+        def close(self) -> None:
+            order.append("close")
+
+    async def run() -> None:
+        task = asyncio.create_task(exchange(WSGIBridge(App(), threads=2)))
+        while not begun.is_set():
+            await asyncio.sleep(0.001)
+        task.cancel()
+        await asyncio.sleep(0.02)
+        assert order == []
+        may_go_on.set()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+    assert order == ["step", "close"]
+
+
+def test_all_steps_of_a_request_have_one_context_and_no_other_request_has_it() -> None:
+    variable = contextvars.ContextVar("variable", default="")
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        assert variable.get() == ""
+        variable.set(environ["PATH_INFO"])
+        start_response("200 OK", [])
+        for _ in range(5):
+            yield variable.get().encode()
+
+    async def run() -> list[Any]:
+        bridge = WSGIBridge(app, threads=3)
+        paths = [f"/{number}" for number in range(10)]
+        answers = await asyncio.gather(*[exchange(bridge, scope=scope_of(path)) for path in paths])
+        return list(zip(paths, answers, strict=True))
+
+    for path, sent in asyncio.run(run()):
+        assert body_of(sent).decode() == path * 5
+
+
+def test_what_is_no_request() -> None:
+    def message(kind: str) -> dict[str, Any]:
+        return {"type": kind}
+
+    bridge = WSGIBridge(failing)
+    steps = message("lifespan.startup"), message("lifespan.shutdown")
+    sent = asyncio.run(exchange(bridge, *steps, scope={"type": "lifespan"}))
+    assert sent == [message("lifespan.startup.complete"), message("lifespan.shutdown.complete")]
+    connect = message("websocket.connect")
+    sent = asyncio.run(exchange(bridge, connect, scope={"type": "websocket"}))
+    assert sent == [message("websocket.close")]
+
+
+# In uvicorn.
+
+
+@contextmanager
+def in_uvicorn(app: Any) -> Iterator[str]:
+    """Host and port of an ASGI application, served in this process."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield "{}:{}".format(*listener.getsockname()[:2])
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[str]:
+    """Host and port of a registry in memory, behind the bridge."""
+    with in_uvicorn(WSGIBridge(make_registry(MemoryStorage()))) as host:
+        yield host
+
+
+def test_a_chunked_push_and_a_pull(registry: str) -> None:
+    url, content = f"http://{registry}", b"0123456789" * 300_000
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    with requests.Session() as session:  # one connection
+        upload = session.post(f"{url}/v2/a/blobs/uploads/")
+        blocks = (content[at : at + 100_000] for at in range(0, len(content), 100_000))
+        chunk = session.patch(url + upload.headers["Location"], data=blocks)
+        assert chunk.request.headers["Transfer-Encoding"] == "chunked"
+        assert (chunk.status_code, chunk.headers["Range"]) == (202, f"0-{len(content) - 1}")
+        location = f"{url}{chunk.headers['Location']}"
+        assert session.put(location, params={"digest": digest}).status_code == 201
+        blob = f"{url}/v2/a/blobs/{digest}"
+        assert session.get(blob).content == content
+        assert session.get(blob, headers={"Range": "bytes=3-5"}).content == b"345"
+        head = session.head(blob)
+        assert (head.headers["Content-Length"], head.content) == (str(len(content)), b"")
+        assert session.delete(blob).status_code == 202
+        assert session.get(blob).json()["errors"][0]["code"] == "BLOB_UNKNOWN"
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"Transfer-Encoding: chunked\r\n\r\nA\r\n0123456789\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\nA\r\n01234",
+        b"Content-Length: 20\r\n\r\n0123456789",
+        b"Content-Length: 9000000\r\n\r\n" + b"x" * 8_000_000,
+        b"Transfer-Encoding: chunked\r\n\r\nnot hexadecimal\r\n",
+    ],
+    ids=["between chunks", "within a chunk", "short", "short and large", "malformed"],
+)
+def test_a_chunk_that_is_cut_short_leaves_no_trace(registry: str, frame: bytes) -> None:
+    url = f"http://{registry}"
+    location = requests.post(f"{url}/v2/a/blobs/uploads/").headers["Location"]
+    host, _, port = registry.partition(":")
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(f"PATCH {location} HTTP/1.1\r\nHost: h\r\n".encode() + frame)
+    time.sleep(0.05)
+    status = requests.get(url + location)
+    assert (status.status_code, status.headers["Range"]) == (204, "0-0")
+    upload = requests.patch(url + location, data=b"all", headers={"Content-Range": "0-2"})
+    assert upload.headers["Range"] == "0-2"
+
+
+def test_a_client_that_waits_to_be_told_to_send(registry: str) -> None:
+    location = requests.post(f"http://{registry}/v2/a/blobs/uploads/").headers["Location"]
+    host, _, port = registry.partition(":")
+    with socket.create_connection((host, int(port)), timeout=5) as client:
+        headers = (
+            "Host: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\nConnection: close\r\n\r\n"
+        )
+        client.sendall(f"PATCH {location} HTTP/1.1\r\n{headers}".encode())
+        assert client.recv(1000).startswith(b"HTTP/1.1 100 Continue")
+        client.sendall(b"abc")
+        assert client.recv(1000).startswith(b"HTTP/1.1 202 ")
+
+
+def test_requests_on_one_connection_one_after_another_and_at_once(registry: str) -> None:
+    connection = http.client.HTTPConnection(registry, timeout=5)
+    for method, path, body, status in [
+        *[("GET", "/v2/", None, 200), ("HEAD", "/v2/", None, 200)] * 3,
+        ("GET", "/v2/A/tags/list", None, 400),
+        ("POST", "/v2/a/tags/list", b"x" * 100_000, 405),
+        ("GET", "/v2", None, 308),
+        ("HEAD", "/v2/a/manifests/none", None, 404),
+        ("GET", "/v2/", None, 200),
+    ]:
+        connection.request(method, path, body)
+        response = connection.getresponse()
+        assert response.status == status
+        response.read()
+    connection.close()
+    host, _, port = registry.partition(":")
+    with socket.create_connection((host, int(port)), timeout=5) as client:
+        request = b"GET /v2/ HTTP/1.1\r\nHost: h\r\n\r\n"
+        client.sendall(
+            request * 20 + request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        )
+        answers = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answers.count(b"HTTP/1.1 200 OK") == 21
+
+
+def test_a_client_that_leaves_a_download_ends_it() -> None:
+    closed = threading.Event()
+
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        try:
+            while True:
+                yield b"x" * MIB
+        finally:
+            closed.set()
+
+    with in_uvicorn(WSGIBridge(app)) as host:
+        response = requests.get(f"http://{host}/", stream=True, timeout=5)
+        assert len(response.raw.read(MIB)) == MIB
+        assert not closed.wait(0.1)
+        response.close()
+        assert closed.wait(5)
+
+
+def test_within_an_application_of_starlette() -> None:
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    app = Starlette(routes=[Mount("/registry", WSGIBridge(make_registry(MemoryStorage())))])
+    with in_uvicorn(app) as host:
+        upload = requests.post(f"http://{host}/registry/v2/a/blobs/uploads/")
+        assert upload.headers["Location"].startswith("/registry/v2/a/blobs/uploads/")
+        redirect = requests.get(f"http://{host}/registry/v2?a=b", allow_redirects=False)
+        assert redirect.headers["Location"] == "/registry/v2/?a=b"
+
+
+# With other programs.
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Host and port of the example as a newcomer starts it."""
+    place = tmp_path_factory.mktemp("asgi")
+    with example("asgi", place / "log", "--storage", str(place / "data")) as host:
+        yield host
+
+
+@pytest.mark.slow
+def test_skopeo_pushes_and_pulls(served: str, tmp_path: Path) -> None:
+    image, back, remote = tmp_path / "image", tmp_path / "back", f"docker://{served}/a/b:v1"
+    oci_layout.write(image, [8_000_000, 100_000, 1, 0], ["amd64", "arm64"])
+    skopeo("copy --all --dest-tls-verify=false", f"oci:{image}:v1", remote)
+    skopeo("copy --all --src-tls-verify=false", remote, f"oci:{back}:v1")
+    assert files_of(back) == files_of(image)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", ["manifests/v1", "manifests/none", "blobs"])
+def test_wrk_gets_no_error(served: str, tmp_path: Path, path: str) -> None:
+    program = shutil.which("wrk")
+    if program is None:
+        pytest.skip("wrk is not installed (Debian: apt install wrk)")
+    image = tmp_path / "image"
+    oci_layout.write(image, [100_000], ["amd64"])
+    skopeo("copy --dest-tls-verify=false", f"oci:{image}:v1", f"docker://{served}/w:v1")
+    if path == "blobs":
+        path += f"/sha256:{max(files_of(image).items(), key=lambda one: len(one[1]))[0]}"
+    url = f"http://{served}/v2/w/{path}"
+    command = [program, "-t2", "-c64", "-d3s", url]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "Socket errors" not in printed, printed
+    requested = int(re.findall(r"(\d+) requests in", printed)[0])
+    assert requested > 100
+    failed = re.findall(r"Non-2xx or 3xx responses: (\d+)", printed)
+    assert failed == ([str(requested)] if path.endswith("none") else []), printed
+
+
+@pytest.mark.slow
+def test_a_large_blob_both_ways_takes_little_memory(tmp_path: Path) -> None:
+    size, block = 256 * MIB, b"0123456789abcdef" * 65536
+    digest = hashlib.sha256()
+    for _ in range(size // len(block)):
+        digest.update(block)
+    blob = f"sha256:{digest.hexdigest()}"
+    with example("asgi", tmp_path / "log", "--storage", str(tmp_path / "data")) as host:
+        url = f"http://{host}"
+        before = peak_of(host)
+        location = requests.post(f"{url}/v2/a/blobs/uploads/").headers["Location"]
+        blocks = (block for _ in range(size // len(block)))
+        pushed = requests.put(url + location, params={"digest": blob}, data=blocks, timeout=120)
+        assert pushed.status_code == 201
+        back = hashlib.sha256()
+        with requests.get(f"{url}/v2/a/blobs/{blob}", stream=True, timeout=120) as response:
+            for number, content in enumerate(response.iter_content(MIB)):
+                if number == 0:
+                    time.sleep(1)  # while the server could read all of it
+                back.update(content)
+        assert back.hexdigest() == digest.hexdigest()
+        assert peak_of(host) - before < 48 * MIB
+
+
+def peak_of(host: str) -> int:
+    """The most memory, in bytes, that the process which listens there has had."""
+    port = f":{int(host.rpartition(':')[2]):04X}"
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    [inode] = [
+        line.split()[9]
+        for line in lines
+        if line.split()[1].endswith(port) and line.split()[3] == "0A"
+    ]
+    for descriptors in Path("/proc").glob("[0-9]*/fd"):
+        with suppress(OSError):
+            if any(one.readlink().name == f"socket:[{inode}]" for one in descriptors.iterdir()):
+                status = (descriptors.parent / "status").read_text()
+                return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
+    raise AssertionError("nobody listens there")
+
+
+@pytest.mark.slow
+def test_many_slow_uploads_do_not_keep_others_waiting(served: str) -> None:
+    host, _, port = served.partition(":")
+    slow = []
+    for _ in range(200):
+        client = socket.create_connection((host, int(port)))
+        client.sendall(
+            b"POST /v2/slow/blobs/uploads/ HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabc"
+        )
+        slow.append(client)
+    begun = time.monotonic()
+    for _ in range(20):
+        assert requests.get(f"http://{served}/v2/", timeout=5).status_code == 200
+    assert time.monotonic() - begun < 2
+    for client in slow:
+        client.close()

@@ -1,0 +1,160 @@
+"""The routes in Django and in Quart: the blocks of `examples/README.md`, run in both."""
+
+import asyncio
+import re
+from typing import Any
+
+import django
+import pytest
+from django import conf
+from django.core.wsgi import get_wsgi_application
+from django.http import HttpRequest, HttpResponse
+from django.test.utils import override_settings
+from django.urls import path, reverse
+from quart import Quart, url_for
+from werkzeug.exceptions import HTTPException
+from werkzeug.test import Client
+
+from registry_routes import OCI_1_1, error_response, errors
+from registry_routes.registry import MemoryStorage, make_registry
+
+from .nasty import SHA256
+from .reference import EXAMPLES
+from .servers import EXAMPLES as EXAMPLES_DIRECTORY
+
+# A request, and what any of these applications answers: the status, and the code or the location.
+ANSWERS = [
+    ("GET", "/v2/", 200, None),
+    ("GET", "/v2?a=%2F", 308, "/v2/?a=%2F"),
+    ("GET", "/v2/a%2Fb/tags/list/", 308, "/v2/a/b/tags/list"),
+    ("GET", "/v2/a//b/tags/list", 308, "/v2/a/b/tags/list"),
+    ("GET", "/v2/a/b/tags/list", 200, None),
+    ("GET", "/v2/A/tags/list", 400, "NAME_INVALID"),
+    ("GET", "/v2/none/tags/list", 404, "NAME_UNKNOWN"),
+    ("DELETE", "/v2/a/tags/list", 405, "UNSUPPORTED"),
+    ("POST", "/v2/", 405, "UNSUPPORTED"),
+    ("GET", "/v2/_catalog", 404, "UNSUPPORTED"),
+    ("GET", f"/v2/a/referrers/{SHA256}", 404, "UNSUPPORTED"),
+]
+
+
+@pytest.fixture(scope="module")
+def shown() -> dict[str, Any]:
+    """What the blocks of the page define."""
+    page = (EXAMPLES_DIRECTORY / "README.md").read_text().partition("## Django and Quart\n")[2]
+    defined: dict[str, Any] = {"__name__": "shown"}
+    for block in re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
+        exec(compile(block, "README.md", "exec"), defined)
+    return defined
+
+
+def page(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("the page")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def configured() -> None:
+    conf.settings.configure(
+        ROOT_URLCONF=(path("", page),),
+        ALLOWED_HOSTS=["*"],
+        MIDDLEWARE=[
+            "django.middleware.common.CommonMiddleware",
+            "django.middleware.csrf.CsrfViewMiddleware",
+        ],
+    )
+    django.setup()
+
+
+class TestDjango:
+    def test_a_view_for_all_routes_among_djangos(self, shown: dict[str, Any]) -> None:
+        of_tags = shown["django_views"]["tags"]
+
+        def tags(request: HttpRequest, name: str) -> Any:
+            if name == "none":
+                raise errors.NameUnknown
+            return of_tags(request, name)
+
+        shown["django_views"]["tags"] = tags
+        with override_settings(ROOT_URLCONF=(*shown["urlpatterns"], path("", page))):
+            client = Client(get_wsgi_application())
+            assert client.get("/").text == "the page"
+            assert client.get("/v2x").status_code == 404
+            for method, target, status, expected in ANSWERS:
+                response = client.open(target, method=method)
+                assert response.status_code == status
+                if status == 308:
+                    assert response.location == expected
+                elif status >= 400:
+                    assert response.get_json()["errors"][0]["code"] == expected
+                assert response.headers.get("Allow") == ("GET, HEAD" if status == 405 else None)
+            redirect = client.get("/v2", base_url="http://h/mounted/here")
+            assert redirect.location == "/mounted/here/v2/"
+
+    def test_patterns_of_its_own_for_the_routes(self, shown: dict[str, Any]) -> None:
+        """Django's `reverse` builds them; what does not match is Django's 404."""
+
+        def view(request: HttpRequest, **values: str) -> HttpResponse:
+            return HttpResponse(repr(values))
+
+        patterns = tuple(shown["pattern_of"](route, view) for route in OCI_1_1.routes)
+        with override_settings(ROOT_URLCONF=patterns):
+            client = Client(get_wsgi_application())
+            for target, (method, *_), endpoint, values in EXAMPLES:
+                response = client.open(target, method=method)
+                assert response.status_code == 200
+                if method != "HEAD":
+                    assert response.text == repr(values)
+                assert reverse(endpoint, kwargs=values) == target
+            for target in "/v2/A/tags/list", "/v2/a/tags/list%0A", "/v2/a//tags/list", "/x/v2/":
+                assert client.get(target).status_code == 404
+
+    def test_beside_an_application_of_the_registrys(self, shown: dict[str, Any]) -> None:
+        registry = make_registry(MemoryStorage())
+        client = Client(shown["beside"](get_wsgi_application(), registry))
+        assert client.get("/").text == "the page"
+        assert client.get("/v2").location == "/v2/"
+        assert client.get("/v2x").status_code == 404
+        assert client.get("/v2/A/tags/list").get_json()["errors"][0]["code"] == "NAME_INVALID"
+        assert client.put("/v2/a/manifests/v1", json={"schemaVersion": 2}).status_code == 201
+
+
+class TestQuart:
+    @pytest.fixture
+    def app(self, shown: dict[str, Any]) -> Quart:
+        app: Quart = shown["QuartApp"](__name__)
+
+        @app.errorhandler(HTTPException)
+        async def as_a_client_reads_it(error: HTTPException) -> Any:
+            sent = error_response(error)
+            return sent.get_data(), sent.status_code, list(sent.headers)
+
+        @app.endpoint("base")
+        async def base() -> Any:
+            return {}
+
+        @app.endpoint("tags")
+        async def tags(name: str) -> Any:
+            if name == "none":
+                raise errors.NameUnknown
+            return {"next": url_for("tags", name=name, n=2)}
+
+        return app
+
+    def test_its_map_has_the_routes(self, app: Quart) -> None:
+        async def run() -> None:
+            client = app.test_client()
+            tags = await client.get("/v2/a/b/tags/list")
+            assert await tags.get_json() == {"next": "/v2/a/b/tags/list?n=2"}
+            for method, target, status, expected in ANSWERS:
+                response = await client.open(target, method=method)  # type: ignore[call-arg]
+                assert response.status_code == status
+                if status == 308:
+                    assert response.headers["Location"] == expected
+                elif status >= 400:
+                    body = await response.get_json()
+                    assert body["errors"][0]["code"] == expected
+                assert response.headers.get("Allow") == ("GET, HEAD" if status == 405 else None)
+            below = await client.get("/m/v2", root_path="/m")
+            assert below.headers["Location"] == "/m/v2/"
+
+        asyncio.run(run())
