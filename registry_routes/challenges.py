@@ -7,7 +7,7 @@ token authentication specification).
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -281,7 +281,7 @@ _REST = re.compile(f"(?>(?:{_MORE_WORDS})*)")
 _REST_OF_SCOPE = re.compile(f"(?>(?:{_MORE_ACTIONS}|{_MORE_WORDS})*)")
 
 
-def parse_challenges(header_or_headers: str | Headers | Iterable[str] | None) -> list[Challenge]:
+def parse_challenges(header_or_headers: str | Headers | Sequence[str] | None) -> list[Challenge]:
     """Every challenge of a ``WWW-Authenticate`` header, in order (RFC 9110, 11.6.1).
 
     The argument is the value of the header, a list of several values, or all the headers of a
@@ -299,7 +299,7 @@ def parse_challenges(header_or_headers: str | Headers | Iterable[str] | None) ->
     given = header_or_headers
     if isinstance(given, str | bytes):
         lines = [_text(given)]
-    elif isinstance(given, list | tuple) and all(isinstance(one, str | bytes) for one in given):
+    elif isinstance(given, Sequence) and all(isinstance(one, str | bytes) for one in given):
         lines = [_text(one) for one in given]
     else:
         lines = header_values(given, "WWW-Authenticate")  # type: ignore[arg-type]
