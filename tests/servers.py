@@ -6,8 +6,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,20 @@ def example(name: str, log: Path, *options: str, clean: bool = True) -> Iterator
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), "--port", str(port), *options]
     with serving(command, port, log, clean=clean) as host:
         yield host
+
+
+def ended(
+    main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *command: str
+) -> tuple[object, str, str]:
+    """How a program of the examples ends with these arguments, and what it prints.
+
+    It runs in this process, which takes a tenth of the time of a new one.
+    """
+    monkeypatch.setattr(sys, "argv", list(command))
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code, out.getvalue(), err.getvalue()
 
 
 @contextmanager

@@ -260,7 +260,7 @@ SHAPES = [
 @pytest.mark.parametrize("shape", SHAPES)
 def test_parsing_takes_linear_time(shape: str) -> None:
     for begin in "", "Bearer ", 'Bearer realm="', "Bearer scope=a:b:c", "Negotiate abc":
-        header = begin + shape * (100_000 // len(shape))
+        header = begin + shape * (30_000 // len(shape))
         begun = time.process_time()
         parse_challenges(header)
         assert time.process_time() - begun < 5  # in quadratic time it would take minutes

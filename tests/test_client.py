@@ -935,7 +935,7 @@ class TestChunks:
         assert self.sent(server, "PUT") == [9 * MIB]
 
     @pytest.mark.parametrize("status", [413, 416])
-    @pytest.mark.parametrize("limit", [CHUNK, MIB, 100_000])
+    @pytest.mark.parametrize("limit", [CHUNK, MIB, pytest.param(100_000, marks=pytest.mark.slow)])
     @pytest.mark.parametrize("size", [CHUNK // 2, 2 * CHUNK + 5])
     def test_chunks_become_smaller_if_large_ones_are_refused(
         self, tmp_path: Path, status: int, limit: int, size: int

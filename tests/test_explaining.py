@@ -85,14 +85,20 @@ KINDS = {
 }
 
 
+#: Prefixes and maps: one alone, one with a rule under the API, and one under a prefix.
+MAPS = [
+    ("", RegistryMap()),
+    ("", RegistryMap(rules=[Rule("/v2/x", endpoint="x")])),
+    ("/r", RegistryMap(prefix="/r")),
+]
+
+
 @pytest.mark.parametrize(("path", "code", "value", "rule"), MALFORMED)
 def test_a_malformed_value_is_named_with_the_rule_it_broke(
     path: str, code: str, value: str, rule: str
 ) -> None:
     status, implied, variable, kind = KINDS[code]
-    beside = Rule("/v2/x", endpoint="x")
-    for prefix, rules in ("", []), ("", [beside.empty()]), ("/r", []):
-        url_map = RegistryMap(prefix=prefix, rules=rules)
+    for prefix, url_map in MAPS:
         for method in "GET", "HEAD", "PUT", "OPTIONS":
             error = error_of(url_map, prefix + path, method)
             assert isinstance(error, implied)

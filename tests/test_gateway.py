@@ -13,6 +13,7 @@ import jwt
 import pytest
 import requests
 from gateway import SERVICE, Gateway, TokenServer, make_app, pull_or_user, users_of
+from gateway import main as gateway_main
 from hypothesis import given
 from hypothesis import strategies as st
 from storage import storage_at
@@ -28,7 +29,7 @@ from registry_routes.scopes import Scope, parse_scopes
 
 from . import oci_layout
 from .nasty import SHA256
-from .servers import EXAMPLES, example, files_of, skopeo
+from .servers import EXAMPLES, ended, example, files_of, skopeo
 
 
 @pytest.fixture(scope="module")
@@ -343,22 +344,21 @@ def test_users_are_in_a_file_and_in_the_environment(
     ],
 )
 def test_users_that_cannot_be_read_are_named_in_one_line(
-    options: list[str], users: str, named: str, tmp_path: Path
+    options: list[str],
+    users: str,
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "malformed").write_text("alice:a\nsecret\n")
     (tmp_path / "binary").write_bytes(b"secret:\xff")
-    run = subprocess.run(
-        [sys.executable, str(EXAMPLES / "gateway.py"), *options],
-        cwd=tmp_path,
-        env={**os.environ, "REGISTRY_USERS": users},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-    assert (run.returncode, run.stdout) == (2, "")
-    assert len(run.stderr.splitlines()) == 1
-    assert named in run.stderr
-    assert "secret" not in run.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REGISTRY_USERS", users)
+    status, printed, said = ended(gateway_main, monkeypatch, "gateway.py", *options)
+    assert (status, printed) == (2, "")
+    assert len(said.splitlines()) == 1
+    assert named in said
+    assert "secret" not in said
 
 
 def test_a_key_that_is_too_short_is_one_line(tmp_path: Path) -> None:

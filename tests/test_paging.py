@@ -212,6 +212,6 @@ def test_a_hostile_header_takes_linear_time(shape: str) -> None:
     begun = time.monotonic()
     for begin in "", "</x>", '</x>; a="', "</x>;":
         for end in "", "!", '"', "\\", ">":
-            header = begin + shape * (100_000 // len(shape)) + end
+            header = begin + shape * (40_000 // len(shape)) + end
             assert parse_next_link("https://h/", header) is None
     assert time.monotonic() - begun < 60

@@ -125,6 +125,7 @@ def test_the_fixture_is_listed(pytester: pytest.Pytester) -> None:
     assert re.search(r"oci_registry -- .*\n +A container registry, empty and in memory", listed)
 
 
+@pytest.mark.slow
 def test_the_plugin_may_be_named_twice(pytester: pytest.Pytester) -> None:
     """The entry point loads it, and ``-p``, which may name a module or an entry point."""
     pytester.makepyfile(SUITE)
