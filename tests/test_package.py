@@ -116,6 +116,17 @@ def test_type_checkers_infer_the_types_of_a_users_program(tmp_path: Path, checke
     assert errors
 
 
+@pytest.mark.slow
+def test_every_public_type_is_declared() -> None:
+    # Here, pyright looks for the package by the first Python in the path, whatever it is told.
+    environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = [sys.executable, "-m", "pyright", "--verifytypes", "registry_routes"]
+    run = subprocess.run(
+        [*command, "--ignoreexternal"], env=environ, capture_output=True, text=True
+    )
+    assert "Type completeness score: 100%" in run.stdout, run.stdout
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the sdist, and the wheel built from it."""
