@@ -272,7 +272,7 @@ def main(arguments: list[str]) -> int:
     try:
         storage = storage_at(options.storage, create=False)
         if not isinstance(storage, ObjectStorage):
-            raise OSError("what is in memory is gone with its registry")
+            raise OSError("a storage in memory cannot be collected")
         collection = Collection(storage, options.older_than)
         if not options.dry_run:
             collection.delete()
