@@ -1,4 +1,4 @@
-"""`RegistryApp`: views, errors as JSON, and wherever it is mounted."""
+"""`RegistryApp`: views, errors as JSON, and mounts."""
 
 import json
 import logging
@@ -126,7 +126,7 @@ def test_base_has_a_view_and_may_get_another(client: Client) -> None:
 
 @pytest.mark.parametrize("ending", ["", "/"])
 @pytest.mark.parametrize("mount", ["", "/m"])
-def test_a_method_without_a_view_is_a_405_and_a_route_without_any_a_404(
+def test_a_method_without_a_view_is_a_405_and_a_route_without_views_a_404(
     ending: str, mount: str
 ) -> None:
     client = Client(DispatcherMiddleware(exceptions.NotFound(), {mount: small_registry()}))
@@ -187,7 +187,7 @@ CODES = {
 @pytest.mark.parametrize(
     "error", [*exceptions.default_exceptions.values(), exceptions.ClientDisconnected]
 )
-def test_whatever_http_exception_a_view_raises(error: type[exceptions.HTTPException]) -> None:
+def test_any_http_exception_of_a_view_becomes_json(error: type[exceptions.HTTPException]) -> None:
     app = RegistryApp()
 
     @app.view("catalog", "GET")
@@ -229,7 +229,9 @@ def test_an_unexpected_exception_is_logged_and_kept_from_the_client(
 
 
 @pytest.mark.parametrize("length", ["x", "-1", "1.0", "٣", "1 ", "0x1", "9" * 5000])
-def test_a_body_of_no_length_is_not_taken_for_an_empty_one(client: Client, length: str) -> None:
+def test_a_malformed_content_length_is_not_read_as_an_empty_body(
+    client: Client, length: str
+) -> None:
     environ = {"CONTENT_LENGTH": length}
     response = client.post("/v2/a/blobs/uploads/", data=b"body", environ_overrides=environ)
     assert (response.status_code, code_of(response)) == (400, "SIZE_INVALID")
@@ -245,7 +247,7 @@ def test_a_body_of_no_length_is_not_taken_for_an_empty_one(client: Client, lengt
         lambda: fail(errors.BlobUnknown(detail=Unprintable())),
     ],
 )
-def test_whatever_goes_wrong_leaves_as_a_500(wrong: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_any_other_failure_is_a_500(wrong: Any, caplog: pytest.LogCaptureFixture) -> None:
     app = RegistryApp()
     app.view("catalog", "GET")(lambda request: wrong())
     response = Client(app).get("/v2/_catalog")
@@ -261,7 +263,7 @@ def fail(error: Exception) -> Response:
     raise error
 
 
-def test_a_path_of_two_endpoints_and_one_that_redirects() -> None:
+def test_options_of_a_path_with_two_endpoints_and_a_redirect() -> None:
     routes = RegistryMap(
         rules=[
             Rule("/x", endpoint="a", methods=["GET"]),
@@ -280,12 +282,12 @@ def test_a_path_of_two_endpoints_and_one_that_redirects() -> None:
 
 
 @pytest.mark.parametrize("url_map", [DOCKER_1_5, "docker-1.5", RegistryMap, Map()])
-def test_what_is_not_a_registry_map_is_refused_when_the_app_is_made(url_map: Any) -> None:
+def test_the_app_refuses_a_map_that_is_not_a_registry_map(url_map: Any) -> None:
     with pytest.raises(TypeError, match=r"^url_map .* must be a RegistryMap"):
         RegistryApp(url_map)
 
 
-def test_a_refusal_has_the_methods_that_have_a_view_wherever_they_are_from() -> None:
+def test_a_405_lists_the_methods_with_a_view_of_every_rule_for_the_path() -> None:
     routes = RegistryMap(
         rules=[
             Rule("/v2/_catalog", endpoint="refresh", methods=["POST"]),
@@ -310,16 +312,14 @@ def test_a_refusal_has_the_methods_that_have_a_view_wherever_they_are_from() -> 
         (Rule("/v2/<x>", endpoint="mine", websocket=True, methods=["OPTIONS"]), "/v2/_catalog"),
     ],
 )
-def test_a_rule_that_does_not_answer_for_a_path_does_not_allow_a_method(
-    rule: Rule, path: str
-) -> None:
+def test_a_rule_that_does_not_serve_a_path_allows_no_method_there(rule: Rule, path: str) -> None:
     rules = [rule.empty(), Rule("/v2/token", endpoint="token")]
     response = Client(small_registry(RegistryMap(rules=rules))).post(path)
     assert response.status_code == 404
     assert "Allow" not in response.headers
 
 
-def test_what_takes_any_method_allows_get_if_it_has_a_view_for_it() -> None:
+def test_a_rule_for_any_method_allows_get_if_it_has_a_view_for_get() -> None:
     app = small_registry(RegistryMap(DOCKER_1_5))
     app.view("tags", "PUT")(lambda request, name: Response())
     for path, allowed in ("/v2/", "GET, HEAD"), ("/v2/a/b/tags/list", "GET, HEAD, PUT"):
@@ -329,7 +329,7 @@ def test_what_takes_any_method_allows_get_if_it_has_a_view_for_it() -> None:
     assert Client(app).post("/v2/a/b/tags/list").headers["Allow"] == "PUT"
 
 
-def test_a_view_for_head_alone_leaves_the_one_for_get() -> None:
+def test_a_view_for_head_leaves_the_view_for_get() -> None:
     app = RegistryApp()
     app.view("base", "HEAD")(lambda request: Response(status=204))
     assert Client(app).get("/v2/").status_code == 200
@@ -408,7 +408,7 @@ def test_one_function_is_the_view_of_every_route_and_method(dialect: Dialect, by
             assert (response.status_code, response.text) == (200, answer)
 
 
-def test_another_function_for_a_method_that_has_a_view_is_refused() -> None:
+def test_a_second_view_for_a_method_is_refused() -> None:
     app = RegistryApp()
     app.view("manifest", "GET", "PUT")(forward)
     app.view("manifest", "PUT", "DELETE")(forward)
@@ -417,7 +417,7 @@ def test_another_function_for_a_method_that_has_a_view_is_refused() -> None:
     assert Client(app).head("/v2/a/manifests/v1").status_code == 200
 
 
-def test_a_view_for_a_method_comes_before_the_one_for_any() -> None:
+def test_a_view_for_a_method_comes_before_the_view_for_any_method() -> None:
     app = RegistryApp(RegistryMap(DOCKER_1_5))
     app.view("tags")(lambda request, name: Response("any"))
     app.view("tags", "PUT")(lambda request, name: Response("put"))
@@ -450,7 +450,7 @@ def test_the_view_of_base_for_any_method_replaces_the_ready_made_one() -> None:
         ("/v2/a/blobs/uploads/", "OPTIONS, POST"),
     ],
 )
-def test_options_is_answered_with_the_methods_that_have_a_view(
+def test_options_lists_the_methods_that_have_a_view(
     client: Client, path: str, allowed: str
 ) -> None:
     response = client.options(path)
@@ -467,7 +467,7 @@ def test_options_is_answered_with_the_methods_that_have_a_view(
     ("path", "status"),
     [("/v2/_catalog", 404), ("/v2/x", 404), ("/x", 404), ("/v2/A/tags/list", 400)],
 )
-def test_options_of_what_is_no_route_is_the_error_of_any_method(
+def test_options_without_a_route_is_the_same_error_as_any_method(
     client: Client, path: str, status: int
 ) -> None:
     response = client.options(path)
@@ -536,9 +536,9 @@ def test_a_request_knows_its_rule(ending: str) -> None:
     assert [str(scope) for scope in request.scopes] == ["repository:a/b:pull"]
 
 
-def test_the_template_is_the_same_whoever_has_matched() -> None:
+def test_the_template_is_the_same_for_every_way_of_matching() -> None:
     templates = set()
-    subdomain = RegistryMap(rules=[Subdomain("s", [RegistryRules()])])  # which is Werkzeug's affair
+    subdomain = RegistryMap(rules=[Subdomain("s", [RegistryRules()])])  # Werkzeug matches it
     for routes in url_map, subdomain:
         app = small_registry(routes)
         requests = seen(app)
@@ -585,7 +585,7 @@ def test_a_request_that_matches_no_rule_knows_why(
         ("DELETE", "/v2/a/manifests/v1", "repository:a:delete"),  # which has no view
     ],
 )
-def test_a_request_knows_what_a_token_must_allow(method: str, path: str, scopes: str) -> None:
+def test_a_request_knows_the_scopes_that_it_needs(method: str, path: str, scopes: str) -> None:
     app = small_registry()
     requests = seen(app)
     Client(app).open(path, method=method, environ_overrides={"REQUEST_METHOD": method})
@@ -610,7 +610,7 @@ def test_middleware_around_the_application_finds_the_request() -> None:
 # Hooks.
 
 
-def test_a_hook_before_the_view_may_answer_or_raise_or_let_the_request_through() -> None:
+def test_a_hook_before_the_view_may_answer_raise_or_let_the_request_through() -> None:
     app = small_registry()
 
     @app.before_request
@@ -659,7 +659,7 @@ def test_hooks_are_called_in_order_and_those_after_the_view_in_reverse() -> None
     assert called == [f"before {n}" for n in (1, 2, 3)] + [f"after {n}" for n in (3, 2, 1)]
 
 
-#: What a view or a hook may do, and the status that comes of it (`None`: it changes nothing).
+#: What a view or a hook may do, and the status that follows (`None`: no change).
 DEEDS: dict[str, int | None] = {
     "nothing": None,
     "answer": 202,
@@ -698,7 +698,7 @@ def do(deed: str, otherwise: Response | None) -> Any:
     st.sampled_from(list(DEEDS)),
     st.lists(st.sampled_from(list(DEEDS)), max_size=3),
 )
-def test_each_hook_sees_what_the_ones_before_it_have_made_of_the_response(
+def test_each_hook_sees_the_response_that_the_last_hook_returned(
     before: list[str], view: str, after: list[str]
 ) -> None:
     app = RegistryApp()
@@ -727,7 +727,7 @@ def test_each_hook_sees_what_the_ones_before_it_have_made_of_the_response(
         assert code_of(response) == "UNKNOWN"
 
 
-def test_an_error_of_the_server_is_seen_by_hooks_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_hooks_see_a_500_too(caplog: pytest.LogCaptureFixture) -> None:
     app = small_registry()
     statuses = statuses_sent(app)
     for path in "/v2/a/tags/list", "/v2", "/v2/x", f"/v2/a/blobs/{SHA256}":
@@ -736,7 +736,7 @@ def test_an_error_of_the_server_is_seen_by_hooks_too(caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.parametrize("kind", ["before_request", "after_request"])
-def test_a_hook_that_returns_no_response_is_named(
+def test_a_hook_that_returns_another_type_is_named_in_the_error(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = small_registry()
@@ -772,7 +772,7 @@ class Unchecked(Response):
     st.lists(st.tuples(FIELD_TEXT | st.just("X-Y"), FIELD_TEXT | st.integers() | st.none())),
     st.text(max_size=6) | st.from_regex("[1-9][0-9]{2}( .*)?", fullmatch=True),
 )
-def test_what_is_sent_can_be_sent(fields: list[tuple[Any, Any]], status: str) -> None:
+def test_every_response_can_be_sent(fields: list[tuple[Any, Any]], status: str) -> None:
     app = RegistryApp()
 
     @app.view("catalog")
@@ -806,7 +806,7 @@ def test_what_is_sent_can_be_sent(fields: list[tuple[Any, Any]], status: str) ->
 
 
 def bad_responses() -> dict[str, Callable[[], Response]]:
-    """What a server could not send, each by the name of an extension."""
+    """Responses that a server cannot send, each at the path of an extension."""
     return {
         "newline-in-name": lambda: Response(headers={"X-A\r\nX-B": "a"}),
         "newline-in-value": lambda: Response(headers={"X": "a\r\nX-B: b"}),
@@ -871,7 +871,7 @@ def real_server(
 
 
 @pytest.mark.parametrize("bad", bad_responses())
-def test_what_cannot_be_sent_is_a_500_on_real_servers(
+def test_a_response_that_cannot_be_sent_is_a_500_on_real_servers(
     real_server: tuple[str, str], bad: str
 ) -> None:
     _, host = real_server
@@ -881,7 +881,9 @@ def test_what_cannot_be_sent_is_a_500_on_real_servers(
     assert not {"X", "X-A", "X-B"} & set(response.headers)
 
 
-def test_what_cannot_be_sent_is_logged_and_closed(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_response_that_cannot_be_sent_is_logged_and_closed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     app = RegistryApp()
     closed = []
 
@@ -906,7 +908,7 @@ def test_headers_that_servers_can_send_are_sent_as_they_are() -> None:
     assert response.headers.getlist(VERSION) == ["x"]
 
 
-def test_a_body_that_fails_on_its_way_is_the_servers_to_see() -> None:
+def test_an_exception_while_a_body_is_sent_reaches_the_server() -> None:
     app = RegistryApp()
 
     def body() -> Iterator[bytes]:
@@ -918,13 +920,13 @@ def test_a_body_that_fails_on_its_way_is_the_servers_to_see() -> None:
         Client(app).get("/v2/_catalog", buffered=True)
 
 
-# Bodies whose end is not known.
+# Bodies of unknown length.
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "PROPFIND"])
 @pytest.mark.parametrize("encoding", ["chunked", "gzip, Chunked"])
 @pytest.mark.parametrize("length", [None, "4"])
-def test_a_chunked_body_that_the_server_does_not_end_is_refused_before_anything_happens(
+def test_a_chunked_body_that_the_server_does_not_end_is_refused_first(
     method: str, encoding: str, length: str | None
 ) -> None:
     app = RegistryApp(RegistryMap(DOCKER_1_5))
@@ -958,7 +960,7 @@ def test_a_chunked_body_that_the_server_does_not_end_is_refused_before_anything_
         ("HTTP/1.0", "POST", {}, 200),
     ],
 )
-def test_from_http_2_on_a_body_may_have_no_header_at_all(
+def test_since_http_2_a_body_may_lack_both_headers(
     protocol: str, method: str, more: dict[str, Any], status: int
 ) -> None:
     app = RegistryApp(RegistryMap(DOCKER_1_5))
@@ -984,7 +986,7 @@ def test_a_chunked_body_on_real_servers_is_whole_or_refused(real_server: tuple[s
 
 
 @pytest.mark.parametrize("place", ["view", "before", "after", "header"])
-def test_exceptions_reach_the_test_if_the_application_is_told_so(
+def test_exceptions_reach_the_test_if_testing_is_set(
     place: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = RegistryApp()
@@ -1033,7 +1035,7 @@ def test_other_maps() -> None:
     st.sampled_from(["GET", "HEAD", "POST", "get", "é", "TRACE", ""]),
     st.sampled_from(["h", "", "a..b", "é", "x" * 300, "[", "h:x"]),
 )
-def test_no_request_line_is_a_500(path: str, method: str, host: str) -> None:
+def test_no_target_or_method_causes_a_500(path: str, method: str, host: str) -> None:
     environ = {
         "REQUEST_METHOD": method,
         "PATH_INFO": f"/{path}".encode(errors="replace").decode("latin-1"),
@@ -1123,7 +1125,7 @@ def test_a_proxy_answers_with_all_the_errors_that_it_has_read() -> None:
     assert int(response.headers["Content-Length"]) == len(response.get_data())
 
 
-def test_several_errors_may_be_anyones() -> None:
+def test_several_errors_may_be_of_any_http_exception() -> None:
     response = error_response([exceptions.Forbidden("not you"), errors.NameUnknown()])
     assert response.status_code == 403
     first, second = response.get_json()["errors"]

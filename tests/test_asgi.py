@@ -175,7 +175,7 @@ def test_a_body_arrives_as_it_was_sent(blocks: list[bytes], has_length: bool) ->
 
 
 @pytest.mark.parametrize("sent_before", [[], [b""], [b"x" * 10], [b"x" * 3 * MIB, b"y"]])
-def test_of_a_body_that_is_cut_short_the_application_hears_nothing(
+def test_the_application_is_not_called_for_a_body_that_is_cut_short(
     sent_before: list[bytes],
 ) -> None:
     called: list[Any] = []
@@ -195,7 +195,7 @@ def test_a_body_of_another_length_than_its_header_says_is_refused(length: str) -
         assert json.loads(body_of(sent))["errors"][0]["code"] == "SIZE_INVALID"
 
 
-def test_bodies_that_would_fill_the_disk_are_refused_and_room_comes_back(
+def test_bodies_that_would_fill_the_disk_are_refused_until_there_is_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(asgi, "BLOCK", 100)
@@ -368,7 +368,7 @@ def test_an_error_replaces_the_response_until_it_is_sent() -> None:
     assert body_of(sent) == b"sorry"
 
 
-def test_what_is_written_goes_before_what_is_returned() -> None:
+def test_written_blocks_are_sent_before_returned_blocks() -> None:
     def app(environ: Any, start_response: Any) -> list[bytes]:
         write = start_response("200 OK", [])
         write(b"one")
@@ -379,7 +379,7 @@ def test_what_is_written_goes_before_what_is_returned() -> None:
     assert [message.get("body") for message in sent] == [None, b"one", b"two", b"three", b""]
 
 
-def test_what_writes_to_a_client_that_has_left_is_stopped() -> None:
+def test_writing_to_a_disconnected_client_raises() -> None:
     stopped = threading.Event()
 
     def app(environ: Any, start_response: Any) -> list[bytes]:
@@ -396,7 +396,7 @@ def test_what_writes_to_a_client_that_has_left_is_stopped() -> None:
 
 
 def test_a_response_is_closed_only_when_its_last_step_is_over() -> None:
-    """The server cancels a request that is not over when it has to end."""
+    """A server that shuts down cancels requests in progress."""
     begun, may_go_on = threading.Event(), threading.Event()
     order = []
 
@@ -445,7 +445,7 @@ def test_all_steps_of_a_request_have_one_context_and_no_other_request_has_it() -
         assert body_of(sent).decode() == path * 5
 
 
-def test_what_is_no_request() -> None:
+def test_lifespan_and_websocket_scopes() -> None:
     def message(kind: str) -> dict[str, Any]:
         return {"type": kind}
 
@@ -601,7 +601,7 @@ def test_within_an_application_of_starlette() -> None:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Host and port of the example as a newcomer starts it."""
+    """Host and port of the example, started as its page shows."""
     place = tmp_path_factory.mktemp("asgi")
     with example("asgi", place / "log", "--storage", str(place / "data")) as host:
         yield host
@@ -662,7 +662,7 @@ def test_a_large_blob_both_ways_takes_little_memory(tmp_path: Path) -> None:
 
 
 def peak_of(host: str) -> int:
-    """The most memory, in bytes, that the process which listens there has had."""
+    """The peak memory, in bytes, of the process that listens there."""
     port = f":{int(host.rpartition(':')[2]):04X}"
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     [inode] = [

@@ -1,4 +1,4 @@
-"""The benchmark runs, and its contenders answer rightly. (How fast they are is not tested.)"""
+"""The benchmark runs, and its contenders give correct answers. Speed is not tested."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""`python -m registry_routes`, and the script of the same."""
+"""`python -m registry_routes`, and the installed script."""
 
 import inspect
 import json
@@ -29,7 +29,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def run(capsys: pytest.CaptureFixture[str], command: str) -> tuple[int, str]:
-    """The exit status, and what is printed; on a failure, to standard error."""
+    """The exit status, and the output; after a failure, from standard error."""
     status = main(command.split())
     captured = capsys.readouterr()
     assert not (captured.err if status == 0 else captured.out)
@@ -136,7 +136,7 @@ def run(capsys: pytest.CaptureFixture[str], command: str) -> tuple[int, str]:
         ),
     ],
 )
-def test_what_is_printed(
+def test_the_output_of_each_command(
     capsys: pytest.CaptureFixture[str], command: str, printed: list[str]
 ) -> None:
     assert run(capsys, command) == (0, "\n".join(printed) + "\n")
@@ -210,7 +210,7 @@ def test_what_is_printed(
         ("match --prefix /<foo:x> /v2/", "prefix '/<foo:x>' must have no variables"),
     ],
 )
-def test_what_fails_is_said_and_the_exit_status_is_1(
+def test_a_failure_is_printed_and_the_exit_status_is_1(
     capsys: pytest.CaptureFixture[str], command: str, printed: str
 ) -> None:
     status, said = run(capsys, command)
@@ -227,7 +227,9 @@ def test_what_fails_is_said_and_the_exit_status_is_1(
         *("build tags name=a --reference nginx", "match --reference nginx"),
     ],
 )
-def test_a_wrong_command_line_is_2(capsys: pytest.CaptureFixture[str], command: str) -> None:
+def test_the_exit_status_of_a_wrong_command_line_is_2(
+    capsys: pytest.CaptureFixture[str], command: str
+) -> None:
     with pytest.raises(SystemExit) as stop:
         main(command.split())
     assert stop.value.code == 2
@@ -311,7 +313,7 @@ def test_a_registry_in_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("port", ["-1", "65536"])
-def test_a_port_that_there_is_not(capsys: pytest.CaptureFixture[str], port: str) -> None:
+def test_an_impossible_port_is_an_error(capsys: pytest.CaptureFixture[str], port: str) -> None:
     assert run(capsys, f"serve --port={port}") == (1, f"port {port} must be 0 to 65535\n")
 
 
@@ -331,7 +333,7 @@ def test_a_port_that_there_is_not(capsys: pytest.CaptureFixture[str], port: str)
         ("tags name=a page_token=x", "/v2/a/tags/list?page_token=x", None),
     ],
 )
-def test_a_misspelt_parameter_is_told_as_registries_may_have_their_own(
+def test_a_misspelt_parameter_is_a_warning_as_registries_may_have_their_own(
     capsys: pytest.CaptureFixture[str], command: str, url: str, note: str | None
 ) -> None:
     assert main(["build", *command.split()]) == 0
@@ -341,7 +343,9 @@ def test_a_misspelt_parameter_is_told_as_registries_may_have_their_own(
     assert (note or "") in captured.err
 
 
-def test_the_help_of_build_has_what_each_endpoint_takes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_help_of_build_lists_what_each_endpoint_takes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
         main(["build", "--help"])
     _, _, listed = capsys.readouterr().out.partition("what each endpoint takes")
@@ -359,7 +363,7 @@ def test_the_help_of_build_has_what_each_endpoint_takes(capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("route", OCI_1_1.routes, ids=lambda route: route.path)
-def test_each_parameter_that_the_help_names_is_taken(
+def test_each_parameter_in_the_help_is_accepted(
     capsys: pytest.CaptureFixture[str], route: Route
 ) -> None:
     with pytest.raises(SystemExit):
@@ -375,11 +379,11 @@ def test_each_parameter_that_the_help_names_is_taken(
         assert f"{name.strip('[]')}=" in captured.out or "[" not in name
 
 
-# What is printed cannot be forged.
+# Output cannot be forged.
 
 
 def output_of(*command: str) -> tuple[int, str]:
-    """The exit status, and all that is printed."""
+    """The exit status, and all the output."""
     printed = StringIO()
     with redirect_stdout(printed), redirect_stderr(printed):
         return main(command), printed.getvalue()
@@ -390,7 +394,7 @@ TEXT = st.text(st.sampled_from("a\n\r\x1b\x7f\x85\u2028\u202e\u200f\\'é:/.") | 
 
 @settings(max_examples=25)
 @given(TEXT.filter(lambda text: "/" not in text and text not in ("", ".", "..")))
-def test_a_value_is_one_line_whatever_is_in_it(upload_id: str) -> None:
+def test_any_value_is_printed_in_one_line(upload_id: str) -> None:
     path = f"/v2/a/b/blobs/uploads/{quote(upload_id, errors='replace')}"
     status, printed = output_of("match", "--dialect", "docker-1.5", "PUT", path)
     assert status == 0
@@ -401,7 +405,7 @@ def test_a_value_is_one_line_whatever_is_in_it(upload_id: str) -> None:
 
 @settings(max_examples=25)
 @given(TEXT, st.sampled_from(["match", "build", "tags", "prefix", "root", "reference", "dialect"]))
-def test_a_message_is_one_line_whatever_is_in_it(text: str, place: str) -> None:
+def test_any_message_is_printed_in_one_line(text: str, place: str) -> None:
     commands = {
         "match": ["match", f"/v2/{quote(text, errors='replace')}/tags/list"],
         "build": ["build", "--", text],
@@ -419,7 +423,7 @@ def test_a_message_is_one_line_whatever_is_in_it(text: str, place: str) -> None:
     assert printed.count("\n") <= (2 if status else 4)  # a note and an error, or a match
 
 
-def test_the_errors_of_the_command_line_itself_are_escaped(
+def test_errors_of_the_command_line_are_escaped(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit):
@@ -448,7 +452,7 @@ def status_into(file: Any, command: str) -> int:
 @pytest.mark.parametrize(
     "command", ["routes", "routes --format json", "match /v2/", "serve --port=0"]
 )
-def test_a_reader_that_has_gone_is_status_141(
+def test_the_exit_status_is_141_when_the_reader_is_gone(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reading, writing = os.pipe()
@@ -469,7 +473,7 @@ def test_a_full_disk_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]
     ("command", "status"),
     [("routes", 141), ("match /v2/", 141), ("serve --port 0", 141), ("build --help", 0)],
 )
-def test_a_reader_that_has_gone_is_no_traceback_at_the_end(command: str, status: int) -> None:
+def test_a_reader_that_is_gone_causes_no_traceback(command: str, status: int) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     ended = run_program(*command.split(), stdout=writing)

@@ -1,4 +1,4 @@
-"""The same routes under a prefix, mounted, in a map of one's own, and in Flask."""
+"""The same routes under a prefix, mounted, in another map, and in Flask."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -64,13 +64,13 @@ def test_under_a_prefix(prefix: str) -> None:
 
 
 @pytest.mark.parametrize("dialect", ["docker-1.5", [], None, CONVERTERS])
-def test_what_is_no_dialect_is_named(dialect: Any) -> None:
+def test_a_value_that_is_not_a_dialect_is_named_in_the_error(dialect: Any) -> None:
     for kind in RegistryMap, RegistryRules:
         with pytest.raises(TypeError, match=r"^dialect .* must be a Dialect, such as OCI_1_1$"):
             kind(dialect)
 
 
-def test_in_a_map_of_ones_own_with_converters_of_the_same_names() -> None:
+def test_in_another_map_with_converters_of_the_same_names() -> None:
     class Anything(BaseConverter):
         regex = ".*"
 
@@ -82,7 +82,7 @@ def test_in_a_map_of_ones_own_with_converters_of_the_same_names() -> None:
     assert not own.bind("registry.example").test("/v2/FOO/tags/list")
 
 
-def test_a_converter_of_ones_own_may_have_a_name_that_the_registry_uses() -> None:
+def test_a_custom_converter_may_have_a_name_that_the_registry_uses() -> None:
     mine = Rule("/mine/<tag:number>", endpoint="mine")
     adapter = RegistryMap(rules=[mine], converters={"tag": IntegerConverter}).bind("h")
     assert adapter.match("/mine/7") == ("mine", {"number": 7})
@@ -90,7 +90,7 @@ def test_a_converter_of_ones_own_may_have_a_name_that_the_registry_uses() -> Non
 
 
 def test_within_werkzeugs_factories() -> None:
-    """There the routes match and build as everywhere, with Werkzeug's own slashes."""
+    """The routes match and build as elsewhere, with Werkzeug's own slashes."""
     own = RegistryMap(
         prefix="/plain",
         rules=[
@@ -125,7 +125,7 @@ def test_within_werkzeugs_factories() -> None:
         adapter.build("e.tags", {"name": "A/b"})
 
 
-def test_rules_and_converters_of_ones_own() -> None:
+def test_custom_rules_and_converters() -> None:
     own = RegistryMap(
         rules=[Rule("/r/<repository:name>/", endpoint="page"), Rule("/<hex:n>", endpoint="hex")],
         converters={"hex": type("Hex", (BaseConverter,), {"regex": "[0-9a-f]+"})},

@@ -57,7 +57,7 @@ def echo(**values: Any) -> ResponseReturnValue:
 
 
 def with_views(app: Flask) -> Flask:
-    """`app` with a view for each of its endpoints that has none."""
+    """`app`, with a view added for each endpoint that lacks one."""
     for rule in app.url_map.iter_rules():
         if rule.endpoint not in app.view_functions:
             app.endpoint(rule.endpoint)(echo)
@@ -98,7 +98,7 @@ def test_a_subset_is_what_the_app_serves(endpoints: list[str], methods: list[str
         assert set(taken(app, path)) == served
 
 
-def test_a_class_for_each_endpoint_with_a_method_for_each_method() -> None:
+def test_a_method_view_for_each_endpoint() -> None:
     """The map has the methods that the classes have, so `MethodView` is never asked for others."""
 
     class Base(MethodView):
@@ -219,7 +219,7 @@ def test_views_of_a_blueprint_with_its_hooks(make: Callable[[], Flask]) -> None:
         ("registry.", True, "a page about tags", "of the registry"),
     ],
 )
-def test_a_view_of_the_same_name_takes_the_place_of_the_registrys(
+def test_a_view_of_the_same_name_replaces_the_registrys(
     prefix: str, has_view: bool, of_page: object, of_registry: object
 ) -> None:
     app = app_of(named(OCI_1_1.subset("base", "tags"), prefix))
@@ -249,14 +249,14 @@ def app_for_browsers(prefix: str = "") -> Flask:
     return app
 
 
-def test_what_a_browser_asks_before_it_asks_is_refused_by_the_routes_alone() -> None:
+def test_a_preflight_request_is_refused_by_the_routes_alone() -> None:
     client = app_for_browsers().test_client()
     assert client.options("/page", headers=ASKS).status_code == 200
     assert client.options("/v2/a/tags/list", headers=ASKS).status_code == 405
 
 
 @pytest.mark.parametrize("prefix", ["", "registry."])
-def test_a_hook_answers_what_a_browser_asks_before_it_asks(prefix: str) -> None:
+def test_a_hook_answers_a_preflight_request(prefix: str) -> None:
     app = app_for_browsers(prefix)
 
     @app.before_request
@@ -387,7 +387,7 @@ class TestFlaskApp:
             assert files_of(back) == files_of(layout)
             assert "library/app" in requests.get(f"http://{host}/", timeout=10).text
 
-    def test_a_layout_by_a_relative_path_and_what_is_no_manifest(
+    def test_a_layout_by_a_relative_path_and_a_blob_that_is_not_a_manifest(
         self, layout: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         index = json.loads((layout / "index.json").read_text())

@@ -1,4 +1,4 @@
-"""The gateway of the examples: its tokens, its policy, and where it has its secrets from."""
+"""The gateway of the examples: its tokens, its policy, and where its secrets come from."""
 
 import base64
 import json
@@ -91,7 +91,7 @@ class TestGateway:
         given = {name: value for name, value in claims.items() if value is not None}
         return jwt.encode(given, key, algorithm="HS256")
 
-    def test_a_token_opens_what_its_scopes_say(self) -> None:
+    def test_a_token_grants_its_scopes(self) -> None:
         assert self.get(self.token(""), path="/v2/").text == "passed"
         pull, push = self.token("repository:a:pull"), self.token("repository:a:pull,push")
         assert self.get(pull).text == "passed"
@@ -129,7 +129,7 @@ class TestGateway:
             ),
         ],
     )
-    def test_what_is_no_token_opens_nothing(self, make: Callable[[Any], str | None]) -> None:
+    def test_an_invalid_token_grants_nothing(self, make: Callable[[Any], str | None]) -> None:
         token = make(self)
         for path in "/v2/a/tags/list", "/v2/":
             response = self.get(token, path=path)
@@ -159,7 +159,7 @@ class TestGateway:
             },
         )
     )
-    def test_signed_claims_of_any_shape_open_what_they_say_or_nothing(self, claims: Any) -> None:
+    def test_signed_claims_of_any_shape_grant_their_scopes_or_nothing(self, claims: Any) -> None:
         claims = {"aud": SERVICE, "exp": 10**10, "access": [], **claims}
         token = jwt.api_jws.encode(json.dumps(claims).encode(), self.KEY, algorithm="HS256")
         response = self.get(token)
@@ -170,7 +170,7 @@ class TestGateway:
             assert response.status_code == 401
 
     @pytest.mark.parametrize("payload", [b"3", b"[]", b"null", b'"x"', b"", b"[" * 3000, b"\xff"])
-    def test_a_signed_payload_that_is_no_object_opens_nothing(self, payload: bytes) -> None:
+    def test_a_signed_payload_that_is_not_an_object_grants_nothing(self, payload: bytes) -> None:
         token = jwt.api_jws.encode(payload, self.KEY, algorithm="HS256")
         assert self.get(token, path="/v2/").status_code == 401
 
@@ -193,7 +193,7 @@ class TestGateway:
             (None, "malformed repository:a:pull ::", 200, ["pull"]),
         ],
     )
-    def test_what_the_token_server_gives(
+    def test_the_token_server_grants_what_the_policy_allows(
         self, user: Any, scope: str, status: int, actions: list[str] | None
     ) -> None:
         client = Client(TokenServer(self.KEY, {"alice": "secret"}, pull_or_user))
@@ -204,7 +204,7 @@ class TestGateway:
             claims = jwt.decode(token, self.KEY, algorithms=["HS256"], audience=SERVICE)
             assert [access["actions"] for access in claims["access"]] == [actions]
 
-    def test_the_token_server_takes_no_form(self) -> None:
+    def test_the_token_server_refuses_a_form(self) -> None:
         client = Client(TokenServer(self.KEY, {"alice": "secret"}, pull_or_user))
         form = {"grant_type": "password", "username": "alice", "password": "secret"}
         response = client.post("/", data=form)
@@ -212,7 +212,7 @@ class TestGateway:
         assert response.headers["Allow"] == "GET, HEAD"
 
     @pytest.mark.parametrize("header", ["Basic !!!", "Basic /zp4", "Basic", "Bearer x", ""])
-    def test_credentials_that_cannot_be_read_are_nobodys(self, header: str) -> None:
+    def test_malformed_credentials_are_refused(self, header: str) -> None:
         client = Client(TokenServer(self.KEY, {"alice": "secret"}, pull_or_user))
         response = client.get("/", headers={"Authorization": header})
         assert response.status_code == 401
@@ -223,19 +223,19 @@ class TestGateway:
         assert 'realm="http://localhost/pub/token"' in challenge
         assert client.get("/pub/v2/", headers={"Host": "a b"}).status_code == 400
 
-    def test_what_is_no_route_is_answered_at_the_gate(self) -> None:
+    def test_a_path_without_a_route_needs_no_token(self) -> None:
         for path, status in {"/v2": 308, "/v2/A/tags/list": 400, "/x": 404}.items():
             assert self.get(None, path=path).status_code == status
         assert self.get(None, "POST").status_code == 405
 
     @pytest.mark.parametrize("source", ["", "%22", "B"])
-    def test_a_mount_from_no_repository_needs_its_target_alone(self, source: str) -> None:
+    def test_a_mount_without_a_valid_source_needs_only_its_target(self, source: str) -> None:
         path = f"/v2/a/blobs/uploads/?mount=sha256:0&from={source}"
         assert self.get(self.token("repository:a:*"), "POST", path).status_code == 200
         assert self.get(self.token("repository:b:*"), "POST", path).status_code == 401
 
 
-# A policy under which a repository belongs to a user, and nobody else may see it.
+# A policy with private repositories, which only their owners may see.
 
 
 def own_repositories(user: str | None, scope: Scope) -> Iterable[str]:
@@ -299,7 +299,7 @@ def test_a_mount_from_another_users_repository_is_refused(users: tuple[User, Use
     assert bob.open("GET", BLOB.format("bob/y"), scope).status_code == 404
 
 
-def test_a_mount_from_a_repository_of_ones_own_succeeds(users: tuple[User, User]) -> None:
+def test_a_mount_from_the_users_own_repository_succeeds(users: tuple[User, User]) -> None:
     alice, _ = users
     scope = "repository:alice/x:pull repository:alice/z:pull,push"
     mounted = alice.open("POST", MOUNT.format("alice/z") + "&from=alice/x", scope)
@@ -314,7 +314,7 @@ def status_of(host: str, name: str, password: str) -> int:
     return requests.get(f"http://{host}/token", auth=(name, password), timeout=10).status_code
 
 
-def test_users_are_in_a_file_and_in_the_environment(
+def test_users_come_from_a_file_and_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "users").write_text("alice:fi:le\n\nbob:bob's\n", "utf-8")
@@ -343,7 +343,7 @@ def test_users_are_in_a_file_and_in_the_environment(
         (["--user", "secret:"], "", "a user must be NAME:PASSWORD"),
     ],
 )
-def test_users_that_cannot_be_read_are_named_in_one_line(
+def test_malformed_users_are_an_error_in_one_line(
     options: list[str],
     users: str,
     named: str,
@@ -361,7 +361,7 @@ def test_users_that_cannot_be_read_are_named_in_one_line(
     assert "secret" not in said
 
 
-def test_a_key_that_is_too_short_is_one_line(tmp_path: Path) -> None:
+def test_a_short_key_is_an_error_in_one_line(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, str(EXAMPLES / "gateway.py"), "--storage", str(tmp_path / "data")],
         env={**os.environ, "REGISTRY_KEY": "s3cr3t" * 5},

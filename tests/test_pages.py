@@ -39,7 +39,7 @@ def commands() -> list[str]:
     return text.replace("\\\n", " ").splitlines()
 
 
-def test_the_pages_are_those_that_one_expects() -> None:
+def test_the_pages_that_readers_expect_exist() -> None:
     expected = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"}
     assert expected | {"examples/README.md", "tests/benchmarks/README.md"} == set(PAGES)
 
@@ -86,12 +86,12 @@ def test_every_link_within_the_repository_leads_somewhere(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_file_that_is_named_is_there(page: str) -> None:
+def test_every_file_that_a_page_names_exists(page: str) -> None:
     named = re.findall(r"`((?:tests|examples|registry_routes|\.\w+)/[\w./-]+)`", PAGES[page])
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
-def test_what_the_command_line_prints(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_output_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     (block,) = blocks("README.md", "console")
     shown = re.findall(r"^\$ registry-routes (.*)\n((?:[^$].*\n)+)", block, re.MULTILINE)
     assert len(shown) == block.count("$ ")
@@ -102,7 +102,7 @@ def test_what_the_command_line_prints(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.slow
-def test_the_examples_that_are_named_are_there_and_take_the_options_shown() -> None:
+def test_the_examples_exist_and_accept_the_options_shown() -> None:
     for name, subcommand, options in re.findall(
         r"python examples/(\w+\.py)( collect)?(.*)", "\n".join(commands())
     ):
@@ -143,7 +143,7 @@ def test_a_public_name_says_what_it_is_and_shows_it(name: str) -> None:
 
 @pytest.mark.slow
 def test_the_shell_commands_work_one_after_another(tmp_path: Path) -> None:
-    """As they are written; but nothing is installed, the image is made here, the ports are free."""
+    """As written, except that nothing is installed, the image is local and the ports are free."""
     if shutil.which("skopeo") is None:
         pytest.skip("skopeo is not installed (Debian: apt install skopeo)")
     (tmp_path / "examples").symlink_to(EXAMPLES)

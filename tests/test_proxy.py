@@ -1,4 +1,4 @@
-"""The pull-through proxy of the examples: what it asks, what it keeps, what it says of failures."""
+"""The pull-through proxy of the examples: its requests, its cache and its failures."""
 
 import argparse
 import gzip
@@ -134,7 +134,7 @@ def asked(upstream: ServedRegistry) -> list[tuple[str, str | None]]:
 # What is kept, and what is asked.
 
 
-def test_an_image_is_pulled_once_and_then_without_upstream() -> None:
+def test_an_image_is_fetched_once_and_then_served_without_the_upstream() -> None:
     with registry() as upstream:
         through = Through(upstream.url)
         first = through.get(LATEST)
@@ -167,7 +167,7 @@ def test_it_keeps_what_it_has_in_any_storage(storage: Storage, upstream: ServedR
     assert asked(upstream) == [("GET", "manifest"), ("GET", "blob")]
 
 
-def test_a_tag_is_asked_for_anew_by_its_digest(upstream: ServedRegistry, through: Through) -> None:
+def test_a_stale_tag_is_checked_by_a_head(upstream: ServedRegistry, through: Through) -> None:
     first = through.get(LATEST).data
     assert through.get(LATEST).data == first
     assert asked(upstream) == [("GET", "manifest"), ("HEAD", "manifest")]
@@ -186,7 +186,7 @@ def test_a_fresh_tag_is_not_asked_for(upstream: ServedRegistry) -> None:
     assert asked(upstream) == [("GET", "manifest")]
 
 
-def test_an_upstream_that_is_away_is_not_waited_for_at_every_request(
+def test_not_every_request_waits_for_an_upstream_that_is_down(
     upstream: ServedRegistry, through: Through
 ) -> None:
     through.get(LATEST)
@@ -271,7 +271,7 @@ def test_an_upstream_that_fails(
     assert through.get("/v2/library/nginx/tags/list").status_code == status
 
 
-# Manifests that make no sense.
+# Malformed manifests.
 
 INDEX = {"Content-Type": IMAGE_INDEX}
 
@@ -321,7 +321,7 @@ class Canned(BaseAdapter):
         (b"{}" + b" " * (MAX_MANIFEST - 1), INDEX, False),
     ],
 )
-def test_what_is_no_manifest_is_not_kept(content: bytes, headers: Any, works: bool) -> None:
+def test_a_malformed_manifest_is_not_kept(content: bytes, headers: Any, works: bool) -> None:
     through = Through("https://r.example")
     through.upstream.session.mount(
         "https://", Canned({"/v2/a/manifests/v1": (200, headers, content)})
@@ -375,7 +375,7 @@ def test_a_client_gets_the_manifest_that_it_accepts() -> None:
 
 
 def all_at_once(count: int, act: Callable[[], Any]) -> list[Any]:
-    """What so many threads get that begin at the same time."""
+    """The results of threads that start at the same time."""
     barrier = threading.Barrier(count)
 
     def together() -> Any:
@@ -386,7 +386,7 @@ def all_at_once(count: int, act: Callable[[], Any]) -> list[Any]:
         return [job.result() for job in [pool.submit(together) for _ in range(count)]]
 
 
-def test_a_blob_that_many_want_at_once_is_fetched_once(
+def test_concurrent_requests_for_a_blob_share_one_fetch(
     upstream: ServedRegistry, through: Through
 ) -> None:
     upstream.fail("blob", "GET", timedelta(seconds=0.1))  # so that all are there before it comes
@@ -398,9 +398,7 @@ def test_a_blob_that_many_want_at_once_is_fetched_once(
     assert len(upstream.requests) == 1
 
 
-def test_a_tag_that_many_want_at_once_is_asked_for_once(
-    upstream: ServedRegistry, through: Through
-) -> None:
+def test_concurrent_requests_for_a_tag_ask_once(upstream: ServedRegistry, through: Through) -> None:
     upstream.fail("manifest", "GET", timedelta(seconds=0.1))
     statuses = all_at_once(20, lambda: Client(through.app).get(LATEST).status_code)
     assert statuses == [200] * 20
@@ -458,7 +456,7 @@ def some_of(response: Any, size: int) -> bytes:
     return received
 
 
-def test_a_blob_is_served_while_it_comes() -> None:
+def test_a_blob_is_served_while_it_arrives() -> None:
     source = Slow()
     with slow(source) as through:
         first, second = (through.client.get(BLOB) for _ in range(2))
@@ -483,7 +481,7 @@ def test_a_blob_is_served_while_it_comes() -> None:
 @pytest.mark.parametrize(
     ("range_", "start", "end"), [("bytes=5-", 5, None), ("bytes=-7", -7, None), ("bytes=2-3", 2, 4)]
 )
-def test_a_pull_is_taken_up(through: Through, range_: str, start: int, end: int | None) -> None:
+def test_a_pull_can_be_resumed(through: Through, range_: str, start: int, end: int | None) -> None:
     for is_kept in False, True:
         assert through.has_blob(digest_of(LAYER)) == is_kept
         response = through.get(BLOB, headers={"Range": range_})
@@ -503,7 +501,7 @@ def spoilt(content: bytes) -> bytes:
 @pytest.mark.parametrize("size", [0, 1, 1000, len(LAYER)])
 @pytest.mark.parametrize("says_length", [True, False])
 @pytest.mark.parametrize("range_", [None, "bytes=0-"])
-def test_nobody_gets_the_whole_of_a_wrong_blob(
+def test_no_client_gets_the_whole_of_a_wrong_blob(
     size: int, says_length: bool, range_: str | None
 ) -> None:
     content = LAYER[:size]
@@ -553,7 +551,7 @@ def test_a_blob_that_is_cut_short_is_not_kept(content: bytes) -> None:
         {},
     ],
 )
-def test_a_length_that_says_nothing_is_not_believed(headers: dict[str, str]) -> None:
+def test_a_meaningless_length_is_ignored(headers: dict[str, str]) -> None:
     content = gzip.compress(LAYER, 0, mtime=0) if "Content-Encoding" in headers else LAYER
     through = Through("https://r.example")
     through.upstream.session.mount("https://", Canned({BLOB: (200, headers, content)}))
@@ -562,7 +560,7 @@ def test_a_length_that_says_nothing_is_not_believed(headers: dict[str, str]) -> 
     assert response.content_length == len(LAYER)
 
 
-def test_the_fetch_goes_on_while_anybody_wants_it_and_then_ends() -> None:
+def test_a_fetch_continues_until_its_last_client_has_left() -> None:
     source = Slow()
     with slow(source) as through:
         leaving, staying = (through.client.get(BLOB) for _ in range(2))
@@ -600,7 +598,7 @@ def test_the_fetch_goes_on_while_anybody_wants_it_and_then_ends() -> None:
     says_size=st.booleans(),
     ranges=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 60)), min_size=1, max_size=4),
 )
-def test_every_reader_gets_what_it_wants_or_breaks_off(
+def test_every_reader_gets_its_range_or_an_error(
     blocks: list[bytes], is_wrong: bool, says_size: bool, ranges: list[tuple[int, int]]
 ) -> None:
     whole, kept = b"".join(blocks), []
@@ -641,7 +639,7 @@ def test_every_reader_gets_what_it_wants_or_breaks_off(
     assert all(one == whole and not is_wrong for one in kept)
 
 
-def test_an_upstream_that_stalls_keeps_nobody_else_waiting(upstream: ServedRegistry) -> None:
+def test_an_upstream_that_stalls_does_not_delay_other_requests(upstream: ServedRegistry) -> None:
     source = Slow()
     with serve(source) as stalling:
         through = Through(upstream.url, stalling.url)
@@ -654,7 +652,7 @@ def test_an_upstream_that_stalls_keeps_nobody_else_waiting(upstream: ServedRegis
         stalled.close()
 
 
-def test_an_upstream_that_stalls_is_given_up() -> None:
+def test_an_upstream_that_stalls_times_out() -> None:
     source = Slow()
     with slow(source, timeout=0.2) as through:
         stalled = through.client.get(BLOB)
@@ -712,7 +710,7 @@ def test_a_storage_that_cannot_be_read_is_a_503(upstream: ServedRegistry) -> Non
     assert response.get_json()["errors"][0]["code"] == "UNAVAILABLE"
 
 
-def test_a_manifest_that_comes_amid_a_collection_is_served(upstream: ServedRegistry) -> None:
+def test_a_manifest_that_arrives_during_a_collection_is_served(upstream: ServedRegistry) -> None:
     class Collecting(MemoryStorage):
         def put_manifest(self, *arguments: Any, **options: Any) -> None:
             raise Missing("a blob is being deleted")
@@ -721,9 +719,9 @@ def test_a_manifest_that_comes_amid_a_collection_is_served(upstream: ServedRegis
     assert through.get(LATEST).status_code == 200
 
 
-def test_a_blob_that_has_just_come_is_not_fetched_again(upstream: ServedRegistry) -> None:
+def test_a_blob_that_has_just_arrived_is_not_fetched_again(upstream: ServedRegistry) -> None:
     class Late(MemoryStorage):
-        """Where a blob appears right after somebody has looked for it."""
+        """A storage in which a blob appears right after a request has looked for it."""
 
         looked = 0
 
@@ -761,7 +759,7 @@ def test_a_token_is_used_until_it_ends() -> None:
         assert 401 not in [one.status for one in upstream.requests[before:]]
 
 
-def test_a_token_that_is_taken_no_longer_is_replaced() -> None:
+def test_a_token_that_is_no_longer_accepted_is_replaced() -> None:
     with registry(auth="bearer") as upstream:
         through = Through(upstream.url)
         assert through.get(LATEST).status_code == 200
@@ -818,7 +816,7 @@ def test_an_account_that_is_refused(auth: Any) -> None:
 
 
 @pytest.mark.parametrize("auth", ["basic", "bearer"])
-def test_no_credentials_are_sent_where_a_blob_is_redirected_to(auth: Any) -> None:
+def test_no_credentials_are_sent_to_the_target_of_a_redirect(auth: Any) -> None:
     with registry(users={"alice": "secret"}, auth=auth, redirect_blobs=True) as upstream:
         through = Through(upstream.url, user=("alice", "secret"))
         assert through.client.head(BLOB).content_length == len(LAYER)
@@ -952,7 +950,7 @@ def test_docker_hubs_own_images_are_in_its_library() -> None:
     assert client.get(long).get_json()["errors"][0]["code"] == "NAME_INVALID"
 
 
-# Lists, and what there is not.
+# Lists, and requests that are refused.
 
 
 @pytest.mark.parametrize("namespace", [False, True])
@@ -1046,7 +1044,7 @@ def test_referrers_are_the_upstreams(upstream: ServedRegistry, through: Through)
         ("GET", "/v2/", 200, None),
     ],
 )
-def test_nothing_is_pushed_and_no_extension_passes(
+def test_pushes_and_extensions_are_refused(
     through: Through, upstream: ServedRegistry, method: str, path: str, status: int, allow: str
 ) -> None:
     response = through.client.open(path, method=method)
@@ -1059,7 +1057,7 @@ def test_nothing_is_pushed_and_no_extension_passes(
 # Collecting.
 
 
-def test_what_was_not_asked_for_lately_is_collected(tmp_path: Path) -> None:
+def test_images_that_were_not_used_lately_are_collected(tmp_path: Path) -> None:
     with registry() as upstream:
         upstream.add_image("library/nginx:old", layers=[b"only in the old one", SMALL])
         storage = storage_at(str(tmp_path))
@@ -1128,7 +1126,7 @@ def test_the_accounts_of_the_environment() -> None:
         assert "secret" not in str(caught.value)
 
 
-# The program, as anyone starts it.
+# The program.
 
 
 @contextmanager
@@ -1143,7 +1141,7 @@ def proxy_of(directory: Path, *urls: str, **options: Any) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_skopeo_and_podman_pull_with_upstream_and_without_it(
+def test_skopeo_and_podman_pull_with_and_without_the_upstream(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     podman = shutil.which("podman")
@@ -1201,7 +1199,7 @@ def test_skopeo_and_podman_pull_with_upstream_and_without_it(
 
 
 @pytest.mark.slow
-def test_two_hundred_clients_of_several_workers(tmp_path: Path) -> None:
+def test_two_hundred_clients_share_several_workers(tmp_path: Path) -> None:
     content = os.urandom(2_000_000)
     with serve() as upstream:
         upstream.add_image("a:latest", layers=[content])
@@ -1302,7 +1300,7 @@ def test_debians_registry_as_upstream(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_to_collect(tmp_path: Path) -> None:
+def test_the_collect_command(tmp_path: Path) -> None:
     command = [sys.executable, str(EXAMPLES / "proxy.py"), "collect"]
 
     def collect(*options: str, status: int = 0) -> str:
@@ -1337,7 +1335,7 @@ def test_the_command_to_collect(tmp_path: Path) -> None:
         (["--upstream", "https://quay.io"], "x=alice:secret", "the namespace must be quay.io"),
     ],
 )
-def test_a_command_line_that_makes_no_sense(
+def test_a_wrong_command_line_is_an_error(
     options: list[str], users: str, message: str, tmp_path: Path
 ) -> None:
     run = subprocess.run(

@@ -51,7 +51,7 @@ def test_the_scopes_of_each_route(method: str, path: str, scopes: str) -> None:
     assert scopes_of(method, path, "from=other/repository")[: len(found)] == found
 
 
-def test_every_route_has_its_scopes_shown() -> None:
+def test_the_table_above_has_every_route() -> None:
     shown = {(url_map.bind("h").match(path, method)[0], method) for method, path, _ in SCOPES}
     every = {
         (rule.endpoint, method) for rule in url_map.iter_rules() for method in rule.methods or ()
@@ -67,7 +67,7 @@ def test_every_route_has_its_scopes_shown() -> None:
         (f"mount={SHA256}&from=a%2Fb", "a/b"),
         ({"mount": SHA256, "from": "a"}, "a"),
         (MultiDict([("from", "a"), ("from", "b")]), "a b"),
-        ("from=a&from=b", "a b"),  # whichever of them the registry takes
+        ("from=a&from=b", "a b"),  # the registry may use either
         (f"mount={SHA256}", ""),
         (f"from={NAME}", ""),
         ({"from": ["a", "b"]}, "a b"),
@@ -80,7 +80,7 @@ def test_a_mount_needs_to_pull_from_its_source_too(query: Any, sources: str) -> 
 
 
 @pytest.mark.parametrize("source", ["", "A", "a:pull,push repository:b", 'a"', "..", "a\n", "a/"])
-def test_a_mount_from_no_repository_name_needs_its_target_alone(source: str) -> None:
+def test_a_mount_without_a_valid_source_needs_only_its_target(source: str) -> None:
     for query in {"from": source}, {"from": [source]}, f"mount={SHA256}&from={quote(source)}":
         [scope] = scopes_of("POST", f"/v2/{NAME}/blobs/uploads/", query)
         assert str(scope) == f"repository:{NAME}:pull,push"
@@ -98,7 +98,7 @@ def test_endpoints_may_have_a_prefix() -> None:
     assert len(required_scopes(endpoint, "POST", values, {"from": None})) == 1
 
 
-def test_an_unknown_method_may_do_anything() -> None:
+def test_an_unknown_method_needs_every_action() -> None:
     assert required_scopes("tags", "PROPFIND", {"name": "a"})[0].actions == ("*",)
     assert required_scopes("tags", "get", {"name": "a"})[0].actions == ("pull",)
     assert len(required_scopes("blob-upload", "post", {"name": "a"}, "from=b")) == 2
@@ -115,7 +115,7 @@ def test_an_unknown_method_may_do_anything() -> None:
         ("repository:[::1]:5000/c:pull", ("repository", "[::1]:5000/c", ("pull",))),
     ],
 )
-def test_what_scopes_look_like(text: str, parsed: tuple[str, str, tuple[str, ...]]) -> None:
+def test_scopes_are_parsed(text: str, parsed: tuple[str, str, tuple[str, ...]]) -> None:
     scope = Scope.parse(text)
     assert (scope.type, scope.name, scope.actions) == parsed
     assert str(scope) == text
@@ -140,7 +140,7 @@ def test_what_scopes_look_like(text: str, parsed: tuple[str, str, tuple[str, ...
         "r:a\\:pull",
     ],
 )
-def test_what_is_no_scope_is_named(text: str) -> None:
+def test_a_malformed_scope_is_named(text: str) -> None:
     with pytest.raises(ValueError, match=r"^scope .* must be a type, a name and actions"):
         Scope.parse(text)
 
@@ -161,7 +161,7 @@ def test_an_empty_action_asks_for_nothing(text: str, actions: tuple[str, ...]) -
 
 
 @pytest.mark.parametrize("actions", ["pull,push", ("pull", "push"), ["pull", "push"]])
-def test_actions_are_words_however_they_are_given(actions: Any) -> None:
+def test_actions_are_normalized_to_words(actions: Any) -> None:
     scope = Scope("repository", "a", actions)
     assert scope == Scope.parse("repository:a:pull,push")
     assert str(scope) == "repository:a:pull,push"
@@ -169,7 +169,7 @@ def test_actions_are_words_however_they_are_given(actions: Any) -> None:
 
 
 @given(st.text(alphabet="a:,*(/) \n"))
-def test_scopes_are_parsed_as_they_are_written(text: str) -> None:
+def test_a_written_scope_is_parsed_back(text: str) -> None:
     try:
         scope = Scope.parse(text)
     except ValueError:
@@ -179,7 +179,7 @@ def test_scopes_are_parsed_as_they_are_written(text: str) -> None:
         assert str(scope) == text
 
 
-def test_what_is_granted() -> None:
+def test_which_scopes_are_granted() -> None:
     needed = Scope("repository", "a", ("pull", "push"))
     for granted, allowed in {
         "": False,

@@ -1,4 +1,4 @@
-"""The server of the examples: slow clients, its options, its log, its health; nginx before it."""
+"""The server of the examples: slow clients, its options, its log, its health, and nginx in front."""
 
 import hashlib
 import os
@@ -59,7 +59,7 @@ def push(host: str, name: str, content: bytes) -> None:
     requests.post(url, content, timeout=60).raise_for_status()
 
 
-# Slow clients. Each kind is how they begin, and what they go on sending, a byte at a time.
+# Slow clients. A kind is what they send first, and what they then send byte by byte.
 
 KINDS = {
     "half headers": b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Slow: ",
@@ -71,7 +71,7 @@ KINDS = {
 
 
 class SlowClients(threading.Thread):
-    """So many clients of each kind, until told to stop, and for `MOST` seconds at most."""
+    """Run `count` clients of each kind until told to stop, for at most `MOST` seconds."""
 
     MOST = 120
 
@@ -150,7 +150,7 @@ def registry(tmp_path: Path, *options: str) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_alone_it_serves_others_beside_sixty_slow_clients_of_each_kind(tmp_path: Path) -> None:
+def test_without_nginx_sixty_slow_clients_of_each_kind_do_not_delay_others(tmp_path: Path) -> None:
     with registry(tmp_path) as host:
         push(host, "slow", BLOB)
         with SlowClients(host, 60, list(KINDS)) as slow:
@@ -185,7 +185,7 @@ def received_until_given_up(server: Connection) -> int:
         received += len(block)
 
 
-def test_silence_is_given_up(connection: tuple[Connection, socket.socket]) -> None:
+def test_a_silent_client_is_disconnected(connection: tuple[Connection, socket.socket]) -> None:
     server, client = connection
     client.sendall(b"x")
     begun = time.monotonic()
@@ -197,7 +197,7 @@ def test_silence_is_given_up(connection: tuple[Connection, socket.socket]) -> No
     assert time.monotonic() - begun < 0.15
 
 
-def test_no_number_of_single_bytes_adds_to_a_clients_patience(
+def test_single_bytes_do_not_keep_a_client_connected(
     connection: tuple[Connection, socket.socket],
 ) -> None:
     server, client = connection
@@ -210,7 +210,7 @@ def test_no_number_of_single_bytes_adds_to_a_clients_patience(
     sender.join()
 
 
-def test_a_quick_client_saves_up_no_more_patience_than_it_had(
+def test_a_fast_client_earns_no_more_than_the_full_patience(
     connection: tuple[Connection, socket.socket],
 ) -> None:
     server, client = connection
@@ -220,7 +220,7 @@ def test_a_quick_client_saves_up_no_more_patience_than_it_had(
     assert time.monotonic() - begun < 1
 
 
-def test_a_client_of_the_least_rate_is_not_given_up(
+def test_a_client_at_the_least_rate_stays_connected(
     connection: tuple[Connection, socket.socket],
 ) -> None:
     server, client = connection
@@ -257,7 +257,7 @@ TRICKLES = {
 
 
 @pytest.mark.slow
-def test_a_client_that_sends_a_byte_now_and_then_is_given_up(tmp_path: Path) -> None:
+def test_a_client_that_sends_a_byte_now_and_then_is_disconnected(tmp_path: Path) -> None:
     with registry(tmp_path, "--patience", "2", "--threads", str(len(TRICKLES))) as host:
         ended: dict[str, float] = {}
 
@@ -285,7 +285,9 @@ def test_a_client_that_sends_a_byte_now_and_then_is_given_up(tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("range_", ["", "Range: bytes=0-60000000\r\n"])
-def test_a_client_that_reads_a_byte_now_and_then_is_given_up(tmp_path: Path, range_: str) -> None:
+def test_a_client_that_reads_a_byte_now_and_then_is_disconnected(
+    tmp_path: Path, range_: str
+) -> None:
     with registry(tmp_path, "--patience", "1") as host, socket.socket() as client:
         push(host, "slow", BLOB * 64)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -301,7 +303,7 @@ def test_a_client_that_reads_a_byte_now_and_then_is_given_up(tmp_path: Path, ran
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_client_that_falls_silent_is_given_up(tmp_path: Path, kind: str) -> None:
+def test_a_client_that_falls_silent_is_disconnected(tmp_path: Path, kind: str) -> None:
     with registry(tmp_path, "--patience", "1", "--threads", "2") as host:
         push(host, "slow", BLOB * 16)  # more than the kernel takes in
         begun = KINDS[kind].replace(digest_of(BLOB).encode(), digest_of(BLOB * 16).encode())
@@ -325,7 +327,7 @@ def test_a_client_that_falls_silent_is_given_up(tmp_path: Path, kind: str) -> No
     assert "[ERROR]" not in log
 
 
-# Requests that another server might read in another way.
+# Requests that another server might read differently.
 
 AMBIGUOUS = {
     "two lengths": "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
@@ -384,7 +386,7 @@ def test_an_ambiguous_request_is_refused(
         ("--nonsense", "unrecognized arguments: --nonsense"),
     ],
 )
-def test_an_option_that_is_wrong_is_one_line(
+def test_a_wrong_option_is_an_error_in_one_line(
     options: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -397,7 +399,7 @@ def test_an_option_that_is_wrong_is_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_port_that_is_taken_is_one_line(host: str, tmp_path: Path) -> None:
+def test_a_port_in_use_is_an_error_in_one_line(host: str, tmp_path: Path) -> None:
     command = [sys.executable, str(EXAMPLES / "registry.py"), "--port", host.rpartition(":")[2]]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
     assert (run.returncode, run.stdout) == (2, "")
@@ -442,7 +444,7 @@ def has_ipv6() -> bool:
     return True
 
 
-def test_a_read_only_registry_lets_nobody_push_or_delete(tmp_path: Path) -> None:
+def test_a_read_only_registry_refuses_pushes_and_deletes(tmp_path: Path) -> None:
     with registry(tmp_path) as host:
         push(host, "a", BLOB)
         digest = digest_of(b"{}")
@@ -504,7 +506,7 @@ def test_a_read_only_registry_serves_a_directory_that_cannot_be_written_to(
 
 
 @pytest.mark.parametrize("program", ["registry", "gateway"])
-def test_a_read_only_registry_makes_no_directory(tmp_path: Path, program: str) -> None:
+def test_a_read_only_registry_creates_no_directory(tmp_path: Path, program: str) -> None:
     command = [sys.executable, str(EXAMPLES / f"{program}.py"), "--read-only", "--port", "0"]
     run = subprocess.run(
         [*command, "--storage", "new"], cwd=tmp_path, capture_output=True, text=True, timeout=30
@@ -523,7 +525,9 @@ class Failing(CheckedMemory):
         raise OSError("the disk \x1b[2J is gone")
 
 
-def test_health_is_that_of_the_storage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_healthz_reports_the_health_of_the_storage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     directory = tmp_path / "data"
     client = Client(make_app(storage_at(directory)))
     assert client.get("/healthz").status_code == 200
@@ -552,7 +556,7 @@ class Hanging(CheckedMemory):
         self.goes_on.wait(30)
 
 
-def test_health_of_a_storage_that_hangs_takes_one_thread(
+def test_a_check_that_hangs_takes_up_one_thread(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving_module, "MAX_CHECK", 0.2)
@@ -571,7 +575,7 @@ def test_health_of_a_storage_that_hangs_takes_one_thread(
     assert threading.active_count() <= before + 1
 
 
-def test_health_reads_little_and_writes_nothing(tmp_path: Path) -> None:
+def test_healthz_reads_little_and_writes_nothing(tmp_path: Path) -> None:
     client = Client(with_health(Response("other"), storage_at(tmp_path)))
     assert client.get("/healthz").text == "ok\n"
     assert client.get("/v2/").text == "other"
@@ -579,7 +583,7 @@ def test_health_reads_little_and_writes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_health_of_a_bucket_that_is_not_there(s3: None) -> None:
+def test_healthz_fails_for_a_missing_bucket(s3: None) -> None:
     assert Client(make_app(storage_at("s3://images/x"))).get("/healthz").status_code == 200
     assert Client(make_app(storage_at("s3://nothing/x"))).get("/healthz").status_code == 503
 
@@ -587,7 +591,7 @@ def test_health_of_a_bucket_that_is_not_there(s3: None) -> None:
 # The log.
 
 
-def test_nothing_in_the_log_is_as_a_client_sent_it(tmp_path: Path) -> None:
+def test_text_from_clients_is_escaped_in_the_log(tmp_path: Path) -> None:
     with registry(tmp_path) as host:
         for raw in (
             b'GET /v2/%1b[2J%0a HTTP/1.1\r\nHost: x\r\nUser-Agent: a"b\\c\xc3\xa9\x9b2J\t\r\n\r\n',
@@ -623,11 +627,11 @@ def test_a_line_of_the_log_ends_with_the_seconds_that_the_request_took(tmp_path:
     assert took[False] < 0.5
 
 
-# Who it believes.
+# Forwarded headers.
 
 
 @pytest.mark.parametrize("is_behind", [False, True])
-def test_it_believes_a_proxy_only_if_it_is_told_of_one(tmp_path: Path, is_behind: bool) -> None:
+def test_forwarded_headers_count_only_with_behind_proxy(tmp_path: Path, is_behind: bool) -> None:
     options = ["--storage", "memory://", *(["--behind-proxy"] if is_behind else [])]
     headers = {
         "Host": "registry.example",
@@ -699,7 +703,7 @@ def many_files() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.usefixtures("many_files")
 @pytest.mark.parametrize("size", [1, 64])
-def test_nginx_serves_others_beside_a_thousand_slow_clients_of_each_kind(
+def test_with_nginx_a_thousand_slow_clients_of_each_kind_do_not_delay_others(
     tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blob = BLOB * size
@@ -763,7 +767,7 @@ def test_nginx_sends_a_blob_as_the_registry_does(
     assert kept[0] == kept[1]
 
 
-def test_nobody_reaches_what_nginx_sends_without_the_registry(
+def test_clients_cannot_request_the_stored_files_from_nginx(
     behind_nginx: tuple[str, str, Path],
 ) -> None:
     path = f"blobs/{digest_of(BLOB).replace(':', '/')}"
@@ -828,7 +832,7 @@ def behind_nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str
         "/healthz",
     ],
 )
-def test_nginx_passes_a_target_on_as_it_is(
+def test_nginx_passes_a_target_on_unchanged(
     behind_nginx: tuple[str, str, Path], target: str
 ) -> None:
     through, behind, log = behind_nginx
@@ -847,7 +851,7 @@ def test_nginx_passes_a_target_on_as_it_is(
 
 
 @pytest.mark.parametrize("with_tls", [False, True])
-def test_urls_are_those_of_the_client_behind_nginx(tmp_path: Path, with_tls: bool) -> None:
+def test_urls_behind_nginx_have_the_clients_scheme_and_host(tmp_path: Path, with_tls: bool) -> None:
     options = ["--storage", "memory://", "--behind-proxy", "--user", "alice:secret"]
     lies = {
         "X-Forwarded-For": "192.0.2.7",
@@ -969,7 +973,7 @@ def blobs_in(directory: Path) -> list[Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1000, 20_000_000])
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
-def test_an_upload_that_is_under_way_is_finished(
+def test_an_upload_in_progress_is_finished(
     server: tuple[subprocess.Popen[bytes], str], tmp_path: Path, name: str, size: int
 ) -> None:
     process, host = server
@@ -993,7 +997,7 @@ def test_an_upload_that_is_under_way_is_finished(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1000, 20_000_000])
-def test_an_upload_that_does_not_end_is_cut_at_the_end(
+def test_an_upload_that_does_not_end_is_cut_off(
     server: tuple[subprocess.Popen[bytes], str], tmp_path: Path, size: int
 ) -> None:
     process, host = server
@@ -1010,7 +1014,7 @@ def test_an_upload_that_does_not_end_is_cut_at_the_end(
 
 
 @pytest.mark.slow
-def test_it_serves_on_while_its_workers_are_renewed(
+def test_it_keeps_serving_while_its_workers_are_replaced(
     server: tuple[subprocess.Popen[bytes], str], tmp_path: Path
 ) -> None:
     process, host = server
@@ -1037,7 +1041,7 @@ def test_it_serves_on_while_its_workers_are_renewed(
 
 
 @pytest.mark.slow
-def test_a_new_program_takes_the_socket_over(
+def test_a_new_program_takes_over_the_socket(
     server: tuple[subprocess.Popen[bytes], str], tmp_path: Path
 ) -> None:
     process, host = server

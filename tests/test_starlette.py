@@ -112,7 +112,7 @@ def test_the_same_in_every_application(
     assert f'<a href="{root_path}{prefix}/v2/library/app/manifests/v1">v1</a>' in page.text
 
 
-def test_the_routes_of_an_application_stay_its_own(layout: Layout) -> None:
+def test_the_applications_own_routes_still_work(layout: Layout) -> None:
     app = in_fastapi(layout)
     assert ask(app, "GET", "/mine/7").json() == 7
     assert ask(app, "GET", "/mine/x").status_code == 422
@@ -152,7 +152,7 @@ async def echo(request: Request, **values: str) -> Response:
 
 
 @pytest.mark.parametrize("count", [150, pytest.param(4000, marks=pytest.mark.slow)])
-def test_it_means_the_same_as_the_map(count: int) -> None:
+def test_it_answers_as_the_map_does(count: int) -> None:
     """On targets that are hard to route; the path is decoded as uvicorn does it."""
     route = RegistryRoute(url_map, dict.fromkeys([one.endpoint for one in OCI_1_1.routes], echo))
 
@@ -226,7 +226,7 @@ def test_every_endpoint_has_a_view_and_every_view_an_endpoint() -> None:
         RegistryRoute(served, {"base": echo, "tags": echo, "blobs": echo})
 
 
-def test_a_route_of_ones_own_under_the_root_goes_before() -> None:
+def test_a_custom_route_under_the_root_comes_first() -> None:
     routes = RegistryRoute(
         RegistryMap(OCI_1_1.subset("base", "tags")), {"base": echo, "tags": echo}
     )
@@ -242,7 +242,7 @@ def test_a_route_of_ones_own_under_the_root_goes_before() -> None:
         app.url_path_for("tags", name="A")
 
 
-def test_a_websocket_is_not_the_registrys() -> None:
+def test_the_route_ignores_websockets() -> None:
     app = Starlette(routes=[RegistryRoute(RegistryMap(OCI_1_1.subset("base")), {"base": echo})])
     connect = {"type": "websocket.connect"}
     scope = scope_of("/v2/", type="websocket", subprotocols=[])

@@ -80,7 +80,7 @@ def test_two_registries_take_turns_chunk_by_chunk(
             assert requests.get(root + location, timeout=30).status_code == 404
 
 
-def test_an_image_goes_to_one_registry_and_comes_from_another(place: str, tmp_path: Path) -> None:
+def test_an_image_pushed_to_one_registry_is_pulled_from_another(place: str, tmp_path: Path) -> None:
     image, back = tmp_path / "image", tmp_path / "back"
     oci_layout.write(image, [6_000_000, 1, 0], ["amd64", "arm64"])
     with (
@@ -124,7 +124,7 @@ def test_blobs_and_their_ranges_on_the_wire(place: str, tmp_path: Path) -> None:
     assert f'"GET {path} HTTP/1.1" 206 1000 "' in logged
 
 
-def test_two_pushes_of_one_blob_and_one_tag_at_once_end_well(storages: list[Storage]) -> None:
+def test_concurrent_pushes_of_one_blob_and_one_tag_succeed(storages: list[Storage]) -> None:
     content, other = os.urandom(200_000), os.urandom(200_000)
     clients = [Client(make_registry(storage)) for storage in storages]
     digest = digest_of(content)
@@ -160,7 +160,7 @@ def test_two_pushes_of_one_blob_and_one_tag_at_once_end_well(storages: list[Stor
     assert put.status_code == 201
 
 
-def test_uploads_that_are_cancelled_and_finished_at_once_end_well(storages: list[Storage]) -> None:
+def test_uploads_may_be_cancelled_and_finished_at_once(storages: list[Storage]) -> None:
     client = Client(make_registry(storages[0]))
     content = os.urandom(100_000)
     query = {"digest": digest_of(content)}
@@ -179,7 +179,7 @@ def test_uploads_that_are_cancelled_and_finished_at_once_end_well(storages: list
 
 
 @pytest.mark.parametrize("storages", ["memory", "directory"], indirect=True)
-def test_deleting_a_manifest_while_it_is_pushed_leaves_nothing_that_points_nowhere(
+def test_deleting_a_manifest_during_a_push_leaves_no_dangling_tag_or_referrer(
     storages: list[Storage],
 ) -> None:
     client = Client(make_registry(storages[0]))
@@ -222,7 +222,7 @@ def test_in_memory(tmp_path: Path) -> None:
 def test_a_storage_that_fails_is_an_error_and_does_no_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a full disk, or an object store that is away."""
+    """Like a full disk, or an object store that is down."""
     client = Client(make_registry(storage_at(tmp_path)))
     location = client.post("/v2/a/blobs/uploads/").location or ""
     client.patch(location, data=b"01234")
@@ -250,7 +250,7 @@ def test_a_storage_that_fails_is_an_error_and_does_no_damage(
 
 @pytest.mark.usefixtures("s3")
 def test_s3_is_written_to_conditionally() -> None:
-    """What the chunks of an upload rely on: of two that create an object, one fails."""
+    """The chunks of an upload rely on it: if two requests create an object, one fails."""
     store = S3Store("images", prefix="conditional")
     obstore.put(store, "x", b"1", mode="create")
     with pytest.raises(obstore.exceptions.AlreadyExistsError):

@@ -72,7 +72,7 @@ def assert_does_not_start(place: str, cwd: Path) -> None:
     "place",
     ["./a-file", "a-file/below", "/proc/nope", "ftp://x/y", "", "://", "s3://", "file:///no"],
 )
-def test_it_does_not_start_where_no_storage_can_be(place: str, tmp_path: Path) -> None:
+def test_it_does_not_start_with_an_impossible_storage(place: str, tmp_path: Path) -> None:
     (tmp_path / "a-file").write_bytes(b"")
     assert_does_not_start(place, tmp_path)
 
@@ -127,7 +127,7 @@ def test_a_disk_that_is_full_or_cannot_be_written_to_is_a_503(tmp_path: Path) ->
 def test_an_object_store_that_begins_to_hang_is_a_503_within_ten_seconds(
     s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A relay before S3, which stops to pass on what it gets."""
+    """A relay in front of S3 stops passing requests on."""
     relay = free_port()
     code = (
         "import socket, sys, threading\n"
@@ -274,7 +274,7 @@ def test_a_bucket_that_vanishes_is_a_503(
 
 
 @pytest.mark.parametrize("at", [0, 1, 2])
-def test_a_directory_that_vanishes_during_a_push_is_not_made_again(
+def test_a_directory_that_vanishes_during_a_push_is_not_created_again(
     tmp_path: Path, at: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     directory = tmp_path / "data"

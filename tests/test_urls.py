@@ -260,13 +260,13 @@ def test_a_malformed_argument_is_named(
         ),
     ],
 )
-def test_a_root_that_is_none_is_named(root: str) -> None:
+def test_a_malformed_root_is_named(root: str) -> None:
     with pytest.raises(ValueError, match=r"^root .* must"):
         URLBuilder(root)
 
 
 @pytest.mark.parametrize("root", ["x", "ftp://h/x", "//h/x", "/x?y", "\\x"])
-def test_a_relative_root_that_is_none_is_named(root: str) -> None:
+def test_a_malformed_relative_root_is_named(root: str) -> None:
     with pytest.raises(ValueError, match=r"^root .* must"):
         URLBuilder(root, relative=True)
 
@@ -350,7 +350,7 @@ def test_another_dialect() -> None:
         ("tags", {"name": "a"}, {"last": 1.5}, ValueError, "last 1.5 must be a string"),
     ],
 )
-def test_what_no_endpoint_has_is_not_built(
+def test_values_that_fit_no_route_are_not_built(
     endpoint: str, values: Any, query: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -381,7 +381,7 @@ def test_where_credentials_may_go(url: object, other: object, expected: bool) ->
 @pytest.mark.parametrize(
     "url", ["/v2/", "", "h:5000", "ftp://h", "https:///x", "https://h:x", None]
 )
-def test_what_has_no_origin_is_named(url: object) -> None:
+def test_a_value_without_an_origin_is_named(url: object) -> None:
     for arguments in (url, "https://h"), ("https://h", url):
         with pytest.raises(ValueError, match=r"URL .*must"):
             same_origin(*arguments)
@@ -439,7 +439,7 @@ class TestFromEnviron:
             URLBuilder.from_environ(environ)
         assert URLBuilder.from_environ(environ, relative=True).base() == "/v2/"
 
-    def test_forwarded_headers_are_believed_through_proxy_fix_only(self) -> None:
+    def test_forwarded_headers_count_only_through_proxy_fix(self) -> None:
         @Request.application
         def app(request: Request) -> Response:
             return Response(URLBuilder.from_environ(request.environ).base())
@@ -516,7 +516,7 @@ def test_a_location_that_leads_nowhere_is_named(location: str) -> None:
         resolve_location("r.example/v2/", "x")
 
 
-def test_a_location_that_is_not_there_is_said() -> None:
+def test_a_missing_location_is_named() -> None:
     with pytest.raises(ValueError, match="Location must be a string or a URL object, not NoneType"):
         resolve_location("https://r.example/v2/", None)
 
@@ -530,7 +530,7 @@ def test_the_query_of_a_location_is_kept_byte_for_byte(query: str) -> None:
     assert kept == (expected if expected.endswith(("?", "&")) else f"{expected}&")
 
 
-def test_what_is_built_for_a_query_is_what_a_server_reads() -> None:
+def test_a_server_reads_the_query_that_was_built() -> None:
     built = url_map.bind("h").build("tags", {"name": "a", "n": 3, "last": "a b"})
     query = urlsplit(URLBuilder("https://h").tags("a", n=3, last="a b")).query
     assert parse_qsl(urlsplit(built).query) == parse_qsl(query)
@@ -545,7 +545,7 @@ def test_what_is_built_for_a_query_is_what_a_server_reads() -> None:
     ],
     ids=["another dialect", "a subset"],
 )
-def test_a_builder_can_be_pickled_whatever_else_is_in_its_map(url_map: RegistryMap) -> None:
+def test_a_builder_can_be_pickled_with_any_rules_in_its_map(url_map: RegistryMap) -> None:
     """It needs the dialect and the prefix."""
     urls = URLBuilder("https://registry.example/m", url_map=url_map)
     for again in pickle.loads(pickle.dumps(urls)), copy.deepcopy(urls):
@@ -576,7 +576,7 @@ class PrintsAsURL:
 
 
 @pytest.mark.parametrize("url", [str, httpx.URL, PrintsAsURL])
-def test_whatever_prints_as_a_url_is_one(url: Callable[[str], object]) -> None:
+def test_an_object_that_prints_as_a_url_is_accepted(url: Callable[[str], object]) -> None:
     page = "https://h:5000/v2/a/tags/list"
     assert resolve_location(url(page), url("/x?_state=a%2Bb"), digest="d") == (
         "https://h:5000/x?_state=a%2Bb&digest=d"
@@ -596,7 +596,7 @@ def test_whatever_prints_as_a_url_is_one(url: Callable[[str], object]) -> None:
         *(urlsplit("https://h/v2/"), httpx.Response(200), Request, memoryview(b"/v2/")),
     ],
 )
-def test_what_does_not_print_as_a_url_is_refused(url: object) -> None:
+def test_an_object_that_does_not_print_as_a_url_is_refused(url: object) -> None:
     """The text of None or of a list would be taken for a relative path."""
     calls: list[Callable[[], object]] = [
         lambda: resolve_location("https://h/", url),
@@ -614,7 +614,7 @@ def test_what_does_not_print_as_a_url_is_refused(url: object) -> None:
             call()
 
 
-# What a URL is to a registry.
+# Matching URLs.
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
@@ -664,7 +664,7 @@ MAPS = {prefix: RegistryMap(prefix=prefix) for prefix in ("", "/q", "/v2/é x")}
     prefix=st.sampled_from(list(MAPS)),
     more=st.dictionaries(TEXT, TEXT | st.lists(TEXT, max_size=3), max_size=3),
 )
-def test_what_is_built_is_matched_back(
+def test_every_built_url_is_matched_back(
     method: str, data: st.DataObject, root: str, relative: bool, prefix: str, more: dict[str, Any]
 ) -> None:
     arguments, values, query = [], {}, {}
@@ -754,7 +754,9 @@ def test_a_url_is_matched_as_a_request_for_it_is(mount: str) -> None:
         ("/a%20b/v2/", "GET", "/a%20b", ("base", {})),
     ],
 )
-def test_what_a_url_is(url: str, method: str, root: str, expected: tuple[Any, ...]) -> None:
+def test_the_endpoint_values_and_query_of_a_url(
+    url: str, method: str, root: str, expected: tuple[Any, ...]
+) -> None:
     endpoint, values, query = match_url(url, method, root=root)
     assert (endpoint, values) == expected
     assert not query
@@ -847,7 +849,7 @@ def test_a_url_that_redirects_raises_the_redirect(url: str, root: str, location:
         *("/v2/ x", "/v2/\n", "/v2\\", "\\v2/", "/v2/\t", " /v2/", "/v2/\x00", "https://h\n/v2/"),
     ],
 )
-def test_what_is_no_url_is_a_value_error(url: str) -> None:
+def test_a_malformed_url_is_a_value_error(url: str) -> None:
     with pytest.raises(ValueError, match=r"^URL .* must"):
         match_url(url)
 
@@ -934,7 +936,7 @@ def test_a_huge_value_is_shortened_in_the_message(call: Callable[[], object]) ->
         ";",
     ],
 )
-def test_a_hostile_url_hangs_nothing(shape: str) -> None:
+def test_a_hostile_url_takes_little_time(shape: str) -> None:
     begun = time.monotonic()
     for begin in "/", "/v2/", "/v2/a/tags/list?", "https://h/", "https://", "/m/v2/":
         url = begin + shape * (100_000 // len(shape))
