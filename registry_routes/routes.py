@@ -322,12 +322,7 @@ class _DialectRule(Rule):
     ) -> BaseConverter:
         if converter_name not in self.dialect.converters:
             return super().get_converter(variable_name, converter_name, args, kwargs)
-        converter = self.dialect.converters[converter_name](self.map, *args, **kwargs)
-        if re.search(rf":{variable_name}>(?:/|\Z)", self.rule):
-            # Before a slash or the end, nothing is gained by trying a shorter value. The pattern
-            # never does, so it takes linear time.
-            converter.regex = converter.grammar.pattern
-        return converter
+        return self.dialect.converters[converter_name](self.map, *args, **kwargs)
 
 
 class RegistryRules(RuleFactory):
