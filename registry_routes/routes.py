@@ -322,7 +322,12 @@ class _DialectRule(Rule):
     ) -> BaseConverter:
         if converter_name not in self.dialect.converters:
             return super().get_converter(variable_name, converter_name, args, kwargs)
-        return self.dialect.converters[converter_name](self.map, *args, **kwargs)
+        converter = self.dialect.converters[converter_name](self.map, *args, **kwargs)
+        if re.search(rf":{variable_name}>(?:/|\Z)", self.rule):
+            # Before a slash or the end, nothing is gained by trying a shorter value. The pattern
+            # never does: it takes two thirds of the time, and far less on hostile paths.
+            converter.regex = converter.grammar.pattern
+        return converter
 
 
 class RegistryRules(RuleFactory):
