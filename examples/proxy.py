@@ -2,14 +2,14 @@
 
     python examples/proxy.py --upstream https://registry-1.docker.io --upstream https://quay.io
 
-A manifest by its digest and a blob never change: they are fetched once, verified and kept. What a
-tag points at is asked for anew after ``--fresh-for``. When an upstream is away, what is kept is
-served, with a ``Warning``. Lists are the upstream's own. Nobody can push.
+Blobs, and manifests that are pulled by digest, never change: they are fetched once, verified and
+kept. The proxy asks again what a tag points at after ``--fresh-for``. If an upstream is down, the
+proxy serves what it has, with a ``Warning``. Lists come from the upstream. Pushes are refused.
 
-A request says by ``ns`` which upstream it is for, as containerd does (distribution-spec, main
-branch, "Registry Proxying"); without it, it is for the first. The proxy logs in there with its own
-account, which the environment's ``UPSTREAM_USERS`` has: whoever reaches the proxy can pull whatever
-that account can.
+The query parameter ``ns`` names the upstream of a request, as containerd sends it
+(distribution-spec, main branch, "Registry Proxying"). Without it, the first upstream is asked. The
+proxy logs in there with its own account, from the environment variable ``UPSTREAM_USERS``: every
+client that reaches the proxy can pull what that account can.
 """
 
 import argparse
@@ -52,18 +52,18 @@ log = logging.getLogger(__name__)
 USERS = "UPSTREAM_USERS"  # in the environment
 RETRY = 10  # seconds before an upstream that has failed is asked again about the same tag
 MAX_LIST = 32 * 1024 * 1024  # bytes of a page of tags, repositories or referrers
-USED = 3600  # seconds after which the use of a manifest is recorded anew
+USED = 3600  # seconds before the use of a manifest is recorded again
 
-Found = tuple[str, Manifest]  # a manifest, and its digest before it
+Found = tuple[str, Manifest]  # a digest and its manifest
 Key = tuple[str, ...]
 View = Callable[..., Response]
 
 
 class Proxy:
-    """The views of a registry that has what its upstreams have.
+    """The views of a registry that serves the images of its upstreams.
 
-    :param upstreams: by the namespaces that requests name; the first is for those that name none.
-    :param fresh_for: for how many seconds a tag is not asked for again.
+    :param upstreams: the upstreams by namespace. The first serves requests without one.
+    :param fresh_for: how many seconds a tag is served without asking the upstream again.
     """
 
     def __init__(self, upstreams: Mapping[str, Upstream], fresh_for: float) -> None:
@@ -71,8 +71,8 @@ class Proxy:
         self.fresh_for = fresh_for
         self.fetches = Fetches()
         self.once = Once()
-        # Of what is kept: until when nobody is asked about a tag, and what is said meanwhile; and
-        # when a manifest was used. Every process begins anew.
+        # Each process has its own: until when a tag is served without asking its upstream, with
+        # which warning; and when a manifest was last used.
         self.fresh: dict[Key, tuple[float, str]] = {}
         self.used: dict[Key, float] = {}
 
@@ -90,7 +90,7 @@ class Proxy:
         return app
 
     def _answering(self, endpoint: str, view: View) -> View:
-        """The view, which gets the upstream too, and the repository's name there."""
+        """The view, called with the upstream, and with the repository's name at the upstream."""
 
         def answer(request: RegistryRequest, **values: str) -> Response:
             namespace = request.args.get("ns")
@@ -113,7 +113,7 @@ class Proxy:
         return answer
 
     def _upstream(self, namespace: str | None) -> Upstream:
-        """The one that a request is for. It chooses one of those that there are, and no host."""
+        """The upstream that a request is for, always one from the command line."""
         if namespace is None:
             return next(iter(self.upstreams.values()))
         found = self.upstreams.get(namespace.lower())
@@ -145,11 +145,11 @@ class Proxy:
     def _tagged(
         self, request: RegistryRequest, upstream: Upstream, name: str, tag: str
     ) -> tuple[Found | Response, str]:
-        """What a tag points at, and a warning if that may have changed."""
+        """The manifest that a tag points at, and a warning if that may have changed."""
         kept = None
         with suppress(Missing):
             kept = _kept(upstream, name, upstream.storage.tag(name, tag))
-        # An upstream may have several manifests for a tag, and choose by what a client accepts.
+        # An upstream may have several manifests for a tag, and choose by the client's Accept.
         accepted = request.accept_mimetypes
         if kept and accepted and not accepted.quality(kept[1].media_type):
             kept = None
@@ -167,7 +167,7 @@ class Proxy:
                 raise
             answer = f"{error.code} {error.name}"
             warning = f"{upstream.namespace}: {answer}. {name}:{tag} may have changed meanwhile."
-            log.warning("%s What is kept is served.", warning)
+            log.warning("%s The kept manifest is served.", warning)
             self.fresh[key] = time.monotonic() + min(self.fresh_for, RETRY), warning
             return kept, warning
         if not isinstance(found, Response):
@@ -181,7 +181,7 @@ class Proxy:
         values: dict[str, str],
         kept: Found | None = None,
     ) -> Found | Response:
-        """The manifest that upstream has: the kept one, if it is; for a HEAD, only its headers."""
+        """The upstream's manifest: the kept one, if it is the same; its headers, for a HEAD."""
         accept = request.headers.get("Accept") or f"{headers.ACCEPT_MANIFESTS}, */*"
         key = (upstream.namespace, *values.values(), accept)
         if kept or request.method == "HEAD":
@@ -199,7 +199,7 @@ class Proxy:
         return found
 
     def _use(self, upstream: Upstream, name: str, digest: str, manifest: Manifest) -> None:
-        """Record that a manifest was asked for: it is as old as its file."""
+        """Record the use of a manifest, as the time of its file."""
         last = self.used.get((upstream.namespace, name, digest), -float("inf"))
         if last + USED < time.monotonic():
             self._keep(upstream, name, digest, manifest, [])
@@ -210,7 +210,7 @@ class Proxy:
         self.used[upstream.namespace, name, digest] = time.monotonic()
         try:
             upstream.storage.put_manifest(name, digest, manifest, tags=tags)
-        except Missing:  # it came amid a collection, which deletes a blob of it
+        except Missing:  # a collection is deleting one of its blobs
             log.info("%s: %s of %s is kept without its tags", upstream.namespace, digest, name)
         except OSError as error:
             log.error("%s: %s is not kept: %s", upstream.namespace, digest, one_line(error))
@@ -228,7 +228,7 @@ class Proxy:
             return passed_on(upstream.ask("HEAD", RouteName.BLOB, values).headers)
 
         def source() -> Source:
-            with suppress(Missing):  # it has just come
+            with suppress(Missing):  # it has just arrived
                 size = storage.blob_size(name, digest)
                 return Source(size, storage.read_blob(name, digest, 0, size))
             return upstream.blob(values)
@@ -277,7 +277,7 @@ def _kept(upstream: Upstream, name: str, digest: str) -> Found | None:
 def _here(
     request: RegistryRequest, upstream: Upstream, link: str, endpoint: str, namespace: list[str]
 ) -> str:
-    """The proxy's URL for a page of the upstream's. Only the path of that one counts."""
+    """The proxy's URL for the next page. Only the path and query of the upstream's link count."""
     try:
         found, values, query = match_url(link, root=upstream.path)
     except HTTPException as error:
@@ -288,12 +288,12 @@ def _here(
 
 
 def _refused(request: RegistryRequest, name: str) -> Response:
-    """The answer to the first request of a push. The others have no view at all."""
-    raise errors.Unsupported("nothing can be pushed to a proxy", headers=[("Allow", "")])
+    """The answer to the first request of a push. The other requests have no view."""
+    raise errors.Unsupported("a proxy cannot be pushed to", headers=[("Allow", "")])
 
 
 def registered(digest: str) -> str:
-    """A digest that can be checked; of any other algorithm, nothing is there."""
+    """The digest, if the proxy can verify it; raises `Missing` for any other algorithm."""
     if digest.partition(":")[0] not in REGISTERED_ALGORITHMS:
         raise Missing(digest)
     return digest
@@ -303,7 +303,7 @@ PASSED_ON = ("Content-Type", "Docker-Content-Digest", "OCI-Filters-Applied")
 
 
 def passed_on(sent: Mapping[str, str], content: bytes | None = None) -> Response:
-    """The upstream's answer; to a HEAD, if there is no content."""
+    """The upstream's answer, to a HEAD if it has no content."""
     response = Response(content)
     for name in PASSED_ON if content else (*PASSED_ON, "Content-Length"):
         if name in sent:
@@ -327,9 +327,9 @@ def make_app(
 ) -> Any:
     """The proxy, with its health check beside it.
 
-    :param places: where each namespace's registry is.
-    :param storage: where all is kept. Each namespace has its own place there, as repositories of
-        several registries may have the same name.
+    :param places: the URL of each namespace's registry.
+    :param storage: where everything is kept. Each namespace has its own place within it, because
+        repositories of different registries may have the same name.
     """
     storages = {namespace: storage_at(place_within(storage, namespace)) for namespace in places}
     upstreams = {
@@ -340,7 +340,7 @@ def make_app(
 
 
 def place_within(place: str, namespace: str) -> str:
-    """Where what is kept of a namespace's registry is."""
+    """The place of a namespace within the storage."""
     return f"{place.rstrip('/')}/{namespace}"
 
 
@@ -367,7 +367,7 @@ def users_of(text: str, places: Mapping[str, str]) -> dict[str, User]:
         namespace, _, user = line.partition("=")
         try:
             if namespace not in places:
-                raise ValueError(f"it must be for {' or '.join(places)}")
+                raise ValueError(f"the namespace must be {' or '.join(places)}")
             users[namespace] = name_and_password(user)
         except ValueError as error:
             raise ValueError(f"${USERS}, account {number}: {error}") from None
@@ -377,7 +377,7 @@ def users_of(text: str, places: Mapping[str, str]) -> dict[str, User]:
 def collect(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="proxy.py collect",
-        description="Delete what nobody has asked the proxy for lately; it may be at work.",
+        description="Delete what clients have not asked for lately. The proxy may be running.",
     )
     parser.add_argument("--storage", required=True, help="a directory, or s3://…, gs://…, az://…")
     parser.add_argument(
@@ -385,7 +385,8 @@ def collect(arguments: list[str]) -> int:
         required=True,
         type=collection.seconds,
         metavar="TIME",
-        help="how long ago a manifest was asked for, at least: 7d; the proxy notes it once an hour",
+        help="delete manifests that were last asked for longer ago than this, such as 7d; the "
+        "proxy records the time once an hour",
     )
     parser.add_argument("--dry-run", action="store_true", help="delete nothing")
     options = parser.parse_args(arguments)
@@ -404,15 +405,15 @@ def collect(arguments: list[str]) -> int:
 
 
 def _kept_storages(place: str) -> Iterator[tuple[str, ObjectStorage]]:
-    """The storage of each namespace that there is one of."""
+    """Each namespace that has a storage, and the storage."""
     whole = storage_at(place, create=False)
     if not isinstance(whole, ObjectStorage):
-        raise OSError("what is in memory is gone with its proxy")
+        raise OSError("a storage in memory cannot be collected")
     with raising_oserrors():
         namespaces = whole.store.list_with_delimiter("")["common_prefixes"]
     for namespace in namespaces:
         storage = storage_at(place_within(place, namespace))
-        assert isinstance(storage, ObjectStorage)  # noqa: S101 - as it is beside the whole
+        assert isinstance(storage, ObjectStorage)  # noqa: S101 - like `whole`
         yield namespace, storage
 
 
@@ -421,8 +422,8 @@ def main() -> None:
         sys.exit(collect(sys.argv[2:]))
     parser = OneLineParser(
         description="A pull-through proxy: a cache in front of one or more registries.",
-        epilog=f"${USERS} has the proxy's accounts, each on a line NAMESPACE=NAME:PASSWORD. "
-        "`proxy.py collect` deletes what was not asked for lately: see `collect --help`.",
+        epilog=f"${USERS} holds the proxy's accounts, a line NAMESPACE=NAME:PASSWORD for each. "
+        "`proxy.py collect` deletes what was not used lately: see `collect --help`.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     server_options(parser, port=5002)
@@ -433,15 +434,15 @@ def main() -> None:
         required=True,
         type=place_of,
         metavar="[NAMESPACE=]URL",
-        help="a registry, and what image references call its host, if that is not the URL's; may "
-        "be repeated: the first is for requests that name none by ns=",
+        help="a registry, and the host in its image references if it differs from the URL's; may "
+        "be repeated; the first serves requests without ns=",
     )
     parser.add_argument(
         "--fresh-for",
         default="5m",
         type=collection.seconds,
         metavar="TIME",
-        help="how long a tag is believed before it is asked for again: 30s, 5m, 1d",
+        help="how long a tag is served before the upstream is asked again, such as 30s, 5m, 1d",
     )
     parser.add_argument(
         "--timeout",
@@ -453,7 +454,7 @@ def main() -> None:
     options = parser.parse_args()
     places = dict(options.upstream)
     if not options.timeout:
-        parser.error("--timeout must be longer than that")
+        parser.error("--timeout must be longer than 0s")
     try:
         users = users_of(os.environ.get(USERS, ""), places)
     except ValueError as error:
