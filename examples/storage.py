@@ -108,12 +108,19 @@ def check_place(parser: argparse.ArgumentParser, place: str, *, read_only: bool 
         parser.exit(2, f"{parser.prog}: error: --storage {place!r}: {error}\n")
 
 
+#: The directories that this program has checked. A worker that it starts later, perhaps after an
+#: unmount, uses no other directory of the same name.
+_checked: dict[str, tuple[int, int]] = {}
+
+
 def _check(place: str, read_only: bool) -> None:
     storage = storage_at(place, create=not read_only)
     storage.check()
     directory = storage.directory if isinstance(storage, ObjectStorage) else None
     if directory and not read_only and not os.access(directory, os.W_OK | os.X_OK):
         raise PermissionError(f"{directory} cannot be written to")
+    if directory:
+        _checked[directory] = _identity(directory)
 
 
 def _create(place: str) -> None:
@@ -166,7 +173,9 @@ class ObjectStorage(Storage):
     def __init__(self, store: Any) -> None:
         self.store = store
         self.directory = f"{store.prefix}/" if isinstance(store, LocalStore) else None
-        self._root = self.directory and _identity(self.directory)
+        self._root = None
+        if self.directory is not None:
+            self._root = _checked.get(self.directory) or _identity(self.directory)
 
     def check(self) -> None:
         """Raise `OSError` if the storage does not answer, or its directory was replaced."""

@@ -263,7 +263,7 @@ def fail(error: Exception) -> Response:
     raise error
 
 
-def test_options_of_a_path_with_two_endpoints_and_a_redirect() -> None:
+def test_allow_of_a_path_with_several_endpoints_and_of_a_redirect() -> None:
     routes = RegistryMap(
         rules=[
             Rule("/x", endpoint="a", methods=["GET"]),

@@ -244,6 +244,7 @@ def test_the_routes_in_each_format(capsys: pytest.CaptureFixture[str]) -> None:
             listed = json.loads(run(capsys, f"routes --format json {more}")[1])
             assert (
                 run(capsys, f"routes {more} --prefix {prefix}/")[1]
+                == run(capsys, f"routes {more} --format text")[1]
                 == run(capsys, f"routes {more}")[1]
             )
             text = run(capsys, f"routes {more}")[1].splitlines()

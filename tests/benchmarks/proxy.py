@@ -5,7 +5,7 @@
 The upstream is the example registry. An image is new in each round. It is pulled once through each
 cache, and then five times from the upstream itself and through the caches, in turns. Debian's cache
 is Go distribution with its ``proxy:`` section. A pull is one `curl` for the manifest, by its tag, and
-all the layers. The best of the rounds counts; read the ratios. All are on one machine and one disk.
+all the layers. The best round counts; compare the ratios. All are on one machine and one disk.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def push_image(root: str, name: str, layers: int, size: int) -> list[str]:
 
 
 def seconds_of_pull(root: str, paths: list[str], clients: int) -> float:
-    """How long so many clients take that pull at the same time."""
+    """How long it takes when this number of clients pull at the same time."""
     command = ["curl", "-sSf", "-H", f"Accept: {ACCEPT_MANIFESTS}"]
     for path in paths:
         command += ["-o", os.devnull, root + path]
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def compare(layers: int = 8, layer: int = 16, rounds: int = 3, many: int = 8) -> None:
-    """Print the times of pulls, by one client and by `many` at once. A `layer` has so many MiB."""
+    """Print the times of pulls, by one client and by `many` at once. `layer` is in MiB."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
 
@@ -102,7 +102,7 @@ def compare(layers: int = 8, layer: int = 16, rounds: int = 3, many: int = 8) ->
                     took = seconds_of_pull(root, paths, clients)
                     best[clients, who] = min(took, best.get((clients, who), took))
                     if (who, root) in first:
-                        time.sleep(2)  # until all is kept
+                        time.sleep(2)  # until everything is kept
         total = layers * layer
         for clients in 1, many:
             print(f"\n{total} MiB in {layers} layers, {clients} at once")

@@ -3,12 +3,12 @@
     python -m tests.benchmarks.registry [--layer MIB] [--names N] [--rounds N] [--workers N]
 
 Each measurement is a function of a `Contender`. The contenders take turns, on the same disk, and the
-best of the rounds counts; read the ratios. Whatever is left in a contender's way by one measurement
-is in the other's way too. At last, pulls through the example proxy: see `proxy.py`.
+best round counts; compare the ratios. What one measurement leaves behind is the same for both
+contenders. The last rows are pulls through the example proxy: see `proxy.py`.
 
-Both sync what they have acknowledged. Ours syncs each file once, and the directories above it.
-``docker-registry`` 2.8 syncs each file twice, and no directory (as strace shows), so a power cut may
-take a name of it away.
+Both sync what they acknowledge. Ours syncs each file once, and the directories above it.
+``docker-registry`` 2.8 syncs each file twice but no directory, as strace shows, so a power cut may
+lose the name of a file.
 """
 
 import argparse
@@ -45,13 +45,13 @@ class Contender(NamedTuple):
     name: str
     host: str
     pid: int
-    """Of its process, or of the parent of its workers."""
+    """The process, or the parent of its workers."""
 
     repositories: Path
-    """The directory that has a directory for each repository."""
+    """The directory with a directory for each repository."""
 
     tags: str
-    """Under a repository, the directory that has an entry for each tag."""
+    """The directory, under a repository, with an entry for each tag."""
 
 
 @contextmanager
@@ -91,7 +91,7 @@ class Client(threading.local):
         self.used: dict[str, float] = {}
 
     def ask(self, host: str, method: str, target: str, body: bytes = b"", kind: str = "") -> str:
-        """The path that the answer leads to, if it has one; it must be a success."""
+        """The path of the answer's Location, if it has one. The answer must be a success."""
         if host not in self.connections:
             self.connections[host] = HTTPConnection(host, timeout=600)
         if time.monotonic() > self.used.get(host, 0) + 1:  # a server keeps it for a while only
@@ -120,7 +120,7 @@ def push_blob(host: str, name: str, content: bytes) -> None:
 
 
 def push_manifest(host: str, name: str, tag: str) -> None:
-    """One that no other is like. Its config must be there."""
+    """A unique manifest, whose config must already be there."""
     manifest = (
         f'{{"schemaVersion":2,"mediaType":"{IMAGE_MANIFEST}","layers":[],'
         f'"config":{{"mediaType":"{IMAGE_CONFIG}","digest":"{digest_of(b"{}")}","size":2}},'
@@ -130,9 +130,9 @@ def push_manifest(host: str, name: str, tag: str) -> None:
 
 
 def a_second(act: Callable[[int], None]) -> float:
-    """How often a second several clients do it."""
+    """How often per second several clients do it."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(lambda _: None, range(AT_ONCE)))  # so that there are threads
+        list(pool.map(lambda _: None, range(AT_ONCE)))  # start the threads
         begun = time.perf_counter()
         list(pool.map(act, range(SMALL)))
     return SMALL / (time.perf_counter() - begun)
@@ -143,7 +143,7 @@ def curl(*arguments: str) -> None:
 
 
 def new_name() -> str:
-    """A repository that no measurement before has had."""
+    """The name of a new repository."""
     return f"new/{os.urandom(8).hex()}"
 
 
@@ -180,7 +180,7 @@ def void(_: object) -> None:
 
 
 def layer_push(to: Contender, layer: Path) -> float:
-    """MiB a second, of a layer that the registry has not had before."""
+    """MiB per second, for a layer that is new to the registry."""
     with layer.open("r+b") as file:
         file.write(os.urandom(16))
         file.seek(0)
@@ -195,7 +195,7 @@ def layer_push(to: Contender, layer: Path) -> float:
 
 
 LATEST: dict[str, str] = {}
-"""The digest of the layer that a contender has got, by its name."""
+"""The digest of each contender's layer, by the contender's name."""
 
 
 def layer_pull(to: Contender, layer: Path) -> float:
@@ -212,7 +212,7 @@ def page(to: Contender, target: str) -> float:
 
 
 def chunks(to: Contender) -> tuple[float, float, float]:
-    """An upload in chunks: milliseconds of one of the first 50, of one of the last; all, seconds."""
+    """An upload in chunks: ms for one of the first 50, ms for one of the last 50, seconds for all."""
     name, took = new_name(), []
     content = os.urandom(CHUNK * CHUNKS)
     begun = time.perf_counter()
@@ -227,7 +227,7 @@ def chunks(to: Contender) -> tuple[float, float, float]:
 
 
 def most_memory(of: Contender) -> float:
-    """The most MiB that its processes have had resident, each of them, together."""
+    """The sum of the peak resident memory of its processes, in MiB."""
     total = 0
     for pid in [of.pid, *children_of(of.pid)]:
         status = Path(f"/proc/{pid}/status").read_text()
@@ -240,11 +240,11 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in listed]
 
 
-# What lists are made of. It is copied on the disk, which takes less time than as many pushes.
+# The content of the lists. It is copied on the disk, which is faster than so many pushes.
 
 
 def fill(contender: Contender, count: int) -> None:
-    """As many repositories, and as many tags in one of them."""
+    """Make `names` repositories, and `names` tags in one of them."""
     for name in "listed/r", "tagged":
         push_blob(contender.host, name, b"{}")
         push_manifest(contender.host, name, "v")
