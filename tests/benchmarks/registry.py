@@ -240,11 +240,11 @@ def children_of(pid: int) -> list[int]:
     return [int(child) for child in listed]
 
 
-# The content of the lists. It is copied on the disk, which is faster than so many pushes.
+# The content of the lists. It is copied on the disk, which is faster than pushes.
 
 
 def fill(contender: Contender, count: int) -> None:
-    """Make `names` repositories, and `names` tags in one of them."""
+    """Make `count` repositories, and `count` tags in one of them."""
     for name in "listed/r", "tagged":
         push_blob(contender.host, name, b"{}")
         push_manifest(contender.host, name, "v")
