@@ -71,9 +71,9 @@ class Proxy:
         self.fresh_for = fresh_for
         self.fetches = Fetches()
         self.once = Once()
-        # Of what is kept: until when nobody is asked about a tag, and what is said meanwhile; and
-        # when a manifest was used. Every process begins anew.
-        self.fresh: dict[Key, tuple[float, str]] = {}
+        # Of what is kept: until when nobody is asked about a tag, what is said meanwhile, and to
+        # whom, by what they accept; and when a manifest was used. Every process begins anew.
+        self.fresh: dict[Key, tuple[float, str, str]] = {}
         self.used: dict[Key, float] = {}
 
     def app(self) -> RegistryApp:
@@ -154,8 +154,10 @@ class Proxy:
         if kept and accepted and not accepted.quality(kept[1].media_type):
             kept = None
         key = (upstream.namespace, name, tag)
-        until, warning = self.fresh.get(key, (0.0, ""))
-        if kept and time.monotonic() < until:
+        accept = str(accepted)
+        until, warning, same = self.fresh.get(key, (0.0, "", ""))
+        # What one client got for a tag, a client that accepts more may not get: an index's image.
+        if kept and time.monotonic() < until and (warning or accept == same):
             return kept, warning
         try:
             found = self._asked(request, upstream, {"name": name, "tag": tag}, kept)
@@ -168,10 +170,10 @@ class Proxy:
             answer = f"{error.code} {error.name}"
             warning = f"{upstream.namespace}: {answer}. {name}:{tag} may have changed meanwhile."
             log.warning("%s What is kept is served.", warning)
-            self.fresh[key] = time.monotonic() + min(self.fresh_for, RETRY), warning
+            self.fresh[key] = time.monotonic() + min(self.fresh_for, RETRY), warning, accept
             return kept, warning
         if not isinstance(found, Response):
-            self.fresh[key] = time.monotonic() + self.fresh_for, ""
+            self.fresh[key] = time.monotonic() + self.fresh_for, "", accept
         return found, ""
 
     def _asked(
@@ -305,6 +307,7 @@ PASSED_ON = ("Content-Type", "Docker-Content-Digest", "OCI-Filters-Applied")
 def passed_on(sent: Mapping[str, str], content: bytes | None = None) -> Response:
     """The upstream's answer; to a HEAD, if there is no content."""
     response = Response(content)
+    response.automatically_set_content_length = content is not None  # a HEAD's is not 0
     for name in PASSED_ON if content else (*PASSED_ON, "Content-Length"):
         if name in sent:
             response.headers[name] = sent[name]

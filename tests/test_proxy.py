@@ -349,26 +349,38 @@ def test_a_manifest_has_the_digest_that_was_asked_for() -> None:
     assert len(canned.sent) == 1
 
 
-def test_a_client_gets_the_manifest_that_it_accepts() -> None:
+def test_a_client_gets_the_manifest_that_upstream_has_for_what_it_accepts() -> None:
+    """Also if another client, which accepts less, has just got an image of the index."""
+
     def negotiated(request: requests.PreparedRequest) -> Any:
-        accepts_index = IMAGE_INDEX in request.headers["Accept"]
-        media_type = IMAGE_INDEX if accepts_index else IMAGE_MANIFEST
-        return 200, {"Content-Type": media_type}, json.dumps({"is": media_type}).encode()
+        media_type = IMAGE_MANIFEST if request.headers["Accept"] == IMAGE_MANIFEST else IMAGE_INDEX
+        content = json.dumps({"is": media_type}).encode()
+        sent = {"Content-Type": media_type, "Docker-Content-Digest": digest_of(content)}
+        return 200, sent, b"" if request.method == "HEAD" else content
 
     through = Through("https://r.example", fresh_for=60)
     canned = Canned({"/v2/a/manifests/v1": negotiated})
     through.upstream.session.mount("https://", canned)
-    for accept in IMAGE_MANIFEST, f"{IMAGE_INDEX}, {IMAGE_MANIFEST}", IMAGE_MANIFEST, IMAGE_INDEX:
-        response = through.get("/v2/a/manifests/v1", headers={"Accept": accept})
-        assert response.content_type in accept
-        assert response.get_json(force=True) == {"is": response.content_type}
-    for sent in {"Accept": "*/*"}, {"Accept": "application/*"}, {}:
-        assert through.get("/v2/a/manifests/v1", headers=sent).content_type == IMAGE_INDEX
-    # An index is fine for the second: it accepts both.
-    assert [request.headers["Accept"] for request in canned.sent] == [
-        IMAGE_MANIFEST,
-        IMAGE_INDEX,
-    ]
+    both = f"{IMAGE_INDEX}, {IMAGE_MANIFEST}"
+    for accept in IMAGE_MANIFEST, both, IMAGE_MANIFEST, IMAGE_INDEX, "*/*", "application/*", None:
+        response = through.get("/v2/a/manifests/v1", headers={"Accept": accept} if accept else {})
+        expected = IMAGE_MANIFEST if accept == IMAGE_MANIFEST else IMAGE_INDEX
+        assert response.content_type == expected
+        assert response.get_json(force=True) == {"is": expected}
+        asked_for = len(canned.sent)
+        through.get("/v2/a/manifests/v1", headers={"Accept": accept} if accept else {})
+        assert len(canned.sent) == asked_for  # the same client asks for what is fresh
+
+
+def test_a_head_without_a_length_has_none() -> None:
+    through = Through("https://r.example")
+    canned = Canned({f"/v2/a/blobs/{SHA256}": (200, {}, b"")})
+    canned.answers["/v2/a/manifests/v1"] = (200, INDEX, b"")
+    through.upstream.session.mount("https://", canned)
+    for path in canned.answers:
+        head = through.client.head(path)
+        assert head.status_code == 200
+        assert "Content-Length" not in head.headers
 
 
 # Blobs.
