@@ -54,6 +54,9 @@ RETRY = 10  # seconds before an upstream that has failed is asked again about th
 MAX_LIST = 32 * 1024 * 1024  # bytes of a page of tags, repositories or referrers
 USED = 3600  # seconds after which the use of a manifest is recorded anew
 
+# The codes of a 404 that is a page, or that of a server which has no such route.
+NOT_FROM_REGISTRY = errors.Unknown.error_code, errors.RouteUnknown.error_code
+
 Found = tuple[str, Manifest]  # a manifest, and its digest before it
 Key = tuple[str, ...]
 View = Callable[..., Response]
@@ -162,10 +165,12 @@ class Proxy:
         try:
             found = self._asked(request, upstream, {"name": name, "tag": tag}, kept)
         except HTTPException as error:
-            if kept and error.code == 404:
+            # A 404 may be that of a server in front of the registry, which has lost it for a while.
+            is_gone = error.code == 404 and getattr(error, "error_code", "") not in NOT_FROM_REGISTRY
+            if kept and is_gone:
                 with suppress(Missing):
                     upstream.storage.delete_tag(name, tag)
-            if not kept or error.code == 404:
+            if not kept or is_gone:
                 raise
             answer = f"{error.code} {error.name}"
             warning = f"{upstream.namespace}: {answer}. {name}:{tag} may have changed meanwhile."
@@ -188,11 +193,20 @@ class Proxy:
         key = (upstream.namespace, *values.values(), accept)
         if kept or request.method == "HEAD":
             ask = partial(upstream.ask, "HEAD", RouteName.MANIFEST, values, {}, {"Accept": accept})
-            sent = self.once.do((*key, "HEAD"), ask).headers
+            sent: Mapping[str, str]
+            try:
+                sent = self.once.do((*key, "HEAD"), ask).headers
+            except errors.ManifestUnknown:
+                if not kept:
+                    raise
+                return self._got(key, upstream, values, accept)  # which says whose 404 it is
             if kept and sent.get("Docker-Content-Digest") == kept[0]:
                 return kept
             if request.method == "HEAD":
                 return passed_on(sent)
+        return self._got(key, upstream, values, accept)
+
+    def _got(self, key: Key, upstream: Upstream, values: dict[str, str], accept: str) -> Found:
         return self.once.do((*key, "GET"), lambda: self._fetched(upstream, values, accept))
 
     def _fetched(self, upstream: Upstream, values: dict[str, str], accept: str) -> Found:

@@ -227,6 +227,37 @@ def test_a_tag_that_is_gone_is_gone(upstream: ServedRegistry, through: Through) 
 
 
 @pytest.mark.parametrize(
+    ("body", "is_gone"),
+    [
+        (b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "no"}]}', True),
+        (b'{"errors": [{"code": "NAME_UNKNOWN", "message": "no"}]}', True),
+        (b'{"errors": [{"code": "NOT_FOUND", "message": "no"}]}', True),
+        (b'{"errors": [{"code": "UNSUPPORTED", "message": "no route"}]}', False),
+        (b"<html><title>404 Not Found</title></html>", False),
+        (b"404 page not found", False),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_only_the_registrys_own_404_ends_a_kept_tag(
+    upstream: ServedRegistry, through: Through, body: bytes, is_gone: bool, method: str
+) -> None:
+    kept = through.get(LATEST)
+    digest = kept.headers["Docker-Content-Digest"]
+    path = urlsplit(f"{through.upstream.urls.root}{LATEST}").path
+    canned = Canned({path: lambda sent: (404, {}, b"" if sent.method == "HEAD" else body)})
+    through.upstream.session.mount("http://", canned)
+    answer = through.client.open(LATEST, method=method)
+    if is_gone:
+        assert answer.status_code == 404
+        with pytest.raises(Missing):
+            through.storage.tag("library/nginx", "latest")
+    else:
+        assert answer.headers["Docker-Content-Digest"] == digest
+        assert ": 404 " in parse_warnings(answer.headers["Warning"])[0]
+        assert through.storage.tag("library/nginx", "latest") == digest
+
+
+@pytest.mark.parametrize(
     ("fault", "status", "code", "passed_on"),
     [
         (
