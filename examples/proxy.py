@@ -166,7 +166,9 @@ class Proxy:
             found = self._asked(request, upstream, {"name": name, "tag": tag}, kept)
         except HTTPException as error:
             # A 404 may be that of a server in front of the registry, which has lost it for a while.
-            is_gone = error.code == 404 and getattr(error, "error_code", "") not in NOT_FROM_REGISTRY
+            is_gone = (
+                error.code == 404 and getattr(error, "error_code", "") not in NOT_FROM_REGISTRY
+            )
             if kept and is_gone:
                 with suppress(Missing):
                     upstream.storage.delete_tag(name, tag)

@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -36,6 +36,7 @@ from registry_routes.registry import (
 PART = 5 * 1024 * 1024  # of an object that is written, the least of S3; two are held in memory
 STAGING = "staging/"
 CONDEMNED = "condemned/"  # under it, what the collections that are at work may delete
+TRIES = 20  # to make the directories of a path
 MAX_COPY = 4 * 1024 * 1024 * 1024  # what S3 copies in one request is a little more
 
 # An object store that is away or hangs is an error within ten seconds. Only from the environment
@@ -216,7 +217,18 @@ class ObjectStorage(Storage):
     def put(self, path: str, content: bytes, **options: Any) -> None:
         self._check_directory()
         with raising_oserrors():
-            self.store.put(path, content, **options)
+            self._beside_deletes(lambda: self.store.put(path, content, **options))
+
+    def _beside_deletes(self, act: Callable[[], Any]) -> None:
+        """Do what may make directories, again if a delete has removed them, empty, meanwhile."""
+        for left in reversed(range(TRIES)):
+            try:
+                act()
+                return
+            except BaseError as error:
+                if self.directory is None or not left or "Unable to create dir" not in str(error):
+                    raise
+            self._check_directory()
 
     def _write(self, path: str, blocks: Blocks) -> None:
         """Write a stream. If that raises, nothing appears, and S3 forgets the parts it has."""
@@ -243,7 +255,7 @@ class ObjectStorage(Storage):
         try:
             _sync(f"{self.directory}{staged}")
             with raising_oserrors():
-                self.store.rename(staged, path)
+                self._beside_deletes(lambda: self.store.rename(staged, path))
         finally:
             self.delete(staged)  # it is there after an error, and if both were one file already
         while path:
