@@ -120,7 +120,7 @@ class Proxy:
         if namespace is None:
             return next(iter(self.upstreams.values()))
         found = self.upstreams.get(namespace.lower())
-        if found is None:
+        if found is None or not namespace.isascii():  # the Kelvin sign is a small k in lower case
             known = " or ".join(self.upstreams)
             raise errors.NameUnknown(f"ns {namespace!r:.300} must be {known}")
         return found

@@ -922,7 +922,7 @@ def test_each_response_is_closed_once_whatever_a_hook_makes_of_it(
     hook: Callable[[Response], Any], method: str
 ) -> None:
     app = RegistryApp()
-    closed = []
+    closed: list[bool] = []
 
     def body() -> Iterator[bytes]:
         yield b"a"

@@ -967,11 +967,21 @@ def test_the_namespace_chooses_the_upstream() -> None:
 
 
 @pytest.mark.parametrize(
-    "namespace", ["", "evil.example", "169.254.169.254", "127.0.0.1:1/../x", "é", "a" * 5000, "\n"]
+    "namespace",
+    [
+        "",
+        "evil.example",
+        "169.254.169.254",
+        "127.0.0.1:1/../x",
+        "é",
+        "\u212ar.example",  # whose lower case is "kr.example"
+        "a" * 5000,
+        "\n",
+    ],
 )
 @pytest.mark.parametrize("path", [LATEST, BLOB, "/v2/_catalog", "/v2/a/tags/list"])
 def test_a_namespace_that_is_not_configured_is_never_asked(namespace: str, path: str) -> None:
-    through = Through("https://r.example")
+    through = Through("https://kr.example")
     canned = Canned({})
     for scheme in "https://", "http://":
         through.upstream.session.mount(scheme, canned)
