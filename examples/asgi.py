@@ -2,11 +2,11 @@
 
     python examples/asgi.py --port 5003 --storage ./registry-data
 
-`WSGIBridge` is for a registry, whose requests and responses are large. A request's body is taken in
-as a whole, beyond a mebibyte in a temporary file, before the application hears of the request. So
-a client that is slow, or leaves, costs no thread and leaves no trace, and the body has a length,
-which one with ``Transfer-Encoding: chunked`` does not have in WSGI. A response goes out block by
-block, as fast as the client reads it.
+`WSGIBridge` is for a registry, whose requests and responses are large. It reads the whole body of a
+request before it calls the application; more than a mebibyte goes to a temporary file. So a client
+that is slow or disconnects takes up no thread and leaves no trace. The body always has a length,
+which a body with ``Transfer-Encoding: chunked`` lacks in WSGI. A response is sent block by block,
+as fast as the client reads it.
 """
 
 import argparse
@@ -39,14 +39,14 @@ T = TypeVar("T")
 class WSGIBridge:
     """A WSGI application as an ASGI application.
 
-    The application must be safe for threads. One request may be served by several threads, one
-    after the other, in the same `contextvars.Context`.
+    The application must be thread-safe. Several threads may serve one request, one after the other,
+    in the same `contextvars.Context`.
 
     :param app: the WSGI application.
     :param threads: how many requests it works on at the same time. A client that sends or reads
-        slowly does not count.
-    :param disk: how many bytes of bodies may be on the disk at the same time, in the directory of
-        `tempfile` (``TMPDIR``). A request that would need more is answered with a 503.
+        slowly does not take up a thread.
+    :param disk: how many bytes of request bodies may be on disk at the same time, in the directory
+        of `tempfile` (``TMPDIR``). A request that needs more is answered with a 503.
     """
 
     def __init__(self, app: Any, *, threads: int = 64, disk: int = 64 * GIB) -> None:
@@ -75,7 +75,7 @@ class _Exchange:
         self.send = send
         self.loop = asyncio.get_running_loop()
         self.context = contextvars.copy_context()
-        self.lock = threading.Lock()  # of the steps, which are in threads
+        self.lock = threading.Lock()  # one step at a time, each in a thread
         self.body = SpooledTemporaryFile(BLOCK)  # noqa: SIM115 - closed by `_close`
         self.length = 0  # of the body
         self.spooled = 0  # bytes of it that are on the disk
@@ -90,7 +90,7 @@ class _Exchange:
         try:
             rest = await self._spool(receive)
             if rest is None:
-                return  # the client has left
+                return  # the client has disconnected
             listener = asyncio.create_task(self._listen(receive))
             try:
                 block = await self._in_thread(lambda: self._begin(rest))
@@ -105,18 +105,20 @@ class _Exchange:
             try:
                 await self._in_thread(self._close)
             finally:
-                self.bridge.spooled -= self.spooled  # never in a thread: this is no atomic step
+                self.bridge.spooled -= self.spooled  # not in a thread, as it is not atomic
 
     async def _in_thread(self, step: Callable[[], T]) -> T:
         def alone() -> T:
-            with self.lock:  # the last step may go on if the server has cancelled this request
+            with self.lock:  # if the server cancels the request, its last step may still be running
                 return self.context.run(step)
 
         return await self.loop.run_in_executor(self.bridge.pool, alone)
 
     async def _spool(self, receive: Receive) -> bytes | None:
-        """Take the body in. What comes back is the end of it, which is not yet in the file; or
-        `None`, if the client has left."""
+        """Read the body, and return the end of it, which is not yet in the file.
+
+        Return `None` if the client has disconnected.
+        """
         waiting = bytearray()
         is_whole = False
         while not is_whole:
@@ -141,7 +143,7 @@ class _Exchange:
             await self._in_thread(lambda: self.body.write(block))
 
     async def _listen(self, receive: Receive) -> None:
-        # After the body there is nothing else to come.
+        # Nothing else can come after the body.
         self.is_gone = (await receive())["type"] == "http.disconnect"
 
     async def _send_block(self, block: bytes, *, more: bool) -> None:
@@ -152,13 +154,13 @@ class _Exchange:
             if not has_started:
                 await self.send(self.start)
             await self.send({"type": "http.response.body", "body": block, "more_body": more})
-        except OSError:  # some servers raise it if the client has left
+        except OSError:  # some servers raise it if the client has disconnected
             self.is_gone = True
 
-    # What is done in a thread.
+    # These run in a thread.
 
     def _begin(self, rest: bytes) -> bytes:
-        """Call the application. What comes back is the first block of the response."""
+        """Call the application, and return the first block of the response."""
         environ = environ_of(self.scope)
         app = self.bridge.app
         declared = environ.get("CONTENT_LENGTH") or str(self.length)
@@ -197,7 +199,7 @@ class _Exchange:
 
     def _write(self, block: bytes) -> None:
         if self.is_gone:
-            raise ConnectionResetError("the client has left")
+            raise ConnectionResetError("the client has disconnected")
         asyncio.run_coroutine_threadsafe(self._send_block(block, more=True), self.loop).result()
 
     def _close(self) -> None:
@@ -208,9 +210,9 @@ class _Exchange:
 
 
 def environ_of(scope: Scope) -> dict[str, Any]:
-    """The WSGI environ of an ASGI request, but for its body (PEP 3333, "environ Variables")."""
+    """The WSGI environ of an ASGI request, without its body (PEP 3333, "environ Variables")."""
     raw = unquote_to_bytes(scope.get("raw_path") or b"")
-    is_raw = raw.decode(errors="replace") == scope["path"]  # the same, with what is not UTF-8
+    is_raw = raw.decode(errors="replace") == scope["path"]  # "path" has lost what is not UTF-8
     path = raw if is_raw else scope["path"].encode(errors="replace")
     root = scope.get("root_path", "").rstrip("/").encode()
     if f"{path.decode('latin-1')}/".startswith(f"{root.decode('latin-1')}/"):
@@ -222,7 +224,7 @@ def environ_of(scope: Scope) -> dict[str, Any]:
         "PATH_INFO": path.decode("latin-1"),
         "QUERY_STRING": scope["query_string"].decode("latin-1"),
         "SERVER_NAME": host,
-        "SERVER_PORT": str(port or 0),  # a Unix socket has none
+        "SERVER_PORT": str(port or 0),  # a Unix socket has no port
         "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": scope.get("scheme", "http"),
@@ -235,7 +237,7 @@ def environ_of(scope: Scope) -> dict[str, Any]:
         environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = map(str, scope["client"])
     for raw_name, raw_value in scope["headers"]:
         if b"_" in raw_name or raw_name == b"transfer-encoding":
-            continue  # "x_y" would pass for "x-y", and the body has been decoded
+            continue  # "x_y" would look like "x-y", and the body has been decoded
         name = raw_name.decode("latin-1").upper().replace("-", "_")
         key = name if name in ("CONTENT_LENGTH", "CONTENT_TYPE") else f"HTTP_{name}"
         value = raw_value.decode("latin-1")
@@ -246,12 +248,12 @@ def environ_of(scope: Scope) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="A container registry, in uvicorn.",
+        description="A container registry in uvicorn.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
     parser.add_argument("--port", default=5003, type=int, help="the port")
-    parser.add_argument("--storage", default="./registry-data", help="as that of registry.py")
+    parser.add_argument("--storage", default="./registry-data", help="as in registry.py")
     options = parser.parse_args()
     check_place(parser, options.storage)
     app = WSGIBridge(make_app(storage_at(options.storage)))

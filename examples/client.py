@@ -3,9 +3,9 @@
     python examples/client.py pull busybox:latest ./busybox
     python examples/client.py push localhost:5000/me/app:latest ./busybox
 
-What is there already is left alone, what is damaged is replaced, and all is checked against its
-digest. A pull takes up blobs that broke off, a push only while it runs. Several pulls into one
-layout take turns.
+Content that is already there is left alone, damaged content is replaced, and everything is checked
+against its digest. A pull resumes blobs that broke off, even in an earlier run; a push resumes them
+only while it runs. Several pulls into one layout take turns.
 """
 
 import argparse
@@ -48,17 +48,17 @@ from registry_routes.headers import (
 from registry_routes.urls import same_origin
 
 REF_NAME = "org.opencontainers.image.ref.name"
-BLOCK = 64 * 1024  # what has come of one is lost where a connection breaks
+BLOCK = 64 * 1024  # bytes; a partial block is lost when a connection breaks
 MAX_MANIFEST = 16 * 1024 * 1024
 MAX_DEPTH = 20  # levels of indexes within an index
 CHUNK = 4 * 1024 * 1024  # the most that GitHub's registry takes
-SMALLEST_CHUNK = 64 * 1024  # to be tried where larger ones are refused
-LARGEST_CHUNK = 64 * 1024 * 1024  # to be held in memory where the registry takes no smaller ones
+SMALLEST_CHUNK = 64 * 1024  # tried if larger ones are refused
+LARGEST_CHUNK = 64 * 1024 * 1024  # held in memory if the registry takes no smaller ones
 TIMEOUT = 60  # seconds without an answer
 ATTEMPTS = 5  # without any progress
-FIRST_WAIT = 0.2  # seconds before the second of them
-LONGEST_WAIT = 60  # seconds; a registry that asks for more is not waited for
-PASSWORD = "REGISTRY_PASSWORD"  # noqa: S105 - the name of a variable of the environment
+FIRST_WAIT = 0.2  # seconds before the second attempt
+LONGEST_WAIT = 60  # seconds; if a registry asks for a longer wait, the client gives up
+PASSWORD = "REGISTRY_PASSWORD"  # noqa: S105 - the name of an environment variable
 
 Json = dict[str, Any]
 User = tuple[str, str] | None  # a name and a password
@@ -100,14 +100,14 @@ class Layout:
         temporary.replace(path)
 
     def descriptor(self, wanted: str) -> Json:
-        """The image whose digest or whose name in the layout is `wanted`."""
+        """The image with this digest or this name in the layout."""
         for one in self._index()["manifests"]:
             if wanted in (one["digest"], _name_of(one)):
                 return dict(one)
         raise ValueError(f"image {wanted!r} must be in the layout {str(self.root)!r}")
 
     def add(self, descriptor: Json, tag: str | None) -> None:
-        """List an image in the index, as `tag` in place of what was that before."""
+        """List an image in the index. As `tag`, it replaces the image that had the tag before."""
         index = self._index()
         if tag is None:
             if any(one["digest"] == descriptor["digest"] for one in index["manifests"]):
@@ -127,7 +127,7 @@ class Layout:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """To write into the layout, while no other process does."""
+        """Hold the lock of the layout, so that no other process writes to it."""
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / "oci-layout").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -180,7 +180,7 @@ def json_object(content: bytes, kind: str) -> Json:
 
 
 def parts_of(manifest: Json) -> tuple[list[Json], list[Json]]:
-    """The manifests of an index; the blobs of an image, each once, that are to be distributed."""
+    """The manifests of an index, and the distributable blobs of an image, each of them once."""
     config = [manifest["config"]] if manifest.get("config") else []
     lists = _list(manifest.get("manifests")), config + _list(manifest.get("layers"))
     for one in lists[0] + lists[1]:
@@ -206,9 +206,9 @@ def _list(value: object) -> list[Any]:
 
 
 class Walk:
-    """Through an index and all that it lists, each manifest and each blob once.
+    """A walk through an index and everything that it lists, each manifest and each blob once.
 
-    `read` gives the content of a manifest by its digest, or `None` to leave it out.
+    `read` returns the content of a manifest by its digest, or `None` to skip it.
     """
 
     def __init__(self, read: Callable[[str], bytes | None]) -> None:
@@ -219,7 +219,7 @@ class Walk:
     def through(
         self, descriptor: Json, content: bytes | None = None, depth: int = 0
     ) -> Iterator[tuple[Json, bytes, list[Json]]]:
-        """The manifests that this one lists, and then this one: its content, its new blobs."""
+        """The manifests that this one lists, then this one, each with its content and new blobs."""
         if descriptor["digest"] in self.manifests:
             return
         if depth > MAX_DEPTH:
@@ -240,7 +240,7 @@ class Walk:
 
 
 def wait_asked_for(error: BaseException | None) -> float:
-    """For how many seconds a registry's error asks to wait."""
+    """How many seconds a registry's error asks the client to wait."""
     after = getattr(error, "retry_after", None) or 0
     if isinstance(after, datetime):
         return max(0.0, (after - datetime.now(UTC)).total_seconds())
@@ -256,7 +256,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 def attempts() -> Retrying:
-    """Tries anew what fails in passing, a few times."""
+    """Tries again, a few times, after errors that may pass."""
     backoff = wait_exponential(FIRST_WAIT)
 
     def wait(state: RetryCallState) -> float:
@@ -277,7 +277,7 @@ def is_loopback(url: str) -> bool:
 
 
 def body_of(response: requests.Response, most: int = BLOCK) -> bytes:
-    """The body of a response, cut off after more bytes than `most`."""
+    """The body of a response, cut off at the first block that exceeds `most` bytes."""
     content = bytearray()
     with response:
         for block in response.iter_content(BLOCK):
@@ -288,11 +288,11 @@ def body_of(response: requests.Response, most: int = BLOCK) -> bytes:
 
 
 def checked(response: requests.Response, endpoint: str | None = None) -> requests.Response:
-    """A response that is a success; raises the registry's error."""
+    """The response, if it is successful. Raises the registry's error if it is not."""
     if response.status_code >= 400:
         status, headers = response.status_code, response.headers
         raise errors.parse_errors(status, body_of(response), headers, endpoint=endpoint)[0]
-    if response.status_code >= 300:  # and it does not say where to
+    if response.status_code >= 300:  # a redirect without a Location
         response.close()
         raise ValueError(
             f"answer of {response.url!r} must not have the status {response.status_code}"
@@ -308,16 +308,16 @@ def location_of(response: requests.Response) -> str:
 
 
 class Credentials(AuthBase):
-    """Answers a registry's challenges, and only that registry's."""
+    """Answers the challenges of one registry, and no others."""
 
     def __init__(self, root: str, user: User, request: Callable[..., requests.Response]) -> None:
         self.root = root
         self.user = user
-        # As bytes: of strings, requests takes only Latin-1.
+        # As bytes, because requests encodes strings as Latin-1.
         self.basic = HTTPBasicAuth(*(text.encode() for text in user)) if user else None
         self.request = request
-        self.challenge: Challenge | None = None  # the last one, which is answered from then on
-        self.tokens: dict[str, tuple[str, float]] = {}  # by their URLs, with the time when they end
+        self.challenge: Challenge | None = None  # the last one; later requests answer it too
+        self.tokens: dict[str, tuple[str, float]] = {}  # by URL, each with the time when it ends
 
     def __call__(self, prepared: Any) -> Any:
         if self.challenge and same_origin(prepared.url, self.root):
@@ -328,7 +328,7 @@ class Credentials(AuthBase):
         return prepared
 
     def can_answer(self, response: requests.Response) -> bool:
-        """Whether the request may succeed with other credentials than it had."""
+        """Whether the request may succeed with different credentials."""
         if response.status_code != 401 or not same_origin(response.url, self.root):
             return False
         found = {one.scheme: one for one in reversed(parse_challenges(response.headers))}
@@ -337,12 +337,12 @@ class Credentials(AuthBase):
         if "bearer" in found:
             url = found["bearer"].token_url(**self._wanted(found["bearer"]))
             if url in self.tokens and sent == f"Bearer {self.tokens[url][0]}":
-                del self.tokens[url]  # the registry takes it no longer
+                del self.tokens[url]  # the registry no longer accepts it
             return True
         return "basic" in found and self.basic is not None and not sent.startswith("Basic")
 
     def _token(self, challenge: Challenge) -> str:
-        """One for each set of scopes, and the same one until it ends."""
+        """The token for these scopes: the same one until it expires."""
         url, now = challenge.token_url(**self._wanted(challenge)), time.monotonic()
         token, end = self.tokens.get(url, ("", now))
         if end <= now:
@@ -352,7 +352,7 @@ class Credentials(AuthBase):
         return token
 
     def _posted(self, challenge: Challenge) -> Token | None:
-        """The token that a form gets; `None` from the many token servers that only know GET."""
+        """The token from a POST of a form; `None` from token servers that know only GET."""
         name, password = self.user or ("", "")
         wanted = self._wanted(challenge)
         form = challenge.token_form(username=name, password=password, **wanted)
@@ -363,7 +363,7 @@ class Credentials(AuthBase):
             return None
 
     def _wanted(self, challenge: Challenge) -> Json:
-        # Registries give scopes in any order.
+        # Registries list scopes in any order.
         return {"scopes": sorted(set(challenge.scope.split())), "registry": self.root}
 
 
@@ -373,7 +373,7 @@ class Credentials(AuthBase):
 class Registry:
     """A repository of a registry, as a client sees it.
 
-    :param tls_verify: whether the certificates of servers are checked; `None` for all but those of
+    :param tls_verify: whether certificates are checked; `None` checks them for all hosts except
         this machine.
     """
 
@@ -383,7 +383,7 @@ class Registry:
         self.urls = URLBuilder(root)
         self.name = grammar.NAME.check(name)
         self.session = requests.Session()
-        self.session.headers["Accept-Encoding"] = "identity"  # digests are of what is stored
+        self.session.headers["Accept-Encoding"] = "identity"  # a digest is of the bytes as stored
         self.tls_verify = tls_verify
         self.credentials = Credentials(root, user, self.request)
         self.chunk = CHUNK  # the most to send in one request; 0 for whole blobs
@@ -397,7 +397,7 @@ class Registry:
     def ask(
         self, method: str, url: str, *, endpoint: str | None = None, data: Any = b"", **options: Any
     ) -> requests.Response:
-        """A response that is a success, its body unread; raises the registry's error.
+        """A successful response, with its body unread. Raises the registry's error.
 
         `data` is bytes, or a file, which is sent from its beginning.
         """
@@ -411,7 +411,7 @@ class Registry:
         return checked(response, endpoint)
 
     def tell(self, method: str, url: str, **options: Any) -> requests.Response:
-        """As `ask`, for a response without a body that matters."""
+        """Like `ask`, for a response whose body is not needed."""
         response = self.ask(method, url, **options)
         body_of(response)
         return response
@@ -430,7 +430,7 @@ class Registry:
         media_type = json_object(content, "manifest").get("mediaType")
         media_type = media_type or response.headers.get("Content-Type", "").partition(";")[0]
         if media_type not in MANIFEST_MEDIA_TYPES:
-            raise ValueError(f"manifest {digest} must be of another type than {media_type!r:.100}")
+            raise ValueError(f"manifest {digest} must not be of the type {media_type!r:.100}")
         return {"mediaType": media_type, "digest": digest, "size": len(content)}, content
 
     def put_manifest(self, reference: str, content: bytes, media_type: str) -> None:
@@ -450,7 +450,7 @@ class Registry:
 
 
 class Transfer:
-    """A blob on its way, which goes on where it broke off."""
+    """A blob that is being transferred, and that resumes where it broke off."""
 
     def __init__(self, registry: Registry, blob: Json, layout: Layout, progress: Any) -> None:
         self.registry = registry
@@ -467,11 +467,11 @@ class Transfer:
                     pass
 
     def go_on(self) -> bool:
-        """Get the rest across; `False` if it is to be tried at once in another way."""
+        """Transfer the rest. Return `False` to try at once in another way."""
         raise NotImplementedError
 
     def at(self, position: int) -> None:
-        """Say that so many bytes are across. Attempts count anew if it has never been so many."""
+        """Record that `position` bytes are across. New progress resets the count of attempts."""
         self.progress.update(position - self.position)
         self.position = position
         if position > self.furthest:
@@ -480,7 +480,7 @@ class Transfer:
 
 
 class Download(Transfer):
-    """Fetches a blob into the layout, which is locked."""
+    """Fetches a blob into the layout, which must be locked."""
 
     def run(self) -> None:
         part = self.path.with_name(f".{self.path.name}.part")
@@ -494,7 +494,7 @@ class Download(Transfer):
             part.unlink()
             if not was_begun:
                 raise
-            self.run()  # without what was there
+            self.run()  # from the beginning
         else:
             part.replace(self.path)
 
@@ -515,7 +515,7 @@ class Download(Transfer):
         try:
             with response:
                 self._take(response, begun)
-        except ValueError:  # what is there, or has come, is not the blob's
+        except ValueError:  # some of the bytes are not the blob's
             self.file.truncate(0)
             if not begun:
                 raise
@@ -551,7 +551,7 @@ class Upload(Transfer):
         super().run()
 
     def go_on(self) -> bool:
-        if not self.registry.has_blob(self.digest):  # as it is if only the last answer was lost
+        if not self.registry.has_blob(self.digest):  # it has it if only the last answer was lost
             self._find_position()
             if not self._send():
                 return False
@@ -559,7 +559,7 @@ class Upload(Transfer):
         return True
 
     def _find_position(self) -> None:
-        """Ask how far the upload is, or begin one."""
+        """Ask how many bytes the registry has, or begin a new upload."""
         if self.position:
             try:
                 status = self.registry.tell("GET", self.location)
@@ -568,7 +568,7 @@ class Upload(Transfer):
             except (errors.RegistryError, ValueError) as error:
                 if is_passing(error):
                     raise
-                known = 0  # some want to see their latest Location
+                known = 0  # some registries accept only their latest Location
             self.at(known if known <= self.size else 0)
         if not self.position:
             uploads = self.registry.urls.blob_upload(self.registry.name)
@@ -583,8 +583,8 @@ class Upload(Transfer):
         headers, sending = {"Content-Type": "application/octet-stream"}, 0
         try:
             with self.path.open("rb") as file:
-                # What fits into one chunk goes with the PUT: a status cannot tell one byte from
-                # none.
+                # A blob that fits into one chunk is sent by the PUT alone, because a status cannot
+                # tell one byte from none.
                 while 0 < chunk < self.size and self.position < self.size:
                     file.seek(self.position)
                     data = file.read(chunk)
@@ -598,7 +598,7 @@ class Upload(Transfer):
                 sending = self.size - self.position
                 url = resolve_location(self.location, self.location, digest=self.digest)
                 self.registry.tell("PUT", url, data=file if sending else b"", headers=headers)
-        except requests.ConnectionError:  # as some servers refuse a long body
+        except requests.ConnectionError:  # some servers refuse a long body in this way
             if chunk and sending > SMALLEST_CHUNK:
                 self.registry.chunk = max(sending // 2, SMALLEST_CHUNK)
             raise
@@ -610,7 +610,7 @@ class Upload(Transfer):
                 self.registry.chunk = sending // 2
             elif sending < self.size:
                 self.registry.chunk = 0
-                self.at(0)  # and a new upload
+                self.at(0)  # which begins a new upload
             else:
                 raise
             return False
@@ -640,10 +640,10 @@ def pull(registry: Registry, reference: Reference, layout: Layout) -> str:
 
 
 def push(registry: Registry, reference: Reference, layout: Layout) -> str:
-    """Push what the layout has under the digest or the tag of `reference`, and all that it consists
-    of; returns its digest."""
+    """Push the image that the layout has under the digest or the tag of `reference`, with all its
+    content; returns its digest."""
 
-    def read(digest: str) -> bytes | None:  # a layout may hold some platforms only
+    def read(digest: str) -> bytes | None:  # a layout may hold only some platforms
         return layout.read(digest) if layout.blob(digest).exists() else None
 
     top = layout.descriptor(reference.reference)
@@ -663,7 +663,7 @@ def _progress(descriptor: Any, blobs: list[Json]) -> Any:
         total=sum(blob["size"] for blob in blobs),
         unit="B",
         unit_scale=True,
-        disable=None,  # where nobody looks
+        disable=None,  # if standard error is not a terminal
     )
 
 
@@ -671,7 +671,7 @@ def _progress(descriptor: Any, blobs: list[Json]) -> Any:
 
 
 def root_of(reference: Reference, tls_verify: bool | None) -> str:
-    """Where the registry is: by https; or by http, if it has no https and need not have it."""
+    """The registry's URL: by https, or by http if it has no https and may do without."""
     root = reference.root()
     if tls_verify if tls_verify is not None else not is_loopback(root):
         return root
@@ -705,17 +705,17 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("action", choices=["pull", "push"])
     parser.add_argument(
         "image",
-        help="[HOST[:PORT]/]NAME[:TAG][@DIGEST], by default of docker.io and latest; a digest is "
-        "pulled and called TAG, or pushed as TAG",
+        help="[HOST[:PORT]/]NAME[:TAG][@DIGEST]; the defaults are docker.io and latest; with both "
+        "a tag and a digest, the digest is pulled and named TAG, or pushed as TAG",
     )
     parser.add_argument(
-        "layout", type=Path, help="the OCI image layout's directory; the image is called TAG there"
+        "layout", type=Path, help="the directory of the OCI image layout, where its name is TAG"
     )
     parser.add_argument(
         "--user",
         metavar="NAME[:PASSWORD]",
-        help=f"whom to log in as; others may see a PASSWORD that is given here: without it, it is "
-        f"the value of {PASSWORD} in the environment",
+        help=f"the user to log in as; others may see a PASSWORD that is given here; without one, "
+        f"the environment variable {PASSWORD} is used",
     )
     parser.add_argument(
         "--password-stdin", action="store_true", help="read the password from standard input"
@@ -723,7 +723,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--tls-verify",
         choices=["true", "false"],
-        help="true: only https, with a certificate that is valid; false: any certificate, or plain "
+        help="true: only https, with a valid certificate; false: any certificate, or plain "
         "http if the registry has no https (default: false for localhost, 127.0.0.1 and ::1, "
         "else true)",
     )
@@ -748,7 +748,7 @@ def main() -> int:
         message = f"{error.code} {error.error_code}: {error.description}"
         if seconds := wait_asked_for(error):
             message += f" (try again in {seconds:.0f} seconds)"
-    except (ValueError, OSError, RecursionError) as error:  # OSError: requests' as well
+    except (ValueError, OSError, RecursionError) as error:  # requests' errors are OSErrors
         message = str(error)
     line = f"{options.action} {options.image}: {message}"
     line = "".join(character if character.isprintable() else " " for character in line)

@@ -1,19 +1,19 @@
-"""Delete what the storage of a registry no longer needs, beside the registry that is at work.
+"""Delete what the storage of a registry no longer needs, while the registry is running.
 
     python examples/registry.py collect --storage ./registry-data --older-than 24h --dry-run
 
-It deletes what is older than that, since the last push or mount of it:
+It deletes these, if their last push or mount is longer ago than that:
 
-- the link of a blob to a repository, if no manifest of the repository has the blob's digest in it;
-- a content that no repository has;
-- an upload that nobody has finished, since its last chunk;
+- the link of a blob to a repository, if no manifest of the repository contains the blob's digest;
+- the content of a blob, if no repository has the blob;
+- an upload that was never finished, counted from its last chunk;
 - in a directory, the files that a process was writing when it was killed, ten minutes ago or more.
 
-No manifest that was acknowledged ever lacks a blob. A collection first says what it may delete,
-under ``condemned/``, and then looks again at what is needed. A push of a manifest writes it first,
-and then looks at what is condemned. So one of the two sees the other: a push is told that the blob
-is unknown, or the blob stays. It need not wait: what is condemned is so until the collection is
-over, or for `LEASE` if the collection is killed.
+No manifest that was acknowledged ever lacks a blob. A collection first lists what it may delete,
+under ``condemned/``, and then looks again at what is needed. A push of a manifest writes the
+manifest first, and then looks at the lists. So one of the two always sees the other: either the
+push is told that the blob is unknown, or the blob stays. Neither waits for the other. A list counts
+until its collection ends, or for `LEASE` if the collection is killed.
 """
 
 import argparse
@@ -51,7 +51,7 @@ Tick = Callable[[], Any]
 
 
 class Thing(NamedTuple):
-    """What may be deleted: when it was last written, in seconds, and how many bytes it has."""
+    """When something was last written, in seconds since the epoch, and how many bytes it has."""
 
     time: float = 0
     size: int = 0
@@ -64,7 +64,7 @@ Things = dict[str, Thing]
 
 
 class Survey:
-    """What is in a storage, by path. An upload is one thing, with its chunks."""
+    """Everything in a storage, by path. An upload and its chunks count as one thing."""
 
     def __init__(self, storage: ObjectStorage, tick: Tick) -> None:
         self.contents: Things = {}
@@ -100,23 +100,23 @@ class Survey:
             self.uploads[upload] = self.uploads.get(upload, Thing()) | thing
 
     def _add_half_written(self, directory: str) -> None:
-        """The files that obstore writes before they have their name, which it does not list."""
+        """Add obstore's temporary files, which obstore itself does not list."""
         for parent, _, names in (one for kind in KINDS for one in os.walk(f"{directory}{kind}")):
             for name in filter(_HALF_WRITTEN.fullmatch, names):
                 with suppress(FileNotFoundError):
                     found = os.stat(f"{parent}/{name}")
                     path = os.path.relpath(f"{parent}/{name}", directory)
-                    if path.startswith("repositories/"):  # an upload may be getting a chunk
+                    if path.startswith("repositories/"):  # an upload may be receiving a chunk
                         self._add(path, Thing(found.st_mtime))
                     self.staged[path] = Thing(found.st_mtime, found.st_size)
 
 
 class Collection:
-    """What can be deleted of a storage, as it is now.
+    """What can be deleted from a storage, at the time of the call.
 
     :param older_than: in seconds.
-    :param with_manifests: whether old manifests are deleted too, and what only they need: those of
-        a cache, which can have them again.
+    :param with_manifests: whether to delete old manifests too, and what only they need. This is for
+        a cache, which can fetch them again.
     """
 
     def __init__(
@@ -124,12 +124,12 @@ class Collection:
     ) -> None:
         self.storage = storage
         self.until = time.time() - older_than
-        # What is being written is new, however young the rest may be that is deleted.
+        # Files that may still be being written stay, even if `older_than` is short.
         self.staged_until = min(self.until, time.time() - LEASE)
         self.read: set[str] = set()
         """The manifests that have been read."""
         self.needed: set[str] = set()
-        """The links that these need."""
+        """The links that those manifests need."""
         with tqdm(desc="Listing", unit=" objects") as progress:
             self.survey = Survey(storage, progress.update)
         self.manifests = self._old(self.survey.manifests) if with_manifests else {}
@@ -154,7 +154,7 @@ class Collection:
             for path, file in zip(unread, tqdm(files, "Reading", len(unread)), strict=True):
                 tick()
                 name, _ = _name_and_digest(path)
-                if file:  # else it may be deleted, and pushed again
+                if file:  # else it was just deleted, and may be pushed again
                     self.read.add(path)
                     digests = digests_in(file.partition(b"\n")[2])
                     self.needed.update(link_path(name, digest) for digest in digests)
@@ -166,7 +166,7 @@ class Collection:
             self.contents.pop(f"blobs/{path.rpartition('/_blobs/')[2]}", None)
 
     def delete(self) -> None:
-        """Delete it, but for what has been pushed, mounted or needed meanwhile."""
+        """Delete everything that has not been pushed, mounted or needed meanwhile."""
         self._delete_expired()
         with self._condemning() as tick:
             links = self.survey.links
@@ -191,7 +191,7 @@ class Collection:
         for path in tqdm(self.uploads, "Deleting uploads"):
             self.storage.delete_upload(path)
         for path in self.staged:
-            if "#" in path:  # which obstore does not take
+            if "#" in path:  # obstore does not accept such a path
                 Path(f"{self.storage.directory}{path}").unlink(missing_ok=True)
             else:
                 self.storage.delete(path)
@@ -202,7 +202,8 @@ class Collection:
 
     @contextmanager
     def _condemning(self) -> Iterator[Tick]:
-        """Condemn the links and the contents. What it gives is called before each step."""
+        """Condemn the links and the contents. The returned function must be called before each
+        step."""
         path, expires = f"{CONDEMNED}{uuid.uuid4().hex}", 0.0
 
         def renew() -> None:
@@ -217,7 +218,7 @@ class Collection:
 
         renew()
         yield renew
-        # After an error it stays until it expires: a store may yet do what it was asked.
+        # After an error it stays until it expires, as the store may still carry out a request.
         self.storage.delete(path)
 
     def _delete_expired(self) -> None:
@@ -226,7 +227,7 @@ class Collection:
                 self.storage.delete(CONDEMNED + name)
 
     def summary(self) -> Iterator[str]:
-        """A line each of what it deletes: how many, and how many bytes."""
+        """A line for each kind of thing that it deletes: how many, and how many bytes."""
         for kind, things in (
             *([("manifests", self.manifests)] if self.manifests else []),
             ("unreferenced contents", self.contents),
@@ -255,9 +256,9 @@ def seconds(text: str) -> float:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="registry.py collect",
-        description="Delete what the storage of a registry no longer needs; the registry may be at "
-        "work. Incomplete multipart uploads of an object store cannot be listed: let a lifecycle "
-        "rule of the bucket abort them.",
+        description="Delete what the storage of a registry no longer needs. The registry may be "
+        "running. Incomplete multipart uploads in an object store cannot be listed: let a "
+        "lifecycle rule of the bucket abort them.",
     )
     parser.add_argument("--storage", required=True, help="a directory, or s3://…, gs://…, az://…")
     parser.add_argument(
@@ -265,14 +266,15 @@ def main(arguments: list[str]) -> int:
         required=True,
         type=seconds,
         metavar="TIME",
-        help="how long ago it was pushed or mounted, at least: 24h, 7d; longer than any push takes",
+        help="delete what was last pushed or mounted longer ago than this, such as 24h or 7d; "
+        "choose more than any push takes",
     )
     parser.add_argument("--dry-run", action="store_true", help="delete nothing")
     options = parser.parse_args(arguments)
     try:
         storage = storage_at(options.storage, create=False)
         if not isinstance(storage, ObjectStorage):
-            raise OSError("what is in memory is gone with its registry")
+            raise OSError("a storage in memory cannot be collected")
         collection = Collection(storage, options.older_than)
         if not options.dry_run:
             collection.delete()

@@ -3,7 +3,8 @@
     python examples/flask_app.py --layout ./busybox --name library/busybox --port 5006
 
 The app's URL map is a `RegistryMap`: the registry's routes are its routes too, and ``url_for``
-builds their URLs. The map has only the routes and methods that are served, and answers the others.
+builds their URLs. The map has only the routes and methods that are served; it answers all other
+requests with the registry's errors.
 """
 
 from typing import Any

@@ -1,12 +1,12 @@
-"""A gateway in front of a registry: it asks for a token with the scopes that a request needs.
+"""A gateway in front of a registry. It asks for a token with the scopes that a request needs.
 
     python examples/gateway.py --port 5001 --storage ./registry-data --users ./passwords
 
-`Gateway` is a hook of a `RegistryApp`, called before each view; `TokenServer` gives out the tokens,
-as Docker's token authentication specification says. Here they protect the registry of
-`registry.py`, with this rule: anyone may pull, the users may do anything. The users are lines of
-``NAME:PASSWORD``, in a file or in the environment's ``REGISTRY_USERS``. Tokens are signed with the
-key in ``REGISTRY_KEY``; without one, with a new key at each start.
+`Gateway` is a hook of a `RegistryApp`, called before each view. `TokenServer` issues the tokens, as
+Docker's token authentication specification describes. Here they protect the registry of
+`registry.py`, with this policy: anyone may pull, and users may do anything. The users are lines of
+``NAME:PASSWORD``, in a file or in the environment variable ``REGISTRY_USERS``. Tokens are signed
+with the key in ``REGISTRY_KEY``, or with a new key at each start.
 """
 
 import argparse
@@ -50,7 +50,7 @@ Policy = Callable[[str | None, scopes.Scope], Iterable[str]]
 class Gateway:
     """Lets a request through if its token has the scopes that the request needs.
 
-    :param key: what the token server signs with.
+    :param key: the key that the token server signs with.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -58,12 +58,12 @@ class Gateway:
 
     def __call__(self, request: RegistryRequest) -> None:
         """Raise `errors.Unauthorized` if the request's token does not allow it."""
-        if request.url_rule is None:  # a redirect, 404 or 405, or OPTIONS: nothing of a repository
+        if request.url_rule is None:  # a redirect, 404, 405 or OPTIONS, which reveals no repository
             return
         needed, granted = request.scopes, self.granted(request)
         if granted is None or not all(scope.is_granted_by(granted) for scope in needed):
             message = error = None
-            if granted is not None:  # with another token, the client would be let through
+            if granted is not None:  # another token would let the client through
                 message = f"the token must allow {' '.join(map(str, needed))}"
                 error = "insufficient_scope"
             realm = f"{URLBuilder.from_environ(request.environ).root}/token"
@@ -72,7 +72,7 @@ class Gateway:
             )
 
     def granted(self, request: Request) -> list[scopes.Scope] | None:
-        """The scopes of the request's token; `None` if it has no token that is valid."""
+        """The scopes of the request's token; `None` if it has no valid token."""
         authorization = request.authorization
         if authorization is None or authorization.type != "bearer" or not authorization.token:
             return None
@@ -85,13 +85,13 @@ class Gateway:
                 options={"require": ["exp", "aud", "access"]},
             )
             return [_scope_of(entry) for entry in claims["access"]]
-        # The last for what is nested too deeply; its header is read before its signature.
+        # RecursionError: the header is parsed before the signature is checked, however deep it is.
         except (jwt.InvalidTokenError, LookupError, TypeError, ValueError, RecursionError):
             return None
 
 
 def _scope_of(entry: dict[str, Any]) -> scopes.Scope:
-    """An entry of a token's ``access``. Raises `LookupError` or `TypeError` for another shape."""
+    """The scope of an entry in ``access``. Raises `LookupError` or `TypeError` if malformed."""
     actions = entry["actions"]
     texts = [entry["type"], entry["name"], *actions]
     if not (isinstance(actions, list) and all(isinstance(text, str) for text in texts)):
@@ -100,11 +100,12 @@ def _scope_of(entry: dict[str, Any]) -> scopes.Scope:
 
 
 class TokenServer:
-    """Gives a token to whom `allowed` allows something of what is asked for.
+    """Issues tokens with those of the requested actions that `allowed` returns.
 
-    :param key: what it signs with.
+    :param key: the key that it signs with.
     :param users: passwords by name.
-    :param allowed: of a user (`None` is anyone) and a scope, the actions that are allowed.
+    :param allowed: called with a user (`None` without a login) and a scope; returns the actions
+        that are allowed.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class TokenServer:
         return response(environ, start_response)
 
     def token(self, request: Request) -> Response:
-        if request.method not in ("GET", "HEAD"):  # a client that POSTs a form tries GET then
+        if request.method not in ("GET", "HEAD"):  # clients that POST a form then try GET
             raise errors.Unsupported(valid_methods=["GET", "HEAD"])
         user = self.user(request)
         access = []
@@ -148,7 +149,7 @@ class TokenServer:
         return Response(json.dumps(body), mimetype="application/json")
 
     def user(self, request: Request) -> str | None:
-        """The user whose name and password the request has; `None` if it has none."""
+        """The user who sent the request; `None` if it has no credentials."""
         if "Authorization" not in request.headers:
             return None
         authorization = request.authorization
@@ -162,7 +163,7 @@ class TokenServer:
 
 
 def pull_or_user(user: str | None, scope: scopes.Scope) -> Iterable[str]:
-    """Anyone may pull, the users may do anything."""
+    """Anyone may pull, and users may do anything."""
     return scope.actions if user else {"pull"}.intersection(scope.actions)
 
 
@@ -191,7 +192,7 @@ def name_and_password(text: str) -> tuple[str, str]:
 
 
 def users_of(text: str, source: str) -> dict[str, str]:
-    """Passwords by name, from lines of ``NAME:PASSWORD``; an empty line says nothing.
+    """Passwords by name, from lines of ``NAME:PASSWORD``. Empty lines are skipped.
 
     Raises `ValueError`, which names the source and the line.
     """
@@ -207,9 +208,9 @@ def users_of(text: str, source: str) -> dict[str, str]:
 
 
 def key_of(text: str) -> bytes:
-    """The key that signs tokens; a new one if there is no text.
+    """The key that signs tokens; a new one if the text is empty.
 
-    Raises `ValueError`, which does not show it, if it is too short.
+    Raises `ValueError`, which does not show the key, if it is too short.
     """
     if not text:
         return secrets.token_bytes(LEAST_KEY)
@@ -222,9 +223,9 @@ def key_of(text: str) -> bytes:
 def main() -> None:
     parser = OneLineParser(
         description="A registry behind a gateway that asks for tokens.",
-        epilog=f"More users, a line for each as in the file, may be in ${USERS}. What is in ${KEY} "
-        "signs the tokens: with the same key they outlive a restart, and are valid on every "
-        "machine. Without it, each start has a new one.",
+        epilog=f"${USERS} may hold more users, a line for each as in the file. ${KEY} is the key "
+        "that signs the tokens: with the same key, they outlive a restart and are valid on every "
+        "machine. Without it, each start makes a new key.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     server_options(parser, port=5001)
@@ -233,10 +234,10 @@ def main() -> None:
         action="append",
         default=[],
         metavar="NAME:PASSWORD",
-        help="who may do anything; may be repeated; others on this machine can read it",
+        help="a user, who may do anything; may be repeated; others on this machine can read it",
     )
     parser.add_argument("--users", metavar="FILE", help="a file with a NAME:PASSWORD on each line")
-    parser.add_argument("--read-only", action="store_true", help="let nobody push or delete")
+    parser.add_argument("--read-only", action="store_true", help="refuse pushes and deletes")
     options = parser.parse_args()
     try:
         users = users_of(os.environ.get(USERS, ""), f"${USERS}")
@@ -251,7 +252,7 @@ def main() -> None:
             storage_at(options.storage, create=False), key, users, read_only=options.read_only
         ),
         options,
-        "A registry at http://{host}, for whoever has a token",
+        "A registry at http://{host} that asks for tokens",
     )
     check_place(parser, options.storage, read_only=options.read_only)
     server.run()

@@ -11,7 +11,7 @@ REF_NAME = "org.opencontainers.image.ref.name"
 
 
 class Content(NamedTuple):
-    """What a manifest or a blob is, and where."""
+    """A manifest or a blob: its file, its media type and its digest."""
 
     path: Path
     media_type: str
@@ -29,19 +29,19 @@ class Layout:
         self.name = name
 
     def check_name(self, name: str) -> None:
-        """Raises `errors.NameUnknown` if that is not the repository."""
+        """Raise `errors.NameUnknown` if that is not the name of the repository."""
         if name != self.name:
             raise errors.NameUnknown(detail={"name": name})
 
     def tags(self) -> dict[str, str]:
-        """The digests of the images that have a name which may be a tag."""
+        """The digests of the images by tag. Images whose name cannot be a tag are left out."""
         named = (
             ((one.get("annotations") or {}).get(REF_NAME, ""), one) for one in self._descriptors()
         )
         return {tag: one["digest"] for tag, one in named if grammar.TAG.fits(tag)}
 
     def manifest(self, tag: str = "", digest: str = "") -> Content:
-        """Raises `errors.ManifestUnknown` if there is none."""
+        """A manifest of the layout. Raises `errors.ManifestUnknown` if there is none."""
         digest = digest or self.tags().get(tag, "")
         descriptor, path = self._manifests().get(digest), self._file(digest)
         if descriptor is None or path is None:
@@ -49,7 +49,7 @@ class Layout:
         return Content(path, descriptor["mediaType"], digest)
 
     def blob(self, digest: str) -> Content:
-        """Raises `errors.BlobUnknown` if there is none. A manifest is one."""
+        """A blob of the layout, or a manifest. Raises `errors.BlobUnknown` if there is none."""
         path = self._file(digest)
         if path is None:
             raise errors.BlobUnknown(detail={"digest": digest})
@@ -60,7 +60,7 @@ class Layout:
         return list(index["manifests"])
 
     def _manifests(self) -> dict[str, dict[str, Any]]:
-        """Every manifest of the layout, by its digest: those of its index, and theirs."""
+        """Every manifest of the layout by digest, including those in nested indexes."""
         found, left = {}, self._descriptors()
         while left:
             one = left.pop()

@@ -2,14 +2,14 @@
 
     python examples/proxy.py --upstream https://registry-1.docker.io --upstream https://quay.io
 
-A manifest by its digest and a blob never change: they are fetched once, verified and kept. What a
-tag points at is asked for anew after ``--fresh-for``. When an upstream is away, what is kept is
-served, with a ``Warning``. Lists are the upstream's own. Nobody can push.
+Blobs, and manifests that are pulled by digest, never change: they are fetched once, verified and
+kept. The proxy asks again what a tag points at after ``--fresh-for``. If an upstream is down, the
+proxy serves what it has, with a ``Warning``. Lists come from the upstream. Pushes are refused.
 
-A request says by ``ns`` which upstream it is for, as containerd does (distribution-spec, main
-branch, "Registry Proxying"); without it, it is for the first. The proxy logs in there with its own
-account, which the environment's ``UPSTREAM_USERS`` has: whoever reaches the proxy can pull whatever
-that account can.
+The query parameter ``ns`` names the upstream of a request, as containerd sends it
+(distribution-spec, main branch, "Registry Proxying"). Without it, the first upstream is asked. The
+proxy logs in there with its own account, from the environment variable ``UPSTREAM_USERS``: every
+client that reaches the proxy can pull what that account can.
 """
 
 import argparse
@@ -52,21 +52,21 @@ log = logging.getLogger(__name__)
 USERS = "UPSTREAM_USERS"  # in the environment
 RETRY = 10  # seconds before an upstream that has failed is asked again about the same tag
 MAX_LIST = 32 * 1024 * 1024  # bytes of a page of tags, repositories or referrers
-USED = 3600  # seconds after which the use of a manifest is recorded anew
+USED = 3600  # seconds before the use of a manifest is recorded again
 
 # The codes of a 404 that is a page, or that of a server which has no such route.
 NOT_FROM_REGISTRY = errors.Unknown.error_code, errors.RouteUnknown.error_code
 
-Found = tuple[str, Manifest]  # a manifest, and its digest before it
+Found = tuple[str, Manifest]  # a digest and its manifest
 Key = tuple[str, ...]
 View = Callable[..., Response]
 
 
 class Proxy:
-    """The views of a registry that has what its upstreams have.
+    """The views of a registry that serves the images of its upstreams.
 
-    :param upstreams: by the namespaces that requests name; the first is for those that name none.
-    :param fresh_for: for how many seconds a tag is not asked for again.
+    :param upstreams: the upstreams by namespace. The first serves requests without one.
+    :param fresh_for: how many seconds a tag is served without asking the upstream again.
     """
 
     def __init__(self, upstreams: Mapping[str, Upstream], fresh_for: float) -> None:
@@ -74,8 +74,8 @@ class Proxy:
         self.fresh_for = fresh_for
         self.fetches = Fetches()
         self.once = Once()
-        # Of what is kept: until when nobody is asked about a tag, what is said meanwhile, and to
-        # whom, by what they accept; and when a manifest was used. Every process begins anew.
+        # Each process has its own: until when a tag is served without asking its upstream, with
+        # which warning, and to clients with which Accept; and when a manifest was last used.
         self.fresh: dict[Key, tuple[float, str, str]] = {}
         self.used: dict[Key, float] = {}
 
@@ -93,7 +93,7 @@ class Proxy:
         return app
 
     def _answering(self, endpoint: str, view: View) -> View:
-        """The view, which gets the upstream too, and the repository's name there."""
+        """The view, called with the upstream, and with the repository's name at the upstream."""
 
         def answer(request: RegistryRequest, **values: str) -> Response:
             namespace = request.args.get("ns")
@@ -116,7 +116,7 @@ class Proxy:
         return answer
 
     def _upstream(self, namespace: str | None) -> Upstream:
-        """The one that a request is for. It chooses one of those that there are, and no host."""
+        """The upstream that a request is for, always one from the command line."""
         if namespace is None:
             return next(iter(self.upstreams.values()))
         found = self.upstreams.get(namespace.lower())
@@ -148,11 +148,11 @@ class Proxy:
     def _tagged(
         self, request: RegistryRequest, upstream: Upstream, name: str, tag: str
     ) -> tuple[Found | Response, str]:
-        """What a tag points at, and a warning if that may have changed."""
+        """The manifest that a tag points at, and a warning if that may have changed."""
         kept = None
         with suppress(Missing):
             kept = _kept(upstream, name, upstream.storage.tag(name, tag))
-        # An upstream may have several manifests for a tag, and choose by what a client accepts.
+        # An upstream may have several manifests for a tag, and choose by the client's Accept.
         accepted = request.accept_mimetypes
         if kept and accepted and not accepted.quality(kept[1].media_type):
             kept = None
@@ -176,7 +176,7 @@ class Proxy:
                 raise
             answer = f"{error.code} {error.name}"
             warning = f"{upstream.namespace}: {answer}. {name}:{tag} may have changed meanwhile."
-            log.warning("%s What is kept is served.", warning)
+            log.warning("%s The kept manifest is served.", warning)
             self.fresh[key] = time.monotonic() + min(self.fresh_for, RETRY), warning, accept
             return kept, warning
         if not isinstance(found, Response):
@@ -190,7 +190,7 @@ class Proxy:
         values: dict[str, str],
         kept: Found | None = None,
     ) -> Found | Response:
-        """The manifest that upstream has: the kept one, if it is; for a HEAD, only its headers."""
+        """The upstream's manifest: the kept one, if it is the same; its headers, for a HEAD."""
         accept = request.headers.get("Accept") or f"{headers.ACCEPT_MANIFESTS}, */*"
         key = (upstream.namespace, *values.values(), accept)
         if kept or request.method == "HEAD":
@@ -217,7 +217,7 @@ class Proxy:
         return found
 
     def _use(self, upstream: Upstream, name: str, digest: str, manifest: Manifest) -> None:
-        """Record that a manifest was asked for: it is as old as its file."""
+        """Record the use of a manifest, as the time of its file."""
         last = self.used.get((upstream.namespace, name, digest), -float("inf"))
         if last + USED < time.monotonic():
             self._keep(upstream, name, digest, manifest, [])
@@ -228,7 +228,7 @@ class Proxy:
         self.used[upstream.namespace, name, digest] = time.monotonic()
         try:
             upstream.storage.put_manifest(name, digest, manifest, tags=tags)
-        except Missing:  # it came amid a collection, which deletes a blob of it
+        except Missing:  # a collection is deleting one of its blobs
             log.info("%s: %s of %s is kept without its tags", upstream.namespace, digest, name)
         except OSError as error:
             log.error("%s: %s is not kept: %s", upstream.namespace, digest, one_line(error))
@@ -246,7 +246,7 @@ class Proxy:
             return passed_on(upstream.ask("HEAD", RouteName.BLOB, values).headers)
 
         def source() -> Source:
-            with suppress(Missing):  # it has just come
+            with suppress(Missing):  # it has just arrived
                 size = storage.blob_size(name, digest)
                 return Source(size, storage.read_blob(name, digest, 0, size))
             return upstream.blob(values)
@@ -295,7 +295,7 @@ def _kept(upstream: Upstream, name: str, digest: str) -> Found | None:
 def _here(
     request: RegistryRequest, upstream: Upstream, link: str, endpoint: str, namespace: list[str]
 ) -> str:
-    """The proxy's URL for a page of the upstream's. Only the path of that one counts."""
+    """The proxy's URL for the next page. Only the path and query of the upstream's link count."""
     try:
         found, values, query = match_url(link, root=upstream.path)
     except HTTPException as error:
@@ -306,12 +306,12 @@ def _here(
 
 
 def _refused(request: RegistryRequest, name: str) -> Response:
-    """The answer to the first request of a push. The others have no view at all."""
-    raise errors.Unsupported("nothing can be pushed to a proxy", headers=[("Allow", "")])
+    """The answer to the first request of a push. The other requests have no view."""
+    raise errors.Unsupported("a proxy cannot be pushed to", headers=[("Allow", "")])
 
 
 def registered(digest: str) -> str:
-    """A digest that can be checked; of any other algorithm, nothing is there."""
+    """The digest, if the proxy can verify it; raises `Missing` for any other algorithm."""
     if digest.partition(":")[0] not in REGISTERED_ALGORITHMS:
         raise Missing(digest)
     return digest
@@ -321,7 +321,7 @@ PASSED_ON = ("Content-Type", "Docker-Content-Digest", "OCI-Filters-Applied")
 
 
 def passed_on(sent: Mapping[str, str], content: bytes | None = None) -> Response:
-    """The upstream's answer; to a HEAD, if there is no content."""
+    """The upstream's answer, to a HEAD if it has no content."""
     response = Response(content)
     response.automatically_set_content_length = content is not None  # a HEAD's is not 0
     for name in PASSED_ON if content else (*PASSED_ON, "Content-Length"):
@@ -346,9 +346,9 @@ def make_app(
 ) -> Any:
     """The proxy, with its health check beside it.
 
-    :param places: where each namespace's registry is.
-    :param storage: where all is kept. Each namespace has its own place there, as repositories of
-        several registries may have the same name.
+    :param places: the URL of each namespace's registry.
+    :param storage: where everything is kept. Each namespace has its own place within it, because
+        repositories of different registries may have the same name.
     """
     storages = {namespace: storage_at(place_within(storage, namespace)) for namespace in places}
     upstreams = {
@@ -359,7 +359,7 @@ def make_app(
 
 
 def place_within(place: str, namespace: str) -> str:
-    """Where what is kept of a namespace's registry is."""
+    """The place of a namespace within the storage."""
     return f"{place.rstrip('/')}/{namespace}"
 
 
@@ -386,7 +386,7 @@ def users_of(text: str, places: Mapping[str, str]) -> dict[str, User]:
         namespace, _, user = line.partition("=")
         try:
             if namespace not in places:
-                raise ValueError(f"it must be for {' or '.join(places)}")
+                raise ValueError(f"the namespace must be {' or '.join(places)}")
             users[namespace] = name_and_password(user)
         except ValueError as error:
             raise ValueError(f"${USERS}, account {number}: {error}") from None
@@ -396,7 +396,7 @@ def users_of(text: str, places: Mapping[str, str]) -> dict[str, User]:
 def collect(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="proxy.py collect",
-        description="Delete what nobody has asked the proxy for lately; it may be at work.",
+        description="Delete what clients have not asked for lately. The proxy may be running.",
     )
     parser.add_argument("--storage", required=True, help="a directory, or s3://…, gs://…, az://…")
     parser.add_argument(
@@ -404,7 +404,8 @@ def collect(arguments: list[str]) -> int:
         required=True,
         type=collection.seconds,
         metavar="TIME",
-        help="how long ago a manifest was asked for, at least: 7d; the proxy notes it once an hour",
+        help="delete manifests that were last asked for longer ago than this, such as 7d; the "
+        "proxy records the time once an hour",
     )
     parser.add_argument("--dry-run", action="store_true", help="delete nothing")
     options = parser.parse_args(arguments)
@@ -423,15 +424,15 @@ def collect(arguments: list[str]) -> int:
 
 
 def _kept_storages(place: str) -> Iterator[tuple[str, ObjectStorage]]:
-    """The storage of each namespace that there is one of."""
+    """Each namespace that has a storage, and the storage."""
     whole = storage_at(place, create=False)
     if not isinstance(whole, ObjectStorage):
-        raise OSError("what is in memory is gone with its proxy")
+        raise OSError("a storage in memory cannot be collected")
     with raising_oserrors():
         namespaces = whole.store.list_with_delimiter("")["common_prefixes"]
     for namespace in namespaces:
         storage = storage_at(place_within(place, namespace))
-        assert isinstance(storage, ObjectStorage)  # noqa: S101 - as it is beside the whole
+        assert isinstance(storage, ObjectStorage)  # noqa: S101 - like `whole`
         yield namespace, storage
 
 
@@ -440,8 +441,8 @@ def main() -> None:
         sys.exit(collect(sys.argv[2:]))
     parser = OneLineParser(
         description="A pull-through proxy: a cache in front of one or more registries.",
-        epilog=f"${USERS} has the proxy's accounts, each on a line NAMESPACE=NAME:PASSWORD. "
-        "`proxy.py collect` deletes what was not asked for lately: see `collect --help`.",
+        epilog=f"${USERS} holds the proxy's accounts, a line NAMESPACE=NAME:PASSWORD for each. "
+        "`proxy.py collect` deletes what was not used lately: see `collect --help`.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     server_options(parser, port=5002)
@@ -452,15 +453,15 @@ def main() -> None:
         required=True,
         type=place_of,
         metavar="[NAMESPACE=]URL",
-        help="a registry, and what image references call its host, if that is not the URL's; may "
-        "be repeated: the first is for requests that name none by ns=",
+        help="a registry, and the host in its image references if it differs from the URL's; may "
+        "be repeated; the first serves requests without ns=",
     )
     parser.add_argument(
         "--fresh-for",
         default="5m",
         type=collection.seconds,
         metavar="TIME",
-        help="how long a tag is believed before it is asked for again: 30s, 5m, 1d",
+        help="how long a tag is served before the upstream is asked again, such as 30s, 5m, 1d",
     )
     parser.add_argument(
         "--timeout",
@@ -472,7 +473,7 @@ def main() -> None:
     options = parser.parse_args()
     places = dict(options.upstream)
     if not options.timeout:
-        parser.error("--timeout must be longer than that")
+        parser.error("--timeout must be longer than 0s")
     try:
         users = users_of(os.environ.get(USERS, ""), places)
     except ValueError as error:

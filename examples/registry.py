@@ -1,12 +1,12 @@
-"""A container registry that keeps what it has in a directory or in an object store.
+"""A container registry that keeps its content in a directory or in an object store.
 
     python examples/registry.py --host 127.0.0.1 --port 5000 --storage ./registry-data
 
-The views are those of `registry_routes.registry`: the whole of the distribution-spec 1.1. The
-storage is that of `storage.py`, on obstore; the server that of `serving.py`, gunicorn. As nothing
-is kept in the process, ``--workers N`` serve one directory together; several machines may serve one
-object store (``--storage s3://bucket/prefix``). It has no authentication and no TLS: put it behind
-something that has, or keep it on your own machine.
+The views are in `registry_routes.registry`: the whole of the distribution-spec 1.1. The storage is
+in `storage.py`, on obstore; the server is in `serving.py`, on gunicorn. Nothing is kept in a
+process, so several workers (``--workers N``) can serve one directory, and several machines one
+object store (``--storage s3://bucket/prefix``). It has neither authentication nor TLS: put it
+behind a proxy that has both, or keep it on your own machine.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from registry_routes.registry import make_registry
 def make_app(storage: CheckedStorage, *, read_only: bool = False, x_accel: bool = False) -> Any:
     """The registry, with its health check beside it.
 
-    :param x_accel: nginx sends the blobs of a directory itself, as `nginx.conf` has it.
+    :param x_accel: let nginx send the blobs of a directory itself, as `nginx.conf` does.
     """
     dialect = OCI_1_1.subset(methods=["GET"]) if read_only else OCI_1_1
     app: Any = make_registry(storage, dialect=dialect)
@@ -42,12 +42,12 @@ def main() -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     server_options(parser, port=5000)
-    parser.add_argument("--read-only", action="store_true", help="let nobody push or delete")
+    parser.add_argument("--read-only", action="store_true", help="refuse pushes and deletes")
     parser.add_argument(
         "--x-accel",
         action="store_true",
-        help="leave it to the nginx of nginx.conf to send blobs from the directory; without that "
-        "nginx in front, nobody gets any",
+        help="let nginx, with nginx.conf, send blobs from the directory; without nginx in front, "
+        "clients get no blobs",
     )
     options = parser.parse_args()
     greeting = (
@@ -65,7 +65,7 @@ def main() -> None:
         options,
         greeting,
     )
-    # This may make a directory: not if nothing is served.
+    # After `Server`, because this may create a directory, and `Server` may fail.
     check_place(parser, options.storage, read_only=options.read_only)
     server.run()
 

@@ -1,11 +1,11 @@
-"""The server of the examples, gunicorn, with the options that it takes and a health check.
+"""The server of the examples: gunicorn, with command-line options and a health check.
 
-Each request has a thread while it is served, so clients that are slow on purpose can use them all
-up: `nginx.conf`, in front of it, takes requests and responses in for them.
+Each request takes up a thread while it is served, so clients that are slow on purpose can use up
+all threads. nginx in front, with `nginx.conf`, buffers their requests and responses.
 
-SIGTERM ends it when the requests that are under way are done, or after ten seconds. SIGHUP starts
-new workers with the same options. SIGUSR2 starts the program anew on the same socket, as gunicorn's
-documentation says, so that it can be upgraded without an end.
+SIGTERM ends it when the current requests are done, or after ten seconds. SIGHUP starts new workers
+with the same options. SIGUSR2 starts a new program on the same socket, as gunicorn's documentation
+describes, for an upgrade without downtime.
 """
 
 import argparse
@@ -36,30 +36,30 @@ from registry_routes.registry import BLOCK
 
 log = logging.getLogger(__name__)
 
-LEAST_RATE = 500  # bytes a second of a request, on average, once a client's patience is used up
-LINGER = 2  # seconds that a client has to hang up after an answer
-MAX_UNREAD = 256 * 1024 * 1024  # of a body that nobody wanted
-# As gunicorn's, but for the length, as gunicorn does not count what the kernel sends, and for the
-# seconds that the request took, which are the last.
+LEAST_RATE = 500  # bytes a second that a client must send on average, once its patience is used up
+LINGER = 2  # seconds in which a client must close the connection after an answer
+MAX_UNREAD = 256 * 1024 * 1024  # bytes of a body that the application left unread
+# Like gunicorn's, with two differences: the length is that of the header, as gunicorn does not
+# count what the kernel sends; and the seconds that the request took come last.
 ACCESS_LOG = '%(h)s - - %(t)s "%(r)s" %(s)s %({content-length}o)s "%(a)s" %(L)s'
 MAX_PATIENCE = 24 * 60 * 60  # seconds
 
 
 class Server(BaseApplication):  # type: ignore[misc]
-    """gunicorn, set up by the options of a command line.
+    """gunicorn, configured by the options of a command line.
 
-    It listens at once, and ends the program with status 2 if it cannot.
+    It starts to listen at once, and ends the program with status 2 if it cannot.
 
-    :param make: makes the application, in each worker: a store must not outlive a fork.
+    :param make: makes the application in each worker, because a store must not outlive a fork.
     :param options: those of `server_options`.
-    :param greeting: what is printed when it serves, with "{host}" for where.
+    :param greeting: printed once it serves; "{host}" becomes its host and port.
     """
 
     def __init__(self, make: Callable[[], Any], options: argparse.Namespace, greeting: str) -> None:
         self.make = make
         self.options = options
         self.greeting = greeting
-        # Started by SIGUSR2, gunicorn has the socket of the program before.
+        # After SIGUSR2, gunicorn has the socket of the previous program.
         is_upgrade = "GUNICORN_FD" in os.environ
         self.bind = [] if is_upgrade else f"fd://{_listener(options).detach()}"
         super().__init__()
@@ -70,18 +70,18 @@ class Server(BaseApplication):  # type: ignore[misc]
             "workers": self.options.workers,
             "worker_class": Worker,
             "threads": self.options.threads,
-            # Connections that wait have no thread; gunicorn wants more of them than of threads.
+            # Idle connections take up no thread; gunicorn wants more connections than threads.
             "worker_connections": 1000 + self.options.threads,
             "logger_class": Log,
             "accesslog": "-",
             "access_log_format": ACCESS_LOG,
             "graceful_timeout": 10,
             "limit_request_line": 8190,
-            # gunicorn would take a scheme and a path from any client on this machine.
+            # By default, gunicorn takes a scheme and a path from any client on this machine.
             "forwarded_allow_ips": "",
             "when_ready": self.greet,
         }
-        if "control_socket_disable" in self.cfg.settings:  # one for all, in the home directory
+        if "control_socket_disable" in self.cfg.settings:  # all servers would share one in $HOME
             settings["control_socket_disable"] = True
         for name, value in settings.items():
             self.cfg.set(name, value)
@@ -96,11 +96,11 @@ class Server(BaseApplication):  # type: ignore[misc]
             log.error("a worker cannot start: %s", error)
             raise SystemExit(Arbiter.WORKER_BOOT_ERROR) from None
         if self.options.behind_proxy:
-            app = ProxyFix(app, x_for=1, x_proto=1)  # a proxy passes the Host as it is
+            app = ProxyFix(app, x_for=1, x_proto=1)  # the proxy passes the Host on unchanged
 
         def taking_all(environ: Any, start_response: Any) -> Any:
             response = app(environ, start_response)
-            # A client that is still sending would not see an answer that comes before it is done.
+            # A client that is still sending may miss an answer that comes early.
             with suppress(OSError, ParseException):
                 for _ in range(MAX_UNREAD // BLOCK):
                     if not environ["wsgi.input"].read(BLOCK):
@@ -119,7 +119,7 @@ def _address(host: str, port: int) -> str:
 
 
 def _listener(options: argparse.Namespace) -> socket.socket:
-    """A socket that is bound where the options say."""
+    """A socket that is bound to the host and port in the options."""
     is_v6 = ":" in options.host
     try:
         listener = socket.create_server(
@@ -142,15 +142,15 @@ def _end(message: str) -> NoReturn:
 
 
 class Connection(socket.socket):
-    """A connection that gives its client up, with a `TimeoutError`, if it is too slow.
+    """A connection that raises `TimeoutError` if its client is too slow.
 
-    A client may be silent for `patience` seconds in all. Each `LEAST_RATE` bytes that it sends make
-    up for one of them. A response may stand still as long.
+    A client may be silent for `patience` seconds in total. Each `LEAST_RATE` bytes that it sends
+    earn it another second. A response may stall for `patience` seconds.
     """
 
     patience: float
     left: float
-    """The seconds that the client may still be silent."""
+    """How many seconds the client may still be silent."""
 
     def begin(self, patience: float) -> None:
         """Begin a request."""
@@ -165,17 +165,17 @@ class Connection(socket.socket):
         finally:
             self.settimeout(before)
             left = self.left - (time.monotonic() - begun) + len(received) / LEAST_RATE
-            self.left = min(max(left, 0.001), self.patience)  # 0 would be no wait at all
+            self.left = min(max(left, 0.001), self.patience)  # 0 would mean non-blocking
         return received
 
     def sendall(self, data: Any, *args: Any) -> None:
         with memoryview(data) as whole:
             sent = 0
-            while sent < len(whole):  # a time-out of Python's own is for the whole of it
+            while sent < len(whole):  # a timeout of Python's sendall is for the whole data
                 sent += self.send(whole[sent:], *args)
 
     def end(self) -> None:
-        """End it when the client has read all, or after some seconds."""
+        """Close the connection when the client has read everything, or after `LINGER` seconds."""
         end = time.monotonic() + LINGER
         with suppress(OSError):
             self.shutdown(socket.SHUT_WR)
@@ -188,14 +188,14 @@ class Connection(socket.socket):
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """gunicorn's worker, whose clients must not be too slow."""
+    """gunicorn's worker, with connections that do not wait for slow clients."""
 
     def handle(self, conn: Any) -> Any:
         if not isinstance(conn.sock, Connection):
             conn.sock = Connection(fileno=conn.sock.detach())
         conn.sock.begin(self.app.options.patience)
         goes_on = super().handle(conn)
-        if not goes_on:  # gunicorn would wait for the client's end where all others wait
+        if not goes_on:  # gunicorn would wait for it in the loop that serves all connections
             conn.sock.end()
         return goes_on
 
@@ -204,12 +204,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         return super().handle_request(req, conn)
 
 
-# The log. Nothing that a client sent is printed as it is: it may move a terminal's cursor, or look
-# like another line.
+# The log. What a client sends is escaped: it may move a terminal's cursor, or look like another
+# line.
 
 
 class _Atoms(dict[str, Any]):
-    """What an access log may show, as JSON writes it within a string."""
+    """The values for the access log, escaped as in a JSON string."""
 
     def __getitem__(self, name: str) -> str:
         return json.dumps(str(self.get(name, "-")))[1:-1]
@@ -228,7 +228,7 @@ def _printable(text: str) -> str:
 
 
 class Log(Logger):  # type: ignore[misc]
-    """gunicorn's log, in printable ASCII, a line for each request."""
+    """gunicorn's log, in printable ASCII, with one line for each request."""
 
     atoms_wrapper_class = _Atoms
 
@@ -253,8 +253,8 @@ MAX_CHECK = 8  # seconds
 class Health:
     """``/healthz``: 200 if the storage answers; 503 if it fails, or hangs for `MAX_CHECK` seconds.
 
-    One check is under way at a time, so a storage that hangs holds one thread, and only those who
-    ask in the first seconds wait for it.
+    Only one check runs at a time. So a storage that hangs takes up one thread, and only requests in
+    the first seconds wait for it.
     """
 
     def __init__(self, storage: CheckedStorage) -> None:
@@ -271,12 +271,12 @@ class Health:
         with self.lock:
             if self.latest.done():
                 self.latest, self.begun = Future(), time.monotonic()
-                # A daemon, so that a worker can end beside it.
+                # A daemon thread, so that a worker can end while the check hangs.
                 threading.Thread(target=self._check, args=(self.latest,), daemon=True).start()
             latest, end = self.latest, self.begun + MAX_CHECK
         try:
             latest.result(max(end - time.monotonic(), 0))
-        except OSError as error:  # TimeoutError among them
+        except OSError as error:  # which includes TimeoutError
             reason = str(error) or f"no answer in {MAX_CHECK} seconds"
             log.error("the storage has failed: %s", reason)
             return Response("the storage has failed\n", status=503)
@@ -292,7 +292,7 @@ class Health:
 
 
 def with_health(app: Any, storage: CheckedStorage) -> Any:
-    """The application, and beside it ``/healthz``, which tells whether the storage answers."""
+    """The application with ``/healthz`` beside it, which tells whether the storage answers."""
     health = Health(storage)
 
     def beside(environ: Any, start_response: Any) -> Any:
@@ -306,13 +306,14 @@ def with_health(app: Any, storage: CheckedStorage) -> Any:
 
 
 def with_accel(app: Any, directory: str) -> Any:
-    """The application, which leaves the files of a directory to nginx, whole or in part.
+    """The application, for an nginx that sends the files of a directory, whole or in part.
 
-    (``X-Accel-Redirect``: `nginx.conf` finds the directory under ``/stored/``, for nobody else.)
+    It answers with ``X-Accel-Redirect``. `nginx.conf` has the directory under ``/stored/``, which
+    clients cannot request.
     """
 
     def accelerated(environ: Any, start_response: Any) -> Any:
-        # nginx would compare these with headers that are not the registry's.
+        # nginx would compare these with its own headers, not the registry's.
         if "HTTP_IF_MATCH" in environ or "HTTP_IF_UNMODIFIED_SINCE" in environ:
             return app(environ, start_response)
         stored: list[str] = []
@@ -331,7 +332,7 @@ def with_accel(app: Any, directory: str) -> Any:
             return start_response(status, headers, *error)
 
         environ = {**environ, "wsgi.file_wrapper": left_to_nginx}
-        environ.pop("HTTP_RANGE", None)  # nginx knows it
+        environ.pop("HTTP_RANGE", None)  # nginx handles it
         return app(environ, start)
 
     return accelerated
@@ -341,7 +342,7 @@ def with_accel(app: Any, directory: str) -> Any:
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line each, with exit status 2."""
+    """A parser that reports each error in one line, with exit status 2."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message}\n")
@@ -360,7 +361,7 @@ def _between(kind: Callable[[str], float], least: float, most: float) -> Callabl
             raise argparse.ArgumentTypeError(f"{text} must be from {least} to {most}")
         return value
 
-    number.__name__ = kind.__name__  # which argparse shows for what is no number
+    number.__name__ = kind.__name__  # argparse names it in its error message
     return number
 
 
@@ -382,18 +383,18 @@ def server_options(parser: argparse.ArgumentParser, port: int) -> None:
         "--threads",
         default=512,
         type=_between(int, 1, 10_000),
-        help="requests at once in each of them",
+        help="requests that each worker serves at once",
     )
     parser.add_argument(
         "--patience",
         default=60,
         type=_between(float, 0.1, MAX_PATIENCE),
-        help="seconds that a client may be silent in all, while it sends less than "
-        f"{LEAST_RATE} bytes for each",
+        help="seconds that a client may be silent in total; each "
+        f"{LEAST_RATE} bytes that it sends earn it another second",
     )
     parser.add_argument(
         "--behind-proxy",
         action="store_true",
-        help="believe the X-Forwarded-For and X-Forwarded-Proto of the one proxy in front, which "
-        "all requests must come through",
+        help="trust X-Forwarded-For and X-Forwarded-Proto from one proxy in front, which all "
+        "requests must come through",
     )

@@ -1,4 +1,4 @@
-"""What many ask for at once, and is done once: within one process, for all its threads."""
+"""Work that several threads of a process want at the same time, and that is done once."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 class Once:
-    """Has one thread do what several want at the same time; each gets its result or its error."""
+    """One thread does what several want at the same time. Each gets its result or its error."""
 
     def __init__(self) -> None:
         self._running: dict[Hashable, Future[Any]] = {}
@@ -42,19 +42,20 @@ class Source(NamedTuple):
     """Where the content of a blob comes from."""
 
     size: int | None
-    """How many bytes it has; `None` if that is not known before its end."""
+    """How many bytes it has; `None` if that is unknown before its end."""
     blocks: Iterable[bytes]
-    """They end with an error if they are not the blob. If they have a `close`, it is called."""
+    """They end with an error if they are not the blob's. If they have a `close`, it is called."""
 
 
 class Fetch:
-    """A blob on its way, which many can read while it comes.
+    """A blob that is being fetched, and that many clients can read meanwhile.
 
-    It grows in a file that has no name. What has come can be read, except the last block: that one
-    can be read when the source has ended without an error. So nobody gets all of a wrong content.
+    It is written to an unnamed temporary file. Every block can be read once it has arrived, except
+    the last one: that can be read only when the source has ended without an error. So a client
+    never gets the whole of a wrong content.
 
-    :param open_source: finds the source.
-    :param keep: is given the whole content.
+    :param open_source: opens the source.
+    :param keep: called with the whole content.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Fetch:
     ) -> None:
         self.open_source = open_source
         self.keep = keep
-        self.is_running = True  # as `Fetches` says, which counts the readers too
+        self.is_running = True  # set by `Fetches`, like the number of readers
         self.readers = 0
         self._is_whole = False
         self._size: int | None = None
@@ -74,9 +75,9 @@ class Fetch:
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - its last reader closes it
 
     def run(self, is_wanted: Callable[[], bool]) -> None:
-        """Fetch it, and have it kept. An error is for its readers.
+        """Fetch the blob, then keep it. An error is raised to its readers.
 
-        It ends before its next block when it is not wanted; but what is whole is kept.
+        The fetch stops before the next block if the blob is not wanted. A whole blob is kept.
         """
         try:
             size = self._fetch(is_wanted)
@@ -96,7 +97,7 @@ class Fetch:
             received = 0
             for block in blocks:
                 if not is_wanted():
-                    raise InterruptedError("nobody wants the blob any more")
+                    raise InterruptedError("the blob is no longer wanted")
                 with self._changed:
                     self._readable = received
                     self._changed.notify_all()
@@ -119,16 +120,16 @@ class Fetch:
             return self._size or 0
 
     def read(self, start: int, end: int) -> Iterable[bytes]:
-        """The bytes from `start` to before `end`, as they come.
+        """The bytes from `start` to before `end`, as they arrive.
 
-        The call returns when the first of them is there. It raises the error of the fetch; the
-        iteration raises a `BrokenPipeError`, for which a server closes the connection.
+        The call returns when the first of them has arrived. It raises the error of the fetch. The
+        iteration raises a `BrokenPipeError` instead, on which a server closes the connection.
         """
         self._wait(start)
         return self._blocks(start, end)
 
     def _wait(self, position: int) -> int:
-        """How many bytes can be read: more than `position`, or all."""
+        """Wait until more than `position` bytes can be read, or all. Return how many can."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._readable > position or self._is_whole or self._error is not None
@@ -159,14 +160,14 @@ def _written(descriptor: int, block: bytes) -> int:
 
 
 class Fetches:
-    """The blobs that are on their way, each once."""
+    """The blobs that are being fetched, each of them once."""
 
     def __init__(self) -> None:
         self._running: dict[Hashable, Fetch] = {}
         self._lock = threading.Lock()
 
     def join(self, key: Hashable, make: Callable[[], Fetch]) -> Fetch:
-        """The fetch of this key, which is begun if there is none. Who has joined it must leave."""
+        """The fetch for this key, started if there is none. Each call needs a `leave` later."""
         with self._lock:
             fetch = self._running.get(key)
             if fetch is None:
@@ -191,7 +192,7 @@ class Fetches:
                 self._close_if_unused(fetch)
 
     def _is_wanted(self, key: Hashable, fetch: Fetch) -> bool:
-        """Whether anybody still reads it. If not, nobody joins it any more."""
+        """Whether the fetch still has readers. If not, it takes no new ones."""
         with self._lock:
             if not fetch.readers:
                 self._forget(key, fetch)

@@ -2,8 +2,8 @@
 
     python examples/starlette_app.py --layout ./busybox --name library/busybox --port 5004
 
-`RegistryRoute` is one route of Starlette's, and so of FastAPI's, for all the routes of a
-`RegistryMap`. It matches and redirects as the map does, and every error is the registry's JSON.
+`RegistryRoute` is a single route for Starlette or FastAPI, with all the routes of a `RegistryMap`.
+It matches and redirects as the map does, and every error is in the registry's JSON form.
 """
 
 import logging
@@ -36,10 +36,10 @@ View = Callable[..., Awaitable[Response]]
 class RegistryRoute(BaseRoute):
     """The routes of a `RegistryMap`, as one route of a Starlette application or of a mount in one.
 
-    It answers for every path under ``/v2``, so a route of your own there, such as ``/v2/token``,
-    goes before it.
+    It answers every path under ``/v2``, so put your own routes there, such as ``/v2/token``, before
+    it.
 
-    :param url_map: the routes. Those of a subset are served, and the map answers the others.
+    :param url_map: the routes, usually a subset. The map answers all other paths with errors.
     :param views: a view for each endpoint, ``async def view(request, **values)``, which returns a
         response or raises an error of `registry_routes.errors`, of Werkzeug or of Starlette.
 
@@ -82,7 +82,7 @@ class RegistryRoute(BaseRoute):
     def _adapter(self, scope: Scope) -> RegistryMapAdapter:
         root, path = _path_of(scope)
         return self.url_map.bind(
-            "localhost",  # what a registry's route redirects to is a path, without a host
+            "localhost",  # the registry's redirects are paths, without a host
             script_name=root,
             path_info=path,
             default_method=scope["method"],
@@ -148,7 +148,7 @@ def make_routes(layout: Layout) -> list[BaseRoute]:
 
 
 def file_response(content: Content) -> Response:
-    """The file, as it is read; or the range of it that is asked for."""
+    """The file as a stream, or the requested range of it."""
     headers = {"Docker-Content-Digest": content.digest, "ETag": f'"{content.digest}"'}
     return FileResponse(content.path, headers=headers, media_type=content.media_type)
 

@@ -1,4 +1,4 @@
-"""Where a registry keeps its repositories: in a directory, or in an object store, on obstore."""
+"""Where a registry keeps its repositories: a directory or an object store, through obstore."""
 
 import argparse
 import hashlib
@@ -33,14 +33,14 @@ from registry_routes.registry import (
     checked_blocks,
 )
 
-PART = 5 * 1024 * 1024  # of an object that is written, the least of S3; two are held in memory
+PART = 5 * 1024 * 1024  # bytes of a part of an upload, the least for S3; two are held in memory
 STAGING = "staging/"
-CONDEMNED = "condemned/"  # under it, what the collections that are at work may delete
-TRIES = 20  # to make the directories of a path
-MAX_COPY = 4 * 1024 * 1024 * 1024  # what S3 copies in one request is a little more
+CONDEMNED = "condemned/"  # lists of what each running collection may delete
+TRIES = 20  # of a write that makes directories, beside deletes that remove them
+MAX_COPY = 4 * 1024 * 1024 * 1024  # bytes; S3 copies up to 5 GiB in one request
 
-# An object store that is away or hangs is an error within ten seconds. Only from the environment
-# does obstore take these beside others that are set there.
+# If an object store is down or hangs, that is an error within ten seconds. These are set in the
+# environment, as obstore would not combine arguments with what is set there.
 TIMEOUTS = {"CONNECT_TIMEOUT": "3s", "READ_TIMEOUT": "5s", "TIMEOUT": "1h"}
 RETRY: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=4)}
 
@@ -48,15 +48,15 @@ Blocks = Iterable[bytes]
 
 
 class CheckedStorage(Storage, Protocol):
-    """A storage that can be asked whether it is there."""
+    """A storage with a health check."""
 
     def check(self) -> None:
-        """Raise `OSError` if the storage does not answer. Nothing is written."""
+        """Raise `OSError` if the storage does not answer. It writes nothing."""
         ...
 
 
 class CheckedMemory(MemoryStorage):
-    """A storage in memory, which is always there."""
+    """A storage in memory, which is always healthy."""
 
     def check(self) -> None:
         pass
@@ -65,11 +65,11 @@ class CheckedMemory(MemoryStorage):
 def storage_at(
     place: str | os.PathLike[str], *, create: bool = True
 ) -> "ObjectStorage | CheckedMemory":
-    """In a directory, or at a URL that obstore knows: S3, GCS, Azure; or in memory.
+    """The storage in a directory, in memory, or at a URL that obstore supports: S3, GCS, Azure.
 
-    Raises `OSError`, with a message in one line, if there can be none.
+    Raises `OSError`, with a message in one line, if that is impossible.
 
-    :param create: make the directory if it is not there.
+    :param create: create the directory if it does not exist.
     """
     place = os.fspath(place)
     if place.startswith("memory:"):
@@ -90,23 +90,28 @@ def storage_at(
     with raising_oserrors():
         try:
             return ObjectStorage(from_url(place, **options))
-        except ValueError as error:  # no URL, or an environment variable that is malformed
+        except ValueError as error:  # not a URL, or a malformed environment variable
             raise OSError(str(error)) from error
 
 
 def check_place(parser: argparse.ArgumentParser, place: str, *, read_only: bool = False) -> None:
-    """End the program, with status 2 and one line, if no storage at a place can be used.
+    """End the program, with status 2 and a message in one line, if a storage cannot be used.
 
-    :param read_only: it need not be writable, and a directory is not made.
+    :param read_only: do not create a directory, and accept one that is not writable.
     """
     try:
         if "://" not in place:
             _check(place, read_only)
         elif not place.startswith("memory:"):
-            with ProcessPoolExecutor(1) as other:  # a store must not outlive a fork of this one
+            with ProcessPoolExecutor(1) as other:  # a store must not outlive a fork of this process
                 other.submit(_check, place, read_only).result()
     except OSError as error:
         parser.exit(2, f"{parser.prog}: error: --storage {place!r}: {error}\n")
+
+
+#: The directories that this program has checked. A worker that it starts later, perhaps after an
+#: unmount, uses no other directory of the same name.
+_checked: dict[str, tuple[int, int]] = {}
 
 
 def _check(place: str, read_only: bool) -> None:
@@ -115,10 +120,12 @@ def _check(place: str, read_only: bool) -> None:
     directory = storage.directory if isinstance(storage, ObjectStorage) else None
     if directory and not read_only and not os.access(directory, os.W_OK | os.X_OK):
         raise PermissionError(f"{directory} cannot be written to")
+    if directory:
+        _checked[directory] = _identity(directory)
 
 
 def _create(place: str) -> None:
-    """Make a directory, if need be, and those above it, for good."""
+    """Create a directory and its parents if they do not exist, durably."""
     directory = Path(place).absolute()
     new = [one for one in (directory, *directory.parents) if not one.exists()]
     directory.mkdir(parents=True, exist_ok=True)
@@ -127,50 +134,52 @@ def _create(place: str) -> None:
 
 
 class Chunk(NamedTuple):
-    """What is known of a chunk of an upload."""
+    """A chunk of an upload."""
 
     start: int
     size: int
     data: str
-    """The path of its content."""
+    """The path of the content."""
     sha256: str
 
 
 class ObjectStorage(Storage):
     """Repositories in an object store.
 
-    ``blobs/<algorithm>/<hash>`` are the contents, and under ``repositories/<name>/``:
+    The contents of blobs are at ``blobs/<algorithm>/<hash>``. Under ``repositories/<name>/`` are:
 
     - ``_blobs/<algorithm>/<hash>``, empty: the repository has this blob;
-    - ``_manifests/<algorithm>/<hash>``: a manifest; on a line before it, its media type and, if it
-      has one, its subject;
-    - ``_tags/<tag>``: the digest that it points at;
-    - ``_tagged/<algorithm>/<hash>/<tag>``, empty: the tag points at this manifest, or has done so;
+    - ``_manifests/<algorithm>/<hash>``: a line with the manifest's media type and, if it has one,
+      its subject; then the manifest;
+    - ``_tags/<tag>``: the digest that the tag points at;
+    - ``_tagged/<algorithm>/<hash>/<tag>``, empty: the tag points at this manifest, or once did;
     - ``_referrers/<subject's algorithm>/<hash>/<algorithm>/<hash>``: a descriptor;
-    - ``_uploads/<id>/``: ``begun``, empty; ``data/<random>``, what a request has brought; and
-      ``chunks/<number>``, a `Chunk`. The number falls as its start rises: the last comes first in a
-      list.
+    - ``_uploads/<id>/``: ``begun``, empty; ``data/<random>``, the body of a request; and
+      ``chunks/<number>``, a `Chunk`. A chunk that starts later has a lower number, so the last
+      chunk comes first in a list.
 
-    No component of a name starts with "_", and no value that the routes let through can leave its
-    place. An object appears when it is whole, and of two requests that create the same chunk one
-    succeeds. A blob, a manifest and an upload's chunk are there before what points at them: a
-    process may be killed at any moment.
+    No component of a name starts with "_", and no value that the routes let through can name
+    another path. An object appears only when it is complete. If two requests create the same chunk,
+    one succeeds. A process may be killed at any moment, so blobs, manifests and chunks are written
+    before what points at them.
 
-    In a directory, what a blob, a manifest or a tag needs is synced before the call returns, and
-    before what points at it appears. It is written in ``staging/`` first, so that it replaces what
-    was there only when it has been synced.
+    In a directory, everything that a blob, a manifest or a tag needs is synced before the call
+    returns, and before anything that points at it appears. A file is written in ``staging/`` first,
+    so that it replaces the old one only when it has been synced.
 
-    A bucket or a directory may vanish. So before it is said that something is not there, the
-    storage itself must be, and a directory is not made again by what is written.
+    A bucket or a directory may vanish. So the storage itself is checked before something is
+    reported missing, and writing never creates the directory again.
     """
 
     def __init__(self, store: Any) -> None:
         self.store = store
         self.directory = f"{store.prefix}/" if isinstance(store, LocalStore) else None
-        self._root = self.directory and _identity(self.directory)
+        self._root = None
+        if self.directory is not None:
+            self._root = _checked.get(self.directory) or _identity(self.directory)
 
     def check(self) -> None:
-        """Raise `OSError` if the storage does not answer, or its directory is another one."""
+        """Raise `OSError` if the storage does not answer, or its directory was replaced."""
         if self.directory is None:
             with raising_oserrors():
                 next(iter(self.store.list("blobs/", chunk_size=1)), None)
@@ -180,14 +189,14 @@ class ObjectStorage(Storage):
                 next(entries, None)
 
     def _check_directory(self) -> None:
-        """Raise `OSError` if the directory has gone, or something has been mounted or unmounted."""
+        """Raise `OSError` if the directory is gone, or was replaced by a mount or an unmount."""
         if self.directory is not None and _identity(self.directory) != self._root:
             raise FileNotFoundError(f"{self.directory} is not the directory that it was")
 
     # Objects.
 
     def read(self, path: str) -> bytes:
-        """The content of an object, empty if there is none."""
+        """The content of an object; empty if the object does not exist."""
         with raising_oserrors():
             try:
                 return bytes(self.store.get(path).bytes())
@@ -201,7 +210,7 @@ class ObjectStorage(Storage):
             yield from map(bytes, found.stream(min_chunk_size=BLOCK))
 
     def _size(self, path: str) -> int | None:
-        """How many bytes an object has; `None` if there is none."""
+        """How many bytes an object has; `None` if the object does not exist."""
         with raising_oserrors():
             try:
                 if self.directory is not None:  # obstore takes twenty times as long
@@ -231,7 +240,7 @@ class ObjectStorage(Storage):
             self._check_directory()
 
     def _write(self, path: str, blocks: Blocks) -> None:
-        """Write a stream. If that raises, nothing appears, and S3 forgets the parts it has."""
+        """Write a stream. If that raises, nothing appears, and S3 discards its parts."""
         with (
             raising_oserrors(),
             open_writer(self.store, path, buffer_size=PART, max_concurrency=1) as writer,
@@ -242,7 +251,7 @@ class ObjectStorage(Storage):
             self._check_directory()
 
     def _save(self, path: str, blocks: Blocks) -> None:
-        """Write an object that survives a power cut. If that raises, what was there stays."""
+        """Write an object that survives a power cut. If that raises, the old object stays."""
         if self.directory is None:
             self._write(path, blocks)
             return
@@ -251,16 +260,16 @@ class ObjectStorage(Storage):
         self._put_in_place(staged, path)
 
     def _put_in_place(self, staged: str, path: str) -> None:
-        """Give a file its place, durably: it, then every directory above it, which may be new."""
+        """Move a file to its place. Sync it, and every directory above it, which may be new."""
         try:
             _sync(f"{self.directory}{staged}")
             with raising_oserrors():
                 self._beside_deletes(lambda: self.store.rename(staged, path))
         finally:
-            self.delete(staged)  # it is there after an error, and if both were one file already
+            self.delete(staged)  # left by an error, or because both names were one file already
         while path:
             path = path.rpartition("/")[0]
-            with suppress(FileNotFoundError):  # it was deleted with all that was in it
+            with suppress(FileNotFoundError):  # it was deleted meanwhile, with its files
                 _sync(f"{self.directory}{path}")
         self._check_directory()
 
@@ -269,14 +278,14 @@ class ObjectStorage(Storage):
             self.store.delete(path)
 
     def names(self, prefix: str, after: str = "") -> Iterator[str]:
-        """The names of the objects directly under a prefix that are greater than `after`, in order.
+        """The names, greater than `after`, of the objects directly under a prefix, in order.
 
         A directory lists its names in no order, but without opening anything.
         """
         if self.directory is not None:
             yield from sorted(name for name in self._listed(prefix) if name > after)
             return
-        # An object store lists in order, from where it is asked; but not every text is a path.
+        # An object store lists in order, from any path; but not every `after` can be in a path.
         offset = prefix + after if re.fullmatch("[a-zA-Z0-9_][a-zA-Z0-9._-]*", after) else None
         with raising_oserrors():
             for objects in self.store.list(prefix, offset=offset):
@@ -292,7 +301,7 @@ class ObjectStorage(Storage):
         except FileNotFoundError:
             self.check()
             return []
-        return [name for name in names if "#" not in name]  # where obstore writes
+        return [name for name in names if "#" not in name]  # obstore's temporary files
 
     # Blobs.
 
@@ -305,7 +314,7 @@ class ObjectStorage(Storage):
 
     def read_blob(self, name: str, digest: str, start: int, end: int) -> Blocks:
         size = self.blob_size(name, digest)
-        if start == end:  # which is no range that an object store knows
+        if start == end:  # object stores have no empty ranges
             return iter(())
         if self.directory is None or end != size:
             return self._stream(content_path(digest), range=(start, end))
@@ -329,7 +338,7 @@ class ObjectStorage(Storage):
         self._link_blob(name, digest)
 
     def delete_blob(self, name: str, digest: str) -> None:
-        # Its content stays: others may have it, or get it now.
+        # Its content stays: other repositories may have it, or may be getting it now.
         self.blob_size(name, digest)
         self.delete(link_path(name, digest))
 
@@ -355,7 +364,7 @@ class ObjectStorage(Storage):
     def _chunks(self, upload: str) -> Iterator[Chunk]:
         """The chunks of an upload, the last one first."""
         for number in self.names(f"{upload}chunks/"):
-            if content := self.read(f"{upload}chunks/{number}"):  # it is not being deleted
+            if content := self.read(f"{upload}chunks/{number}"):  # unless it was just deleted
                 yield Chunk(**json.loads(content))
 
     def append_to_upload(self, name: str, upload_id: str, start: int, blocks: Blocks) -> int:
@@ -363,7 +372,7 @@ class ObjectStorage(Storage):
         return start + chunk.size if chunk else start
 
     def _append(self, upload: str, start: int, blocks: Blocks) -> Chunk | None:
-        """The chunk that is added; `None` if it is empty. One that fails leaves no trace."""
+        """Add a chunk, and return it; `None` if it is empty. A failure leaves nothing behind."""
         data = f"{upload}data/{uuid.uuid4().hex}"
         hashed, size = hashlib.sha256(), 0
 
@@ -377,7 +386,7 @@ class ObjectStorage(Storage):
         try:
             with self._missing_if_ended(upload):
                 self._write(data, counted())
-                if not size:  # it would be where the next one belongs
+                if not size:  # it would take the place of the next chunk
                     self.delete(data)
                     return None
                 chunk = Chunk(start, size, data, hashed.hexdigest())
@@ -394,7 +403,7 @@ class ObjectStorage(Storage):
 
     @contextmanager
     def _missing_if_ended(self, upload: str) -> Iterator[None]:
-        """Another request may end an upload while this one is at it."""
+        """Raise `Missing` in place of `OSError` if another request has ended the upload."""
         try:
             yield
         except OSError:
@@ -437,7 +446,7 @@ class ObjectStorage(Storage):
         with raising_oserrors():
             self.store.copy(data, staged)
         if self.directory is not None:
-            os.utime(f"{self.directory}{staged}")  # a hard link is as old as the chunk
+            os.utime(f"{self.directory}{staged}")  # a hard link has the time of the chunk
             self._put_in_place(staged, path)
 
     def cancel_upload(self, name: str, upload_id: str) -> None:
@@ -451,7 +460,7 @@ class ObjectStorage(Storage):
         for kind in "chunks", "data":
             for name in list(self.names(f"{upload}{kind}/")):
                 self.delete(f"{upload}{kind}/{name}")
-        if self.directory is not None:  # what obstore was writing, and does not list
+        if self.directory is not None:  # obstore does not list its temporary files
             shutil.rmtree(f"{self.directory}{upload}", ignore_errors=True)
 
     # Manifests and tags.
@@ -487,12 +496,12 @@ class ObjectStorage(Storage):
                 self._save(in_index, [])
                 self._save(f"{_path(name, '_tags')}{tag}", [digest.encode()])
             if all(map(self._exists, [*tagged, path])):
-                return  # else it has been deleted meanwhile, and what points at it may not have
+                return  # else it was deleted meanwhile: write it and what points at it again
 
     def _check_collections(self, name: str, content: bytes, blobs: Sequence[str]) -> None:
         """Raise `Missing` if a collection has deleted a blob of a manifest, or may do so.
 
-        The manifest is there already: a collection that begins later sees it, and keeps its blobs.
+        The manifest is already written, so a collection that begins later keeps its blobs.
         """
         condemned = {path for one in self.names(CONDEMNED) for path in self.condemned(one)}
         if condemned:
@@ -503,15 +512,15 @@ class ObjectStorage(Storage):
             self.blob_size(name, blob)
 
     def condemned(self, collection: str) -> list[str]:
-        """The paths that a collection may delete; none if it is over."""
+        """The paths that a collection may delete; empty if it has ended."""
         expires, *paths = self.read(CONDEMNED + collection).decode().split("\n")
         return paths if expires and float(expires) > time.time() else []
 
     def delete_manifest(self, name: str, digest: str) -> None:
-        """Delete a manifest, and what points at it: before it, and what was made meanwhile.
+        """Delete a manifest and what points at it, both before and after the manifest itself.
 
-        The index of its tags may have too many. So that it never has too few, whoever takes a tag
-        from it looks at the tag afterwards, and whoever sets a tag looks at the index afterwards.
+        The index of its tags may list too many tags, but never too few: after a tag is removed from
+        the index, the tag is checked; after a tag is set, the index is checked.
         """
         path = _path(name, "_manifests", digest)
         line = self.read(path).partition(b"\n")[0]
@@ -523,11 +532,11 @@ class ObjectStorage(Storage):
         for tag in self._delete_pointers(name, digest, subject):
             in_index = f"{_path(name, '_tagged', digest)}/{tag}"
             self.delete(in_index)
-            if self._points_at(name, tag, digest):  # it has been pushed again meanwhile
+            if self._points_at(name, tag, digest):  # it was pushed again meanwhile
                 self._save(in_index, [])
 
     def _delete_pointers(self, name: str, digest: str, subject: str) -> list[str]:
-        """Delete what points at a manifest; the tags of the index, whether they did or not."""
+        """Delete what points at a manifest. Return all the tags in its index."""
         if subject:
             self.delete(_referrer_path(name, subject, digest))
         tags = list(self.names(f"{_path(name, '_tagged', digest)}/"))
@@ -556,7 +565,7 @@ class ObjectStorage(Storage):
 
     def _repositories_under(self, parent: str, after: str) -> Iterator[str]:
         names = [parent + component for component in self._components(parent)]
-        # "a" comes first, then "a-b", and then what is under "a/". A page wants the first few.
+        # In order, "a-b" is between "a" and "a/b". A heap, because a page needs only the first few.
         ordered = [name for name in names if name > after]
         ordered += [
             f"{name}/" for name in names if f"{name}/" > after or after.startswith(f"{name}/")
@@ -572,7 +581,7 @@ class ObjectStorage(Storage):
                 yield name
 
     def _components(self, parent: str) -> list[str]:
-        """What comes next in the names that start with `parent`, and what is not one of them."""
+        """The next components of names that start with `parent`, and entries such as ``_tags``."""
         prefix = f"repositories/{parent}"
         if self.directory is not None:
             return self._listed(prefix)
@@ -581,9 +590,9 @@ class ObjectStorage(Storage):
         return [one.removeprefix(prefix) for one in prefixes]
 
     def _has_any(self, name: str, kind: str) -> bool:
-        """Whether a repository has any of its blobs or its manifests."""
+        """Whether a repository has any objects of a kind, ``_blobs`` or ``_manifests``."""
         path = _path(name, kind)
-        if self.directory is None:  # where a list has what is further down as well
+        if self.directory is None:  # an object store lists all levels at once
             return any(self.names(path))
         return any(self._listed(f"{path}{one}/") for one in REGISTERED_ALGORITHMS)
 
@@ -591,7 +600,7 @@ class ObjectStorage(Storage):
         tag = ""
         for tag in self.names(_path(name, "_tags"), after):
             yield tag
-        # When all is deleted but a blob, there still is a repository, with no tags.
+        # A repository that has only blobs left still exists, with no tags.
         if not tag and not (self._has_any(name, "_manifests") or self._has_any(name, "_blobs")):
             raise Missing(name)
 
@@ -599,7 +608,7 @@ class ObjectStorage(Storage):
         for algorithm in sorted(REGISTERED_ALGORITHMS):
             prefix = f"{algorithm}:"
             is_within = after.startswith(prefix)
-            if after > prefix and not is_within:  # all of these come before it
+            if after > prefix and not is_within:  # they all come before it
                 continue
             path = _referrer_path(name, subject, prefix)
             for encoded in self.names(path, after.removeprefix(prefix) if is_within else ""):
@@ -609,7 +618,7 @@ class ObjectStorage(Storage):
 
 @contextmanager
 def raising_oserrors() -> Iterator[None]:
-    """obstore's errors, in one line, as those that a `Storage` raises when it has failed."""
+    """Turn obstore's errors into `OSError`, which a `Storage` raises when it fails, in one line."""
     try:
         yield
     except AlreadyExistsError:
@@ -626,7 +635,7 @@ _DIGEST = re.compile("sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 
 
 def digests_in(content: bytes) -> set[str]:
-    """Every digest in a manifest, whatever it is of: also those that no specification has."""
+    """Every digest in a manifest, including those in fields that no specification defines."""
     try:
         text = json.dumps(json.loads(content))  # without escapes
     except (ValueError, RecursionError):

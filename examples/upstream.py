@@ -1,4 +1,4 @@
-"""A registry that a proxy asks in its own name: with its own account, its own tokens."""
+"""The registry behind a proxy, which asks it with its own account and its own tokens."""
 
 import logging
 import time
@@ -38,9 +38,9 @@ from registry_routes.urls import same_origin
 
 log = logging.getLogger(__name__)
 
-BLOCK = 256 * 1024  # of a blob
+BLOCK = 256 * 1024  # bytes of a blob
 MAX_REDIRECTS = 5
-MAX_CONNECTIONS = 512  # that are kept open for the next requests
+MAX_CONNECTIONS = 512  # kept open for the next requests
 MAX_TOKENS = 10_000
 CONNECT_TIMEOUT = 10  # seconds
 
@@ -48,11 +48,11 @@ User = tuple[str, str] | None  # a name and a password
 
 
 class Upstream:
-    """A registry, and what is kept of it.
+    """A registry, and the storage for its content.
 
-    :param namespace: what image references call its host: ``docker.io``.
-    :param root: where it is: ``https://registry-1.docker.io``.
-    :param timeout: for how many seconds it may be silent.
+    :param namespace: its host as image references write it, such as ``docker.io``.
+    :param root: its URL, such as ``https://registry-1.docker.io``.
+    :param timeout: how many seconds it may be silent.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Upstream:
         self.storage = storage
         self.timeout = timeout
         self.session = requests.Session()
-        self.session.headers["Accept-Encoding"] = "identity"  # digests are of what is stored
+        self.session.headers["Accept-Encoding"] = "identity"  # a digest is of the bytes as stored
         self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         for scheme in "http://", "https://":
             self.session.mount(scheme, HTTPAdapter(pool_maxsize=MAX_CONNECTIONS))
@@ -76,7 +76,7 @@ class Upstream:
         self.once = Once()
 
     def name_of(self, name: str) -> str:
-        """The repository's name there: Docker Hub's ``nginx`` is ``library/nginx``.
+        """The repository's name at this registry: ``nginx`` is ``library/nginx`` on Docker Hub.
 
         Raises `errors.NameInvalid`.
         """
@@ -93,11 +93,11 @@ class Upstream:
         query: Any = None,
         headers: dict[str, str] | None = None,
     ) -> requests.Response:
-        """A response that is a success, its body unread.
+        """A successful response, with its body unread.
 
-        Raises the error of the registry, without its challenges: they are for the proxy, and a
-        client must not send its own password there. What would be a 401 is a 403 ``DENIED``.
-        Raises `BadGateway` or `GatewayTimeout` if there is no answer, or none that makes sense.
+        Raises the registry's error without its challenges: they are meant for the proxy, and a
+        client must not send its own password there. A 401 becomes a 403 ``DENIED``. Raises
+        `BadGateway` or `GatewayTimeout` if there is no answer, or the answer is malformed.
         """
         with self.failures():
             url = self.urls.build(endpoint, values, query)
@@ -106,11 +106,11 @@ class Upstream:
             response = self._request(method, url, headers, sent)
             challenge = self._challenge_of(response, sent)
             if challenge is not None and same_origin(response.url, url):
-                body_of(response)  # so that the connection can be used again
+                body_of(response)  # read it, so that the connection can be reused
                 granted = self._renewed(scopes, challenge, sent)
                 response = self._request(method, url, headers, granted)
             if method == "HEAD":
-                _ = response.content  # there is none, and the connection can be used again
+                _ = response.content  # it is empty; now the connection can be reused
             return checked(response, endpoint)
 
     def manifest(self, values: dict[str, str], accept: str) -> tuple[str, Manifest]:
@@ -129,7 +129,7 @@ class Upstream:
         return digest, Manifest(media_type, content)
 
     def blob(self, values: dict[str, str]) -> Source:
-        """A blob. Its blocks end with an error if they are not what its digest says."""
+        """A blob. Its blocks end with an error if they do not match its digest."""
         answer = self.ask("GET", RouteName.BLOB, values)
         is_encoded = "Content-Encoding" in answer.headers
         size = None if is_encoded else answer.raw.length_remaining
@@ -140,7 +140,7 @@ class Upstream:
             yield from checked_blocks(digest, answer.iter_content(BLOCK))
 
     def body_of(self, answer: requests.Response, most: int) -> bytes:
-        """The body of an answer, of so many bytes at most."""
+        """The body of an answer, which must have at most `most` bytes."""
         with self.failures():
             content = body_of(answer, most)
             if len(content) > most:
@@ -149,13 +149,13 @@ class Upstream:
 
     @contextmanager
     def failures(self) -> Iterator[None]:
-        """Whatever fails, as an HTTP error of the proxy's."""
+        """Turn any failure into an HTTP error that the proxy can send."""
         try:
             yield
         except errors.RegistryError as error:
             raise _without_challenges(error) from None
         except (requests.RequestException, ValueError) as error:
-            # What it says is for the operator: it may have a URL in it that opens something.
+            # Only for the operator: the text may contain a URL with credentials.
             log.warning("%s: %s", self.namespace, " ".join(str(error).split()))
             if isinstance(error, requests.Timeout):
                 raise GatewayTimeout(f"{self.namespace} has not answered in time") from error
@@ -166,7 +166,7 @@ class Upstream:
     def _request(
         self, method: str, url: str, headers: Any, authorization: str | None
     ) -> requests.Response:
-        """The answer, with redirects followed: without credentials once they lead elsewhere."""
+        """The answer, after any redirects. Another origin gets no credentials."""
         first = url
         for _ in range(MAX_REDIRECTS + 1):
             response = self.session.request(
@@ -191,14 +191,14 @@ class Upstream:
     # Credentials.
 
     def _authorization(self, scopes: str) -> str | None:
-        """What opened these scopes last time, renewed if it has ended."""
+        """The authorization that was last granted for these scopes, renewed if it has expired."""
         grant = self.grants.get(scopes)
         if grant is not None and grant.end <= time.monotonic():
             return self._renewed(scopes, grant.challenge, grant.authorization)
         return grant and grant.authorization
 
     def _challenge_of(self, response: requests.Response, sent: str | None) -> Challenge | None:
-        """The challenge of a 401 that can be answered with more than was sent."""
+        """The challenge of a 401, if the proxy has credentials that it has not yet sent."""
         if response.status_code != 401:
             return None
         found = {one.scheme: one for one in reversed(parse_challenges(response.headers))}
@@ -206,10 +206,10 @@ class Upstream:
         return found.get("bearer") or (found.get("basic") if has_more else None)
 
     def _renewed(self, scopes: str, challenge: Challenge, old: str | None) -> str:
-        """What answers a challenge, in place of what did and may be too old now."""
+        """A new answer to a challenge, in place of `old`, which may have expired."""
 
         def renew() -> str:
-            known = self.grants.get(scopes)  # by another thread
+            known = self.grants.get(scopes)  # another thread may have renewed it
             if known and known.authorization != old and known.end > time.monotonic():
                 return known.authorization
             if challenge.scheme == "basic":
@@ -221,7 +221,7 @@ class Upstream:
             except errors.RegistryError as error:
                 if error.code in (401, 403, 429, 503):
                     raise
-                # A 404 of the token server says nothing of what the registry has.
+                # A 404 from the token server says nothing about what the registry has.
                 raise ValueError(f"its token server answers {error.code}") from None
             token = parse_token(body_of(answer))
             end = time.monotonic() + token.expires_in
@@ -230,14 +230,14 @@ class Upstream:
         return self.once.do(scopes, renew)
 
     def _remember(self, scopes: str, grant: "Grant") -> str:
-        if len(self.grants) >= MAX_TOKENS:  # whoever asks for names without end fills no memory
+        if len(self.grants) >= MAX_TOKENS:  # endless new names must not fill the memory
             self.grants.clear()
         self.grants[scopes] = grant
         return grant.authorization
 
 
 class Grant(NamedTuple):
-    """What opens some scopes, and until when by the monotonic clock."""
+    """The authorization for some scopes, and when it ends by the monotonic clock."""
 
     challenge: Challenge
     authorization: str
@@ -245,7 +245,7 @@ class Grant(NamedTuple):
 
 
 class _Sent(AuthBase):
-    """One authorization or none, and none from a ``.netrc``."""
+    """Send this authorization or none, but never one from a ``.netrc``."""
 
     def __init__(self, authorization: str | None) -> None:
         self.authorization = authorization

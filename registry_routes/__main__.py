@@ -30,8 +30,8 @@ from .urls import PARAMETERS, URLBuilder, match_url
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line with `argv`, and return the exit status.
 
-    It is 1 if there is no match or no URL, 2 for a wrong command line, and 141 if the reader of the
-    output has gone, as for a program that SIGPIPE has ended.
+    It is 1 if nothing matches or no URL can be built, 2 if the command line is wrong, and 141 if
+    the reader of the output is gone, as for a program that SIGPIPE has ended.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         finally:
             print(end="", flush=True)
     except OSError as error:
-        # Python would write the rest at its end, and fail again.
+        # Python would write the rest when it exits, and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141 if isinstance(error, BrokenPipeError) else _fail(str(error))
 
@@ -96,11 +96,11 @@ def _parser() -> argparse.ArgumentParser:
     routes.add_argument("--format", choices=["text", "markdown", "json"], default="text")
     routes.set_defaults(command=_routes)
 
-    match = commands.add_parser("match", parents=[shared], help="what a request is routed to")
+    match = commands.add_parser("match", parents=[shared], help="show how a request is routed")
     match.add_argument(
-        "method", nargs="?", default="GET", metavar="METHOD", help="%(default)s, if not given"
+        "method", nargs="?", default="GET", metavar="METHOD", help="default: %(default)s"
     )
-    match.add_argument("url", metavar="URL-or-path", help="under the root, if that is given")
+    match.add_argument("url", metavar="URL-or-path", help="under the root, if one is given")
     match.set_defaults(command=_match)
 
     build = commands.add_parser(
@@ -114,8 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     target.add_argument(
         "--reference",
         metavar="REFERENCE",
-        help="an image, such as nginx:1.27: the URL of its manifest, at the registry that the "
-        "reference names, by https, or at the root if that is given",
+        help="build the URL of an image's manifest, such as nginx:1.27, at the registry that the "
+        "reference names (by https), or at the root if one is given",
     )
     target.add_argument("endpoint", nargs="?", metavar="ENDPOINT", help="one that `routes` lists")
     build.add_argument(
@@ -123,13 +123,13 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         type=_pair,
         metavar="key=value",
-        help="what the endpoint takes; whatever else goes into the query as it is",
+        help="the endpoint's values and query parameters; unknown names go into the query",
     )
     build.set_defaults(command=_build)
 
-    registry = commands.add_parser("serve", help="serve a registry in memory, to try and to test")
+    registry = commands.add_parser("serve", help="serve a registry in memory, for a try or a test")
     registry.add_argument(
-        "--port", type=int, default=5000, help="its port on 127.0.0.1; 0 takes a free one"
+        "--port", type=int, default=5000, help="the port on 127.0.0.1; 0 takes a free one"
     )
     registry.set_defaults(command=_serve)
     return parser
@@ -232,8 +232,8 @@ def _number(text: str) -> int | str:
 
 
 def _signature(endpoint: str) -> tuple[Callable[..., str], list[str], dict[str, Parameter]]:
-    """The method of `URLBuilder` for an endpoint; its positional parameters by name; and those that
-    are query parameters, as a query names them."""
+    """The method of `URLBuilder` for an endpoint, the names of its positional parameters, and its
+    keywords by the names that they have in a query."""
     method: Callable[..., str] = getattr(URLBuilder, endpoint.replace("-", "_"))
     parameters = [one for one in signature(method).parameters.values() if one.name != "self"]
     positional = [one.name for one in parameters if one.kind is Parameter.POSITIONAL_ONLY]
@@ -252,14 +252,14 @@ def _what_endpoints_take() -> str:
         _, _, keywords = _signature(route.endpoint)
         optional = [f"[{name}]" for name in keywords if name not in variables]
         rows.append([f"  {route.endpoint}", " ".join([*variables, *optional])])
-    return f"what the endpoints take, and in [] what they may take:\n{_aligned(rows)}"
+    return f"what each endpoint takes, optional query parameters in []:\n{_aligned(rows)}"
 
 
 def _serve(options: argparse.Namespace) -> str:
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     with serve(port=options.port) as registry:
         print(
-            f"A registry at {registry.url}, in memory: it keeps nothing. Ctrl-C stops it. Try:\n"
+            f"A registry in memory at {registry.url}. It keeps nothing. Ctrl-C stops it. Try:\n"
             f"  skopeo copy --dest-tls-verify=false docker://busybox docker://{registry.host}/busybox\n"
             f"  curl {registry.url}/v2/_catalog",
             flush=True,
@@ -279,7 +279,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _printable(text: str) -> str:
-    """`text` with escapes for what would move a cursor, or look like other text than it is."""
+    """`text`, with escapes for characters that move the cursor or that look like other text."""
     return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
 
 

@@ -69,7 +69,7 @@ class RegistryRequest(Request):
     def scopes(self) -> list[Scope]:
         """What a token must allow for this request; see `scopes.required_scopes`.
 
-        The list is empty for `base`, and if no rule matches: any token will do.
+        The list is empty for `base`, and if no rule matches. Any token will do then.
         """
         if self.url_rule is None:
             return []
@@ -77,8 +77,8 @@ class RegistryRequest(Request):
 
     @cached_property
     def urls(self) -> URLBuilder:
-        """Builds URLs of this registry, as paths: what a ``Location`` or a ``Link`` should have,
-        as no path can lead to another host, or from https to http behind a proxy."""
+        """Builds URLs of this registry as paths. A ``Location`` or a ``Link`` should be a path,
+        which cannot lead to another host, or from https to http behind a proxy."""
         return URLBuilder.from_environ(self.environ, relative=True, url_map=self._url_map)
 
 
@@ -139,10 +139,10 @@ class RegistryApp:
 
     **Errors.** A `werkzeug.exceptions.HTTPException` becomes the registry's JSON, whether a view, a
     hook or the map raised it; a redirect stays a redirect. Any other exception is logged, and
-    becomes a 500 with the code ``UNKNOWN``. So does a response that no server could send, because
-    its status or one of its headers is malformed, or because a header is the server's own, such as
-    ``Connection``. If a body raises an exception while it is sent, it is too late for an error: the
-    exception reaches the server, which closes the connection.
+    becomes a 500 with the code ``UNKNOWN``. So does a response that no server can send, because its
+    status or a header is malformed, or because a header is for the server to set, such as
+    ``Connection``. If a body raises an exception while it is being sent, it is too late for an
+    error: the exception reaches the server, which closes the connection.
 
     A chunked request body (``Transfer-Encoding: chunked``) is a 411 if the server does not set
     ``wsgi.input_terminated``: the views would get an empty body instead.
@@ -152,8 +152,8 @@ class RegistryApp:
     Every response has the headers ``Docker-Distribution-API-Version`` and
     ``X-Content-Type-Options``.
 
-    :param url_map: the routes, if they are not those of `registry_routes.url_map`. Your own rules
-        in it may have views too.
+    :param url_map: the routes; by default, those of `registry_routes.url_map`. Its own rules may
+        have views too.
     """
 
     testing: bool = False
@@ -165,7 +165,7 @@ class RegistryApp:
                 f"url_map {url_map!r} must be a RegistryMap, such as RegistryMap(OCI_1_1)"
             )
         self.url_map: RegistryMap = url_map or ready_made_map
-        # By endpoint and method; `None` is any other method.
+        # By endpoint and method; `None` stands for any other method.
         self._views: dict[Any, dict[str | None, Callable[..., Response]]] = {}
         self._before: list[Callable[[RegistryRequest], Response | None]] = []
         self._after: list[Callable[[RegistryRequest, Response], Response]] = []
@@ -174,9 +174,9 @@ class RegistryApp:
         """Register the decorated function as the view of `endpoint` for `methods`.
 
         Without methods, or with `None`, it is the view for every method that the endpoint takes.
-        A view for GET is called for HEAD too, if HEAD has no view of its own.
+        A view for GET also answers HEAD, unless HEAD has its own view.
 
-        A proxy passes everything on with one function:
+        A proxy can forward everything with one function:
 
         >>> from registry_routes import OCI_1_1
         >>> def forward(request: RegistryRequest, **values: str) -> Response: ...
@@ -215,12 +215,11 @@ class RegistryApp:
     def before_request(self, hook: BeforeRequest) -> BeforeRequest:
         """Register a function that is called with each request, before its view.
 
-        If it returns a response or raises an error, that is the answer: neither the view nor
-        another of these hooks is called. They are called in the order in which they were
-        registered.
+        Hooks are called in the order in which they were registered. If one returns a response or
+        raises an error, that is the answer: neither the hooks after it nor the view are called.
 
-        The request has been matched by then, but a redirect, a 404 or a 405 is sent only after the
-        hooks. So a gateway can ask for a token before a client learns which routes there are:
+        The request has already been matched, but a redirect, a 404 or a 405 is sent only after the
+        hooks. So a gateway can ask for a token before a client learns which routes exist:
 
         >>> from registry_routes import errors, scopes
         >>> app = RegistryApp()
@@ -230,7 +229,7 @@ class RegistryApp:
         ...     if not all(scope.is_granted_by(granted) for scope in request.scopes):
         ...         raise errors.Unauthorized(scope=request.scopes, error="insufficient_scope")
 
-        Browsers send no credentials with a preflight request. If they use the registry, let OPTIONS
+        Browsers send preflight requests without credentials. If they use the registry, let OPTIONS
         through.
         """
         self._before.append(hook)
@@ -239,10 +238,10 @@ class RegistryApp:
     def after_request(self, hook: AfterRequest) -> AfterRequest:
         """Register a function that is called with each request and its response.
 
-        It returns the response to send: the same, changed or not, or another. It sees every
-        response: those of views and of other hooks, errors and redirects.
+        It returns the response to send: the same one, changed or not, or another. It is called for
+        every response, including errors, redirects and those of other hooks.
 
-        The hooks are called in reverse order: the one that was registered first is called last, and
+        Hooks are called in reverse order: the one that was registered first is called last, and
         sees what is sent. If a hook raises an exception, the next one gets the error's response.
         """
         self._after.insert(0, hook)
@@ -268,7 +267,7 @@ class RegistryApp:
     def _answer(
         self, request: RegistryRequest, respond: Callable[..., Response], *arguments: Any
     ) -> "tuple[Response, _Sent]":
-        """What `respond` returns or raises, as a response; and what a server gets of it."""
+        """What `respond` returns or raises, as a response, and as what the server gets."""
         failure: HTTPException
         try:
             response = respond(*arguments)
@@ -308,7 +307,7 @@ class RegistryApp:
         view = self._view_of(request.endpoint, request.method)
         if view is None:
             methods = adapter.allowed_methods()
-            if not methods:  # a rule that takes any method has no list of them
+            if not methods:  # a rule that takes any method does not list them
                 views = self._views.get(request.endpoint, {})
                 methods = ["GET", "HEAD", *filter(None, views)]
             return self._refuse(request, adapter, MethodNotAllowed(methods))
@@ -327,16 +326,16 @@ class RegistryApp:
     def _refuse(
         self, request: RegistryRequest, adapter: RegistryMapAdapter, error: HTTPException
     ) -> Response:
-        """Raise the error; but of the methods that the path takes, name those that have a view."""
+        """Raise the error. If it is a 405, list only the methods that have a view."""
         if not isinstance(error, MethodNotAllowed):
             raise error
         viewed = set()
         for method in error.valid_methods or ():
             try:
                 endpoint, _ = adapter.match(method=method)
-            except RequestRedirect:  # to the route, by its canonical path; or somewhere else
+            except RequestRedirect:  # to the canonical path of the route, or somewhere else
                 endpoint = getattr(error, "endpoint", None)
-            except HTTPException:  # the rule that takes the method does not answer for this path
+            except HTTPException:  # the rule that takes the method does not serve this path
                 continue
             if endpoint is None or self._view_of(endpoint, method) is not None:
                 viewed.add(method)
@@ -353,7 +352,7 @@ def _misreturned(function: Callable[..., Any], returned: object) -> TypeError:
 
 
 def _check_length(request: RegistryRequest) -> None:
-    """Raise an error for a body that Werkzeug would take for an empty one."""
+    """Raise an error for a body that Werkzeug would read as empty."""
     environ = request.environ
     length = environ.get("CONTENT_LENGTH")
     if length and not (length.isascii() and length.isdecimal() and len(length) < 19):
@@ -374,17 +373,17 @@ _OWN_HEADERS = {
     "x-content-type-options": ("X-Content-Type-Options", "nosniff"),
 }
 
-#: What only a server may send (PEP 3333; RFC 9110, 7.6.1), and what is no name.
+#: Headers that only a server may send (PEP 3333; RFC 9110, 7.6.1), and the empty name.
 _NEVER_SENT = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 _NEVER_SENT |= {"proxy-authenticate", "proxy-authorization", "proxy-connection", ""}
 
-_is_status = re.compile(r"[2-9][0-9]{2} [ -~\x80-\xff]*").fullmatch  # 1xx is no answer
+_is_status = re.compile(r"[2-9][0-9]{2} [ -~\x80-\xff]*").fullmatch  # 1xx is not final
 _is_token = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch  # RFC 9110, 5.1
 _is_text = re.compile(r"[ -~\x80-\xff]*").fullmatch  # PEP 3333: Latin-1, without control characters
 
 
 def _sent(response: Response, environ: "WSGIEnvironment") -> _Sent:
-    """What a server gets of a response. Raises `ValueError` for what no server could send."""
+    """A response as a server gets it. Raises `ValueError` if no server can send it."""
     body, status, headers = response.get_wsgi_response(environ)
     if not _is_status(status):
         raise ValueError(f"status {status!r} must be a number from 200 to 999 and a reason")
@@ -392,7 +391,7 @@ def _sent(response: Response, environ: "WSGIEnvironment") -> _Sent:
     letters = "".join([name for name, _ in headers]).replace("-", "")
     text = "".join([value for _, value in headers])
     is_plain = letters.isascii() and letters.isalnum() and text.isascii()
-    if not (is_plain and text.isprintable()):  # it may still be in order
+    if not (is_plain and text.isprintable()):  # it may still be valid
         for name, value in headers:
             if not (_is_token(name) and _is_text(value)):
                 raise ValueError(
@@ -408,7 +407,7 @@ def _base(request: RegistryRequest) -> Response:
     return Response("{}", mimetype="application/json")
 
 
-#: The error codes of what is no `RegistryError`, by status.
+#: The error codes, by status, of exceptions that are not a `RegistryError`.
 _CODES = {
     **{status: error.error_code for status, error in BY_STATUS.items()},
     404: RouteUnknown.error_code,
@@ -421,23 +420,23 @@ _CODES = {
 def error_response(
     error: HTTPException | Sequence[HTTPException], environ: "WSGIEnvironment | None" = None
 ) -> Response:
-    """The response for `error`: the registry's JSON, whatever has raised it.
+    """The response for an error, in the registry's JSON form.
 
-    Of several errors, as `errors.parse_errors` reads them, the body lists all; the status and the
-    headers are those of the first.
+    If there are several errors, such as those that `errors.parse_errors` reads, the body lists them
+    all; the status and the headers are those of the first.
 
-    A redirect stays one, and an error that carries a response is that response. For Flask:
-    ``app.register_error_handler(HTTPException, error_response)``.
+    A redirect stays a redirect. If an error carries a response, that response is returned. In
+    Flask: ``app.register_error_handler(HTTPException, error_response)``.
 
     >>> from werkzeug.exceptions import Forbidden
     >>> error_response(Forbidden("not you")).get_json()
     {'errors': [{'code': 'DENIED', 'message': 'not you'}]}
 
-    Raises `ValueError` if there is no error.
+    Raises `ValueError` if the sequence of errors is empty.
     """
     errors = [error] if isinstance(error, HTTPException) else error
     if not errors:
-        raise ValueError("a response must have an error, and there are none")
+        raise ValueError("the response must have at least one error")
     first = errors[0]
     if isinstance(first, RequestRedirect):
         response = Response(status=first.code, headers={"Location": first.new_url})

@@ -1,7 +1,7 @@
 """The access that a request needs, as the scopes of a token.
 
-Docker's token authentication specification says how a scope is written; Go distribution, which
-ones a request needs.
+Docker's token authentication specification says how a scope is written. Go distribution decides
+which scopes a request needs.
 """
 
 import re
@@ -31,10 +31,10 @@ class Scope:
     """``repository`` or ``registry``."""
 
     name: str
-    """The repository name; ``catalog`` of the registry."""
+    """The repository name, or ``catalog`` for the registry."""
 
     actions: tuple[str, ...]
-    """``pull``, ``push``, ``delete``; ``*`` for all that there are. A string, ``"pull,push"``, is
+    """``pull``, ``push``, ``delete``, or ``*`` for all actions. A string such as ``"pull,push"`` is
     split at its commas."""
 
     def __post_init__(self) -> None:
@@ -46,11 +46,11 @@ class Scope:
 
     @classmethod
     def parse(cls, text: str) -> "Scope":
-        """The scope that `text` is; raises `ValueError` if it is none.
+        """Parse a scope. Raises `ValueError` if `text` is malformed.
 
         An empty action, as in ``repository:a:pull,``, asks for nothing, and is left out.
         """
-        # A name may have ":" in it, where it starts with a host and a port. Its characters are
+        # A name that starts with a host and a port has ":" in it. The characters of a name are
         # those of a scope in RFC 6749, 3.3.
         found = re.fullmatch(r"([a-z0-9]+(?:\([a-z0-9]+\))?):([!#-\[\]-~]+):([a-z*,]*)", text)
         if not found:
@@ -58,7 +58,7 @@ class Scope:
         return cls(found[1], found[2], tuple(found[3].split(",")))
 
     def is_granted_by(self, granted: Iterable["Scope"]) -> bool:
-        """Whether `granted`, together, allow all that this scope asks for.
+        """Whether the scopes in `granted` together allow everything that this scope asks for.
 
         >>> granted = parse_scopes("repository:a:pull,push repository:b:pull")
         >>> Scope("repository", "a", ("pull",)).is_granted_by(granted)
@@ -79,7 +79,7 @@ def parse_scopes(text: str) -> list[Scope]:
     >>> [scope.name for scope in parse_scopes("repository:a:pull registry:catalog:*")]
     ['a', 'catalog']
 
-    Raises `ValueError` naming the one that is malformed.
+    Raises `ValueError`, which names the scope, if one is malformed.
     """
     return [Scope.parse(one) for one in text.split()]
 
@@ -90,12 +90,12 @@ def required_scopes(
     values: Mapping[str, Any],
     query: Mapping[str, Any] | str = "",
 ) -> list[Scope]:
-    """What a token must allow for a request; nothing for `base`, which any token opens.
+    """What a token must allow for a request. For `base`, that is nothing: any token will do.
 
     (Go distribution, ``registry/handlers/app.go``, ``appendAccessRecords``.)
 
-    `endpoint` and `values` are what the map has matched, the endpoint as the map calls it, after an
-    `EndpointPrefix` that ends in "." too; `query` is the request's, as a string or as parsed.
+    `endpoint` and `values` are what the map has matched. The endpoint may have the prefix of an
+    `EndpointPrefix` that ends in ".". `query` is the request's, as a string or parsed.
 
     >>> required_scopes("manifest", "PUT", {"name": "library/nginx", "tag": "latest"})
     [Scope(type='repository', name='library/nginx', actions=('pull', 'push'))]
@@ -103,18 +103,18 @@ def required_scopes(
     >>> " ".join(map(str, required_scopes("blob-upload", "POST", {"name": "me/app"}, query)))
     'repository:me/app:pull,push repository:library/debian:pull'
 
-    Whatever has no ``name``, the catalog, an extension of the registry or an endpoint of your own,
-    needs ``registry:catalog:*``. A POST with ``from`` in its query is taken for a mount, whatever
-    the endpoint is. If ``from`` is empty or not a repository name, the request needs nothing but
-    its target: the registry must then mount nothing, but begin an ordinary upload.
+    An endpoint without a ``name`` needs ``registry:catalog:*``: the catalog, an extension of the
+    registry, or your own endpoint. A POST with ``from`` in its query counts as a mount at any
+    endpoint. If ``from`` is empty or not a repository name, the request needs only the scope of its
+    target. The registry must then begin an ordinary upload instead of a mount.
     """
     name = values.get("name")
     if name is None:
         is_base = endpoint.rpartition(".")[2] == RouteName.BASE
         return [] if is_base else [Scope("registry", "catalog", ("*",))]
-    # A method that no specification knows may do anything.
+    # An unknown method might do anything.
     scopes = [Scope("repository", name, _ACTIONS.get(method.upper(), ("*",)))]
-    if method.upper() == "POST":  # whatever the endpoint is called in this map
+    if method.upper() == "POST":  # at any endpoint, as a map may rename them
         for source in _values_of(query, "from"):
             if source != name and NAME.fits(source):
                 scopes.append(Scope("repository", source, ("pull",)))
@@ -133,7 +133,7 @@ _ACTIONS = {
 
 
 def _values_of(query: Mapping[str, Any] | str, name: str) -> list[str]:
-    """Every one of them: who reads the request next may take the last for the first."""
+    """All the values of a parameter, because the registry may read another one than the first."""
     if isinstance(query, str):
         query = parse_qs(query, keep_blank_values=True)
     getlist = getattr(query, "getlist", None)

@@ -1,7 +1,6 @@
-"""URLs for clients and servers: building them, matching them, and following those that a registry
-sends.
+"""URLs for clients and servers: build them, match them, and follow those that a registry sends.
 
-A URL is a string, or any object that prints as a URL, such as those of httpx and yarl.
+A URL is a string, or an object that prints as a URL, such as those of httpx and yarl.
 """
 
 import re
@@ -27,10 +26,10 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 
-#: What a query parameter is: a value, several values, or `None` for no parameter.
+#: The value of a query parameter, several values, or `None` to leave the parameter out.
 QueryValue: TypeAlias = str | int | Iterable[str | int] | None
 
-#: The query parameters whose names differ from the keywords that `URLBuilder` has for them.
+#: The keywords of `URLBuilder` that differ from the names of their query parameters.
 PARAMETERS: Mapping[str, str] = MappingProxyType(
     {
         "from_": "from",
@@ -53,20 +52,20 @@ class URLBuilder:
         ...
     ValueError: repository name 'library/Nginx' must be lowercase
 
-    Each method returns a URL. It raises `ValueError`, which names the value and the rule it broke,
-    if an argument is malformed, and `werkzeug.routing.BuildError` if the map's dialect has no such
-    route. Keywords are query parameters: those of the distribution-spec and of Docker's catalog,
-    and whatever else a registry takes. A list gives a parameter several times, and `None` leaves it
-    out.
+    Each method returns a URL. If an argument is malformed, it raises `ValueError`, which names the
+    value and the rule it broke. If the map's dialect has no such route, it raises
+    `werkzeug.routing.BuildError`. Keywords are query parameters: those of the distribution-spec and
+    of Docker's catalog, and any others that a registry takes. A list repeats the parameter, and
+    `None` leaves it out.
 
     >>> urls.tags("library/nginx", next_page="gAAAAABm")
     'https://registry.example.com/mirror/v2/library/nginx/tags/list?next_page=gAAAAABm'
 
     :param root: where the registry is: an ``http`` or ``https`` URL without the ``/v2/``, with a
         path if the ``/v2/`` is not at the root of the host, with or without a trailing slash.
-    :param relative: to build paths, ``/mirror/v2/``, in place of whole URLs; then `root` may be
+    :param relative: build paths, such as ``/mirror/v2/``, instead of whole URLs. `root` may then be
         just the path.
-    :param url_map: the routes, if they are not those of `registry_routes.url_map`.
+    :param url_map: the routes; by default, those of `registry_routes.url_map`.
     """
 
     def __init__(
@@ -85,12 +84,11 @@ class URLBuilder:
         relative: bool = False,
         url_map: RegistryMap | None = None,
     ) -> Self:
-        """For the registry that a request came to: its scheme, its host, where it is mounted.
+        """A builder for the registry that received a request, from its scheme, host and mount.
 
-        A header that a proxy has set is not looked at here, but in
-        `werkzeug.middleware.proxy_fix.ProxyFix`, which is told whom to trust. Raises
-        `werkzeug.exceptions.SecurityError`, a 400, if the ``Host`` is malformed. It may have a
-        ``_``, as the names of Docker Compose's services have.
+        It ignores the headers of proxies; use `werkzeug.middleware.proxy_fix.ProxyFix`, which knows
+        which proxies to trust. Raises `werkzeug.exceptions.SecurityError`, a 400, if the ``Host``
+        is malformed. A ``Host`` may have a ``_``, like the service names of Docker Compose.
 
         >>> from werkzeug.test import create_environ
         >>> environ = create_environ("/v2/", "https://registry.example.com/mirror")
@@ -104,7 +102,7 @@ class URLBuilder:
         return cls(root, relative=relative, url_map=url_map)
 
     def base(self, /, **query: QueryValue) -> str:
-        """The API itself, ``/v2/``."""
+        """The root of the API, ``/v2/``."""
         return self._url(RouteName.BASE, {}, {}, query)
 
     def catalog(
@@ -129,17 +127,17 @@ class URLBuilder:
         ns: str | None = None,
         **query: QueryValue,
     ) -> str:
-        """A manifest, by a tag or by its digest; one with ``:`` in it is a digest.
+        """A manifest, by a tag or by its digest. A reference with ``:`` in it is a digest.
 
-        A `Reference` takes the place of both. Its domain does not count: the registry at the root
-        may be a mirror of it.
+        A `Reference` can replace both arguments. Its domain is ignored, because the registry at the
+        root may be a mirror.
 
         >>> urls = URLBuilder("https://mirror.example.com")
         >>> urls.manifest(Reference.parse("nginx:1.27"))
         'https://mirror.example.com/v2/library/nginx/manifests/1.27'
 
-        :param tag: tags to give to a manifest that is pushed by its digest.
-        :param ns: the registry that a proxy is to pull from.
+        :param tag: tags for a manifest that is pushed by its digest.
+        :param ns: the registry that a proxy should pull from.
         """
         if isinstance(name, Reference):
             if reference:
@@ -177,9 +175,9 @@ class URLBuilder:
         """Where the upload of a blob begins.
 
         :param mount: the digest of a blob to mount instead of uploading it.
-        :param from_: the repository that has it.
+        :param from_: the repository to mount it from.
         :param digest: the blob's digest, to upload it with this one request.
-        :param digest_algorithm: what the blob's digest will be made with, such as ``sha512``.
+        :param digest_algorithm: the algorithm of the blob's later digest, such as ``sha512``.
         """
         if from_ is not None:
             self._grammar("repository").check(from_)
@@ -196,7 +194,7 @@ class URLBuilder:
     def blob_upload_chunk(
         self, name: str, uuid: str, /, *, digest: str | None = None, **query: QueryValue
     ) -> str:
-        """The upload of a blob, on its way. (A client takes the ``Location`` it was given.)
+        """An upload that has begun. Clients use the ``Location`` that they were given instead.
 
         :param digest: the blob's digest, to complete the upload.
         """
@@ -215,9 +213,11 @@ class URLBuilder:
         last: str | None = None,
         **query: QueryValue,
     ) -> str:
-        """The manifests whose subject is this one, of one type, or of several, if given.
+        """The manifests that have this one as their subject.
 
-        `n` and `last` are for the ``Link`` of a registry that gives them in pages.
+        `n` and `last` are for the ``Link`` of a registry that returns the list in pages.
+
+        :param artifact_type: list only manifests of this type, or of these types.
         """
         values = {"name": name, "digest": digest}
         parameters = {"artifact_type": artifact_type, "n": _count(n), "last": last}
@@ -232,9 +232,9 @@ class URLBuilder:
         /,
         **query: QueryValue,
     ) -> str:
-        """An extension's endpoint, of the registry, or of the repository `name`.
+        """An extension's endpoint, of the registry or of the repository `name`.
 
-        (As a keyword, ``name=`` is a query parameter.)
+        As a keyword, ``name=`` is a query parameter.
         """
         values = {"extension": extension, "component": component, "module": module}
         if name is not None:
@@ -248,10 +248,10 @@ class URLBuilder:
         query: Mapping[str, QueryValue] | None = None,
         /,
     ) -> str:
-        """The URL of any endpoint of the API, from what `match_url` has made of another URL.
+        """The URL of any endpoint of the API, from its values. It takes what `match_url` returns.
 
-        A proxy finds the URL of its upstream by it, and its own in what the upstream sends. `query`
-        has the parameters, whatever they are; a `MultiDict` keeps all the values of each.
+        With it, a proxy turns its own URLs into those of its upstream, and the upstream's into its
+        own. `query` may have any parameters; a `MultiDict` keeps all the values of each.
 
         >>> upstream = URLBuilder("https://registry.example.com")
         >>> upstream.build(*match_url("/mirror/v2/a/tags/list?n=2&page=x%2By", root="/mirror"))
@@ -269,10 +269,10 @@ class URLBuilder:
     ) -> str:
         parameters = {PARAMETERS.get(name, name): value for name, value in parameters.items()}
         for name in parameters:
-            if name in more:  # where it would not be checked
+            if name in more:  # it would not be checked there
                 raise ValueError(f"parameter {name!r} must be given by its own argument")
         for name, value in values.items():
-            if value is None:  # Werkzeug would take it for one that is not given
+            if value is None:  # Werkzeug would treat it as missing
                 raise ValueError(f"{name} None must be a string")
         path = self._table.build(endpoint, values)
         if path is None:
@@ -287,7 +287,7 @@ class URLBuilder:
 
 
 class MatchedURL(NamedTuple):
-    """What a URL is to a registry; see `match_url`."""
+    """What `match_url` finds in a URL."""
 
     endpoint: str
     """One of `RouteName`."""
@@ -309,19 +309,19 @@ def match_url(
     {'name': 'a/b', 'tag': 'v1'}
 
     It decodes a URL as WSGI does: ``%2F`` in a name is a slash, and bytes that are not UTF-8
-    become U+FFFD. A fragment and credentials do not count.
+    become U+FFFD. A fragment and credentials are ignored.
 
-    Raises what `RegistryMapAdapter.match` raises: `werkzeug.routing.RequestRedirect`, to the path
-    that is meant; an error of `registry_routes.errors`, such as `NameInvalid`; and
+    Raises what `RegistryMapAdapter.match` raises: `werkzeug.routing.RequestRedirect`, to the
+    correct path; an error of `registry_routes.errors`, such as `NameInvalid`; and
     `werkzeug.exceptions.NotFound` for a URL that is not under the API, or not under `root`. Raises
-    `ValueError` if `url` is not a URL of ``http`` or ``https``, nor a path that starts with ``/``.
+    `ValueError` if `url` is neither an ``http`` or ``https`` URL nor a path that starts with ``/``.
 
-    :param url: a whole URL, or a path with or without a query, percent-encoded as it is sent. What
-        starts with ``//`` is a path, too.
-    :param root: what the API is under, as `URLBuilder` takes it: a URL, and then a whole `url` must
-        have the same scheme, host and port; or a path, on whatever host.
-    :param url_map: the routes, if they are not those of `registry_routes.url_map`. It is bound to
-        the host ``registry.invalid``, which a redirect of a rule of your own then names.
+    :param url: a whole URL, or a path with or without a query, percent-encoded as it is sent. A
+        text that starts with ``//`` is also a path.
+    :param root: where the registry is, as in `URLBuilder`. If it is a URL, a whole `url` must have
+        the same scheme, host and port. If it is a path, any host will do.
+    :param url_map: the routes; by default, those of `registry_routes.url_map`. The map is bound to
+        the host ``registry.invalid``, which appears in the redirects of its own rules.
     """
     routes = url_map or ready_made_map
     at = _parsed_root(root, may_be_path=True)
@@ -351,8 +351,8 @@ _ANY_HOST = "registry.invalid"
 
 
 def _parsed(kind: str, url: object, origin: str = "") -> SplitResult:
-    """The parts of a URL; those of a path are at `origin`."""
-    # What prints as a URL has a __str__ of its own; None, a list and a response have not.
+    """The parts of a URL. A path is taken to be at `origin`."""
+    # URL objects define __str__; None, a list and a response do not.
     if isinstance(url, bytes | bytearray) or type(url).__str__ is object.__str__:
         raise ValueError(f"{kind} must be a string or a URL object, not {type(url).__name__}")
     text = str(url)
@@ -363,15 +363,15 @@ def _parsed(kind: str, url: object, origin: str = "") -> SplitResult:
         )
     try:
         parts = urlsplit(f"{origin}{text}" if text.startswith("/") else text)
-        _ = parts.port  # which is parsed only when it is asked for
+        _ = parts.port  # urlsplit parses it only on access
     except ValueError as error:
-        why = f"{error!s:.200}"  # it may have all of the URL in it
+        why = f"{error!s:.200}"  # it may contain the whole URL
         raise ValueError(f"{kind} {shortened(text)} must be a URL: {why}") from None
     return parts
 
 
 def _parsed_root(root: object, *, may_be_path: bool) -> SplitResult:
-    """The parts of a root, its path without a slash at the end."""
+    """The parts of a root, without the slash at the end of its path."""
     parts = _parsed("root", root)
     named = f"root {shortened(str(root))}"
     is_path = may_be_path and not (parts.scheme or parts.netloc)
@@ -395,16 +395,16 @@ def _origin(parts: SplitResult) -> tuple[str, str | None, int]:
 
 
 def _host_of(environ: "WSGIEnvironment") -> str:
-    """The host that a request is for, without the port that its scheme has by default."""
+    """The host of a request, without the default port of its scheme."""
     host = environ.get("HTTP_HOST")
     if host is None:
         host = get_host(environ)
-    # Werkzeug's own check, from 3.1.7 on, refuses "_".
+    # Since 3.1.7, Werkzeug's own check refuses "_".
     if not re.fullmatch(r"(?:[a-zA-Z0-9._-]+|\[[0-9a-fA-F:.]+\])(?::[0-9]+)?", host):
         raise SecurityError("the request's Host is malformed")
     try:
         _parsed("Host", f"//{host}")
-    except ValueError:  # such a port or such an IPv6 address cannot be
+    except ValueError:  # the port or the IPv6 address is impossible
         raise SecurityError("the request's Host is malformed") from None
     return host.removesuffix(":443" if environ["wsgi.url_scheme"] == "https" else ":80")
 
@@ -412,9 +412,9 @@ def _host_of(environ: "WSGIEnvironment") -> str:
 def same_origin(url: object, other: object, /) -> bool:
     """Whether two URLs have the same scheme, host and port; for clients.
 
-    Only then may the credentials for one be sent to the other: a ``Location`` or a ``Link`` of a
-    registry may lead to another host, or from https to http. (distribution-spec, main branch,
-    "Endpoints"; RFC 6454, section 5.)
+    Send the credentials of one to the other only if they have: a ``Location`` or a ``Link`` of a
+    registry may lead to another host, or from https to http (distribution-spec, main branch,
+    "Endpoints"; RFC 6454, section 5).
 
     >>> same_origin("https://r.example/v2/", "https://R.example:443/other")
     True
@@ -439,7 +439,7 @@ def _count(n: int | None) -> int | None:
 
 
 def _listed(value: Any) -> list[Any]:
-    """The values of a parameter, which may be given several times, once or not at all."""
+    """The values of a parameter: several, one or none."""
     if value is None:
         return []
     is_one = isinstance(value, str | bytes) or not isinstance(value, Iterable)
@@ -467,10 +467,10 @@ def _with_query(url: str, query: Mapping[str, Any]) -> str:
 def resolve_location(request_url: object, location: object, /, **query: QueryValue) -> str:
     """Where a ``Location`` leads, as an absolute URL; for clients.
 
-    Registries send them absolute, from the root of the host or relative to the request's URL, and
-    put parameters of their own into the query: it is kept byte for byte, and `query` appended
-    (``digest=…`` to complete an upload; ``**{"digest-algorithm": …}``). A list gives a parameter
-    several times, `None` leaves it out.
+    Registries send absolute URLs, paths from the root of the host, or URLs relative to that of the
+    request. They put their own parameters into the query, which is kept byte for byte. `query` is
+    appended to it: ``digest=…`` to complete an upload, or ``**{"digest-algorithm": …}``. A list
+    repeats the parameter, and `None` leaves it out.
 
     >>> resolve_location(
     ...     "https://registry.example.com/v2/a/blobs/uploads/",
@@ -479,8 +479,8 @@ def resolve_location(request_url: object, location: object, /, **query: QueryVal
     ... )
     'https://registry.example.com/v2/a/blobs/uploads/1?_state=x%2By==&digest=sha256%3Aabc'
 
-    It may lead to another host: credentials are for the registry's own. Raises `ValueError` if it
-    is not a URL of ``http`` or ``https``.
+    It may lead to another host, which must not get the registry's credentials; see `same_origin`.
+    Raises `ValueError` if it does not lead to a URL of ``http`` or ``https``.
     """
     given = _parsed("Location", location)
     _parsed("URL", request_url)

@@ -1178,5 +1178,5 @@ def test_several_errors_may_be_anyones() -> None:
     assert second["code"] == "NAME_UNKNOWN"
     one = error_response([errors.NameUnknown()])
     assert one.get_data() == error_response(errors.NameUnknown()).get_data()
-    with pytest.raises(ValueError, match="must have an error"):
+    with pytest.raises(ValueError, match="must have at least one error"):
         error_response([])

@@ -355,6 +355,9 @@ class TestHttpOrHttps:
         assert is_loopback(f"https://{host}/v2/") == loopback
 
     def test_a_certificate_is_checked_unless_told_otherwise(self, tmp_path: Path) -> None:
+        pytest.importorskip(
+            "cryptography", reason="cryptography cannot be installed on this Python"
+        )
         certificate = make_ssl_devcert(str(tmp_path / "key"), cn="wrong.example")
         oci_layout.write(tmp_path / "image", [10], ["amd64"])
         with serving_app(Faulty(), ssl_context=certificate) as root:

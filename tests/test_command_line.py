@@ -242,6 +242,7 @@ def test_the_routes_in_each_format(capsys: pytest.CaptureFixture[str]) -> None:
             listed = json.loads(run(capsys, f"routes --format json {more}")[1])
             assert (
                 run(capsys, f"routes {more} --prefix {prefix}/")[1]
+                == run(capsys, f"routes {more} --format text")[1]
                 == run(capsys, f"routes {more}")[1]
             )
             text = run(capsys, f"routes {more}")[1].splitlines()
@@ -293,7 +294,7 @@ def test_a_registry_in_memory(tmp_path: Path) -> None:
     ):
         assert server.stdout
         greeting = server.stdout.readline()
-        assert greeting.startswith(f"A registry at http://127.0.0.1:{port}, in memory: it keeps no")
+        assert greeting.startswith(f"A registry in memory at http://127.0.0.1:{port}. It keeps no")
         root = f"http://127.0.0.1:{port}/v2"
         requests.put(f"{root}/a/manifests/v1", data=b"{}", timeout=10).raise_for_status()
         listed = requests.get(f"{root}/a/tags/list", timeout=10)
@@ -344,7 +345,7 @@ def test_a_misspelt_parameter_is_told_as_registries_may_have_their_own(
 def test_the_help_of_build_has_what_each_endpoint_takes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["build", "--help"])
-    _, _, listed = capsys.readouterr().out.partition("what the endpoints take")
+    _, _, listed = capsys.readouterr().out.partition("what each endpoint takes")
     lines = [line.split() for line in listed.splitlines()[1:]]
     assert len(lines) == len(OCI_1_1.routes)
     for route, (endpoint, *names) in zip(OCI_1_1.routes, lines, strict=True):
@@ -364,7 +365,7 @@ def test_each_parameter_that_the_help_names_is_taken(
 ) -> None:
     with pytest.raises(SystemExit):
         main(["build", "--help"])
-    listed = capsys.readouterr().out.partition("what the endpoints take")[2].splitlines()[1:]
+    listed = capsys.readouterr().out.partition("what each endpoint takes")[2].splitlines()[1:]
     names = listed[OCI_1_1.routes.index(route)].split()[1:]
     values = dict.fromkeys(["digest", "mount"], SHA256) | {"n": "5", "digest-algorithm": "sha512"}
     pairs = [f"{name}={values.get(name, 'x')}" for name in (one.strip("[]") for one in names)]

@@ -1250,7 +1250,7 @@ def test_skopeo_and_podman_pull_with_upstream_and_without_it(
         assert skopeo("list-tags --tls-verify=false", remote, fails=True)
     for copy in "with", "without":
         assert files_of(tmp_path / copy) == files_of(image)
-    assert "What is kept is served." in (tmp_path / "proxy-log").read_text()
+    assert "The kept manifest is served." in (tmp_path / "proxy-log").read_text()
 
 
 @pytest.mark.slow
@@ -1387,7 +1387,7 @@ def test_the_command_to_collect(tmp_path: Path) -> None:
         ([], "", "the following arguments are required: --upstream"),
         (["--upstream", "quay.io"], "", "must be a URL of http or https"),
         (["--upstream", "https://quay.io", "--fresh-for", "5"], "", "must be a number with"),
-        (["--upstream", "https://quay.io"], "x=alice:secret", "it must be for quay.io"),
+        (["--upstream", "https://quay.io"], "x=alice:secret", "the namespace must be quay.io"),
     ],
 )
 def test_a_command_line_that_makes_no_sense(

@@ -669,6 +669,18 @@ def test_a_subject_whose_referrers_are_not_kept_gets_no_oci_subject(client: Clie
     assert (response.status_code, "OCI-Subject" in response.headers) == (201, False)
 
 
+def test_a_storage_is_not_asked_about_digests_that_cannot_be_verified() -> None:
+    class Watchful(MemoryStorage):
+        def referrers(self, name: str, digest: str, after: str = "") -> Iterator[tuple[str, bytes]]:
+            assert digest.partition(":")[0] in REGISTERED_ALGORITHMS
+            return super().referrers(name, digest, after)
+
+    client = Client(make_registry(Watchful()))
+    for digest in digest_of(b""), "md5:0", "a+b:c":
+        response = client.get(f"/v2/a/referrers/{digest}")
+        assert (response.status_code, response.get_json()["manifests"]) == (200, [])
+
+
 def test_referrers_are_listed_and_filtered(client: Client) -> None:
     subject = manifest_of()
     digest = digest_of(subject)

@@ -5,7 +5,8 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ import obstore
 import pytest
 import requests
 from obstore.store import S3Store
-from storage import storage_at
+from storage import check_place, storage_at
 from werkzeug.test import Client
 
 from registry_routes import resolve_location
@@ -353,3 +354,22 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
     for path in storage.glob("blobs/*/*"):
         assert digest_of(path.read_bytes()) == f"sha256:{path.name}"
     assert not list(storage.rglob("*#*"))
+
+
+def test_a_worker_that_starts_after_an_unmount_does_not_use_what_is_there_instead(
+    tmp_path: Path,
+) -> None:
+    place = tmp_path / "data"
+    check_place(ArgumentParser(), str(place))
+    storage_at(place, create=False).check()
+    place.rename(tmp_path / "unmounted")
+    place.mkdir()
+    acts: list[Callable[[Any], object]] = [
+        lambda storage: storage.check(),
+        lambda storage: storage.put_blob("a", digest_of(b"x"), [b"x"]),
+        lambda storage: storage.tag("a", "v1"),
+    ]
+    for act in acts:
+        with pytest.raises(OSError, match="is not the directory that it was"):
+            act(storage_at(place, create=False))
+    assert list(place.iterdir()) == []

@@ -610,6 +610,13 @@ def test_the_body_of_a_response_is_cut_short_without_a_socket() -> None:
         assert (response.data, response.content_length) == (b"01234", 10)
 
 
+def test_a_body_that_is_cut_short_had_a_length_even_if_it_was_streamed() -> None:
+    with serve(Response(iter([b"01234", b"56789"]))) as registry:
+        registry.fail("base", "GET", "body cut short")
+        response = Client(registry.app).get("/v2/")
+        assert (response.data, response.content_length) == (b"01234", 10)
+
+
 @pytest.mark.parametrize("size", [0, 10_000_000])
 def test_a_closed_connection_has_no_effect(size: int) -> None:
     content = bytes(size)
@@ -869,6 +876,7 @@ def test_the_absolute_locations_of_an_application_are_made_relative() -> None:
             (inner.app, "relative", "/v2/a/blobs/uploads/"),
             (inner.app, "opaque", "/uploads/a/"),
             (Response(status=202, headers={"Location": elsewhere}), "relative", elsewhere),
+            (Response(status=202, headers={"Location": "/up/1"}), "opaque", "/up/1"),
         ]
         for app, location, wanted in cases:
             with serve(app, location=location) as registry, client_of(registry) as client:

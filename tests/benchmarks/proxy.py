@@ -66,6 +66,11 @@ def main() -> None:
     options = parser.parse_args()
     if not shutil.which("curl"):
         sys.exit("curl is not installed")
+    compare(options.layers, options.layer, options.rounds, options.clients)
+
+
+def compare(layers: int = 8, layer: int = 16, rounds: int = 3, many: int = 8) -> None:
+    """Print the times of pulls, by one client and by `many` at once. A `layer` has so many MiB."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
 
@@ -86,11 +91,11 @@ def main() -> None:
         else:
             print(f"{DEBIANS} is not installed: it takes no part")
         best: dict[tuple[int, str], float] = {}
-        for number in range(options.rounds):
-            for clients in 1, options.clients:
+        for number in range(rounds):
+            for clients in 1, many:
                 name = f"r{number}/c{clients}"
-                size = options.layer * 2**20
-                paths = push_image(upstream, name, options.layers, size)
+                size = layer * 2**20
+                paths = push_image(upstream, name, layers, size)
                 first = [(f"{who}, first pull", root) for who, root in caches.items()]
                 later = [(f"{who}, later pull", root) for who, root in caches.items()]
                 for who, root in [*first, *([(UPSTREAM, upstream), *later] * 5)]:
@@ -98,9 +103,9 @@ def main() -> None:
                     best[clients, who] = min(took, best.get((clients, who), took))
                     if (who, root) in first:
                         time.sleep(2)  # until all is kept
-        total = options.layers * options.layer
-        for clients in 1, options.clients:
-            print(f"\n{total} MiB in {options.layers} layers, {clients} at once")
+        total = layers * layer
+        for clients in 1, many:
+            print(f"\n{total} MiB in {layers} layers, {clients} at once")
             for (number, who), took in best.items():
                 if number == clients:
                     ratio = took / best[clients, UPSTREAM]

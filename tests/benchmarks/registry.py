@@ -4,7 +4,7 @@
 
 Each measurement is a function of a `Contender`. The contenders take turns, on the same disk, and the
 best of the rounds counts; read the ratios. Whatever is left in a contender's way by one measurement
-is in the other's way too.
+is in the other's way too. At last, pulls through the example proxy: see `proxy.py`.
 
 Both sync what they have acknowledged. Ours syncs each file once, and the directories above it.
 ``docker-registry`` 2.8 syncs each file twice, and no directory (as strace shows), so a power cut may
@@ -32,6 +32,7 @@ from registry_routes.digests import digest_of
 from registry_routes.headers import IMAGE_MANIFEST
 
 from ..servers import EXAMPLES, debians_registry, free_port, serving
+from . import proxy
 
 IMAGE_CONFIG = "application/vnd.oci.image.config.v1+json"
 SMALL, AT_ONCE = 200, 8  # requests of each kind, and clients that share them
@@ -362,6 +363,7 @@ def main() -> None:
         memory = [most_memory(one) for one in contenders]
         show(cells("the most memory, all processes", "MiB", memory))
         print(f"\nThe best of {options.rounds} rounds; {options.workers} workers of ours.")
+    proxy.compare(rounds=options.rounds)
 
 
 if __name__ == "__main__":
