@@ -54,6 +54,9 @@ RETRY = 10  # seconds before an upstream that has failed is asked again about th
 MAX_LIST = 32 * 1024 * 1024  # bytes of a page of tags, repositories or referrers
 USED = 3600  # seconds before the use of a manifest is recorded again
 
+# The codes of a 404 that is a page, or that of a server which has no such route.
+NOT_FROM_REGISTRY = errors.Unknown.error_code, errors.RouteUnknown.error_code
+
 Found = tuple[str, Manifest]  # a digest and its manifest
 Key = tuple[str, ...]
 View = Callable[..., Response]
@@ -72,8 +75,8 @@ class Proxy:
         self.fetches = Fetches()
         self.once = Once()
         # Each process has its own: until when a tag is served without asking its upstream, with
-        # which warning; and when a manifest was last used.
-        self.fresh: dict[Key, tuple[float, str]] = {}
+        # which warning, and to clients with which Accept; and when a manifest was last used.
+        self.fresh: dict[Key, tuple[float, str, str]] = {}
         self.used: dict[Key, float] = {}
 
     def app(self) -> RegistryApp:
@@ -117,7 +120,7 @@ class Proxy:
         if namespace is None:
             return next(iter(self.upstreams.values()))
         found = self.upstreams.get(namespace.lower())
-        if found is None:
+        if found is None or not namespace.isascii():  # the Kelvin sign is a small k in lower case
             known = " or ".join(self.upstreams)
             raise errors.NameUnknown(f"ns {namespace!r:.300} must be {known}")
         return found
@@ -154,24 +157,30 @@ class Proxy:
         if kept and accepted and not accepted.quality(kept[1].media_type):
             kept = None
         key = (upstream.namespace, name, tag)
-        until, warning = self.fresh.get(key, (0.0, ""))
-        if kept and time.monotonic() < until:
+        accept = str(accepted)
+        until, warning, same = self.fresh.get(key, (0.0, "", ""))
+        # What one client got for a tag, a client that accepts more may not get: an index's image.
+        if kept and time.monotonic() < until and (warning or accept == same):
             return kept, warning
         try:
             found = self._asked(request, upstream, {"name": name, "tag": tag}, kept)
         except HTTPException as error:
-            if kept and error.code == 404:
+            # A 404 may be that of a server in front of the registry, which has lost it for a while.
+            is_gone = (
+                error.code == 404 and getattr(error, "error_code", "") not in NOT_FROM_REGISTRY
+            )
+            if kept and is_gone:
                 with suppress(Missing):
                     upstream.storage.delete_tag(name, tag)
-            if not kept or error.code == 404:
+            if not kept or is_gone:
                 raise
             answer = f"{error.code} {error.name}"
             warning = f"{upstream.namespace}: {answer}. {name}:{tag} may have changed meanwhile."
             log.warning("%s The kept manifest is served.", warning)
-            self.fresh[key] = time.monotonic() + min(self.fresh_for, RETRY), warning
+            self.fresh[key] = time.monotonic() + min(self.fresh_for, RETRY), warning, accept
             return kept, warning
         if not isinstance(found, Response):
-            self.fresh[key] = time.monotonic() + self.fresh_for, ""
+            self.fresh[key] = time.monotonic() + self.fresh_for, "", accept
         return found, ""
 
     def _asked(
@@ -186,11 +195,20 @@ class Proxy:
         key = (upstream.namespace, *values.values(), accept)
         if kept or request.method == "HEAD":
             ask = partial(upstream.ask, "HEAD", RouteName.MANIFEST, values, {}, {"Accept": accept})
-            sent = self.once.do((*key, "HEAD"), ask).headers
+            sent: Mapping[str, str]
+            try:
+                sent = self.once.do((*key, "HEAD"), ask).headers
+            except errors.ManifestUnknown:
+                if not kept:
+                    raise
+                return self._got(key, upstream, values, accept)  # which says whose 404 it is
             if kept and sent.get("Docker-Content-Digest") == kept[0]:
                 return kept
             if request.method == "HEAD":
                 return passed_on(sent)
+        return self._got(key, upstream, values, accept)
+
+    def _got(self, key: Key, upstream: Upstream, values: dict[str, str], accept: str) -> Found:
         return self.once.do((*key, "GET"), lambda: self._fetched(upstream, values, accept))
 
     def _fetched(self, upstream: Upstream, values: dict[str, str], accept: str) -> Found:
@@ -305,6 +323,7 @@ PASSED_ON = ("Content-Type", "Docker-Content-Digest", "OCI-Filters-Applied")
 def passed_on(sent: Mapping[str, str], content: bytes | None = None) -> Response:
     """The upstream's answer, to a HEAD if it has no content."""
     response = Response(content)
+    response.automatically_set_content_length = content is not None  # a HEAD's is not 0
     for name in PASSED_ON if content else (*PASSED_ON, "Content-Length"):
         if name in sent:
             response.headers[name] = sent[name]

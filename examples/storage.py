@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -36,6 +36,7 @@ from registry_routes.registry import (
 PART = 5 * 1024 * 1024  # bytes of a part of an upload, the least for S3; two are held in memory
 STAGING = "staging/"
 CONDEMNED = "condemned/"  # lists of what each running collection may delete
+TRIES = 20  # of a write that makes directories, beside deletes that remove them
 MAX_COPY = 4 * 1024 * 1024 * 1024  # bytes; S3 copies up to 5 GiB in one request
 
 # If an object store is down or hangs, that is an error within ten seconds. These are set in the
@@ -225,7 +226,18 @@ class ObjectStorage(Storage):
     def put(self, path: str, content: bytes, **options: Any) -> None:
         self._check_directory()
         with raising_oserrors():
-            self.store.put(path, content, **options)
+            self._beside_deletes(lambda: self.store.put(path, content, **options))
+
+    def _beside_deletes(self, act: Callable[[], Any]) -> None:
+        """Do what may make directories, again if a delete has removed them, empty, meanwhile."""
+        for left in reversed(range(TRIES)):
+            try:
+                act()
+                return
+            except BaseError as error:
+                if self.directory is None or not left or "Unable to create dir" not in str(error):
+                    raise
+            self._check_directory()
 
     def _write(self, path: str, blocks: Blocks) -> None:
         """Write a stream. If that raises, nothing appears, and S3 discards its parts."""
@@ -252,7 +264,7 @@ class ObjectStorage(Storage):
         try:
             _sync(f"{self.directory}{staged}")
             with raising_oserrors():
-                self.store.rename(staged, path)
+                self._beside_deletes(lambda: self.store.rename(staged, path))
         finally:
             self.delete(staged)  # left by an error, or because both names were one file already
         while path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from werkzeug.exceptions import HTTPException, LengthRequired, MethodNotAllowed
 from werkzeug.routing import RequestRedirect, Rule
 from werkzeug.wrappers import Request, Response
+from werkzeug.wsgi import ClosingIterator
 
 from .errors import (
     BY_STATUS,
@@ -251,9 +252,15 @@ class RegistryApp:
     ) -> Iterable[bytes]:
         request = RegistryRequest(environ, self.url_map)
         response, sent = self._answer(request, self._respond, request)
+        replaced: list[Response] = []
         for hook in self._after:
-            response, sent = self._answer(request, hook, request, response)
+            before = response
+            response, sent = self._answer(request, hook, request, before)
+            if response is not before:
+                replaced.append(before)
         body, status, headers = sent
+        if replaced:  # only now, as the new response may read what the old one holds
+            body = ClosingIterator(body, [one.close for one in replaced])
         start_response(status, headers)
         return body
 
@@ -266,7 +273,12 @@ class RegistryApp:
             response = respond(*arguments)
             if not isinstance(response, Response):
                 raise _misreturned(respond, response)
-            return response, _sent(response, request.environ)
+            try:
+                return response, _sent(response, request.environ)
+            except Exception:
+                if response not in arguments:  # else it is replaced, and closed for that
+                    response.close()
+                raise
         except HTTPException as error:
             failure = error
         except Exception:
@@ -372,25 +384,21 @@ _is_text = re.compile(r"[ -~\x80-\xff]*").fullmatch  # PEP 3333: Latin-1, withou
 
 def _sent(response: Response, environ: "WSGIEnvironment") -> _Sent:
     """A response as a server gets it. Raises `ValueError` if no server can send it."""
-    try:
-        body, status, headers = response.get_wsgi_response(environ)
-        if not _is_status(status):
-            raise ValueError(f"status {status!r} must be a number from 200 to 999 and a reason")
-        names = {name.lower() for name, _ in headers}
-        letters = "".join([name for name, _ in headers]).replace("-", "")
-        text = "".join([value for _, value in headers])
-        is_plain = letters.isascii() and letters.isalnum() and text.isascii()
-        if not (is_plain and text.isprintable()):  # it may still be valid
-            for name, value in headers:
-                if not (_is_token(name) and _is_text(value)):
-                    raise ValueError(
-                        f"header {name!r}: {value!r} must be a token and one line of Latin-1"
-                    )
-        if not names.isdisjoint(_NEVER_SENT):
-            raise ValueError(f"header {min(names & _NEVER_SENT)!r} must be left to the server")
-    except Exception:
-        response.close()
-        raise
+    body, status, headers = response.get_wsgi_response(environ)
+    if not _is_status(status):
+        raise ValueError(f"status {status!r} must be a number from 200 to 999 and a reason")
+    names = {name.lower() for name, _ in headers}
+    letters = "".join([name for name, _ in headers]).replace("-", "")
+    text = "".join([value for _, value in headers])
+    is_plain = letters.isascii() and letters.isalnum() and text.isascii()
+    if not (is_plain and text.isprintable()):  # it may still be valid
+        for name, value in headers:
+            if not (_is_token(name) and _is_text(value)):
+                raise ValueError(
+                    f"header {name!r}: {value!r} must be a token and one line of Latin-1"
+                )
+    if not names.isdisjoint(_NEVER_SENT):
+        raise ValueError(f"header {min(names & _NEVER_SENT)!r} must be left to the server")
     headers += [header for name, header in _OWN_HEADERS.items() if name not in names]
     return body, status, headers
 

@@ -898,6 +898,53 @@ def test_a_response_that_cannot_be_sent_is_logged_and_closed(
     assert "header 'X-Y': 'ж' must be a token and one line of Latin-1" in caplog.text
 
 
+def raising(response: Response) -> Response:
+    raise errors.Denied
+
+
+def spoilt(response: Response) -> Response:
+    response.headers["X-Y"] = "ж"
+    return response
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        lambda response: response,
+        lambda response: Response("another"),
+        lambda response: Response(response.iter_encoded()),
+        lambda response: Response(headers={"X-Y": "ж"}),
+        lambda response: None,
+        raising,
+        spoilt,
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_each_response_is_closed_once_whatever_a_hook_makes_of_it(
+    hook: Callable[[Response], Any], method: str
+) -> None:
+    app = RegistryApp()
+    closed: list[bool] = []
+
+    def body() -> Iterator[bytes]:
+        yield b"a"
+        assert not closed
+        yield b"b"
+
+    @app.view("catalog")
+    def catalog(request: RegistryRequest) -> Response:
+        response = Response(body())
+        response.call_on_close(lambda: closed.append(True))
+        return response
+
+    app.after_request(lambda request, response: response)
+    app.after_request(lambda request, response: hook(response))
+    response = Client(app).open("/v2/_catalog", method=method)
+    assert response.data is not None
+    response.close()
+    assert closed == [True]
+
+
 def test_headers_that_servers_can_send_are_sent_as_they_are() -> None:
     sent = {"X_y.z~": "a, \xe9\xff", "Location": "/é ж", "DOCKER-distribution-api-version": "x"}
     app = RegistryApp()

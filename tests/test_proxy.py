@@ -227,6 +227,37 @@ def test_a_tag_that_is_gone_is_gone(upstream: ServedRegistry, through: Through) 
 
 
 @pytest.mark.parametrize(
+    ("body", "is_gone"),
+    [
+        (b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "no"}]}', True),
+        (b'{"errors": [{"code": "NAME_UNKNOWN", "message": "no"}]}', True),
+        (b'{"errors": [{"code": "NOT_FOUND", "message": "no"}]}', True),
+        (b'{"errors": [{"code": "UNSUPPORTED", "message": "no route"}]}', False),
+        (b"<html><title>404 Not Found</title></html>", False),
+        (b"404 page not found", False),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_only_the_registrys_own_404_ends_a_kept_tag(
+    upstream: ServedRegistry, through: Through, body: bytes, is_gone: bool, method: str
+) -> None:
+    kept = through.get(LATEST)
+    digest = kept.headers["Docker-Content-Digest"]
+    path = urlsplit(f"{through.upstream.urls.root}{LATEST}").path
+    canned = Canned({path: lambda sent: (404, {}, b"" if sent.method == "HEAD" else body)})
+    through.upstream.session.mount("http://", canned)
+    answer = through.client.open(LATEST, method=method)
+    if is_gone:
+        assert answer.status_code == 404
+        with pytest.raises(Missing):
+            through.storage.tag("library/nginx", "latest")
+    else:
+        assert answer.headers["Docker-Content-Digest"] == digest
+        assert ": 404 " in parse_warnings(answer.headers["Warning"])[0]
+        assert through.storage.tag("library/nginx", "latest") == digest
+
+
+@pytest.mark.parametrize(
     ("fault", "status", "code", "passed_on"),
     [
         (
@@ -349,26 +380,38 @@ def test_a_manifest_has_the_digest_that_was_asked_for() -> None:
     assert len(canned.sent) == 1
 
 
-def test_a_client_gets_the_manifest_that_it_accepts() -> None:
+def test_a_client_gets_the_manifest_that_upstream_has_for_what_it_accepts() -> None:
+    """Also if another client, which accepts less, has just got an image of the index."""
+
     def negotiated(request: requests.PreparedRequest) -> Any:
-        accepts_index = IMAGE_INDEX in request.headers["Accept"]
-        media_type = IMAGE_INDEX if accepts_index else IMAGE_MANIFEST
-        return 200, {"Content-Type": media_type}, json.dumps({"is": media_type}).encode()
+        media_type = IMAGE_MANIFEST if request.headers["Accept"] == IMAGE_MANIFEST else IMAGE_INDEX
+        content = json.dumps({"is": media_type}).encode()
+        sent = {"Content-Type": media_type, "Docker-Content-Digest": digest_of(content)}
+        return 200, sent, b"" if request.method == "HEAD" else content
 
     through = Through("https://r.example", fresh_for=60)
     canned = Canned({"/v2/a/manifests/v1": negotiated})
     through.upstream.session.mount("https://", canned)
-    for accept in IMAGE_MANIFEST, f"{IMAGE_INDEX}, {IMAGE_MANIFEST}", IMAGE_MANIFEST, IMAGE_INDEX:
-        response = through.get("/v2/a/manifests/v1", headers={"Accept": accept})
-        assert response.content_type in accept
-        assert response.get_json(force=True) == {"is": response.content_type}
-    for sent in {"Accept": "*/*"}, {"Accept": "application/*"}, {}:
-        assert through.get("/v2/a/manifests/v1", headers=sent).content_type == IMAGE_INDEX
-    # An index is fine for the second: it accepts both.
-    assert [request.headers["Accept"] for request in canned.sent] == [
-        IMAGE_MANIFEST,
-        IMAGE_INDEX,
-    ]
+    both = f"{IMAGE_INDEX}, {IMAGE_MANIFEST}"
+    for accept in IMAGE_MANIFEST, both, IMAGE_MANIFEST, IMAGE_INDEX, "*/*", "application/*", None:
+        response = through.get("/v2/a/manifests/v1", headers={"Accept": accept} if accept else {})
+        expected = IMAGE_MANIFEST if accept == IMAGE_MANIFEST else IMAGE_INDEX
+        assert response.content_type == expected
+        assert response.get_json(force=True) == {"is": expected}
+        asked_for = len(canned.sent)
+        through.get("/v2/a/manifests/v1", headers={"Accept": accept} if accept else {})
+        assert len(canned.sent) == asked_for  # the same client asks for what is fresh
+
+
+def test_a_head_without_a_length_has_none() -> None:
+    through = Through("https://r.example")
+    canned = Canned({f"/v2/a/blobs/{SHA256}": (200, {}, b"")})
+    canned.answers["/v2/a/manifests/v1"] = (200, INDEX, b"")
+    through.upstream.session.mount("https://", canned)
+    for path in canned.answers:
+        head = through.client.head(path)
+        assert head.status_code == 200
+        assert "Content-Length" not in head.headers
 
 
 # Blobs.
@@ -922,11 +965,21 @@ def test_the_namespace_chooses_the_upstream() -> None:
 
 
 @pytest.mark.parametrize(
-    "namespace", ["", "evil.example", "169.254.169.254", "127.0.0.1:1/../x", "é", "a" * 5000, "\n"]
+    "namespace",
+    [
+        "",
+        "evil.example",
+        "169.254.169.254",
+        "127.0.0.1:1/../x",
+        "é",
+        "\u212ar.example",  # whose lower case is "kr.example"
+        "a" * 5000,
+        "\n",
+    ],
 )
 @pytest.mark.parametrize("path", [LATEST, BLOB, "/v2/_catalog", "/v2/a/tags/list"])
 def test_a_namespace_that_is_not_configured_is_never_asked(namespace: str, path: str) -> None:
-    through = Through("https://r.example")
+    through = Through("https://kr.example")
     canned = Canned({})
     for scheme in "https://", "http://":
         through.upstream.session.mount(scheme, canned)

@@ -4,9 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +22,7 @@ from werkzeug.test import Client
 from registry_routes import resolve_location
 from registry_routes.digests import DigestMismatch, digest_of
 from registry_routes.grammar import REGISTERED_ALGORITHMS
-from registry_routes.registry import Storage, make_registry
+from registry_routes.registry import Manifest, Missing, Storage, make_registry
 
 from . import oci_layout
 from .servers import EXAMPLES, example, files_of, free_port, serving, skopeo
@@ -177,6 +179,38 @@ def test_uploads_may_be_cancelled_and_finished_at_once(storages: list[Storage]) 
             jobs = [pool.submit(asks[(turn + i) % 4]) for i in range(4)]
             statuses = [job.result().status_code for job in jobs]
         assert set(statuses) <= {201, 202, 204, 400, 404, 416}, statuses
+
+
+def test_pushes_beside_deletes_which_remove_empty_directories(tmp_path: Path) -> None:
+    storage = storage_at(tmp_path)
+    content = b"content"
+    digest = digest_of(content)
+    ends = threading.Event()
+
+    def delete() -> None:
+        while not ends.is_set():
+            for directory, _, _ in os.walk(tmp_path / "repositories", topdown=False):
+                with suppress(OSError):  # it is not empty, or it is gone
+                    os.rmdir(directory)
+
+    def push(i: int) -> None:
+        upload = storage.begin_upload("a/b/c/d")
+        storage.append_to_upload("a/b/c/d", upload, 0, [content])
+        storage.finish_upload("a/b/c/d", upload, len(content), [], digest)
+        manifest = Manifest("application/json", b"{}")
+        storage.put_manifest("a/b/c/d", digest_of(b"{}"), manifest, tags=["v1"])
+        with suppress(Missing):
+            storage.delete_manifest("a/b/c/d", digest_of(b"{}"))
+        with suppress(Missing):
+            storage.delete_blob("a/b/c/d", digest)
+
+    with ThreadPoolExecutor(8) as pool:
+        deleting = [pool.submit(delete) for _ in range(2)]
+        try:
+            list(pool.map(push, range(300)))
+        finally:
+            ends.set()
+        assert [one.result() for one in deleting] == [None, None]
 
 
 @pytest.mark.parametrize("storages", ["memory", "directory"], indirect=True)
