@@ -280,6 +280,8 @@ class Proxy:
             link = parse_next_link(answer.url, answer.headers.get("Link"))
             here = link and _here(request, upstream, link, endpoint, namespace)
         response = passed_on(answer.headers, content)
+        if not response.is_json:  # a browser might show it as a page of the proxy's
+            response.content_type = "application/json"
         if here:
             response.headers["Link"] = next_link(here)
         return response

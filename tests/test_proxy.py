@@ -1056,6 +1056,23 @@ def test_a_link_leads_to_the_proxy_or_is_an_error(link: str, expected: str | Non
         assert "Link" not in response.headers
 
 
+@pytest.mark.parametrize(
+    ("sent", "passed"),
+    [
+        ({"Content-Type": "application/json; charset=utf-8"}, "application/json; charset=utf-8"),
+        ({"Content-Type": "application/vnd.oci.image.index.v1+json"}, None),
+        ({"Content-Type": "text/html"}, "application/json"),
+        ({}, "application/json"),
+    ],
+)
+def test_a_list_is_never_a_page_for_a_browser(sent: dict[str, str], passed: str | None) -> None:
+    through = Through("https://r.example")
+    answers = {"/v2/a/tags/list": (200, sent, b"<script>")}
+    through.upstream.session.mount("https://", Canned(answers))
+    response = through.get("/v2/a/tags/list")
+    assert response.headers["Content-Type"] == (passed or sent["Content-Type"])
+
+
 def test_referrers_are_the_upstreams(upstream: ServedRegistry, through: Through) -> None:
     subject = upstream.add_image("library/nginx:latest")
     content = json.dumps(
