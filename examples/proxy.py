@@ -16,9 +16,10 @@ import argparse
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -67,11 +68,16 @@ class Proxy:
 
     :param upstreams: the upstreams by namespace. The first serves requests without one.
     :param fresh_for: how many seconds a tag is served without asking the upstream again.
+    :param most_waiting: how many requests may wait for upstreams at a time. Others are told to try
+        again, so that threads are left for what is kept, even if an upstream stalls.
     """
 
-    def __init__(self, upstreams: Mapping[str, Upstream], fresh_for: float) -> None:
+    def __init__(
+        self, upstreams: Mapping[str, Upstream], fresh_for: float, most_waiting: int = 256
+    ) -> None:
         self.upstreams = upstreams
         self.fresh_for = fresh_for
+        self.places = threading.BoundedSemaphore(most_waiting)
         self.fetches = Fetches()
         self.once = Once()
         # Each process has its own: until when a tag is served without asking its upstream, with
@@ -114,6 +120,19 @@ class Proxy:
             return response
 
         return answer
+
+    def _take_place(self) -> None:
+        """Raises `errors.Unavailable` if too many requests wait for upstreams."""
+        if not self.places.acquire(blocking=False):
+            raise errors.Unavailable("too many requests wait for other registries", retry_after=1)
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        self._take_place()
+        try:
+            yield
+        finally:
+            self.places.release()
 
     def _upstream(self, namespace: str | None) -> Upstream:
         """The upstream that a request is for, always one from the command line."""
@@ -191,6 +210,16 @@ class Proxy:
         kept: Found | None = None,
     ) -> Found | Response:
         """The upstream's manifest: the kept one, if it is the same; its headers, for a HEAD."""
+        with self._waiting():
+            return self._asked_now(request, upstream, values, kept)
+
+    def _asked_now(
+        self,
+        request: RegistryRequest,
+        upstream: Upstream,
+        values: dict[str, str],
+        kept: Found | None,
+    ) -> Found | Response:
         accept = request.headers.get("Accept") or f"{headers.ACCEPT_MANIFESTS}, */*"
         key = (upstream.namespace, *values.values(), accept)
         if kept or request.method == "HEAD":
@@ -243,7 +272,8 @@ class Proxy:
             size = storage.blob_size(name, digest)
             return blob_response(request, digest, size, partial(storage.read_blob, name, digest))
         if request.method == "HEAD":
-            return passed_on(upstream.ask("HEAD", RouteName.BLOB, values).headers)
+            with self._waiting():
+                return passed_on(upstream.ask("HEAD", RouteName.BLOB, values).headers)
 
         def source() -> Source:
             with suppress(Missing):  # it has just arrived
@@ -258,13 +288,19 @@ class Proxy:
                 log.error("%s: %s is not kept: %s", upstream.namespace, digest, one_line(error))
 
         key = (upstream.namespace, name, digest)
+        self._take_place()
         fetch = self.fetches.join(key, lambda: Fetch(source, keep))
+
+        def leave() -> None:
+            self.places.release()
+            self.fetches.leave(fetch)
+
         try:
             response = blob_response(request, digest, fetch.size(), fetch.read)
         except BaseException:
-            self.fetches.leave(fetch)
+            leave()
             raise
-        response.call_on_close(partial(self.fetches.leave, fetch))
+        response.call_on_close(leave)
         return response
 
     # Lists.
@@ -274,8 +310,9 @@ class Proxy:
     ) -> Response:
         query = request.args.to_dict(flat=False)
         namespace = query.pop("ns", [])
-        answer = upstream.ask(request.method, endpoint, values, query)
-        content = upstream.body_of(answer, MAX_LIST)
+        with self._waiting():
+            answer = upstream.ask(request.method, endpoint, values, query)
+            content = upstream.body_of(answer, MAX_LIST)
         with upstream.failures():
             link = parse_next_link(answer.url, answer.headers.get("Link"))
             here = link and _here(request, upstream, link, endpoint, namespace)
@@ -345,6 +382,7 @@ def make_app(
     users: Mapping[str, User],
     fresh_for: float = 300,
     timeout: float = 30,
+    most_waiting: int = 256,
 ) -> Any:
     """The proxy, with its health check beside it.
 
@@ -357,7 +395,9 @@ def make_app(
         namespace: Upstream(namespace, root, storages[namespace], users.get(namespace), timeout)
         for namespace, root in places.items()
     }
-    return with_health(Proxy(upstreams, fresh_for).app(), next(iter(storages.values())))
+    return with_health(
+        Proxy(upstreams, fresh_for, most_waiting).app(), next(iter(storages.values()))
+    )
 
 
 def place_within(place: str, namespace: str) -> str:
@@ -481,7 +521,14 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     server = Server(
-        lambda: make_app(places, options.storage, users, options.fresh_for, options.timeout),
+        lambda: make_app(
+            places,
+            options.storage,
+            users,
+            options.fresh_for,
+            options.timeout,
+            most_waiting=max(options.threads // 2, 1),
+        ),
         options,
         f"A proxy at http://{{host}} for {', '.join(places)}",
     )

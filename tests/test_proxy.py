@@ -695,6 +695,27 @@ def test_an_upstream_that_stalls_does_not_delay_other_requests(upstream: ServedR
         stalled.close()
 
 
+def test_a_stalled_upstream_leaves_threads_for_what_is_kept(upstream: ServedRegistry) -> None:
+    source = Slow()
+    with serve(source) as stalling:
+        through = Through(upstream.url, stalling.url)
+        assert through.get(SMALL_BLOB).data == SMALL
+        through.proxy.places = threading.BoundedSemaphore(2)
+        stalled = [through.client.get(f"{BLOB}?ns={stalling.host}") for _ in range(2)]
+        for path in LATEST, f"{BLOB}?ns={stalling.host}", "/v2/library/nginx/tags/list":
+            refused = through.get(path)
+            assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+            assert refused.get_json()["errors"][0]["code"] == "UNAVAILABLE"
+        assert through.get(SMALL_BLOB).data == SMALL
+        source.go_on.set()
+        for one in stalled:
+            assert one.data == LAYER
+            one.close()
+        for path in LATEST, "/v2/library/nginx/tags/list":
+            assert [through.get(path).status_code for _ in range(3)] == [200] * 3
+        assert through.get(BLOB, method="HEAD").status_code == 200
+
+
 def test_an_upstream_that_stalls_times_out() -> None:
     source = Slow()
     with slow(source, timeout=0.2) as through:
