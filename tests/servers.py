@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -93,6 +94,24 @@ def debians_registry(directory: Path, **settings: Any) -> Iterator[str]:
 def files_of(layout: Path) -> dict[str, bytes]:
     """The blobs of an OCI image layout."""
     return {path.name: path.read_bytes() for path in (layout / "blobs" / "sha256").iterdir()}
+
+
+@contextmanager
+def podman_or_buildah(program: str) -> Iterator[Callable[..., str]]:
+    """Runs the program, in its own storage, and returns the last line that it prints."""
+    found = shutil.which(program)
+    if found is None:
+        pytest.skip(f"{program} is not installed (Debian: apt install {program})")
+    with tempfile.TemporaryDirectory() as short:  # podman needs a short path
+        storage = ["--root", f"{short}/root", "--runroot", f"{short}/run"]
+
+        def run(*arguments: str) -> str:
+            command = [found, *storage, "--storage-driver", "vfs", *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+            assert done.returncode == 0, done.stderr
+            return done.stdout.strip().rpartition("\n")[2]
+
+        yield run
 
 
 def skopeo(command: str, *arguments: str, fails: bool = False) -> str:

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import requests
 from dxf import DXF
 
 from . import oci_layout
-from .servers import EXAMPLES, debians_registry, example, files_of, skopeo
+from .servers import EXAMPLES, debians_registry, example, files_of, podman_or_buildah, skopeo
 
 pytestmark = pytest.mark.slow
 
@@ -96,21 +95,10 @@ def test_debians_registry_is_a_pull_through_cache_of_it(registry: str, tmp_path:
 
 @pytest.mark.parametrize("program", ["buildah", "podman"])
 def test_buildah_and_podman_push_and_pull(registry: str, tmp_path: Path, program: str) -> None:
-    found = shutil.which(program)
-    if found is None:
-        pytest.skip(f"{program} is not installed (Debian: apt install {program})")
     image, back = tmp_path / "image", tmp_path / "back"
     oci_layout.write(image, [50_000, 10], ["amd64"], seed=2)
     remote = f"docker://{registry}/{program}/a:v1"
-    with tempfile.TemporaryDirectory() as short:  # podman needs a short path
-        storage = ["--root", f"{short}/root", "--runroot", f"{short}/run"]
-
-        def run(*arguments: str) -> str:
-            command = [found, *storage, "--storage-driver", "vfs", *arguments]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-            assert done.returncode == 0, done.stderr
-            return done.stdout.strip().rpartition("\n")[2]
-
+    with podman_or_buildah(program) as run:
         pulled = run("pull", f"oci:{image}:v1")
         run("push", "--tls-verify=false", pulled, remote)
         run("pull", "--tls-verify=false", remote)

@@ -3,10 +3,7 @@
 import gzip
 import json
 import os
-import shutil
 import socket
-import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -42,7 +39,7 @@ from registry_routes.paging import parse_next_link
 from registry_routes.testing import Fault, ServedRegistry, serve
 
 from . import oci_layout
-from .servers import files_of, skopeo
+from .servers import files_of, podman_or_buildah, skopeo
 
 ABSENT = f"sha256:{64 * '0'}"
 
@@ -1148,21 +1145,10 @@ def test_skopeo_pulls_an_image_that_was_added(served: ServedRegistry, tmp_path: 
 def test_buildah_and_podman_push_and_pull(
     served: ServedRegistry, tmp_path: Path, program: str
 ) -> None:
-    found = shutil.which(program)
-    if found is None:
-        pytest.skip(f"{program} is not installed (Debian: apt install {program})")
     image = tmp_path / "image"
     oci_layout.write(image, [50_000, 10], ["amd64"], seed=2)
     remote = f"docker://{served.host}/{program}/a:v1"
-    with tempfile.TemporaryDirectory() as short:  # podman needs a short path
-        storage = ["--root", f"{short}/root", "--runroot", f"{short}/run"]
-
-        def run(*arguments: str) -> str:
-            command = [found, *storage, "--storage-driver", "vfs", *arguments]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-            assert done.returncode == 0, done.stderr
-            return done.stdout.strip().rpartition("\n")[2]
-
+    with podman_or_buildah(program) as run:
         pulled = run("pull", f"oci:{image}:v1")
         run("push", "--tls-verify=false", "--creds", "alice:secret", pulled, remote)
         run("pull", "--tls-verify=false", "--creds", "alice:secret", remote)
