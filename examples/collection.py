@@ -253,28 +253,37 @@ def seconds(text: str) -> float:
     return int(found[1]) * UNITS[found[2]]
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="registry.py collect",
-        description="Delete what the storage of a registry no longer needs. The registry may be "
-        "running. Incomplete multipart uploads in an object store cannot be listed: let a "
-        "lifecycle rule of the bucket abort them.",
-    )
+def storage_to_collect(place: str) -> ObjectStorage:
+    """The storage at a place. Raises `OSError` if it is in memory, or not there."""
+    storage = storage_at(place, create=False)
+    if not isinstance(storage, ObjectStorage):
+        raise OSError("a storage in memory cannot be collected")
+    return storage
+
+
+def parser_of(program: str, description: str, *, older_than: str) -> argparse.ArgumentParser:
+    """The parser of a command that collects; `older_than` is the help for that option."""
+    parser = argparse.ArgumentParser(prog=program, description=description)
     parser.add_argument("--storage", required=True, help="a directory, or s3://…, gs://…, az://…")
     parser.add_argument(
-        "--older-than",
-        required=True,
-        type=seconds,
-        metavar="TIME",
-        help="delete what was last pushed or mounted longer ago than this, such as 24h or 7d; "
-        "choose more than any push takes",
+        "--older-than", required=True, type=seconds, metavar="TIME", help=older_than
     )
     parser.add_argument("--dry-run", action="store_true", help="delete nothing")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    parser = parser_of(
+        "registry.py collect",
+        "Delete what the storage of a registry no longer needs. The registry may be running. "
+        "Incomplete multipart uploads in an object store cannot be listed: let a lifecycle rule of "
+        "the bucket abort them.",
+        older_than="delete what was last pushed or mounted longer ago than this, such as 24h or "
+        "7d; choose more than any push takes",
+    )
     options = parser.parse_args(arguments)
     try:
-        storage = storage_at(options.storage, create=False)
-        if not isinstance(storage, ObjectStorage):
-            raise OSError("a storage in memory cannot be collected")
+        storage = storage_to_collect(options.storage)
         collection = Collection(storage, options.older_than)
         if not options.dry_run:
             collection.delete()

@@ -28,7 +28,7 @@ import collection
 from gateway import name_and_password
 from serving import OneLineParser, Server, server_options, with_health
 from sharing import Fetch, Fetches, Once, Source
-from storage import ObjectStorage, check_place, raising_oserrors, storage_at
+from storage import ObjectStorage, check_place, one_line, raising_oserrors, storage_at
 from upstream import Upstream, User
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
@@ -44,9 +44,14 @@ from registry_routes import (
     headers,
     match_url,
 )
-from registry_routes.grammar import REGISTERED_ALGORITHMS
 from registry_routes.paging import next_link, parse_next_link
-from registry_routes.registry import Manifest, Missing, blob_response, manifest_response
+from registry_routes.registry import (
+    Manifest,
+    Missing,
+    blob_response,
+    manifest_response,
+    registered,
+)
 
 log = logging.getLogger(__name__)
 
@@ -210,32 +215,24 @@ class Proxy:
         kept: Found | None = None,
     ) -> Found | Response:
         """The upstream's manifest: the kept one, if it is the same; its headers, for a HEAD."""
-        with self._waiting():
-            return self._asked_now(request, upstream, values, kept)
-
-    def _asked_now(
-        self,
-        request: RegistryRequest,
-        upstream: Upstream,
-        values: dict[str, str],
-        kept: Found | None,
-    ) -> Found | Response:
         accept = request.headers.get("Accept") or f"{headers.ACCEPT_MANIFESTS}, */*"
         key = (upstream.namespace, *values.values(), accept)
-        if kept or request.method == "HEAD":
-            ask = partial(upstream.ask, "HEAD", RouteName.MANIFEST, values, {}, {"Accept": accept})
-            sent: Mapping[str, str]
-            try:
-                sent = self.once.do((*key, "HEAD"), ask).headers
-            except errors.ManifestUnknown:
-                if not kept:
-                    raise
-                return self._got(key, upstream, values, accept)  # which says whose 404 it is
-            if kept and sent.get("Docker-Content-Digest") == kept[0]:
-                return kept
-            if request.method == "HEAD":
-                return passed_on(sent)
-        return self._got(key, upstream, values, accept)
+        with self._waiting():
+            if kept or request.method == "HEAD":
+                accept_header = {"Accept": accept}
+                ask = partial(upstream.ask, "HEAD", RouteName.MANIFEST, values, {}, accept_header)
+                sent: Mapping[str, str]
+                try:
+                    sent = self.once.do((*key, "HEAD"), ask).headers
+                except errors.ManifestUnknown:
+                    if not kept:
+                        raise
+                    return self._got(key, upstream, values, accept)  # which says whose 404 it is
+                if kept and sent.get("Docker-Content-Digest") == kept[0]:
+                    return kept
+                if request.method == "HEAD":
+                    return passed_on(sent)
+            return self._got(key, upstream, values, accept)
 
     def _got(self, key: Key, upstream: Upstream, values: dict[str, str], accept: str) -> Found:
         return self.once.do((*key, "GET"), lambda: self._fetched(upstream, values, accept))
@@ -349,13 +346,6 @@ def _refused(request: RegistryRequest, name: str) -> Response:
     raise errors.Unsupported("a proxy cannot be pushed to", headers=[("Allow", "")])
 
 
-def registered(digest: str) -> str:
-    """The digest, if the proxy can verify it; raises `Missing` for any other algorithm."""
-    if digest.partition(":")[0] not in REGISTERED_ALGORITHMS:
-        raise Missing(digest)
-    return digest
-
-
 PASSED_ON = ("Content-Type", "Docker-Content-Digest", "OCI-Filters-Applied")
 
 
@@ -367,10 +357,6 @@ def passed_on(sent: Mapping[str, str], content: bytes | None = None) -> Response
         if name in sent:
             response.headers[name] = sent[name]
     return response
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 # The command line.
@@ -390,7 +376,10 @@ def make_app(
     :param storage: where everything is kept. Each namespace has its own place within it, because
         repositories of different registries may have the same name.
     """
-    storages = {namespace: storage_at(place_within(storage, namespace)) for namespace in places}
+    storages = {
+        namespace: storage_at(place_within(storage, namespace), create=False)
+        for namespace in places
+    }
     upstreams = {
         namespace: Upstream(namespace, root, storages[namespace], users.get(namespace), timeout)
         for namespace, root in places.items()
@@ -436,20 +425,12 @@ def users_of(text: str, places: Mapping[str, str]) -> dict[str, User]:
 
 
 def collect(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="proxy.py collect",
-        description="Delete what clients have not asked for lately. The proxy may be running.",
+    parser = collection.parser_of(
+        "proxy.py collect",
+        "Delete what clients have not asked for lately. The proxy may be running.",
+        older_than="delete manifests that were last asked for longer ago than this, such as 7d; "
+        "the proxy records the time once an hour",
     )
-    parser.add_argument("--storage", required=True, help="a directory, or s3://…, gs://…, az://…")
-    parser.add_argument(
-        "--older-than",
-        required=True,
-        type=collection.seconds,
-        metavar="TIME",
-        help="delete manifests that were last asked for longer ago than this, such as 7d; the "
-        "proxy records the time once an hour",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="delete nothing")
     options = parser.parse_args(arguments)
     try:
         for namespace, storage in _kept_storages(options.storage):
@@ -467,15 +448,11 @@ def collect(arguments: list[str]) -> int:
 
 def _kept_storages(place: str) -> Iterator[tuple[str, ObjectStorage]]:
     """Each namespace that has a storage, and the storage."""
-    whole = storage_at(place, create=False)
-    if not isinstance(whole, ObjectStorage):
-        raise OSError("a storage in memory cannot be collected")
+    whole = collection.storage_to_collect(place)
     with raising_oserrors():
         namespaces = whole.store.list_with_delimiter("")["common_prefixes"]
     for namespace in namespaces:
-        storage = storage_at(place_within(place, namespace))
-        assert isinstance(storage, ObjectStorage)  # noqa: S101 - like `whole`
-        yield namespace, storage
+        yield namespace, collection.storage_to_collect(place_within(place, namespace))
 
 
 def main() -> None:
@@ -532,7 +509,8 @@ def main() -> None:
         options,
         f"A proxy at http://{{host}} for {', '.join(places)}",
     )
-    check_place(parser, options.storage)
+    for namespace in places:
+        check_place(parser, place_within(options.storage, namespace))
     server.run()
 
 

@@ -624,10 +624,10 @@ def raising_oserrors() -> Iterator[None]:
     except AlreadyExistsError:
         raise
     except BaseError as error:
-        raise OSError(_one_line(error)) from error
+        raise OSError(one_line(error)) from error
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     return " ".join(str(error).partition("\n\nDebug source")[0].split())
 
 

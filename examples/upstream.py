@@ -13,6 +13,7 @@ from client import body_of, checked
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase
 from sharing import Once, Source
+from storage import one_line
 from werkzeug.datastructures import Authorization
 from werkzeug.exceptions import BadGateway, GatewayTimeout
 
@@ -156,7 +157,7 @@ class Upstream:
             raise _without_challenges(error) from None
         except (requests.RequestException, ValueError) as error:
             # Only for the operator: the text may contain a URL with credentials.
-            log.warning("%s: %s", self.namespace, " ".join(str(error).split()))
+            log.warning("%s: %s", self.namespace, one_line(error))
             if isinstance(error, requests.Timeout):
                 raise GatewayTimeout(f"{self.namespace} has not answered in time") from error
             if isinstance(error, requests.RequestException):

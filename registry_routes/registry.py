@@ -575,7 +575,7 @@ class _Views:
     def get_manifest(
         self, request: RegistryRequest, name: str, tag: str = "", digest: str = ""
     ) -> Response:
-        digest = _registered(digest) if digest else self.storage.tag(name, tag)
+        digest = registered(digest) if digest else self.storage.tag(name, tag)
         return manifest_response(request, digest, self.storage.manifest(name, digest))
 
     def put_manifest(
@@ -596,7 +596,7 @@ class _Views:
                 name,
                 actual,
                 Manifest(media_type, content),
-                blobs=list(map(_registered, blobs)),
+                blobs=list(map(registered, blobs)),
                 tags=tags,
                 subject=subject,
                 descriptor=descriptor,
@@ -618,18 +618,18 @@ class _Views:
         if tag:
             self.storage.delete_tag(name, tag)
         else:
-            self.storage.delete_manifest(name, _registered(digest))
+            self.storage.delete_manifest(name, registered(digest))
         return Response(status=202)
 
     # Blobs.
 
     def get_blob(self, request: RegistryRequest, name: str, digest: str) -> Response:
-        size = self.storage.blob_size(name, _registered(digest))
+        size = self.storage.blob_size(name, registered(digest))
         read = partial(self.storage.read_blob, name, digest)
         return blob_response(request, digest, size, read)
 
     def delete_blob(self, request: RegistryRequest, name: str, digest: str) -> Response:
-        self.storage.delete_blob(name, _registered(digest))
+        self.storage.delete_blob(name, registered(digest))
         return Response(status=202)
 
     # Uploads.
@@ -653,7 +653,7 @@ class _Views:
         if not (DIGEST.fits(digest) and NAME.fits(source) and len(source) <= MAX_NAME):
             return False
         try:
-            self.storage.mount_blob(name, _registered(digest), source)
+            self.storage.mount_blob(name, registered(digest), source)
         except Missing:
             return False
         return True
@@ -915,8 +915,14 @@ def _is_registered(digest: str) -> bool:
     return digest.partition(":")[0] in REGISTERED_ALGORITHMS
 
 
-def _registered(digest: str) -> str:
-    """The digest, if the registry can have its content. Otherwise raise `Missing`."""
+def registered(digest: str) -> str:
+    """The digest, if its algorithm is registered, so that a registry can have its content.
+
+    >>> registered(digest_of(b""))[:14]
+    'sha256:e3b0c44'
+
+    Raises `Missing` for any other algorithm.
+    """
     if not _is_registered(digest):
         raise Missing(digest)
     return digest

@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from base64 import b64encode
@@ -29,7 +28,7 @@ import requests
 from collection import Collection
 from hypothesis import given
 from hypothesis import strategies as st
-from proxy import Proxy, place_of, users_of
+from proxy import Proxy, make_app, place_of, users_of
 from requests.adapters import BaseAdapter
 from sharing import Fetch, Fetches, Source
 from storage import ObjectStorage, storage_at
@@ -49,7 +48,7 @@ from registry_routes.testing import ServedRegistry, serve
 
 from . import oci_layout
 from .nasty import SHA256
-from .servers import EXAMPLES, debians_registry, example, files_of, skopeo
+from .servers import EXAMPLES, debians_registry, example, files_of, podman_or_buildah, skopeo
 
 LAYER = random.Random(17).randbytes(2_000_000)  # several blocks
 BLOB = f"/v2/library/nginx/blobs/{digest_of(LAYER)}"
@@ -1220,6 +1219,12 @@ def test_the_accounts_of_the_environment() -> None:
 # The program.
 
 
+def test_a_worker_does_not_create_a_directory_that_has_vanished(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="there is no such directory"):
+        make_app({"h:1": "http://h:1"}, str(tmp_path / "unmounted"), {})
+    assert list(tmp_path.iterdir()) == []
+
+
 @contextmanager
 def proxy_of(directory: Path, *urls: str, **options: Any) -> Iterator[str]:
     arguments = ["--storage", str(directory / "kept"), "--fresh-for", "0s", "--timeout", "5s"]
@@ -1235,9 +1240,6 @@ def proxy_of(directory: Path, *urls: str, **options: Any) -> Iterator[str]:
 def test_skopeo_and_podman_pull_with_and_without_the_upstream(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    podman = shutil.which("podman")
-    if podman is None:
-        pytest.skip("podman is not installed (Debian: apt install podman)")
     image = tmp_path / "image"
     oci_layout.write(image, [3_000_000, 100_000, 1, 0], ["amd64", "arm64"])
     with ExitStack() as stack:
@@ -1259,17 +1261,8 @@ def test_skopeo_and_podman_pull_with_and_without_the_upstream(
         monkeypatch.setenv("CONTAINERS_REGISTRIES_CONF", str(registries))
 
         def pull_by_podman() -> str:
-            with tempfile.TemporaryDirectory() as short:  # podman wants a short path
-                places = "--root", f"{short}/root", "--runroot", f"{short}/run"
-                command = [podman, *places, "--storage-driver", "vfs", "pull"]
-                done = subprocess.run(
-                    [*command, "docker.io/library/app:v1"],
-                    capture_output=True,
-                    text=True,
-                    timeout=120,
-                )
-            assert done.returncode == 0, done.stderr
-            return done.stdout
+            with podman_or_buildah("podman") as run:
+                return run("pull", "docker.io/library/app:v1")
 
         remote = f"docker://{proxy}/library/app"
         pull = "copy --all --src-tls-verify=false"
