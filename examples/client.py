@@ -34,7 +34,7 @@ from tenacity import (
 )
 from tqdm import tqdm
 
-from registry_routes import Reference, URLBuilder, errors, grammar, resolve_location
+from registry_routes import Reference, URLBuilder, errors, grammar, resolve_location, responses
 from registry_routes.challenges import Challenge, Token, parse_challenges, parse_token
 from registry_routes.digests import DigestMismatch, Verifier, digest_of
 from registry_routes.headers import (
@@ -291,7 +291,7 @@ def checked(response: requests.Response, endpoint: str | None = None) -> request
     """The response, if it is successful. Raises the registry's error if it is not."""
     if response.status_code >= 400:
         status, headers = response.status_code, response.headers
-        raise errors.parse_errors(status, body_of(response), headers, endpoint=endpoint)[0]
+        raise responses.parse_errors(status, body_of(response), headers, endpoint=endpoint)[0]
     if response.status_code >= 300:  # a redirect without a Location
         response.close()
         raise ValueError(

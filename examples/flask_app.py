@@ -61,7 +61,7 @@ def make_app(layout: Layout) -> Flask:
     @app.endpoint("tags")
     def list_tags(name: str) -> Response:
         n, last = parse_page(request.args)
-        names, more = paginate(layout.tags(), n, last)
+        names, more = paginate(layout.tags_after(last), n)
         response = jsonify(name=name, tags=names)
         if more:
             response.headers["Link"] = next_link(url_for("tags", name=name, n=n, last=names[-1]))

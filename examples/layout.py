@@ -33,6 +33,10 @@ class Layout:
         if name != self.name:
             raise errors.NameUnknown(detail={"name": name})
 
+    def tags_after(self, last: str | None) -> list[str]:
+        """Return the tags greater than `last`, or all for `None`, in ASCII order."""
+        return sorted(tag for tag in self.tags() if tag > (last or ""))
+
     def tags(self) -> dict[str, str]:
         """The digests of the images by tag. Images whose name cannot be a tag are left out."""
         named = (

@@ -120,7 +120,7 @@ def make_routes(layout: Layout) -> list[BaseRoute]:
     async def tags(request: Request, name: str) -> Response:
         layout.check_name(name)
         n, last = parse_page(MultiDict(request.query_params.multi_items()))
-        names, more = paginate(await run_in_threadpool(layout.tags), n, last)
+        names, more = paginate(await run_in_threadpool(layout.tags_after, last), n)
         response = JSONResponse({"name": name, "tags": names})
         if more:
             url = request.url.include_query_params(n=n, last=names[-1])

@@ -17,8 +17,8 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import BuildError, RequestRedirect
 
+from .app import closest
 from .errors import RegistryError, Unsupported
-from .grammar import closest
 from .map import RegistryMap, RouteNotBuilt
 from .reference import Reference
 from .routes import DIALECTS, OCI_1_1

@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -11,18 +12,7 @@ from werkzeug.routing import RequestRedirect, Rule
 from werkzeug.wrappers import Request, Response
 from werkzeug.wsgi import ClosingIterator
 
-from .errors import (
-    BY_STATUS,
-    RangeInvalid,
-    RegistryError,
-    RouteUnknown,
-    SizeInvalid,
-    Unknown,
-    Unsupported,
-    error_body,
-    error_entry,
-)
-from .grammar import closest
+from .errors import RouteUnknown, SizeInvalid, Unknown, Unsupported, error_response
 from .map import RegistryMap, RegistryMapAdapter
 from .map import url_map as ready_made_map
 from .routes import RouteName
@@ -407,54 +397,11 @@ def _base(request: RegistryRequest) -> Response:
     return Response("{}", mimetype="application/json")
 
 
-#: The error codes, by status, of exceptions that are not a `RegistryError`.
-_CODES = {
-    **{status: error.error_code for status, error in BY_STATUS.items()},
-    404: RouteUnknown.error_code,
-    411: SizeInvalid.error_code,
-    413: SizeInvalid.error_code,
-    416: RangeInvalid.error_code,
-}
+def closest(word: str, known: Iterable[str]) -> str:
+    """Return the known words closest to `word`, or all of them if none is close, for a message.
 
-
-def error_response(
-    error: HTTPException | Sequence[HTTPException], environ: "WSGIEnvironment | None" = None
-) -> Response:
-    """The response for an error, in the registry's JSON form.
-
-    If there are several errors, such as those that `errors.parse_errors` reads, the body lists them
-    all; the status and the headers are those of the first.
-
-    A redirect stays a redirect. If an error carries a response, that response is returned. In
-    Flask: ``app.register_error_handler(HTTPException, error_response)``.
-
-    >>> from werkzeug.exceptions import Forbidden
-    >>> error_response(Forbidden("not you")).get_json()
-    {'errors': [{'code': 'DENIED', 'message': 'not you'}]}
-
-    Raises `ValueError` if the sequence of errors is empty.
+    >>> closest("tag", ["base", "tags"]), closest("x", ["base", "tags"])
+    ("'tags'", "'base' or 'tags'")
     """
-    errors = [error] if isinstance(error, HTTPException) else error
-    if not errors:
-        raise ValueError("the response must have at least one error")
-    first = errors[0]
-    if isinstance(first, RequestRedirect):
-        response = Response(status=first.code, headers={"Location": first.new_url})
-        del response.headers["Content-Type"]
-        return response
-    response = first.get_response(environ)
-    if first.response is not None:
-        return response
-    if first.code is None:
-        response.status_code = 500
-    if len(errors) > 1 or not isinstance(first, RegistryError):
-        response.data = error_body(map(_entry_of, errors))
-        response.content_type = "application/json"
-    return response
-
-
-def _entry_of(error: HTTPException) -> dict[str, Any]:
-    if isinstance(error, RegistryError):
-        return error.entry
-    code = _CODES.get(error.code or 500, Unknown.error_code)
-    return error_entry(code, error.description or error.name)
+    words = sorted(known)
+    return " or ".join(map(repr, get_close_matches(str(word), words, cutoff=0.5) or words))

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from werkzeug.routing import Map, MapAdapter
 from werkzeug.wsgi import get_host
 
-from .table import SAFE_IN_PATH
+from .grammar import SAFE_IN_PATH
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment

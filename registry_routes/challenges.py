@@ -10,58 +10,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Protocol, TypeAlias
-from urllib.parse import quote, urlencode, urlsplit
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
-
-class _HasItems(Protocol):
-    def items(self) -> Iterable[tuple[Any, Any]]: ...
-
-
-#: The headers of a response from any HTTP library, or pairs of a name and a value.
-Headers: TypeAlias = _HasItems | Iterable[tuple[Any, Any]]
-
-
-def header_pairs(headers: Headers | None) -> list[tuple[str, str]]:
-    """The name and the value of each header line.
-
-    `headers` may be those of http.client, urllib3, requests, httpx, aiohttp or Werkzeug, a `dict`
-    whose values may be lists, or pairs. Names and values may be `bytes`, as in ASGI. A value that
-    is `None` is left out.
-
-    >>> header_pairs({"Allow": ["GET", "HEAD"], "Retry-After": 30})
-    [('Allow', 'GET'), ('Allow', 'HEAD'), ('Retry-After', '30')]
-
-    Raises `TypeError` for anything else.
-    """
-    # httpx's items() would join the lines.
-    items = getattr(headers, "multi_items", None) or getattr(headers, "items", None)
-    given: Any = () if headers is None else items() if items else headers
-    try:
-        pairs = [(name, value) for name, value in given]
-    except (TypeError, ValueError):
-        raise TypeError(f"headers must be a mapping or pairs, not {headers!r:.100}") from None
-    return [
-        (_text(name), _text(one))
-        for name, value in pairs
-        for one in (value if isinstance(value, list | tuple) else [value])
-        if one is not None
-    ]
-
-
-def header_values(headers: Headers | None, name: str) -> list[str]:
-    """The value of each line of the header `name`, whose case does not matter.
-
-    >>> header_values([("Allow", "GET"), ("Age", "3"), ("allow", "HEAD")], "Allow")
-    ['GET', 'HEAD']
-
-    `headers` are as in `header_pairs`.
-    """
-    return [value for other, value in header_pairs(headers) if other.lower() == name.lower()]
-
-
-def _text(value: object) -> str:
-    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+from .grammar import append_query
+from .headers import Headers, header_values, unescape
 
 
 class TokenForm(NamedTuple):
@@ -161,11 +114,7 @@ class Challenge:
         pairs = [("service", self.service)] if self.service else []
         pairs += [("scope", scope) for scope in self._scopes(scopes)]
         pairs += [("account", account)] if account else []
-        query = urlencode(pairs, quote_via=quote, safe="")
-        if not query:
-            return url
-        separator = "?" if "?" not in url else "" if url.endswith(("?", "&")) else "&"
-        return f"{url}{separator}{query}"
+        return append_query(url, pairs)
 
     def token_form(
         self,
@@ -298,11 +247,10 @@ def parse_challenges(header_or_headers: str | Headers | Sequence[str] | None) ->
     """
     given = header_or_headers
     if isinstance(given, str | bytes):
-        lines = [_text(given)]
-    elif isinstance(given, Sequence) and all(isinstance(one, str | bytes) for one in given):
-        lines = [_text(one) for one in given]
-    else:
-        lines = header_values(given, "WWW-Authenticate")  # type: ignore[arg-type]
+        given = [given]
+    if isinstance(given, Sequence) and all(isinstance(line, str | bytes) for line in given):
+        given = [("WWW-Authenticate", line) for line in given]
+    lines = header_values(given, "WWW-Authenticate")  # type: ignore[arg-type]
     return [challenge for line in lines for challenge in _challenges_of(line.strip(" \t\r\n"))]
 
 
@@ -317,7 +265,7 @@ def _challenges_of(line: str) -> list[Challenge]:
         elif name and found:
             value = item["plain"]
             if value is None:
-                value = re.sub(r"\\(.)", r"\1", item["quoted"], flags=re.DOTALL)
+                value = unescape(item["quoted"])
             elif more := (_REST_OF_SCOPE if name == "scope" else _REST).match(line, position):
                 value += more[0]
                 position = more.end()

@@ -19,10 +19,24 @@ def digest_of(content: bytes | bytearray | memoryview, algorithm: str = "sha256"
     >>> digest_of(b"{}")
     'sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a'
     """
-    return f"{algorithm}:{hashlib.new(_registered(algorithm), content).hexdigest()}"
+    return f"{algorithm}:{hashlib.new(check_algorithm(algorithm), content).hexdigest()}"
 
 
-def _registered(algorithm: str) -> str:
+def is_registered(digest: str) -> bool:
+    """Return whether the digest's algorithm is registered, so that content can be verified by it.
+
+    >>> is_registered(digest_of(b"")), is_registered("blake3:abc")
+    (True, False)
+    """
+    return digest.partition(":")[0] in REGISTERED_ALGORITHMS
+
+
+def check_algorithm(algorithm: str) -> str:
+    """Return `algorithm` if it is one of `grammar.REGISTERED_ALGORITHMS`; else raise `ValueError`.
+
+    >>> check_algorithm("sha512")
+    'sha512'
+    """
     if algorithm not in REGISTERED_ALGORITHMS:
         known = " or ".join(REGISTERED_ALGORITHMS)
         raise ValueError(f"digest algorithm {algorithm!r:.100} must be {known}")
@@ -49,7 +63,7 @@ class Verifier:
     def __init__(self, digest: str) -> None:
         self.digest: str = DIGEST.check(digest)
         """What the content must have."""
-        self._algorithm = _registered(digest.partition(":")[0])
+        self._algorithm = check_algorithm(digest.partition(":")[0])
         self._hashed = hashlib.new(self._algorithm)
 
     def update(self, block: bytes | bytearray | memoryview) -> None:

@@ -2,7 +2,7 @@
 
 Each is also the Werkzeug exception of its status, and renders the JSON body that the
 distribution-spec 1.1 describes under "Error Codes". (The codes that are not listed there are
-Docker's: Go distribution, ``registry/api``.) `parse_errors` reads the errors of any registry.
+Docker's: Go distribution, ``registry/api``.) `responses.parse_errors` reads those of any registry.
 """
 
 # The codes and descriptions narrow the types of HTTPException, as those of Werkzeug itself do.
@@ -11,19 +11,22 @@ Docker's: Go distribution, ``registry/api``.) `parse_errors` reads the errors of
 import json
 import re
 import reprlib
-from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
-from functools import cache
-from html import unescape
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from inspect import cleandoc
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from werkzeug import exceptions
-from werkzeug.http import parse_date
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import RequestRedirect
+from werkzeug.wrappers import Response
 
-from .challenges import Challenge, Headers, header_pairs, header_values, parse_challenges
+from .challenges import Challenge, parse_challenges
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 
 def error_entry(code: str, message: str, detail: Any = None) -> dict[str, Any]:
@@ -55,7 +58,7 @@ def error_body(entries: Iterable[dict[str, Any]]) -> str:
         return json.dumps({"errors": short}, default=str)
 
 
-class RegistryError(exceptions.HTTPException):
+class RegistryError(HTTPException):
     """An error of the registry: an exception, and the response to send.
 
     `message` tells a person what went wrong; the default is the description of the code. `detail`
@@ -309,134 +312,6 @@ ERRORS: Mapping[str, type[RegistryError]] = MappingProxyType(
     }
 )
 
-
-def parse_errors(
-    status: int,
-    body: bytes | str = b"",
-    headers: Headers | None = None,
-    *,
-    endpoint: str | None = None,
-) -> list[RegistryError]:
-    """The errors in a registry's response of status 400 or more. There is always at least one.
-
-    `status`, `body` and `headers` are the response's. The body may be JSON, as the specification
-    has it, or any text or HTML, as proxies send it. The headers may have any form that
-    `challenges.header_pairs` takes.
-
-    Each error has the response's status as its ``code``, and the `error_code` and the message that
-    the registry sent. A known error code gives its own exception. Any other gives a `RegistryError`
-    that is also the Werkzeug exception of the status. Some statuses say more than the error code:
-
-    - A 401 is always an `Unauthorized`. It has the `realm`, `service`, `scope` and `error` of the
-      first Bearer challenge, each "" if there is none, and all `challenges`.
-    - A 405 is an `Unsupported` with its `valid_methods`.
-    - A 429 is a `TooManyRequests`, and a 503 is an `Unavailable`.
-
-    If the response has a ``Retry-After``, each error has it as `retry_after`, in seconds or as a
-    `datetime`.
-
-    The response to a HEAD has no body. If `endpoint` names the endpoint that was requested, as the
-    map does, a 404 without a body becomes the error that the specification has for it: a
-    `ManifestUnknown` for "manifest". (An `EndpointPrefix` that ends in "." may come first.)
-
-    A proxy can raise the first error, or give all of them to `registry_routes.error_response`. Its
-    own client then gets the status, the codes, the messages, the details, and the headers that are
-    about the error.
-
-    >>> [error] = parse_errors(404, b'{"errors": [{"code": "NAME_UNKNOWN", "message": "no"}]}')
-    >>> error, error.description
-    (<NameUnknown '404: Not Found'>, 'no')
-    >>> [error] = parse_errors(502, b"<html><title>Bad gateway</title></html>")
-    >>> error.error_code, error.description, isinstance(error, exceptions.BadGateway)
-    ('UNKNOWN', 'Bad gateway', True)
-    >>> headers = {"WWW-Authenticate": 'Bearer realm="https://auth.example/"'}
-    >>> [error] = parse_errors(401, b"", headers)
-    >>> error.realm, error.scope
-    ('https://auth.example/', '')
-    >>> parse_errors(404, endpoint="blob")
-    [<BlobUnknown '404: Not Found'>]
-
-    Raises `TypeError` if the status is not an `int`, the body neither `bytes` nor a string, or the
-    headers not headers; and `ValueError` if the status is not 400 to 999.
-    """
-    if not isinstance(status, int) or isinstance(status, bool):
-        raise TypeError(f"status must be an int, not {status!r:.100}")
-    if not 400 <= status <= 999:
-        raise ValueError(f"status {status!r} must be that of an error, 400 to 999")
-    if not isinstance(body, str | bytes):
-        raise TypeError(f"body must be bytes or a string, not {body!r:.100}")
-    text = body if isinstance(body, str) else str(body, errors="replace")
-    forwarded = [pair for pair in header_pairs(headers) if pair[0].lower() in FORWARDED]
-    default = MISSING.get((endpoint or "").rpartition(".")[2]) if status == 404 else None
-    if text.strip() or default is None:
-        default = BY_STATUS.get(status)
-    entries = _entries(text) or [{"message": _plain_text(text)}]
-    return [_read(int(status), forwarded, default, entry) for entry in entries]
-
-
-#: The headers that are about an error, which a proxy passes on.
-FORWARDED = (
-    "www-authenticate",
-    "allow",
-    "retry-after",
-    "content-range",
-    "ratelimit-limit",
-    "ratelimit-remaining",
-)
-
-
-def _entries(text: str) -> list[dict[str, Any]]:
-    """The entries of a JSON body; none if the body is not JSON or has no errors."""
-    try:
-        content = json.loads(text.removeprefix("\ufeff"))
-    except (ValueError, RecursionError):
-        return []
-    if not isinstance(content, dict):
-        return []
-    errors = content.get("errors")
-    if isinstance(errors, list) and (entries := [one for one in errors if isinstance(one, dict)]):
-        return entries
-    # Token servers send {"details": "..."}, or the error and error_description of RFC 6749.
-    keys = ("message", "details", "error_description", "error")
-    words = [content[key] for key in keys if isinstance(content.get(key), str)]
-    return [{"message": words[0], "detail": content}] if words else []
-
-
-def _read(
-    status: int,
-    headers: list[tuple[str, str]],
-    default: type[RegistryError] | None,
-    entry: Mapping[str, Any],
-) -> RegistryError:
-    code, message = entry.get("code"), entry.get("message")
-    known = ERRORS.get(code) if isinstance(code, str) else None
-    if known is Unsupported and status == 404:
-        known = RouteUnknown
-    if known is None or status in (401, 405, 429, 503):  # these have headers that say more
-        known = default
-    options: dict[str, Any] = {}
-    if known is Unauthorized:
-        bearers = [one for one in parse_challenges(headers) if one.scheme == "bearer"]
-        challenge = bearers[0] if bearers else Challenge("bearer")
-        options = {name: getattr(challenge, name) for name in _OF_A_CHALLENGE}
-    elif known is Unsupported:
-        allow = ",".join(header_values(headers, "Allow"))
-        options["valid_methods"] = re.findall(r"[^\s,]+", allow) or None
-    error = (known or _of_status(status))(
-        message if isinstance(message, str) and message else None,
-        detail=entry.get("detail"),
-        **options,
-    )
-    error.code = status
-    error.headers = list(headers)  # exactly as they were sent
-    error.retry_after = _retry_after(header_values(headers, "Retry-After"))
-    if isinstance(code, str) and code:
-        error.error_code = code
-    return error
-
-
-_OF_A_CHALLENGE = ("realm", "service", "scope", "error")
-
 #: The exception for a status without a known error code. Other statuses say too little for that.
 BY_STATUS: Mapping[int | None, type[RegistryError]] = {
     error.code: error for error in (Unauthorized, Denied, Unsupported, TooManyRequests, Unavailable)
@@ -455,39 +330,54 @@ MISSING: Mapping[str, type[RegistryError]] = {
     "extension": RouteUnknown,
 }
 
-
-@cache
-def _of_status(status: int) -> type[RegistryError]:
-    implied = exceptions.default_exceptions.get(status, exceptions.HTTPException)
-
-    def reduce(error: RegistryError) -> tuple[Any, ...]:  # pickle cannot find the class by name
-        return _new_of_status, (status,), error.__dict__
-
-    members = {"description": implied().name, "__reduce__": reduce}
-    return type("RegistryError", (RegistryError, implied), members)
+#: The error codes, by status, of exceptions that are not a `RegistryError`.
+_CODES = {
+    **{status: error.error_code for status, error in BY_STATUS.items()},
+    404: RouteUnknown.error_code,
+    411: SizeInvalid.error_code,
+    413: SizeInvalid.error_code,
+    416: RangeInvalid.error_code,
+}
 
 
-def _new_of_status(status: int) -> RegistryError:
-    return _of_status(status)()
+def error_response(
+    error: HTTPException | Sequence[HTTPException], environ: "WSGIEnvironment | None" = None
+) -> Response:
+    """The response for an error, in the registry's JSON form.
+
+    If there are several errors, such as those that `responses.parse_errors` reads, the body lists
+    them all; the status and the headers are those of the first.
+
+    A redirect stays a redirect. If an error carries a response, that response is returned. In
+    Flask: ``app.register_error_handler(HTTPException, error_response)``.
+
+    >>> from werkzeug.exceptions import Forbidden
+    >>> error_response(Forbidden("not you")).get_json()
+    {'errors': [{'code': 'DENIED', 'message': 'not you'}]}
+
+    Raises `ValueError` if the sequence of errors is empty.
+    """
+    errors = [error] if isinstance(error, HTTPException) else error
+    if not errors:
+        raise ValueError("the response must have at least one error")
+    first = errors[0]
+    if isinstance(first, RequestRedirect):
+        response = Response(status=first.code, headers={"Location": first.new_url})
+        del response.headers["Content-Type"]
+        return response
+    response = first.get_response(environ)
+    if first.response is not None:
+        return response
+    if first.code is None:
+        response.status_code = 500
+    if len(errors) > 1 or not isinstance(first, RegistryError):
+        response.data = error_body(map(_entry_of, errors))
+        response.content_type = "application/json"
+    return response
 
 
-def _retry_after(values: list[str]) -> datetime | int | None:
-    for value in values:
-        seconds = value.partition(",")[0].strip()  # two lines may have been joined
-        if seconds.isascii() and seconds.isdecimal():
-            return int(seconds[:9])  # no client waits longer
-        try:
-            if date := parse_date(value):
-                return date.astimezone(UTC)
-        except (OverflowError, ValueError):  # a date that does not exist
-            pass
-    return None
-
-
-def _plain_text(text: str) -> str:
-    """The title of a page, or the first words of a text, to show as the message."""
-    text = text[:10_000]
-    if "<" in text:
-        title = re.search(r"<title[^<>]*>([^<]*)", text, re.IGNORECASE)
-        text = unescape(title[1] if title else re.sub(r"<[^<>]*>", " ", text))
-    return " ".join(text.split())[:500]
+def _entry_of(error: HTTPException) -> dict[str, Any]:
+    if isinstance(error, RegistryError):
+        return error.entry
+    code = _CODES.get(error.code or 500, Unknown.error_code)
+    return error_entry(code, error.description or error.name)

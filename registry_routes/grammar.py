@@ -18,8 +18,8 @@ Every pattern follows these rules:
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
+from urllib.parse import quote, urlencode
 
 
 @dataclass(frozen=True)
@@ -103,16 +103,6 @@ def shortened(value: object) -> str:
     """
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:150]}…{text[-20:]}"
-
-
-def closest(word: str, known: Iterable[str]) -> str:
-    """What a message proposes for a misspelt word: the known ones that are most like it, or all.
-
-    >>> closest("tag", ["base", "tags"]), closest("x", ["base", "tags"])
-    ("'tags'", "'base' or 'tags'")
-    """
-    words = sorted(known)
-    return " or ".join(map(repr, get_close_matches(str(word), words, cutoff=0.5) or words))
 
 
 _EMPTY = (r"\A\Z", "must not be empty")
@@ -270,3 +260,21 @@ DOCKER_UPLOAD_ID = Grammar(
     rules=(_EMPTY, ("/", "must have no '/'"), ("", "must not be '.' or '..'")),
     is_url_safe=False,
 )
+
+#: The characters that the URL standard does not percent-encode in a path segment, and "/".
+SAFE_IN_PATH = "!$&'()*+,/:;=@"
+
+
+def append_query(url: str, pairs: Iterable[tuple[str, str | int]]) -> str:
+    """Return `url` with more parameters in its query, which is otherwise unchanged.
+
+    >>> append_query("/v2/_catalog?page=x%2By", [("n", 100), ("last", "a/b")])
+    '/v2/_catalog?page=x%2By&n=100&last=a%2Fb'
+
+    Raises `UnicodeEncodeError` for a lone surrogate, which UTF-8 cannot encode.
+    """
+    query = urlencode(list(pairs), quote_via=quote, safe="")
+    if not query:
+        return url
+    separator = "?" if "?" not in url else "" if url.endswith(("?", "&")) else "&"
+    return f"{url}{separator}{query}"

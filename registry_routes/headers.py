@@ -6,6 +6,7 @@ number of bytes may have at most 18 digits, which is more than any blob needs.
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, TypeAlias
 
 from werkzeug.http import quote_header_value
 
@@ -122,6 +123,56 @@ def chunk_min_length(value: str | None) -> int:
     return int(value)
 
 
+class _HasItems(Protocol):
+    def items(self) -> Iterable[tuple[Any, Any]]: ...
+
+
+#: The headers of a response from any HTTP library, or pairs of a name and a value.
+Headers: TypeAlias = _HasItems | Iterable[tuple[Any, Any]]
+
+
+def header_pairs(headers: Headers | None) -> list[tuple[str, str]]:
+    """The name and the value of each header line.
+
+    `headers` may be those of http.client, urllib3, requests, httpx, aiohttp or Werkzeug, a `dict`
+    whose values may be lists, or pairs. Names and values may be `bytes`, as in ASGI. A value that
+    is `None` is left out.
+
+    >>> header_pairs({"Allow": ["GET", "HEAD"], "Retry-After": 30})
+    [('Allow', 'GET'), ('Allow', 'HEAD'), ('Retry-After', '30')]
+
+    Raises `TypeError` for anything else.
+    """
+    # httpx's items() would join the lines.
+    items = getattr(headers, "multi_items", None) or getattr(headers, "items", None)
+    given: Any = () if headers is None else items() if items else headers
+    try:
+        pairs = [(name, value) for name, value in given]
+    except (TypeError, ValueError):
+        raise TypeError(f"headers must be a mapping or pairs, not {headers!r:.100}") from None
+    return [
+        (_text(name), _text(one))
+        for name, value in pairs
+        for one in (value if isinstance(value, list | tuple) else [value])
+        if one is not None
+    ]
+
+
+def header_values(headers: Headers | None, name: str) -> list[str]:
+    """The value of each line of the header `name`, whose case does not matter.
+
+    >>> header_values([("Allow", "GET"), ("Age", "3"), ("allow", "HEAD")], "Allow")
+    ['GET', 'HEAD']
+
+    `headers` are as in `header_pairs`.
+    """
+    return [value for other, value in header_pairs(headers) if other.lower() == name.lower()]
+
+
+def _text(value: object) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
 def field_lines(value: str | Iterable[str] | None) -> list[str]:
     """The lines of a header as a list, whether there are several, one or none.
 
@@ -187,15 +238,15 @@ def parse_warnings(value: str | Iterable[str] | None) -> list[str]:
     ['Your token expires soon.']
     """
     found = filter(None, map(_WARNING.fullmatch, _elements(value)))
-    return list(dict.fromkeys(unquoted(one[1]) for one in found))
+    return list(dict.fromkeys(unescape(one[1]) for one in found))
 
 
-def unquoted(text: str) -> str:
-    r"""The value of a quoted string, without the escapes. `text` is the part between the quotes.
+def unescape(text: str) -> str:
+    r"""Return the value of a quoted string. `text` is the part between its quotes.
 
     (RFC 9110, section 5.6.4.)
 
-    >>> print(unquoted(r'a \"b\" and a \\'))
+    >>> print(unescape(r'a \"b\" and a \\'))
     a "b" and a \
     """
     return re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)

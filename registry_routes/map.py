@@ -21,8 +21,9 @@ from werkzeug.routing import (
 
 from .binding import SAFE_IN_QUERY, LateMap, LateMapAdapter
 from .errors import Unsupported
+from .grammar import SAFE_IN_PATH
 from .routes import OCI_1_1, Dialect, RegistryRules
-from .table import SAFE_IN_PATH, Meaning, RouteTable, clean_path
+from .table import Meaning, RouteTable, clean_path
 
 
 class RegistryMapAdapter(LateMapAdapter):

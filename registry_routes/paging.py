@@ -1,13 +1,16 @@
 """Lists in pages: the query parameters and the ``Link`` headers, for servers and clients."""
 
 import re
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import TypeVar
 from urllib.parse import quote
 
 from .errors import PaginationNumberInvalid
-from .headers import field_lines, unquoted
+from .headers import field_lines, unescape
 from .urls import resolve_location
+
+Thing = TypeVar("Thing")
 
 
 def parse_page(args: Mapping[str, str]) -> tuple[int | None, str | None]:
@@ -30,36 +33,20 @@ def parse_page(args: Mapping[str, str]) -> tuple[int | None, str | None]:
     return int(digits or 0) if len(digits) < 19 else 10**18, args.get("last")
 
 
-def paginate(
-    names: Iterable[str], n: int | None, last: str | None, *, ascii_order: bool = False
-) -> tuple[list[str], bool]:
-    """At most `n` of the names after `last`, in order; and whether to link to a next page.
+def paginate(names: Iterable[Thing], n: int | None) -> tuple[list[Thing], bool]:
+    """Return the first `n` names, or all for `None`; and whether to link to a next page.
 
-    Each name comes once. The order is one of the two in the specification ("Listing Tags"):
-    alphabetical, ignoring case; or, with `ascii_order`, that of the characters' codes, as Go sorts
-    (added in the main branch). All pages of a list need the same order, because `last` depends on
-    it. Raises `ValueError` for an `n` below 0.
+    The names are those after ``last``, in the order of the list; only one more than `n` is taken
+    from an iterator. A page of no names links to none. Raises `ValueError` for an `n` below 0.
 
-    >>> paginate(["b", "C", "a", "d"], 2, "a")
-    (['b', 'C'], True)
-    >>> paginate(["b", "C", "a", "d"], 2, "b")
-    (['C', 'd'], False)
-    >>> paginate(["b", "C", "a", "d"], 2, None, ascii_order=True)
-    (['C', 'a'], True)
-    >>> paginate(["a", "b"], 0, None)
-    ([], False)
+    >>> paginate(["a", "b", "c"], 2), paginate(["c"], 2)
+    ((['a', 'b'], True), (['c'], False))
     """
     if n is not None and n < 0:
         raise ValueError(f"n {n!r} must be 0 or more")
-    order = str if ascii_order else _alphabetical
-    ordered = sorted(set(names), key=order)
-    begin = 0 if last is None else bisect_right(ordered, order(last), key=order)
-    end = len(ordered) if n is None else begin + n
-    return ordered[begin:end], bool(n) and end < len(ordered)
-
-
-def _alphabetical(name: str) -> tuple[str, str]:
-    return name.lower(), name
+    remaining = iter(names)
+    page = list(islice(remaining, n))
+    return page, bool(page) and any(True for _ in remaining)
 
 
 def next_link(url: str) -> str:
@@ -107,7 +94,7 @@ def parse_next_link(request_url: object, header: str | Iterable[str] | None) -> 
             while parameter := _PARAMETER.match(line, position):
                 position = parameter.end()
                 name, quoted, plain = parameter.groups()
-                value = (plain or "") if quoted is None else unquoted(quoted)
+                value = (plain or "") if quoted is None else unescape(quoted)
                 # If it is there twice, the first counts (RFC 8288, section 3.3).
                 parameters.setdefault(name.lower(), value)
             relations = parameters.get("rel", "").lower().split()

@@ -1,7 +1,7 @@
 """The public names. `registry_routes` imports them when one of them is first used."""
 
-from . import challenges, digests, errors, grammar, headers, paging, scopes
-from .app import RegistryApp, RegistryRequest, error_response
+from . import challenges, digests, errors, grammar, headers, paging, responses, scopes
+from .app import RegistryApp, RegistryRequest
 from .converters import (
     CONVERTERS,
     DigestConverter,
@@ -11,6 +11,7 @@ from .converters import (
     TagConverter,
     UploadIdConverter,
 )
+from .errors import error_response
 from .map import RegistryMap, RegistryMapAdapter, url_map
 from .reference import Reference
 from .routes import DOCKER_1_5, OCI_1_1, Dialect, RegistryRules, Route, RouteName
@@ -45,6 +46,7 @@ __all__ = [
     "match_url",
     "paging",
     "resolve_location",
+    "responses",
     "scopes",
     "url_map",
 ]

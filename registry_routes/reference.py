@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from .grammar import DIGEST, DOMAIN, NAME, REGISTERED_ALGORITHMS, TAG, shortened
+from .digests import check_algorithm
+from .grammar import DIGEST, DOMAIN, NAME, TAG, shortened
 
 _DOCKER_HUB = "docker.io"
 _OFFICIAL = "library/"
@@ -59,9 +60,8 @@ class Reference:
         domain, name, _, digest = checked
         if len(name) > 255:
             raise ValueError(f"{NAME.kind} {shortened(name)} must have at most 255 characters")
-        if digest is not None and digest.partition(":")[0] not in REGISTERED_ALGORITHMS:
-            registered = " or ".join(REGISTERED_ALGORITHMS)
-            raise ValueError(f"{DIGEST.kind} {shortened(digest)} must be a {registered} digest")
+        if digest is not None:
+            check_algorithm(digest.partition(":")[0])
         for field, value in zip(("domain", "name", "tag", "digest"), checked, strict=True):
             object.__setattr__(self, field, value)  # a plain string, even if an enum was given
         parsed = _parts(str(self))

@@ -82,9 +82,15 @@ class Route:
     """The methods that it takes, with HEAD if there is GET; `None` for any method."""
 
     def __post_init__(self) -> None:
-        taken = Rule(self.path, methods=self.methods).methods  # with HEAD, as Werkzeug has it
+        if isinstance(self.methods, str):
+            raise TypeError(
+                f"methods must be an iterable of strings, not the string {self.methods!r}"
+            )
+        taken = None if self.methods is None else {method.upper() for method in self.methods}
+        if taken is not None and "GET" in taken:
+            taken.add("HEAD")
         object.__setattr__(self, "endpoint", str(self.name))
-        object.__setattr__(self, "taken_methods", taken if taken is None else frozenset(taken))
+        object.__setattr__(self, "taken_methods", None if taken is None else frozenset(taken))
 
     def pieces(self) -> list[tuple[str, str, str]]:
         """The path in pieces: each is a text, or the name of a converter and that of a variable.
@@ -155,11 +161,6 @@ class Dialect:
             if not comes_first and converter.grammar.fits("a/b"):
                 return f"must have its {converter.grammar.kind} right after '{self.root}/'"
         return None
-
-    def __reduce__(self) -> Any:
-        if DIALECTS.get(self.name) is self:  # unpickling then gives this very object
-            return re.sub("[.-]", "_", self.name).upper()
-        return Dialect, (self.name, self.routes, dict(self.converters), self.left_out)
 
     def variables(self, route: Route) -> dict[str, type[GrammarConverter]]:
         """The variables of a route, in order, each with its converter.

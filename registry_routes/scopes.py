@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from .grammar import NAME
-from .routes import RouteName
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def required_scopes(
     """
     name = values.get("name")
     if name is None:
-        is_base = endpoint.rpartition(".")[2] == RouteName.BASE
+        is_base = endpoint.rpartition(".")[2] == "base"
         return [] if is_base else [Scope("registry", "catalog", ("*",))]
     # An unknown method might do anything.
     scopes = [Scope("repository", name, _ACTIONS.get(method.upper(), ("*",)))]

@@ -12,11 +12,8 @@ from urllib.parse import quote
 
 from .converters import GrammarConverter
 from .errors import RegistryError, RouteUnknown
-from .grammar import Grammar
+from .grammar import SAFE_IN_PATH, Grammar
 from .routes import OCI_1_1, Dialect, Route
-
-#: The characters that the URL standard does not percent-encode in a path segment, and "/".
-SAFE_IN_PATH = "!$&'()*+,/:;=@"
 
 
 class Meaning(NamedTuple):
@@ -90,9 +87,6 @@ class RouteTable:
             for variables in [dialect.variables(route)]
             for names in (variables, sorted(variables))
         }
-
-    def __reduce__(self) -> Any:
-        return RouteTable, (self.dialect, self.prefix)
 
     def match(self, path: str, method: str) -> tuple[Route, dict[str, str]] | None:
         """The route of `path`, and its values; `None` if there is none that takes `method`.

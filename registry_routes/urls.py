@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
-from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urljoin, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urljoin, urlsplit
 
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import NotFound, SecurityError
@@ -15,12 +15,11 @@ from werkzeug.routing import BuildError
 from werkzeug.wsgi import get_host
 
 from .errors import RegistryError
-from .grammar import ALGORITHM, Grammar, shortened
+from .grammar import ALGORITHM, SAFE_IN_PATH, Grammar, append_query, shortened
 from .map import RegistryMap
 from .map import url_map as ready_made_map
 from .reference import Reference
 from .routes import RouteName
-from .table import SAFE_IN_PATH
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -452,16 +451,11 @@ def _with_query(url: str, query: Mapping[str, Any]) -> str:
         if not isinstance(one, str | int):
             raise ValueError(f"{name} {shortened(one)} must be a string")
     try:
-        encoded = urlencode(pairs, quote_via=quote, safe="")
+        return append_query(url, pairs)
     except UnicodeEncodeError as error:
         raise ValueError(
             f"parameter {shortened(error.object)} must be encodable in UTF-8"
         ) from None
-    if not encoded:
-        return url
-    if "?" not in url:
-        return f"{url}?{encoded}"
-    return f"{url}{encoded}" if url.endswith(("?", "&")) else f"{url}&{encoded}"
 
 
 def resolve_location(request_url: object, location: object, /, **query: QueryValue) -> str:

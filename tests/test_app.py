@@ -34,6 +34,7 @@ from registry_routes import (
     RegistryRules,
     error_response,
     errors,
+    responses,
     url_map,
 )
 
@@ -1157,7 +1158,7 @@ def test_a_proxy_answers_with_all_the_errors_that_it_has_read() -> None:
         {"code": "NAME_UNKNOWN", "message": "none"},
         {"code": "X", "message": "what"},
     ]
-    read = errors.parse_errors(403, json.dumps({"errors": sent}), {"RateLimit-Limit": "100"})
+    read = responses.parse_errors(403, json.dumps({"errors": sent}), {"RateLimit-Limit": "100"})
     app = RegistryApp()
 
     @app.view("tags", "GET")

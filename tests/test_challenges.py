@@ -24,11 +24,10 @@ from werkzeug.datastructures import Headers, WWWAuthenticate
 from registry_routes.challenges import (
     Challenge,
     Token,
-    header_pairs,
-    header_values,
     parse_challenges,
     parse_token,
 )
+from registry_routes.headers import header_pairs, header_values
 from registry_routes.scopes import Scope
 
 URL = "https://a/t"

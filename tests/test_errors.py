@@ -21,7 +21,8 @@ from werkzeug.test import Client
 
 from registry_routes import error_response, errors
 from registry_routes.challenges import Challenge
-from registry_routes.errors import ERRORS, RegistryError, Unauthorized, Unsupported, parse_errors
+from registry_routes.errors import ERRORS, RegistryError, Unauthorized, Unsupported
+from registry_routes.responses import parse_errors
 from registry_routes.routes import RouteName
 from registry_routes.scopes import Scope
 

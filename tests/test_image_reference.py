@@ -254,7 +254,7 @@ LONG = "a" * 248
         ("nginx@", "digest '' must not be empty"),
         ("nginx@latest", "digest 'latest' must have an algorithm, ':' and an encoded hash"),
         ("nginx@sha256:abc", "digest 'sha256:abc' must have 64 lowercase hexadecimal digits "),
-        ("nginx@md5:abc", "digest 'md5:abc' must be a sha256 or sha512 digest"),
+        ("nginx@md5:abc", "digest algorithm 'md5' must be sha256 or sha512"),
         ("https://a.b/nginx", "domain 'https:' must not be the scheme of a URL"),
         ("☃.com/nginx", "domain '☃.com' must contain only "),
         ("a_b.com/Nginx", "domain 'a_b.com' must contain only "),

@@ -21,7 +21,7 @@ from werkzeug.wrappers import Response
 
 from registry_routes import (
     DOCKER_1_5, RegistryApp, RegistryMap, RegistryRequest, RouteName, URLBuilder,
-    challenges, errors, match_url, scopes, url_map,
+    challenges, match_url, responses, scopes, url_map,
 )
 from registry_routes.registry import Manifest, MemoryStorage, Storage, make_registry
 from registry_routes.testing import ServedRegistry, serve
@@ -46,7 +46,7 @@ def tags(request: RegistryRequest, name: str) -> Response:
 
 reveal_type(URLBuilder("https://h").tags("a", n=3))  # str
 reveal_type(match_url("/v2/").endpoint)  # str
-reveal_type(errors.parse_errors(404)[0])  # registry_routes.errors.RegistryError
+reveal_type(responses.parse_errors(404)[0])  # registry_routes.errors.RegistryError
 reveal_type(scopes.required_scopes("tags", "GET", {"name": "a"})[0].actions)  # tuple[str, ...]
 reveal_type(challenges.parse_challenges("Bearer")[0].token_url())  # str
 
@@ -145,7 +145,7 @@ def test_the_wheel_has_the_package_and_nothing_else(built: Path) -> None:
     package = {name for name in names if ".dist-info/" not in name}
     assert package == {
         str(path.relative_to(ROOT))
-        for path in (ROOT / "registry_routes").iterdir()
+        for path in (ROOT / "registry_routes").rglob("*")
         if path.suffix in (".py", ".typed")
     }
     assert "registry_routes/py.typed" in package

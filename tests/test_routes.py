@@ -1,7 +1,5 @@
 """Dialects: the routes that they may have, their subsets, regular expressions and copies."""
 
-import copy
-import pickle
 import re
 from typing import Any
 
@@ -144,28 +142,6 @@ def test_the_regex_of_another_dialects_route_is_refused() -> None:
     catalog = next(route for route in OCI_1_1.routes if route.endpoint == "catalog")
     with pytest.raises(ValueError, match="route '/v2/_catalog' must be one of the dialect"):
         DOCKER_1_5.regex(catalog)
-
-
-@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=str)
-def test_pickling_or_copying_a_dialect_gives_the_same_object(dialect: Dialect) -> None:
-    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
-        assert pickle.loads(pickle.dumps(dialect, protocol)) is dialect
-    assert copy.copy(dialect) is dialect
-    assert copy.deepcopy(dialect) is dialect
-
-
-def test_a_subset_can_be_pickled_and_copied() -> None:
-    subset = OCI_1_1.subset("tags")
-    for again in pickle.loads(pickle.dumps(subset)), copy.deepcopy(subset):
-        assert again.routes == subset.routes
-        assert RegistryMap(again).bind("h").match("/v2/a/tags/list") == ("tags", {"name": "a"})
-
-
-def test_no_dialect_can_be_added_to_the_built_in_ones() -> None:
-    """One that was added could not be pickled, because it is not a global of the module."""
-    mine = Dialect("mine", OCI_1_1.routes, OCI_1_1.converters)
-    with pytest.raises(TypeError):
-        DIALECTS["mine"] = mine  # type: ignore[index]
 
 
 class Changing(GrammarConverter, grammar=TagConverter.grammar):

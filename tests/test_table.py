@@ -1,6 +1,5 @@
 """The route table alone, without requests and without a map."""
 
-import pickle
 from random import Random
 from typing import Any
 
@@ -129,13 +128,6 @@ def test_building_ignores_how_a_subclass_of_str_prints() -> None:
             return self.upper()
 
     assert RouteTable().build("tags", {"name": Shouting("a/b")}) == "/v2/a/b/tags/list"
-
-
-@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=str)
-def test_a_table_can_be_pickled(dialect: Any) -> None:
-    table = pickle.loads(pickle.dumps(RouteTable(dialect, "/r")))
-    assert table.dialect is dialect
-    assert table.build("tags", {"name": "a/b"}) == "/r/v2/a/b/tags/list"
 
 
 @pytest.mark.parametrize("prefix", ["registry", "//", "/a//b", "/a/../b", "/./a", "."])

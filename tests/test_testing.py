@@ -31,6 +31,7 @@ from registry_routes import (
     RouteName,
     errors,
     resolve_location,
+    responses,
 )
 from registry_routes.challenges import parse_challenges, parse_token
 from registry_routes.digests import digest_of
@@ -562,7 +563,7 @@ def test_an_error_or_a_status_becomes_the_response(
         for wanted in status, status, 404:
             response = client.get("/v2/a/tags/list")
             assert response.status_code == wanted
-            [error] = errors.parse_errors(wanted, response.content, response.headers)
+            [error] = responses.parse_errors(wanted, response.content, response.headers)
             assert error.code == wanted
             assert (response.headers.get(header[0]) == header[1]) or wanted == 404
         assert [one.status for one in registry.requests] == [status, status, 404]
@@ -821,7 +822,7 @@ def test_the_token_server_refuses_malformed_requests(method: str, sent: Any, sta
         place = {"data" if method == "POST" else "params": sent}
         response = client.request(method, "/token", auth=("alice", "secret"), **place)
         assert response.status_code == status
-        assert errors.parse_errors(status, response.content)[0].description
+        assert responses.parse_errors(status, response.content)[0].description
 
 
 def test_the_token_server_may_fail_too() -> None:

@@ -1,8 +1,6 @@
 """URLs that clients and servers build and follow."""
 
-import copy
 import inspect
-import pickle
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -535,25 +533,6 @@ def test_a_server_reads_the_query_that_was_built() -> None:
     query = urlsplit(URLBuilder("https://h").tags("a", n=3, last="a b")).query
     assert parse_qsl(urlsplit(built).query) == parse_qsl(query)
     assert parse_qs(query) == {"n": ["3"], "last": ["a b"]}
-
-
-@pytest.mark.parametrize(
-    "url_map",
-    [
-        RegistryMap(DOCKER_1_5, prefix="/r", rules=[Rule("/v2/t", endpoint=lambda: None)]),
-        RegistryMap(OCI_1_1.subset("tags", "manifest"), prefix="/r"),
-    ],
-    ids=["another dialect", "a subset"],
-)
-def test_a_builder_can_be_pickled_with_any_rules_in_its_map(url_map: RegistryMap) -> None:
-    """It needs the dialect and the prefix."""
-    urls = URLBuilder("https://registry.example/m", url_map=url_map)
-    for again in pickle.loads(pickle.dumps(urls)), copy.deepcopy(urls):
-        assert again.tags("a/b") == "https://registry.example/m/r/v2/a/b/tags/list"
-        with pytest.raises(ValueError, match="must be lowercase"):
-            again.tags("A/b")
-        with pytest.raises(BuildError):
-            again.catalog()
 
 
 def test_a_map_that_matches_hosts_builds_the_same_urls() -> None:

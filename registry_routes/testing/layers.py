@@ -29,13 +29,13 @@ from werkzeug.exceptions import BadRequest, HTTPException
 from werkzeug.routing import Rule
 from werkzeug.wrappers import Request, Response
 
-from . import errors
-from .app import error_response
-from .challenges import Challenge
-from .converters import CONVERTERS
-from .map import RegistryMap
-from .routes import Dialect, RouteName
-from .scopes import Scope, parse_scopes, required_scopes
+from .. import errors
+from ..challenges import Challenge
+from ..converters import CONVERTERS
+from ..errors import error_response
+from ..map import RegistryMap
+from ..routes import Dialect, RouteName
+from ..scopes import Scope, parse_scopes, required_scopes
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

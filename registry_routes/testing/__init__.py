@@ -23,13 +23,13 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 from werkzeug.serving import DechunkedInput, WSGIRequestHandler, make_server
 
-from .digests import digest_of
-from .headers import IMAGE_MANIFEST
-from .map import RegistryMap
-from .reference import Reference
-from .registry import Manifest, MemoryStorage, make_registry
-from .routes import OCI_1_1, Dialect
-from .testing_layers import (
+from ..digests import digest_of
+from ..headers import IMAGE_MANIFEST
+from ..map import RegistryMap
+from ..reference import Reference
+from ..registry import Manifest, MemoryStorage, make_registry
+from ..routes import OCI_1_1, Dialect
+from .layers import (
     BasicLogin,
     BearerLogin,
     Fault,

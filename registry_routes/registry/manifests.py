@@ -1,0 +1,119 @@
+"""What a manifest says: its media type, the blobs that it needs, its subject and descriptor."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from .. import errors
+from ..app import RegistryRequest
+from ..digests import is_registered
+from ..grammar import DIGEST
+from ..headers import IMAGE_MANIFEST
+
+MAX_MANIFEST = 4 * 1024 * 1024
+"""The maximum size of a manifest (distribution-spec 1.1, "Pushing Manifests"), and of a page of
+referrers, which is an image index, in bytes."""
+
+
+MAX_DESCRIPTORS = MAX_MANIFEST - 256  # their bytes in a page of referrers; the rest is the frame
+
+# RFC 6838, section 4.2. A manifest's type has no parameters.
+_MEDIA_TYPE = re.compile("(?i:application)/[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]{0,126}", re.ASCII)
+_JSON_TYPES = ("/json", "+json", "+prettyjws")  # a browser may show another type as a page
+
+
+def parse_manifest(content: bytes) -> dict[str, Any]:
+    """What a manifest says. Raises `errors.ManifestInvalid` if it is not a JSON object.
+
+    >>> parse_manifest(b'{"schemaVersion": 2}')
+    {'schemaVersion': 2}
+    """
+    try:
+        manifest = json.loads(content.decode(), parse_constant=_no_json)
+    except (ValueError, RecursionError):
+        raise errors.ManifestInvalid("the manifest is not JSON") from None
+    if not isinstance(manifest, dict):
+        raise errors.ManifestInvalid("the manifest is not a JSON object")
+    return manifest
+
+
+def _no_json(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")  # though Python reads NaN and Infinity
+
+
+def manifest_type(content_type: str | None) -> str:
+    """The media type of a manifest, from its ``Content-Type``; the OCI image manifest's if none.
+
+    >>> manifest_type("application/vnd.oci.image.index.v1+json; charset=utf-8")
+    'application/vnd.oci.image.index.v1+json'
+
+    Raises `errors.ManifestInvalid` for one that is not of JSON: a browser might show it as a page.
+    """
+    media_type = (content_type or "").partition(";")[0].strip() or IMAGE_MANIFEST
+    if not _MEDIA_TYPE.fullmatch(media_type) or not media_type.lower().endswith(_JSON_TYPES):
+        raise errors.ManifestInvalid(
+            f"media type {media_type!r:.100} must be application/json or application/…+json"
+        )
+    return media_type
+
+
+def media_type_of(request: RegistryRequest, manifest: dict[str, Any]) -> str:
+    """The type of a manifest: what the request says, which the manifest must not contradict."""
+    own = manifest.get("mediaType") or ""
+    sent = (request.content_type or "").partition(";")[0].strip()
+    media_type = manifest_type(sent or (own if isinstance(own, str) else ""))
+    if own and (not isinstance(own, str) or own.lower() != media_type.lower()):
+        raise errors.ManifestInvalid(
+            f"mediaType {own!r:.100} must be the Content-Type, {media_type!r:.100}"
+        )
+    return media_type
+
+
+def _digest_of_descriptor(descriptor: Any) -> str:
+    digest = descriptor.get("digest") if isinstance(descriptor, dict) else None
+    if not isinstance(digest, str) or not DIGEST.fits(digest):
+        raise errors.ManifestInvalid("the manifest has a descriptor without a valid digest")
+    return digest
+
+
+def blobs_of(manifest: dict[str, Any]) -> Iterator[str]:
+    """The digests of the blobs that must be there before the manifest is pushed."""
+    layers = manifest.get("layers") or []
+    if not isinstance(layers, list):
+        raise errors.ManifestInvalid("the manifest's layers are not a list")
+    for descriptor in [manifest["config"], *layers] if manifest.get("config") else layers:
+        digest = _digest_of_descriptor(descriptor)
+        media_type = str(descriptor.get("mediaType"))
+        if "nondistributable" not in media_type and ".foreign." not in media_type:
+            yield digest
+
+
+def subject_of(manifest: dict[str, Any]) -> str | None:
+    """The digest of the subject, if the registry keeps referrers for such a digest."""
+    subject = _digest_of_descriptor(manifest["subject"]) if manifest.get("subject") else ""
+    return subject if is_registered(subject) else None
+
+
+def descriptor_of(manifest: dict[str, Any], media_type: str, digest: str, size: int) -> bytes:
+    """The entry of a manifest in a list of referrers (distribution-spec 1.1, Listing Referrers)."""
+    descriptor: dict[str, Any] = {"mediaType": media_type, "digest": digest, "size": size}
+    config = manifest.get("config")
+    config_type = config.get("mediaType") if isinstance(config, dict) else None
+    artifact_type = manifest.get("artifactType") or config_type
+    if isinstance(artifact_type, str):
+        descriptor["artifactType"] = artifact_type
+    annotations = manifest.get("annotations")
+    if annotations and _is_map_of_strings(annotations):
+        descriptor["annotations"] = annotations
+    text = json.dumps(descriptor, ensure_ascii=False, separators=(",", ":"))
+    encoded = text.encode(errors="backslashreplace")  # a lone surrogate becomes a JSON escape
+    if len(encoded) >= MAX_DESCRIPTORS:
+        raise RequestEntityTooLarge("the manifest's descriptor does not fit a list of referrers")
+    return encoded
+
+
+def _is_map_of_strings(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())

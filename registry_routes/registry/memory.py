@@ -1,0 +1,195 @@
+"""`MemoryStorage`: a storage in memory, for tests, and the shortest example of a storage."""
+
+import threading
+import uuid as uuids
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+from .storage import BLOCK, Conflict, Manifest, Missing, Storage, checked_blocks
+
+
+@dataclass
+class _Upload:
+    size: int = 0
+    chunks: list[bytes] = field(default_factory=list)
+
+
+class _Kept(NamedTuple):
+    manifest: Manifest
+    subject: str | None
+    descriptor: bytes
+
+
+@dataclass
+class _Repository:
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    uploads: dict[str, _Upload] = field(default_factory=dict)
+    manifests: dict[str, _Kept] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+class MemoryStorage(Storage):
+    """A `Storage` in memory, for tests. It is thread-safe, and its content is lost with it.
+
+    >>> from registry_routes.digests import digest_of
+    >>> storage = MemoryStorage()
+    >>> digest = digest_of(b"{}")
+    >>> storage.put_blob("library/nginx", digest, [b"{", b"}"])
+    >>> storage.blob_size("library/nginx", digest)
+    2
+    """
+
+    def __init__(self) -> None:
+        self._repositories: dict[str, _Repository] = {}
+        # Held while something is looked up or changed, but not while a client sends content.
+        self._lock = threading.Lock()
+
+    def _repository(self, name: str) -> _Repository:
+        """A repository to read from. It is empty if nothing has been written to it."""
+        return self._repositories.get(name, _Repository())
+
+    def _written(self, name: str) -> _Repository:
+        """A repository to write to. It is added if it is new."""
+        return self._repositories.setdefault(name, _Repository())
+
+    def _blob(self, name: str, digest: str) -> bytes:
+        with self._lock:
+            return _found(self._repository(name).blobs, digest)
+
+    def blob_size(self, name: str, digest: str) -> int:
+        return len(self._blob(name, digest))
+
+    def read_blob(self, name: str, digest: str, start: int, end: int) -> Iterable[bytes]:
+        content = memoryview(self._blob(name, digest))[start:end]
+        return (bytes(content[i : i + BLOCK]) for i in range(0, len(content), BLOCK))
+
+    def put_blob(self, name: str, digest: str, blocks: Iterable[bytes]) -> None:
+        content = b"".join(checked_blocks(digest, blocks))
+        with self._lock:
+            self._written(name).blobs[digest] = content
+
+    def mount_blob(self, name: str, digest: str, source: str) -> None:
+        with self._lock:
+            content = _found(self._repository(source).blobs, digest)
+            self._written(name).blobs[digest] = content
+
+    def delete_blob(self, name: str, digest: str) -> None:
+        with self._lock:
+            blobs = self._repository(name).blobs
+            _found(blobs, digest)
+            del blobs[digest]
+
+    def begin_upload(self, name: str) -> str:
+        upload_id = uuids.uuid4().hex
+        with self._lock:
+            self._written(name).uploads[upload_id] = _Upload()
+        return upload_id
+
+    def upload_size(self, name: str, upload_id: str) -> int:
+        with self._lock:
+            return _found(self._repository(name).uploads, upload_id).size
+
+    def _upload_of(self, name: str, upload_id: str, start: int) -> _Upload:
+        upload = _found(self._repository(name).uploads, upload_id)
+        if upload.size != start:
+            raise Conflict
+        return upload
+
+    def append_to_upload(
+        self, name: str, upload_id: str, start: int, blocks: Iterable[bytes]
+    ) -> int:
+        chunk = b"".join(blocks)
+        with self._lock:
+            upload = self._upload_of(name, upload_id, start)
+            upload.chunks.append(chunk)
+            upload.size += len(chunk)
+            return upload.size
+
+    def finish_upload(
+        self, name: str, upload_id: str, start: int, blocks: Iterable[bytes], digest: str
+    ) -> None:
+        last = b"".join(blocks)
+        with self._lock:
+            chunks = [*self._upload_of(name, upload_id, start).chunks, last]
+        content = b"".join(checked_blocks(digest, chunks))
+        with self._lock:
+            self._upload_of(name, upload_id, start)
+            repository = self._repository(name)
+            repository.blobs[digest] = content
+            del repository.uploads[upload_id]
+
+    def cancel_upload(self, name: str, upload_id: str) -> None:
+        with self._lock:
+            uploads = self._repository(name).uploads
+            _found(uploads, upload_id)
+            del uploads[upload_id]
+
+    def manifest(self, name: str, digest: str) -> Manifest:
+        with self._lock:
+            return _found(self._repository(name).manifests, digest).manifest
+
+    def put_manifest(
+        self,
+        name: str,
+        digest: str,
+        manifest: Manifest,
+        *,
+        blobs: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        subject: str | None = None,
+        descriptor: bytes = b"",
+    ) -> None:
+        with self._lock:
+            for blob in blobs:
+                _found(self._repository(name).blobs, blob)
+            repository = self._written(name)
+            repository.manifests[digest] = _Kept(manifest, subject, descriptor)
+            repository.tags.update(dict.fromkeys(tags, digest))
+
+    def delete_manifest(self, name: str, digest: str) -> None:
+        with self._lock:
+            repository = self._repository(name)
+            _found(repository.manifests, digest)
+            del repository.manifests[digest]
+            repository.tags = {
+                tag: target for tag, target in repository.tags.items() if target != digest
+            }
+
+    def tag(self, name: str, tag: str) -> str:
+        with self._lock:
+            return _found(self._repository(name).tags, tag)
+
+    def delete_tag(self, name: str, tag: str) -> None:
+        with self._lock:
+            tags = self._repository(name).tags
+            _found(tags, tag)
+            del tags[tag]
+
+    def repositories(self, after: str = "") -> Iterator[str]:
+        with self._lock:
+            names = [name for name, one in self._repositories.items() if one.manifests]
+        return iter(sorted(name for name in names if name > after))
+
+    def tags(self, name: str, after: str = "") -> Iterator[str]:
+        with self._lock:
+            repository = self._repository(name)
+            if not repository.blobs and not repository.manifests:
+                raise Missing(name)
+            tags = list(repository.tags)
+        return iter(sorted(tag for tag in tags if tag > after))
+
+    def referrers(self, name: str, subject: str, after: str = "") -> Iterator[tuple[str, bytes]]:
+        with self._lock:
+            manifests = list(self._repository(name).manifests.items())
+        found = [(digest, one.descriptor) for digest, one in manifests if one.subject == subject]
+        return iter(sorted(one for one in found if one[0] > after))
+
+
+Thing = TypeVar("Thing")
+
+
+def _found(things: dict[str, Thing], key: str) -> Thing:
+    if key not in things:
+        raise Missing(key)
+    return things[key]

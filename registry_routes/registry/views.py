@@ -1,0 +1,455 @@
+"""The views of a registry. They know HTTP and the specification, but keep no content."""
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial, wraps
+from typing import Any
+
+from werkzeug.exceptions import (
+    ClientDisconnected,
+    HTTPException,
+    PreconditionFailed,
+    RequestEntityTooLarge,
+)
+from werkzeug.wrappers import Response
+from werkzeug.wsgi import wrap_file
+
+from .. import errors
+from ..app import RegistryRequest
+from ..digests import DigestMismatch, check_algorithm, digest_of, is_registered
+from ..grammar import DIGEST, NAME, TAG
+from ..headers import IMAGE_INDEX, parse_content_range, upload_range
+from ..paging import next_link, paginate, parse_page
+from .manifests import (
+    MAX_DESCRIPTORS,
+    MAX_MANIFEST,
+    blobs_of,
+    descriptor_of,
+    media_type_of,
+    parse_manifest,
+    subject_of,
+)
+from .storage import BLOCK, MAX_NAME, BlobFile, Conflict, Manifest, Missing, Storage
+
+_log = logging.getLogger("registry_routes.registry")
+
+MAX_TAGS = 50  # in one push of a manifest: each of them becomes a header of the response
+
+View = Callable[..., Response]
+
+
+def answering(endpoint: str, view: View) -> View:
+    """The view, with the errors of the storage turned into those of the registry."""
+
+    @wraps(view)
+    def answer(request: RegistryRequest, **values: str) -> Response:
+        if len(values.get("name", "")) > MAX_NAME:
+            raise errors.NameInvalid(f"repository name must have at most {MAX_NAME} characters")
+        try:
+            return view(request, **values)
+        except Missing:
+            raise errors.MISSING[endpoint](detail=values) from None
+        except Conflict:
+            raise errors.RangeInvalid("another request has written this chunk") from None
+        except DigestMismatch as error:
+            raise errors.DigestInvalid(str(error)) from None
+        except OSError as error:
+            one_line = " ".join(str(error).split())
+            _log.error("%s %r: the storage has failed: %s", request.method, request.path, one_line)
+            raise errors.Unavailable from error
+
+    return answer
+
+
+class Views:
+    def __init__(
+        self, storage: Storage, page_size: int | None, min_chunk: int, max_chunk: int | None
+    ) -> None:
+        self.storage = storage
+        self.page_size = page_size
+        self.min_chunk = min_chunk
+        self.max_chunk = max_chunk
+        self.with_short_chunk: set[str] = set()
+        """The uploads whose latest chunk has fewer than `min_chunk` bytes."""
+
+    # Manifests.
+
+    def get_manifest(
+        self, request: RegistryRequest, name: str, tag: str = "", digest: str = ""
+    ) -> Response:
+        digest = registered(digest) if digest else self.storage.tag(name, tag)
+        return manifest_response(request, digest, self.storage.manifest(name, digest))
+
+    def put_manifest(
+        self, request: RegistryRequest, name: str, tag: str = "", digest: str = ""
+    ) -> Response:
+        content = b"".join(_body_of(request, MAX_MANIFEST))
+        parsed = parse_manifest(content)
+        media_type = media_type_of(request, parsed)
+        subject = subject_of(parsed)
+        blobs = list(dict.fromkeys(blobs_of(parsed)))
+        actual = digest_of(content, _registered_algorithm(digest) if digest else "sha256")
+        if digest not in ("", actual):
+            raise errors.DigestInvalid(detail={"digest": digest, "actual": actual})
+        tags = [tag] if tag else _tags_to_give(request)
+        descriptor = descriptor_of(parsed, media_type, actual, len(content)) if subject else b""
+        try:
+            self.storage.put_manifest(
+                name,
+                actual,
+                Manifest(media_type, content),
+                blobs=list(map(registered, blobs)),
+                tags=tags,
+                subject=subject,
+                descriptor=descriptor,
+            )
+        except Missing as missing:
+            raise errors.ManifestBlobUnknown(detail={"digest": str(missing)}) from None
+        response = Response(status=201)
+        response.location = request.urls.manifest(name, actual)
+        response.headers["Docker-Content-Digest"] = actual
+        for one in tags if digest else []:
+            response.headers.add("OCI-Tag", one)
+        if subject:
+            response.headers["OCI-Subject"] = subject
+        return response
+
+    def delete_manifest(
+        self, request: RegistryRequest, name: str, tag: str = "", digest: str = ""
+    ) -> Response:
+        if tag:
+            self.storage.delete_tag(name, tag)
+        else:
+            self.storage.delete_manifest(name, registered(digest))
+        return Response(status=202)
+
+    # Blobs.
+
+    def get_blob(self, request: RegistryRequest, name: str, digest: str) -> Response:
+        size = self.storage.blob_size(name, registered(digest))
+        read = partial(self.storage.read_blob, name, digest)
+        return blob_response(request, digest, size, read)
+
+    def delete_blob(self, request: RegistryRequest, name: str, digest: str) -> Response:
+        self.storage.delete_blob(name, registered(digest))
+        return Response(status=202)
+
+    # Uploads.
+
+    def begin_upload(self, request: RegistryRequest, name: str) -> Response:
+        mount, source = request.args.get("mount", ""), request.args.get("from", "")
+        if self._mounted(name, mount, source):
+            return _created(request, name, mount)
+        digest = request.args.get("digest")
+        if digest is not None:
+            self.storage.put_blob(name, _digest_of_query(digest), _body_of(request))
+            return _created(request, name, digest)
+        _registered_algorithm(request.args.get("digest-algorithm", "sha256"))
+        response = _upload_status(request, name, self.storage.begin_upload(name), 202, 0)
+        if self.min_chunk:
+            response.headers["OCI-Chunk-Min-Length"] = str(self.min_chunk)
+        return response
+
+    def _mounted(self, name: str, digest: str, source: str) -> bool:
+        """Mount the blob if possible; whether it was. Without a source, access was not checked."""
+        if not (DIGEST.fits(digest) and NAME.fits(source) and len(source) <= MAX_NAME):
+            return False
+        try:
+            self.storage.mount_blob(name, registered(digest), source)
+        except Missing:
+            return False
+        return True
+
+    def get_upload(self, request: RegistryRequest, name: str, uuid: str) -> Response:
+        return _upload_status(request, name, uuid, 204, self.storage.upload_size(name, uuid))
+
+    def append_to_upload(self, request: RegistryRequest, name: str, uuid: str) -> Response:
+        start = self.storage.upload_size(name, uuid)
+        blocks = self._chunk(request, uuid, start, self.max_chunk)
+        size = self.storage.append_to_upload(name, uuid, start, blocks)
+        if 0 < size - start < self.min_chunk:
+            self.with_short_chunk.add(uuid)
+        return _upload_status(request, name, uuid, 202, size)
+
+    def finish_upload(self, request: RegistryRequest, name: str, uuid: str) -> Response:
+        digest = _digest_of_query(request.args.get("digest", ""))
+        try:
+            start = self.storage.upload_size(name, uuid)
+            blocks = self._chunk(request, uuid, start)
+            self.storage.finish_upload(name, uuid, start, blocks, digest)
+        except Missing:
+            # Another request has ended the upload. If it has made the same blob, both succeed.
+            self.storage.blob_size(name, digest)
+        self.with_short_chunk.discard(uuid)
+        return _created(request, name, digest)
+
+    def cancel_upload(self, request: RegistryRequest, name: str, uuid: str) -> Response:
+        self.storage.cancel_upload(name, uuid)
+        self.with_short_chunk.discard(uuid)
+        return Response(status=204)
+
+    def _chunk(
+        self, request: RegistryRequest, uuid: str, start: int, most: int | None = None
+    ) -> Iterator[bytes]:
+        """The blocks of a request's body, which must begin at `start` of an upload."""
+        blocks = _of_size(_body_of(request, most), _announced_size(request, start))
+        return _refused(blocks, self.min_chunk) if uuid in self.with_short_chunk else blocks
+
+    # Lists.
+
+    def list_tags(self, request: RegistryRequest, name: str) -> Response:
+        n, last = parse_page(request.args)
+        tags, more = paginate(self.storage.tags(name, last or ""), self._most(n))
+        response = _json({"name": name, "tags": tags})
+        if more:
+            response.headers["Link"] = next_link(request.urls.tags(name, n=n, last=tags[-1]))
+        return response
+
+    def list_repositories(self, request: RegistryRequest) -> Response:
+        n, last = parse_page(request.args)
+        names, more = paginate(self.storage.repositories(last or ""), self._most(n))
+        response = _json({"repositories": names})
+        if more:
+            response.headers["Link"] = next_link(request.urls.catalog(n=n, last=names[-1]))
+        return response
+
+    def _most(self, n: int | None) -> int | None:
+        """The maximum number of results in a page if the client wants `n`."""
+        return min((one for one in (n, self.page_size) if one is not None), default=None)
+
+    def list_referrers(self, request: RegistryRequest, name: str, digest: str) -> Response:
+        n, last = parse_page(request.args)
+        most = self._most(n)
+        wanted = [one for one in request.args.getlist("artifactType") if one]
+        descriptors = (
+            self.storage.referrers(name, digest, last or "") if is_registered(digest) else iter(())
+        )
+        page: list[bytes] = []
+        read, more = 0, False  # the bytes read, even if not shown: this limits what a request costs
+        for position, (referrer, descriptor) in enumerate(descriptors):
+            read += len(descriptor) + 1
+            if len(page) == most or (position and read > MAX_DESCRIPTORS):
+                more = most != 0
+                break
+            last = referrer
+            if not wanted or json.loads(descriptor).get("artifactType") in wanted:
+                page.append(descriptor)
+        body = b'{"schemaVersion":2,"mediaType":"%b","manifests":[%b]}' % (
+            IMAGE_INDEX.encode(),
+            b",".join(page),
+        )
+        response = Response(body, content_type=IMAGE_INDEX)
+        if wanted:
+            response.headers["OCI-Filters-Applied"] = "artifactType"
+        if more:
+            url = request.urls.referrers(name, digest, artifact_type=wanted, n=n, last=last)
+            response.headers["Link"] = next_link(url)
+        return response
+
+
+def manifest_response(request: RegistryRequest, digest: str, manifest: Manifest) -> Response:
+    """The answer to a GET or a HEAD of a manifest, with what its conditions make of it.
+
+    A proxy answers by it too, with a manifest that it has kept.
+
+    >>> from werkzeug.test import create_environ
+    >>> from registry_routes.headers import IMAGE_MANIFEST
+    >>> request = RegistryRequest(create_environ("/v2/a/manifests/v1"))
+    >>> content = b'{"schemaVersion": 2}'
+    >>> response = manifest_response(request, digest_of(content), Manifest(IMAGE_MANIFEST, content))
+    >>> response.status, response.content_type
+    ('200 OK', 'application/vnd.oci.image.manifest.v1+json')
+    """
+    response = Response(manifest.content, content_type=manifest.media_type)
+    response.headers["Docker-Content-Digest"] = digest
+    return _conditional(request, response, digest)
+
+
+def blob_response(
+    request: RegistryRequest,
+    digest: str,
+    size: int,
+    read: Callable[[int, int], Iterable[bytes]],
+) -> Response:
+    """The answer to a GET or a HEAD of a blob, with what its conditions and its range make of it.
+
+    :param size: how many bytes the blob has.
+    :param read: gives its bytes from a start to before an end, as `Storage.read_blob` does. It is
+        called at most once, and for a HEAD not at all.
+
+    >>> from werkzeug.test import create_environ
+    >>> content = b"some content"
+    >>> request = RegistryRequest(create_environ("/", headers={"Range": "bytes=5-"}))
+    >>> response = blob_response(request, digest_of(content), 12, lambda *part: [content[slice(*part)]])
+    >>> response.status, response.headers["Content-Range"], response.data
+    ('206 PARTIAL CONTENT', 'bytes 5-11/12', b'content')
+
+    Raises `errors.RangeInvalid` if the range is not within the blob.
+    """  # noqa: E501
+    wanted = None if request.method == "HEAD" else _wanted_range(request, digest, size)
+    start, end = wanted or (0, size)
+    response = Response(status=206 if wanted else 200, content_type="application/octet-stream")
+    response.content_length = end - start
+    response.headers["Accept-Ranges"] = "bytes"
+    response.headers["Docker-Content-Digest"] = digest
+    response = _conditional(request, response, digest)
+    if response.status_code == 206:
+        response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+    if request.method == "GET" and response.status_code != 304:
+        content = read(start, end)
+        if isinstance(content, BlobFile):
+            response.response = wrap_file(request.environ, content.file, BLOCK)
+            response.direct_passthrough = True
+        else:
+            response.response = content
+    return response
+
+
+def _json(content: dict[str, Any]) -> Response:
+    return Response(json.dumps(content), content_type="application/json")
+
+
+def _created(request: RegistryRequest, name: str, digest: str) -> Response:
+    response = Response(status=201)
+    response.location = request.urls.blob(name, digest)
+    response.headers["Docker-Content-Digest"] = digest
+    return response
+
+
+def _upload_status(
+    request: RegistryRequest, name: str, upload_id: str, status: int, size: int
+) -> Response:
+    response = Response(status=status)
+    response.location = request.urls.blob_upload_chunk(name, upload_id)
+    response.headers["Range"] = upload_range(size)
+    response.headers["Docker-Upload-UUID"] = upload_id
+    return response
+
+
+def _conditional(request: RegistryRequest, response: Response, digest: str) -> Response:
+    response.set_etag(digest)
+    response.make_conditional(request)
+    if response.status_code == 412:
+        raise PreconditionFailed
+    return response
+
+
+def _body_of(request: RegistryRequest, most: int | None = None) -> Iterator[bytes]:
+    """The body in blocks, and an error if it breaks off or has more than `most` bytes."""
+    announced = request.environ.get("CONTENT_LENGTH")
+    received = 0
+    while block := _read(request):
+        received += len(block)
+        if most is not None and received > most:
+            raise RequestEntityTooLarge(f"the content must have at most {most} bytes")
+        yield block
+    if announced and int(announced) != received:
+        raise ClientDisconnected
+
+
+def _read(request: RegistryRequest) -> bytes:
+    try:
+        return request.stream.read(BLOCK)
+    except HTTPException:
+        raise
+    except Exception as error:  # a timeout, a reset, or what a server raises for a malformed chunk
+        raise ClientDisconnected from error
+
+
+def _of_size(blocks: Iterable[bytes], size: int | None) -> Iterator[bytes]:
+    """Yield the blocks, and then raise an error if they do not have the announced size."""
+    received = 0
+    for block in blocks:
+        received += len(block)
+        yield block
+    if size not in (None, received):
+        raise errors.SizeInvalid
+
+
+def _refused(blocks: Iterable[bytes], min_chunk: int) -> Iterator[bytes]:
+    """Raise an error if there are any blocks."""
+    for _ in blocks:
+        raise errors.SizeInvalid(f"a chunk before the last must have {min_chunk} bytes or more")
+    yield from ()
+
+
+def _announced_size(request: RegistryRequest, start: int) -> int | None:
+    """The size that the ``Content-Range`` of a chunk announces, which must begin at `start`."""
+    header = request.headers.get("Content-Range")
+    if header is None:
+        return None
+    try:
+        found, size = parse_content_range(header)
+    except ValueError as error:
+        raise errors.RangeInvalid(str(error)) from None
+    if found != start:
+        raise errors.RangeInvalid(detail={"expected start": start})
+    return size
+
+
+def _wanted_range(request: RegistryRequest, digest: str, size: int) -> tuple[int, int] | None:
+    """The range that a request wants; `None` for the whole blob.
+
+    (RFC 9110, section 14.2: several ranges, and a range in other units, may be ignored.)
+    """
+    found = re.fullmatch("bytes=([0-9]{0,18})-([0-9]{0,18})", request.headers.get("Range", ""))
+    if_range = request.headers.get("If-Range")
+    if not found or found[0] == "bytes=-" or if_range not in (None, f'"{digest}"'):
+        return None
+    if not found[1]:  # so many bytes at the end
+        start, end = max(size - int(found[2]), 0), size
+    else:
+        start, end = int(found[1]), min(int(found[2]) + 1, size) if found[2] else size
+    if start >= end:
+        raise errors.RangeInvalid("the range is not within the blob", length=size)
+    return start, end
+
+
+# Digests. The routes accept any algorithm. A storage only gets digests that can be verified.
+
+
+def registered(digest: str) -> str:
+    """The digest, if its algorithm is registered, so that a registry can have its content.
+
+    >>> registered(digest_of(b""))[:14]
+    'sha256:e3b0c44'
+
+    Raises `Missing` for any other algorithm.
+    """
+    if not is_registered(digest):
+        raise Missing(digest)
+    return digest
+
+
+def _registered_algorithm(digest: str) -> str:
+    """Return the algorithm of a digest, or raise the registry's error if it is not registered."""
+    try:
+        return check_algorithm(digest.partition(":")[0])
+    except ValueError as error:
+        raise errors.DigestInvalid(str(error)) from None
+
+
+def _digest_of_query(digest: str) -> str:
+    message = DIGEST.complaint(digest)
+    if message is not None:
+        raise errors.DigestInvalid(message)
+    _registered_algorithm(digest)
+    return digest
+
+
+class TooManyTags(errors.TagInvalid):
+    code: int = 414  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+def _tags_to_give(request: RegistryRequest) -> list[str]:
+    """The tags in the query of a request that pushes a manifest by its digest."""
+    tags = list(dict.fromkeys(request.args.getlist("tag")))
+    if len(tags) > MAX_TAGS:
+        raise TooManyTags(f"a manifest is given at most {MAX_TAGS} tags at once")
+    for tag in tags:
+        message = TAG.complaint(tag)
+        if message is not None:
+            raise errors.TagInvalid(message)
+    return tags

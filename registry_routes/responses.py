@@ -1,0 +1,189 @@
+"""Reading what a registry answered: its errors, and how long to wait."""
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from html import unescape
+from typing import Any
+
+from werkzeug import exceptions
+from werkzeug.http import parse_date
+
+from .challenges import Challenge, parse_challenges
+from .errors import (
+    BY_STATUS,
+    ERRORS,
+    MISSING,
+    RegistryError,
+    RouteUnknown,
+    Unauthorized,
+    Unsupported,
+)
+from .headers import Headers, header_pairs, header_values
+
+
+def parse_errors(
+    status: int,
+    body: bytes | str = b"",
+    headers: Headers | None = None,
+    *,
+    endpoint: str | None = None,
+) -> list[RegistryError]:
+    """The errors in a registry's response of status 400 or more. There is always at least one.
+
+    `status`, `body` and `headers` are the response's. The body may be JSON, as the specification
+    has it, or any text or HTML, as proxies send it. The headers may have any form that
+    `challenges.header_pairs` takes.
+
+    Each error has the response's status as its ``code``, and the `error_code` and the message that
+    the registry sent. A known error code gives its own exception. Any other gives a `RegistryError`
+    that is also the Werkzeug exception of the status. Some statuses say more than the error code:
+
+    - A 401 is always an `Unauthorized`. It has the `realm`, `service`, `scope` and `error` of the
+      first Bearer challenge, each "" if there is none, and all `challenges`.
+    - A 405 is an `Unsupported` with its `valid_methods`.
+    - A 429 is a `TooManyRequests`, and a 503 is an `Unavailable`.
+
+    If the response has a ``Retry-After``, each error has it as `retry_after`, in seconds or as a
+    `datetime`.
+
+    The response to a HEAD has no body. If `endpoint` names the endpoint that was requested, as the
+    map does, a 404 without a body becomes the error that the specification has for it: a
+    `ManifestUnknown` for "manifest". (An `EndpointPrefix` that ends in "." may come first.)
+
+    A proxy can raise the first error, or give all of them to `registry_routes.error_response`. Its
+    own client then gets the status, the codes, the messages, the details, and the headers that are
+    about the error.
+
+    >>> [error] = parse_errors(404, b'{"errors": [{"code": "NAME_UNKNOWN", "message": "no"}]}')
+    >>> error, error.description
+    (<NameUnknown '404: Not Found'>, 'no')
+    >>> [error] = parse_errors(502, b"<html><title>Bad gateway</title></html>")
+    >>> error.error_code, error.description, isinstance(error, exceptions.BadGateway)
+    ('UNKNOWN', 'Bad gateway', True)
+    >>> headers = {"WWW-Authenticate": 'Bearer realm="https://auth.example/"'}
+    >>> [error] = parse_errors(401, b"", headers)
+    >>> error.realm, error.scope
+    ('https://auth.example/', '')
+    >>> parse_errors(404, endpoint="blob")
+    [<BlobUnknown '404: Not Found'>]
+
+    Raises `TypeError` if the status is not an `int`, the body neither `bytes` nor a string, or the
+    headers not headers; and `ValueError` if the status is not 400 to 999.
+    """
+    if not isinstance(status, int) or isinstance(status, bool):
+        raise TypeError(f"status must be an int, not {status!r:.100}")
+    if not 400 <= status <= 999:
+        raise ValueError(f"status {status!r} must be that of an error, 400 to 999")
+    if not isinstance(body, str | bytes):
+        raise TypeError(f"body must be bytes or a string, not {body!r:.100}")
+    text = body if isinstance(body, str) else str(body, errors="replace")
+    forwarded = [pair for pair in header_pairs(headers) if pair[0].lower() in FORWARDED]
+    default = MISSING.get((endpoint or "").rpartition(".")[2]) if status == 404 else None
+    if text.strip() or default is None:
+        default = BY_STATUS.get(status)
+    entries = _entries(text) or [{"message": _plain_text(text)}]
+    return [_read(int(status), forwarded, default, entry) for entry in entries]
+
+
+#: The headers that are about an error, which a proxy passes on.
+FORWARDED = (
+    "www-authenticate",
+    "allow",
+    "retry-after",
+    "content-range",
+    "ratelimit-limit",
+    "ratelimit-remaining",
+)
+
+
+def _entries(text: str) -> list[dict[str, Any]]:
+    """The entries of a JSON body; none if the body is not JSON or has no errors."""
+    try:
+        content = json.loads(text.removeprefix("\ufeff"))
+    except (ValueError, RecursionError):
+        return []
+    if not isinstance(content, dict):
+        return []
+    errors = content.get("errors")
+    if isinstance(errors, list) and (entries := [one for one in errors if isinstance(one, dict)]):
+        return entries
+    # Token servers send {"details": "..."}, or the error and error_description of RFC 6749.
+    keys = ("message", "details", "error_description", "error")
+    words = [content[key] for key in keys if isinstance(content.get(key), str)]
+    return [{"message": words[0], "detail": content}] if words else []
+
+
+def _read(
+    status: int,
+    headers: list[tuple[str, str]],
+    default: type[RegistryError] | None,
+    entry: Mapping[str, Any],
+) -> RegistryError:
+    code, message = entry.get("code"), entry.get("message")
+    known = ERRORS.get(code) if isinstance(code, str) else None
+    if known is Unsupported and status == 404:
+        known = RouteUnknown
+    if known is None or status in (401, 405, 429, 503):  # these have headers that say more
+        known = default
+    options: dict[str, Any] = {}
+    if known is Unauthorized:
+        bearers = [one for one in parse_challenges(headers) if one.scheme == "bearer"]
+        challenge = bearers[0] if bearers else Challenge("bearer")
+        options = {name: getattr(challenge, name) for name in _OF_A_CHALLENGE}
+    elif known is Unsupported:
+        allow = ",".join(header_values(headers, "Allow"))
+        options["valid_methods"] = re.findall(r"[^\s,]+", allow) or None
+    error = (known or _of_status(status))(
+        message if isinstance(message, str) and message else None,
+        detail=entry.get("detail"),
+        **options,
+    )
+    error.code = status
+    error.headers = list(headers)  # exactly as they were sent
+    error.retry_after = _retry_after(header_values(headers, "Retry-After"))
+    if isinstance(code, str) and code:
+        error.error_code = code
+    return error
+
+
+_OF_A_CHALLENGE = ("realm", "service", "scope", "error")
+
+
+@cache
+def _of_status(status: int) -> type[RegistryError]:
+    implied = exceptions.default_exceptions.get(status, exceptions.HTTPException)
+
+    def reduce(error: RegistryError) -> tuple[Any, ...]:  # pickle cannot find the class by name
+        return _new_of_status, (status,), error.__dict__
+
+    members = {"description": implied().name, "__reduce__": reduce}
+    return type("RegistryError", (RegistryError, implied), members)
+
+
+def _new_of_status(status: int) -> RegistryError:
+    return _of_status(status)()
+
+
+def _retry_after(values: list[str]) -> datetime | int | None:
+    for value in values:
+        seconds = value.partition(",")[0].strip()  # two lines may have been joined
+        if seconds.isascii() and seconds.isdecimal():
+            return int(seconds[:9])  # no client waits longer
+        try:
+            if date := parse_date(value):
+                return date.astimezone(UTC)
+        except (OverflowError, ValueError):  # a date that does not exist
+            pass
+    return None
+
+
+def _plain_text(text: str) -> str:
+    """The title of a page, or the first words of a text, to show as the message."""
+    text = text[:10_000]
+    if "<" in text:
+        title = re.search(r"<title[^<>]*>([^<]*)", text, re.IGNORECASE)
+        text = unescape(title[1] if title else re.sub(r"<[^<>]*>", " ", text))
+    return " ".join(text.split())[:500]
