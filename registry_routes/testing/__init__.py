@@ -14,14 +14,10 @@ and `ServedRegistry.fail`. For pytest there is the fixture ``oci_registry``.
 
 import gzip
 import json
-import logging
-import socket
-import threading
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
-
-from werkzeug.serving import DechunkedInput, WSGIRequestHandler, make_server
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ..digests import digest_of
 from ..headers import IMAGE_MANIFEST
@@ -43,26 +39,21 @@ from .layers import (
     TokenField,
     recorded_map,
 )
+from .server import Server
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import WSGIApplication
 
 __all__ = ["Fault", "RecordedRequest", "ServedRegistry", "serve"]
 
-_log = logging.getLogger(__name__)
-
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
-_HOST = "127.0.0.1"
 
 Auth: TypeAlias = Literal["basic", "bearer"]
 
 
 class ServedRegistry:
     """The registry that `serve` starts, for a test to talk to."""
-
-    host: str
-    """The host and the port, as in an image reference: ``127.0.0.1:54321``."""
 
     app: "WSGIApplication"
     """The registry as a WSGI application, to call without a socket, with `werkzeug.test.Client` or
@@ -73,18 +64,27 @@ class ServedRegistry:
     """The requests so far, in the order in which they came. ``requests.clear()`` forgets them."""
 
     def __init__(
-        self, host: str, recorder: Recorder, faults: Faults, storage: MemoryStorage | None
+        self, server: Server, recorder: Recorder, faults: Faults, storage: MemoryStorage | None
     ) -> None:
-        self.host = host
         self.app = recorder
         self.requests = recorder.requests
+        self._server = server
         self._faults = faults
         self._storage = storage
 
     @property
+    def host(self) -> str:
+        """The host and the port, as in an image reference: ``127.0.0.1:54321``.
+
+        If `serve` chooses the port, the registry opens no socket before `host` or `url` is read.
+        """
+        return self._server.host
+
+    @property
     def url(self) -> str:
         """The URL of the registry, without ``/v2/``: ``http://127.0.0.1:54321``."""
-        return f"http://{self.host}"
+        scheme = "http" if self._server.ssl_context is None else "https"
+        return f"{scheme}://{self.host}"
 
     @property
     def storage(self) -> MemoryStorage:
@@ -169,8 +169,10 @@ class ServedRegistry:
         return digest
 
     def _parsed(self, reference: str) -> Reference:
-        # The domain comes first, so that no part of the name is taken for one.
-        return Reference.parse(f"{self.host}/{reference.removeprefix(f'{self.host}/')}")
+        # The domain comes first, so that no part of the name is taken for one. Who has not read
+        # `host` cannot have written it.
+        host = self.host if self._server.is_listening else "localhost:0"
+        return Reference.parse(f"{host}/{reference.removeprefix(f'{host}/')}")
 
     def _add_blob(self, name: str, media_type: str, content: bytes) -> dict[str, Any]:
         digest = digest_of(content)
@@ -225,6 +227,7 @@ def serve(
     min_chunk: int = 0,
     max_chunk: int | None = None,
     dialect: Dialect | None = None,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> Iterator[ServedRegistry]:
     """Serve a registry on 127.0.0.1, in threads of this process, until the ``with`` block ends.
 
@@ -233,7 +236,8 @@ def serve(
     '127.0.0.1'
 
     :param app: the WSGI application to serve; a registry in memory if there is none.
-    :param port: the port; 0 for a free one.
+    :param port: the port; 0 for a free one, which is chosen when `ServedRegistry.host` or
+        `ServedRegistry.url` is first read.
     :param users: the passwords of the users, by their names.
     :param auth: how clients log in: with ``"basic"``, or with a token, ``"bearer"``, for which the
         registry is also the token server. The users may do anything. If there are no users, anyone
@@ -253,10 +257,16 @@ def serve(
     :param dialect: the routes. The default is the dialect of ``app.url_map``, if that is a
         `RegistryMap`, and otherwise `OCI_1_1`. ``OCI_1_1.subset(…)`` makes a registry that is
         read-only, or has no referrers.
+    :param ssl_context: serve TLS with the certificate of this `ssl.SSLContext`. `redirect_blobs`
+        needs it to be valid for ``localhost`` as well as for 127.0.0.1.
 
     Raises `ValueError` for an option that is out of range, or that does not go together with
-    another, and `OSError` if the port is taken.
+    another, `TypeError` for an `ssl_context` of another type, and `OSError` if the port is taken.
     """
+    if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):
+        raise TypeError(f"ssl_context {ssl_context!r:.100} is not an ssl.SSLContext")
+    if ssl_context is not None and ssl_context.protocol == ssl.PROTOCOL_TLS_CLIENT:
+        raise ValueError("ssl_context is for clients: it needs ssl.PROTOCOL_TLS_SERVER")
     if not 0 <= port <= 65535:
         raise ValueError(f"port {port!r} must be 0 to 65535")
     if auth not in (None, "basic", "bearer"):
@@ -300,86 +310,9 @@ def serve(
         app = BearerLogin(app, users or {}, token_field)
     faults = Faults(app, url_map)
     recorder = Recorder(faults, url_map)
-    with _listening(recorder, port) as host:
-        try:
-            yield ServedRegistry(host, recorder, faults, storage)
-        finally:
-            faults.stop()
-
-
-@contextmanager
-def _listening(app: "WSGIApplication", port: int) -> Iterator[str]:
-    """Serve `app` in threads of this process, and yield the host and the port."""
-    connections: set[socket.socket] = set()
-
-    class Handler(_Handler):
-        def setup(self) -> None:
-            super().setup()
-            connections.add(self.connection)
-
-        def finish(self) -> None:
-            connections.discard(self.connection)
-            super().finish()
-
-    stopping = threading.Event()
-
-    def accept() -> None:
-        while not stopping.is_set():
-            server.handle_request()  # it starts a thread for each connection
-
-    with (
-        # If the port is taken, Werkzeug would end the process.
-        socket.create_server((_HOST, port), backlog=128) as listener,
-        make_server(
-            _HOST, port, app, threaded=True, request_handler=Handler, fd=listener.fileno()
-        ) as server,
-    ):
-        thread = threading.Thread(target=accept, daemon=True)
-        thread.start()
-        try:
-            yield f"{_HOST}:{server.port}"
-        finally:
-            stopping.set()
-            socket.create_connection((_HOST, server.port)).close()  # ends the wait in accept()
-            thread.join()
-            for connection in list(connections):  # of clients that send nothing, or wait
-                with suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-
-
-class _Handler(WSGIRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def make_environ(self) -> "WSGIEnvironment":
-        environ = super().make_environ()
-        if environ.get("wsgi.input_terminated"):  # a chunked body
-            environ["wsgi.input"] = DechunkedInput(_Whole(self.rfile))  # type: ignore[arg-type]
-        return environ
-
-    def connection_dropped(self, error: BaseException, environ: Any = None) -> None:
-        self.close_connection = True  # otherwise it would wait for the next request
-
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        self.log("info", "%r %s", self.requestline, code)
-
-    def log(self, type: str, message: str, *args: Any) -> None:
-        _log.info(message, *args)
-
-
-class _Whole:
-    """A file that raises an error if it ends too early.
-
-    Without it, Werkzeug would fill up a chunk that is cut short.
-    """
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-
-    def read(self, size: int) -> bytes:
-        content = self.file.read(size)
-        if len(content) < size:
-            raise ConnectionResetError("the client has closed the connection amid a chunk")
-        return content
-
-    def readline(self, limit: int = -1) -> bytes:
-        return self.file.readline(limit)
+    server = Server(recorder, port, ssl_context)
+    try:
+        yield ServedRegistry(server, recorder, faults, storage)
+    finally:
+        faults.stop()
+        server.stop()
