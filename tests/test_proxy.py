@@ -43,7 +43,7 @@ from registry_routes.challenges import parse_challenges
 from registry_routes.digests import digest_of
 from registry_routes.headers import IMAGE_INDEX, IMAGE_MANIFEST, parse_warnings
 from registry_routes.paging import parse_next_link
-from registry_routes.registry import MAX_MANIFEST, MemoryStorage, Missing, Storage
+from registry_routes.registry import MAX_MANIFEST, Blob, MemoryStorage, MissingError, Storage
 from registry_routes.testing import ServedRegistry, serve
 
 from . import oci_layout
@@ -94,8 +94,8 @@ class Through:
 
     def has_blob(self, digest: str) -> bool:
         try:
-            self.storage.blob_size("library/nginx", digest)
-        except Missing:
+            self.storage.open_blob("library/nginx", digest)
+        except MissingError:
             return False
         return True
 
@@ -248,7 +248,7 @@ def test_only_the_registrys_own_404_ends_a_kept_tag(
     answer = through.client.open(LATEST, method=method)
     if is_gone:
         assert answer.status_code == 404
-        with pytest.raises(Missing):
+        with pytest.raises(MissingError):
             through.storage.tag("library/nginx", "latest")
     else:
         assert answer.headers["Docker-Content-Digest"] == digest
@@ -776,7 +776,7 @@ def test_a_storage_that_cannot_be_read_is_a_503(upstream: ServedRegistry) -> Non
 def test_a_manifest_that_arrives_during_a_collection_is_served(upstream: ServedRegistry) -> None:
     class Collecting(MemoryStorage):
         def put_manifest(self, *arguments: Any, **options: Any) -> None:
-            raise Missing("a blob is being deleted")
+            raise MissingError("a blob is being deleted")
 
     through = Through(upstream.url, storage=Collecting())
     assert through.get(LATEST).status_code == 200
@@ -788,12 +788,12 @@ def test_a_blob_that_has_just_arrived_is_not_fetched_again(upstream: ServedRegis
 
         looked = 0
 
-        def blob_size(self, name: str, digest: str) -> int:
+        def open_blob(self, name: str, digest: str) -> Blob:
             self.looked += 1
             if self.looked == 1:
                 self.put_blob(name, digest, [LAYER])
-                raise Missing(digest)
-            return super().blob_size(name, digest)
+                raise MissingError(digest)
+            return super().open_blob(name, digest)
 
     through = Through(upstream.url, storage=Late())
     assert through.get(BLOB).data == LAYER

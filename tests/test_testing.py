@@ -75,7 +75,7 @@ def test_request_is_recorded_before_it_is_answered() -> None:
 
 def test_requests_for_routes_that_are_not_served_are_recorded() -> None:
     dialect = OCI_1_1.subset("base", "manifest", "blob", "tags", methods=["GET"])
-    with serve(dialect=dialect) as registry:
+    with serve(url_map=RegistryMap(dialect)) as registry:
         client = Client(registry.app)
         digest = registry.add_image("a:v1")
         registry.fail("catalog", "GET", 503)
@@ -225,7 +225,7 @@ def test_another_dialect_has_its_own_routes() -> None:
         Client(registry.app).get("/v2/a/b/tags/list")
         Client(registry.app).get("/v2/a/tags/list")
         assert [sent.endpoint for sent in registry.requests] == ["tags", None]
-    with serve(app.__call__, dialect=DOCKER_1_5) as registry:
+    with serve(app.__call__, url_map=RegistryMap(DOCKER_1_5)) as registry:
         Client(registry.app).get("/v2/a/tags/list")
         assert registry.requests[0].endpoint is None
 
@@ -254,12 +254,12 @@ def test_application_that_raises_is_a_500(caplog: pytest.LogCaptureFixture) -> N
         ({"auth": "digest", "users": {"a": "b"}}, "auth 'digest' must be"),
         ({"auth": "bearer", "token_field": "jwt"}, "token_field 'jwt' must be"),
         ({"location": "elsewhere"}, "location 'elsewhere' must be"),
-        ({"app": application(), "page_size": 3}, "must be for the registry in memory"),
-        ({"app": application(), "min_chunk": 3}, "must be for the registry in memory"),
-        ({"app": application(), "max_chunk": 3}, "must be for the registry in memory"),
+        ({"app": application(), "page_size": 3}, "are for the registry in memory"),
+        ({"app": application(), "max_chunk": 3}, "are for the registry in memory"),
         ({"port": 65536}, "port 65536 must be 0 to 65535"),
         ({"page_size": 0}, "page_size 0 must be 1 or more"),
-        ({"dialect": DOCKER_1_5}, "must be OCI_1_1 or a subset"),
+        ({"min_chunk": -1}, "min_chunk -1 must be 0 or more"),
+        ({"min_chunk": 6, "max_chunk": 5}, "max_chunk 5 must be 6 or more"),
     ],
 )
 def test_invalid_option_is_an_error(options: dict[str, Any], message: str) -> None:

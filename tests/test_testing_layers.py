@@ -21,6 +21,7 @@ from registry_routes import (
 )
 from registry_routes.challenges import parse_challenges, parse_token
 from registry_routes.digests import digest_of
+from registry_routes.headers import chunk_min_length
 from registry_routes.paging import parse_next_link
 from registry_routes.testing import Fault, serve
 
@@ -93,6 +94,16 @@ def test_no_body_to_cut_short_closes_the_connection(method: str) -> None:
         registry.fail(endpoint, method, "body cut short")
         with pytest.raises(httpx.RemoteProtocolError):
             client.request(method, path)
+
+
+def test_body_of_a_challenge_is_cut_short() -> None:
+    with serve(users=USERS, auth="basic") as registry:
+        whole = Client(registry.app).get("/v2/")
+        registry.fail("base", "GET", "body cut short")
+        part = Client(registry.app).get("/v2/")
+        assert part.status_code == 401
+        assert part.headers["WWW-Authenticate"] == whole.headers["WWW-Authenticate"]
+        assert part.data == whole.data[: len(whole.data) // 2]
 
 
 def test_streamed_body_that_is_cut_short_has_its_length() -> None:
@@ -434,8 +445,8 @@ def test_without_single_post_a_post_only_begins_an_upload(transport: str) -> Non
         assert push_blob(client, "c", bytes(5_000_000))  # an early answer to a large body
 
 
-def test_pages_and_chunks_have_limits() -> None:
-    with served(page_size=2, min_chunk=4, max_chunk=6) as (registry, client):
+def test_pages_and_chunks_have_maximum_sizes() -> None:
+    with served(page_size=2, max_chunk=6) as (registry, client):
         for tag in "abcde":
             registry.add_image(f"x:{tag}")
         tags, pages, url = [], 0, f"{registry.url}/v2/x/tags/list?n=100"
@@ -445,10 +456,43 @@ def test_pages_and_chunks_have_limits() -> None:
             pages += 1
             url = parse_next_link(url, response.headers.get("Link")) or ""
         assert (tags, pages) == (list("abcde"), 3)
-        assert client.post("/v2/x/blobs/uploads/").headers["OCI-Chunk-Min-Length"] == "4"
-        push_blob(client, "x", b"0123456789", chunk=5)
+        push_blob(client, "x", b"0123456789", chunk=6)
         location = client.post("/v2/x/blobs/uploads/").headers["Location"]
         assert client.patch(location, content=b"0123456").status_code == 413
+
+
+def test_minimum_chunk_size_is_announced_and_enforced() -> None:
+    with serve(min_chunk=5) as registry:
+        client = Client(registry.app)
+        for chunks, last, status in (
+            ([b"01234", b"56789"], b"", 201),
+            ([b"01234", b"567"], b"", 201),  # the last chunk may be shorter
+            ([b"01234"], b"567", 201),
+            ([b"012"], b"", 201),
+            ([], b"012", 201),
+            ([], b"", 201),
+            ([b"012", b""], b"", 201),
+            ([b"012"], b"34567", 400),
+            ([b"012", b"34567"], b"", 400),
+            ([b"01234", b"567", b"8"], b"", 400),
+        ):
+            post = client.post("/v2/a/blobs/uploads/")
+            assert chunk_min_length(post.headers["OCI-Chunk-Min-Length"]) == 5
+            url = post.location or ""
+            answers = [client.patch(url, data=chunk) for chunk in chunks]
+            digest = digest_of(b"".join([*chunks, last]))
+            answers.append(client.put(url, data=last, query_string={"digest": digest}))
+            statuses = [answer.status_code for answer in answers]
+            if status == 201:
+                assert statuses == [202] * len(chunks) + [201]
+                assert registry.blob("a", digest) == b"".join([*chunks, last])
+            else:
+                assert 400 in statuses
+                [entry] = answers[statuses.index(400)].get_json()["errors"]
+                assert entry["code"] == "SIZE_INVALID"
+    with served() as (registry, over_http):
+        response = over_http.post("/v2/a/blobs/uploads/")
+        assert "OCI-Chunk-Min-Length" not in response.headers
 
 
 PAIRS = [

@@ -200,7 +200,7 @@ class _Handler(WSGIRequestHandler):
             environ["HTTP_EXPECT"] = self.expected
         chunked = bool(environ.get("wsgi.input_terminated"))
         body = _Body(self, self.rfile, chunked)
-        environ["wsgi.input"] = DechunkedInput(body) if chunked else body
+        environ["wsgi.input"] = DechunkedInput(body) if chunked else body  # type: ignore[arg-type]
         return environ
 
     def continue_if_expected(self) -> None:
