@@ -39,26 +39,25 @@ class Server:
         self.ssl_context = ssl_context
         self.connections: dict[socket.socket, threading.Thread] = {}
         self.stopping = threading.Event()
+        self._server: BaseWSGIServer | None = None
         self._accepting: threading.Thread | None = None
-        self._host: str | None = None
         self._lock = threading.Lock()
         if port:
-            self._host = self._start(port)
+            self._start(port)
 
     @property
     def host(self) -> str:
         """The host and the port."""
         with self._lock:
-            if self._host is None:
-                self._host = self._start(0)
-            return self._host
+            server = self._server or self._start(0)
+            return f"{_HOST}:{server.port}"
 
     @property
     def is_listening(self) -> bool:
         """Whether `host` has been read, or the port was given."""
-        return self._host is not None
+        return self._server is not None
 
-    def _start(self, port: int) -> str:
+    def _start(self, port: int) -> BaseWSGIServer:
         if self.stopping.is_set():
             raise RuntimeError("the registry has stopped, and never had a port")
 
@@ -70,27 +69,27 @@ class Server:
             server = make_server(
                 _HOST, port, self.app, threaded=True, request_handler=Handler, fd=listener.fileno()
             )
+        self._server = server
         self._accepting = threading.Thread(target=self._accept, args=[server], daemon=True)
         self._accepting.start()
-        return f"{_HOST}:{server.port}"
+        return server
 
     def _accept(self, server: BaseWSGIServer) -> None:
-        with server:
-            while not self.stopping.is_set():
-                server.handle_request()  # starts a thread for each connection
-                for connection, thread in list(self.connections.items()):
-                    if not thread.is_alive():
-                        del self.connections[connection]
+        while not self.stopping.is_set():
+            server.handle_request()  # starts a thread for each connection
+            for connection, thread in list(self.connections.items()):
+                if not thread.is_alive():
+                    del self.connections[connection]
 
     def stop(self) -> None:
         """Close all connections, and wait for their threads."""
         with self._lock:
             self.stopping.set()
-        if self._host is None or self._accepting is None:
+        if self._server is None or self._accepting is None:
             return
-        port = int(self._host.rpartition(":")[2])
-        socket.create_connection((_HOST, port)).close()  # ends the wait in `_accept`
+        socket.create_connection((_HOST, self._server.port)).close()  # ends the wait in `_accept`
         self._accepting.join()
+        self._server.server_close()
         deadline = time.monotonic() + _STOP
         for connection, thread in list(self.connections.items()):
             close_both_ways(connection)
