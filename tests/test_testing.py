@@ -252,7 +252,18 @@ def test_application_that_raises_is_a_500(caplog: pytest.LogCaptureFixture) -> N
         ({"users": {"a": "b"}}, "users must have a way to log in"),
         ({"auth": "basic"}, "auth 'basic' must have users"),
         ({"auth": "digest", "users": {"a": "b"}}, "auth 'digest' must be"),
-        ({"auth": "bearer", "token_field": "jwt"}, "token_field 'jwt' must be"),
+        ({"anonymous_pull": True}, "anonymous_pull needs a login"),
+        ({"auth": "bearer", "token_field": "jwt"}, "token_field 'jwt' is not 'token' or"),
+        ({"auth": "bearer", "token_method": "PUT"}, "token_method 'PUT' is not 'GET' or 'POST'"),
+        ({"auth": "bearer", "token_method": "POST"}, "no tokens without a password"),
+        ({"auth": "bearer", "scope_status": 404}, "scope_status 404 is not 401 or 403"),
+        ({"auth": "bearer", "service": "a\n"}, "characters that no header can carry"),
+        ({"auth": "bearer", "granted_actions": "pull"}, "'pull' is one string"),
+        ({"auth": "basic", "users": {"a": "b"}, "service": "x"}, "service is for a token server"),
+        ({"token_field": "access_token"}, "token_field is for a token server"),
+        ({"token_method": "GET"}, "token_method is for a token server"),
+        ({"granted_actions": ["pull"]}, "granted_actions is for a token server"),
+        ({"scope_status": 403}, "scope_status is for a token server"),
         ({"location": "elsewhere"}, "location 'elsewhere' must be"),
         ({"app": application(), "page_size": 3}, "are for the registry in memory"),
         ({"app": application(), "max_chunk": 3}, "are for the registry in memory"),
@@ -263,5 +274,5 @@ def test_application_that_raises_is_a_500(caplog: pytest.LogCaptureFixture) -> N
     ],
 )
 def test_invalid_option_is_an_error(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message), serve(**options):
+    with pytest.raises((ValueError, TypeError), match=message), serve(**options):
         pass

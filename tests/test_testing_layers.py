@@ -273,6 +273,87 @@ def test_without_users_anyone_may_pull() -> None:
         assert client.get("/v2/", auth=Login("a", "b")).status_code == 401
 
 
+@pytest.mark.parametrize("auth", ["basic", "bearer"])
+def test_anonymous_pull_with_users(auth: str) -> None:
+    with served(users=USERS, auth=auth, anonymous_pull=True) as (registry, client):
+        digest = registry.add_image("a:v1")
+        pulls = "/v2/a/manifests/v1", f"/v2/a/manifests/{digest}", "/v2/a/tags/list"
+        anyone = Login() if auth == "bearer" else httpx.BasicAuth("", "")  # as skopeo sends it
+        for path in pulls:
+            assert client.get(path, auth=anyone).status_code == 200
+            assert client.head(path, auth=anyone).status_code == 200
+            assert client.get(path).status_code == (401 if auth == "bearer" else 200)
+            assert client.get(path, auth=Login("alice", "wrong")).status_code != 403
+            assert client.get(path, auth=("alice", "wrong")).status_code == 401
+        for method, path in (
+            ("PUT", "/v2/a/manifests/v2"),
+            ("DELETE", "/v2/a/manifests/v1"),
+            ("POST", "/v2/b/blobs/uploads/?mount={digest}&from=a"),
+            ("GET", "/v2/_catalog"),
+        ):
+            assert client.request(method, path, auth=anyone).status_code == 401, path
+        # Here a client learns how to log in.
+        assert client.get("/v2/").headers["WWW-Authenticate"].startswith(auth.title())
+        push_image(client_of(registry, auth=Login("alice", "secret")), "b", "v1", b"x")
+
+
+def test_service_has_another_name() -> None:
+    service = 'our "container_registry"'
+    login = Login("alice", "secret")
+    with served(users=USERS, auth="bearer", service=service, login=login) as (_, client):
+        [challenge] = parse_challenges(client.get("/v2/", auth=("x", "y")).headers)
+        assert challenge.service == service
+        push_image(client, "a", "v1", b"x")
+        for wrong in "registry", "":
+            query = {"service": wrong, "scope": "repository:a:pull"}
+            answer = client.get("/token", params=query, auth=("alice", "secret"))
+            assert answer.status_code == 400
+
+
+def test_too_small_a_scope_is_403() -> None:
+    with served(users=USERS, auth="bearer", scope_status=403) as (registry, client):
+        registry.add_image("a:v1")
+        pull = token_of(client, client.get("/v2/a/tags/list"))
+        assert client.get("/v2/a/tags/list", headers=pull).status_code == 200
+        refused = client.delete("/v2/a/manifests/v1", headers=pull)
+        [challenge] = parse_challenges(refused.headers)
+        assert (refused.status_code, challenge.error) == (403, "insufficient_scope")
+        assert challenge.scope == "repository:a:delete"
+        assert refused.json()["errors"][0]["code"] == "DENIED"
+        delete = token_of(client, refused)
+        assert client.delete("/v2/a/manifests/v1", headers=delete).status_code == 202
+        for useless in {}, {"Authorization": "Bearer made-up"}:
+            assert client.get("/v2/", headers=useless).status_code == 401
+
+
+@pytest.mark.parametrize(("only", "other"), [("GET", "POST"), ("POST", "GET")])
+def test_token_server_takes_one_method(only: str, other: str) -> None:
+    with served(users=USERS, auth="bearer", token_method=only) as (registry, client):
+        login = Login("alice", "secret", oauth=only == "POST")
+        assert client.get("/v2/", auth=login).status_code == 200
+        registry.requests.clear()
+        wrong = Login("alice", "secret", oauth=other == "POST")
+        assert client.get("/v2/", auth=wrong).status_code == 405
+        refused = client.request(other, "/token", params={"service": "registry"})
+        assert (refused.status_code, refused.headers["Allow"]) == (405, only)
+
+
+@pytest.mark.parametrize("oauth", [False, True])
+def test_token_server_grants_less_than_was_asked_for(oauth: bool) -> None:
+    login = Login("alice", "secret", oauth)
+    with served(users=USERS, auth="bearer", granted_actions=["pull"]) as (registry, client):
+        registry.add_image("a:v1")
+        assert client.get("/v2/a/manifests/v1", auth=login).status_code == 200
+        refused = client.post("/v2/a/blobs/uploads/", auth=login)
+        [challenge] = parse_challenges(refused.headers)
+        assert (refused.status_code, challenge.error) == (401, "insufficient_scope")
+        assert client.get("/v2/_catalog", auth=login).status_code == 401
+        scopes = "repository:a:pull,push repository:b:push repository:c:delete,pull"
+        query = {"service": "registry", "scope": scopes}
+        answer = client.get("/token", params=query, auth=("alice", "secret")).json()
+        assert answer["scope"] == "repository:a:pull repository:c:pull"
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_refresh_token_gets_another_token(method: str) -> None:
     login = {"service": "registry", "scope": "repository:a:pull,push", "client_id": "test"}

@@ -15,7 +15,7 @@ and `ServedRegistry.fail`. For pytest there is the fixture ``oci_registry``.
 import gzip
 import json
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -25,6 +25,7 @@ from ..map import RegistryMap
 from ..reference import Reference
 from ..registry import Manifest, MemoryStorage, make_registry
 from .layers import (
+    SERVICE,
     BasicLogin,
     BearerLogin,
     Fault,
@@ -36,7 +37,9 @@ from .layers import (
     RecordedRequest,
     Recorder,
     RedirectedBlobs,
+    ScopeStatus,
     TokenField,
+    TokenMethod,
     recorded_map,
 )
 from .server import Server
@@ -219,7 +222,12 @@ def serve(
     port: int = 0,
     users: Mapping[str, str] | None = None,
     auth: Auth | None = None,
+    anonymous_pull: bool = False,
+    service: str = SERVICE,
     token_field: TokenField = "token",  # noqa: S107 - it is not a password
+    token_method: TokenMethod | None = None,
+    granted_actions: Collection[str] | None = None,
+    scope_status: ScopeStatus = 401,
     location: LocationForm | None = None,
     redirect_blobs: bool = False,
     single_post: bool = True,
@@ -242,8 +250,17 @@ def serve(
     :param auth: how clients log in: with ``"basic"``, or with a token, ``"bearer"``, for which the
         registry is also the token server. The users may do anything. If there are no users, anyone
         gets a token to pull.
+    :param anonymous_pull: whether anyone may pull, although there are users. A GET of ``/v2/``
+        still asks for a login, because many clients learn there how to log in.
+    :param service: what the token server calls the registry, in its challenges and in the requests
+        for a token.
     :param token_field: where the token server puts the token in its answer to a GET: ``"token"``
         or ``"access_token"``. (To the POST of OAuth2 it is always ``"access_token"``.)
+    :param token_method: the only method that the token server takes, ``"GET"`` or ``"POST"``; by
+        default both. Without a name and a password, only a GET gets a token.
+    :param granted_actions: the most that a token allows, such as ``["pull"]``, whatever the client
+        asks for; by default, the users get all that they ask for.
+    :param scope_status: the status where a token's scopes are too small: 401 or 403.
     :param location: the form of each ``Location``. ``"absolute"`` is a whole URL, and
         ``"relative"`` is a path. ``"opaque"`` is a path too, but for an upload it is outside the
         API, and it has a query without which the upload does not go on. `None` leaves what the
@@ -275,8 +292,26 @@ def serve(
         raise ValueError("users must have a way to log in: auth='basic' or auth='bearer'")
     if auth == "basic" and not users:
         raise ValueError("auth 'basic' must have users")
-    if token_field not in ("token", "access_token"):
-        raise ValueError(f"token_field {token_field!r} must be 'token' or 'access_token'")
+    if anonymous_pull and auth is None:
+        raise ValueError("anonymous_pull needs a login that others use: auth='basic' or 'bearer'")
+    for name, value, default, values in (
+        ("service", service, SERVICE, ()),
+        ("token_field", token_field, "token", ("token", "access_token")),
+        ("token_method", token_method, None, ("GET", "POST")),
+        ("granted_actions", granted_actions, None, ()),
+        ("scope_status", scope_status, 401, (401, 403)),
+    ):
+        if value != default and auth != "bearer":
+            raise ValueError(f"{name} is for a token server: auth='bearer'")
+        if value != default and values and value not in values:
+            raise ValueError(f"{name} {value!r} is not {values[0]!r} or {values[1]!r}")
+    if not (service.isascii() and service.isprintable() and service.strip()):
+        raise ValueError(f"service {service!r} is empty or has characters that no header can carry")
+    if isinstance(granted_actions, str):
+        raise TypeError(f"granted_actions {granted_actions!r} is one string, not several actions")
+    without_password = anonymous_pull or not users
+    if token_method == "POST" and without_password:  # noqa: S105 - it is not a password
+        raise ValueError("token_method 'POST' gives no tokens without a password: only GET does")
     if min_chunk < 0:
         raise ValueError(f"min_chunk {min_chunk!r} must be 0 or more")
     if max_chunk is not None and max_chunk < min_chunk:
@@ -307,9 +342,18 @@ def serve(
     if location is not None:
         app = Locations(app, location, url_map)
     if auth == "basic":
-        app = BasicLogin(app, users or {})
+        app = BasicLogin(app, users or {}, anonymous_pull)
     if auth == "bearer":
-        app = BearerLogin(app, users or {}, token_field)
+        app = BearerLogin(
+            app,
+            users or {},
+            without_password,
+            service,
+            token_field,
+            token_method,
+            granted_actions,
+            scope_status,
+        )
     faults = Faults(app, url_map)
     recorder = Recorder(faults, url_map)
     server = Server(recorder, port, ssl_context)

@@ -16,10 +16,10 @@ The application comes last. All but the first get the recorded request from `req
 import json
 import secrets
 import threading
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -253,40 +253,73 @@ def _checked(name: str | None, password: str | None, users: Mapping[str, str]) -
     return name if name is not None and name in users and users[name] == password else None
 
 
-class BasicLogin:
-    """Requires a name and a password of each request."""
+def _needed_by(request: RecordedRequest) -> list[Scope]:
+    return required_scopes(
+        request.endpoint or RouteName.BASE, request.method, request.values, request.args
+    )
 
-    def __init__(self, app: "WSGIApplication", users: Mapping[str, str]) -> None:
+
+class BasicLogin:
+    """Requires a name and a password of each request, except perhaps of those that only pull."""
+
+    def __init__(
+        self, app: "WSGIApplication", users: Mapping[str, str], anonymous_pull: bool
+    ) -> None:
         self.app = app
         self.users = users
+        self.anonymous_pull = anonymous_pull
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        user = _user_of(_authorization(environ), self.users)
-        if user is None and request_of(environ).endpoint != STORAGE:
+        request = request_of(environ)
+        given = _authorization(environ)
+        if (
+            _user_of(given, self.users) is None
+            and request.endpoint != STORAGE
+            and not (self.anonymous_pull and _is_anonymous(given) and _is_pull(request))
+        ):
             raise errors.Unauthorized(challenge=Challenge("basic", {"realm": SERVICE}))
         return self.app(environ, start_response)
 
 
+def _is_anonymous(given: Authorization | None) -> bool:
+    """Return whether a client names nobody: skopeo then sends an empty name and password."""
+    return given is None or (given.type == "basic" and not given.username and not given.password)
+
+
+def _is_pull(request: RecordedRequest) -> bool:
+    needed = _needed_by(request)
+    return bool(needed) and all(
+        (scope.type, scope.actions) == ("repository", ("pull",)) for scope in needed
+    )
+
+
 TokenField: TypeAlias = Literal["token", "access_token"]
+TokenMethod: TypeAlias = Literal["GET", "POST"]
+ScopeStatus: TypeAlias = Literal[401, 403]
 
 
+@dataclass(eq=False)
 class BearerLogin:
     """Requires a token that allows the request; it is also the token server.
 
     (Docker token authentication specification, and its OAuth2 form.) The users get tokens for
-    whatever they ask for. Others get no token. But if there are no users, anyone gets one to pull.
+    whatever they ask for, unless `granted_actions` limits it. With `anonymous_pull`, anyone gets a
+    token to pull.
     """
 
-    def __init__(
-        self, app: "WSGIApplication", users: Mapping[str, str], token_field: TokenField
-    ) -> None:
-        self.app = app
-        self.users = users
-        self.token_field = token_field
-        self._granted: dict[str, list[Scope]] = {}
-        self._refreshed: dict[str, str] = {}  # the user of each refresh token
+    app: "WSGIApplication"
+    users: Mapping[str, str]
+    anonymous_pull: bool
+    service: str
+    token_field: TokenField
+    token_method: TokenMethod | None
+    granted_actions: Collection[str] | None
+    scope_status: ScopeStatus
+    _granted: dict[str, list[Scope]] = field(default_factory=dict, init=False)
+    _refreshed: dict[str, str] = field(default_factory=dict, init=False)
+    """The user of each refresh token."""
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
@@ -299,9 +332,8 @@ class BearerLogin:
         return self.app(environ, start_response)
 
     def _check(self, request: RecordedRequest, environ: "WSGIEnvironment") -> None:
-        needed = required_scopes(
-            request.endpoint or RouteName.BASE, request.method, request.values, request.args
-        )
+        """Raise the error for a request without a token that allows it."""
+        needed = _needed_by(request)
         given = _authorization(environ)
         granted = None
         if given is not None and given.type == "bearer":
@@ -310,23 +342,28 @@ class BearerLogin:
             return
         # RFC 6750, 3.1: if the request has no token, the challenge should not have an error.
         error = None if given is None else "invalid_token"
-        raise errors.Unauthorized(
+        refusal = errors.Unauthorized(
             realm=f"{Request(environ).root_url}token",
-            service=SERVICE,
+            service=self.service,
             scope=needed,
             error=error if granted is None else "insufficient_scope",
         )
+        if granted is not None and self.scope_status == 403:
+            raise errors.Denied("the token's scopes are too small", headers=refusal.headers)
+        raise refusal
 
     def _answer(self, request: Request) -> Response:
+        only = self.token_method
+        methods = ["GET", "POST"] if only is None else [only]
+        if request.method not in methods:
+            raise errors.Unsupported(valid_methods=methods)
         if request.method == "POST":
             return self._token(request.form, self._user_of_form(request.form), "access_token")
-        if request.method == "GET":
-            return self._token(request.args, self._user_of_get(request), self.token_field)
-        raise errors.Unsupported(valid_methods=["GET", "POST"])
+        return self._token(request.args, self._user_of_get(request), self.token_field)
 
-    def _token(self, sent: MultiDict[str, str], user: str | None, field: str) -> Response:
-        if sent.get("service") != SERVICE:
-            raise BadRequest(f"service must be {SERVICE!r}, as the challenge says")
+    def _token(self, sent: MultiDict[str, str], user: str | None, answer_field: str) -> Response:
+        if sent.get("service") != self.service:
+            raise BadRequest(f"service must be {self.service!r}, as the challenge says")
         try:
             granted = self._scopes_for(user, parse_scopes(" ".join(sent.getlist("scope"))))
         except ValueError as error:
@@ -334,7 +371,7 @@ class BearerLogin:
         token = secrets.token_urlsafe()
         self._granted[token] = granted
         answer: dict[str, Any] = {
-            field: token,
+            answer_field: token,
             "scope": " ".join(map(str, granted)),
             "expires_in": 3600,
             "issued_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -346,7 +383,7 @@ class BearerLogin:
         return Response(json.dumps(answer), mimetype="application/json")
 
     def _user_of_get(self, request: Request) -> str | None:
-        if request.authorization is None and not self.users:
+        if request.authorization is None and self.anonymous_pull:
             return None
         return self._known(_user_of(request.authorization, self.users))
 
@@ -364,9 +401,17 @@ class BearerLogin:
         return user
 
     def _scopes_for(self, user: str | None, asked: list[Scope]) -> list[Scope]:
-        if user is not None:
-            return asked
-        return [replace(scope, actions=("pull",)) for scope in asked if "pull" in scope.actions]
+        """Return what a user, or anyone, is granted of the scopes that were asked for."""
+        limits = [self.granted_actions, ["pull"] if user is None else None]
+        granted = [
+            replace(scope, actions=tuple(filter(partial(_allow, limits), scope.actions)))
+            for scope in asked
+        ]
+        return [scope for scope in granted if scope.actions]
+
+
+def _allow(limits: Iterable[Collection[str] | None], action: str) -> bool:
+    return all(limit is None or action in limit for limit in limits)
 
 
 # How other registries behave.
