@@ -31,7 +31,7 @@ from registry_routes import (
 
 from . import oci_layout
 from .nasty import SHA256
-from .reference import EXAMPLES
+from .oracle import EXAMPLES
 from .servers import example, files_of, skopeo
 
 METHODS = "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"
