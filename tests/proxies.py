@@ -21,7 +21,7 @@ from werkzeug.wrappers import Response
 
 from registry_routes.digests import digest_of
 from registry_routes.headers import IMAGE_INDEX
-from registry_routes.registry import MemoryStorage, Missing, Storage
+from registry_routes.registry import MemoryStorage, MissingError, Storage
 from registry_routes.testing import ServedRegistry, serve
 
 LAYER = random.Random(17).randbytes(2_000_000)  # several blocks
@@ -68,8 +68,8 @@ class ProxyClient:
 
     def has_blob(self, digest: str) -> bool:
         try:
-            self.storage.blob_size("library/nginx", digest)
-        except Missing:
+            self.storage.open_blob("library/nginx", digest)
+        except MissingError:
             return False
         return True
 

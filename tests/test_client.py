@@ -40,7 +40,7 @@ from werkzeug.serving import make_server, make_ssl_devcert
 from werkzeug.wrappers import Request, Response
 
 from registry_routes import Reference, errors
-from registry_routes.digests import DigestMismatch, digest_of
+from registry_routes.digests import DigestMismatchError, digest_of
 from registry_routes.headers import IMAGE_INDEX, IMAGE_MANIFEST, content_range
 from registry_routes.registry import MemoryStorage, make_registry
 
@@ -1113,7 +1113,7 @@ class TestDamage:
         for path in list((image.root / "blobs" / "sha256").iterdir()):
             original = path.read_bytes()
             self.damage(path, kind)
-            with serving_app(server) as root, pytest.raises(DigestMismatch, match=path.name):
+            with serving_app(server) as root, pytest.raises(DigestMismatchError, match=path.name):
                 push(Registry(root, "a"), V1, image)
             path.write_bytes(original)
         assert not [path for path in server.asked("PUT") if path.endswith("manifests/v1")]
@@ -1312,7 +1312,7 @@ class TestDamage:
         lies = Response(b"{}", headers={"Docker-Content-Digest": SHA256})
         with serving_app(lies) as root:
             for reference in f"a@{SHA256}", "a:v1":
-                with pytest.raises(DigestMismatch):
+                with pytest.raises(DigestMismatchError):
                     pull(Registry(root, "a"), Reference.parse(reference), Layout(tmp_path))
         assert not list(tmp_path.rglob("*"))
 

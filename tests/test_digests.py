@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from registry_routes.digests import DigestMismatch, Verifier, digest_of, referrers_tag
+from registry_routes.digests import DigestMismatchError, Verifier, digest_of, referrers_tag
 from registry_routes.grammar import DIGEST, REGISTERED_ALGORITHMS, TAG
 
 from .nasty import DIGESTS, SHA256, SHA512
@@ -47,14 +47,14 @@ def test_other_content_is_refused_and_both_digests_are_named(
     expected, actual = digest_of(content, algorithm), digest_of(other, algorithm)
     verifier = Verifier(expected)
     verifier.update(other)
-    with pytest.raises(DigestMismatch) as error:
+    with pytest.raises(DigestMismatchError) as error:
         verifier.verify()
     assert isinstance(error.value, ValueError)
     assert str(error.value) == f"content must have the digest {expected}, not {actual}"
 
 
 def test_empty_content_is_refused_too() -> None:
-    with pytest.raises(DigestMismatch):
+    with pytest.raises(DigestMismatchError):
         Verifier(SHA256).verify()
 
 
@@ -66,14 +66,14 @@ def test_an_algorithm_that_is_not_registered_is_refused(algorithm: str) -> None:
     with pytest.raises(ValueError, match="must be sha256 or sha512") as error:
         digest_of(b"", algorithm)
     assert len(str(error.value)) < 200
-    assert not isinstance(error.value, DigestMismatch)
+    assert not isinstance(error.value, DigestMismatchError)
 
 
 @pytest.mark.parametrize("digest", [one for one in DIGESTS.all if one not in (SHA256, SHA512)])
 def test_a_digest_that_cannot_be_verified_is_refused_at_once(digest: str) -> None:
     with pytest.raises(ValueError, match="must") as error:
         Verifier(digest)
-    assert not isinstance(error.value, DigestMismatch)
+    assert not isinstance(error.value, DigestMismatchError)
 
 
 # From the main branch of the specification, "Referrers Tag Schema".

@@ -24,7 +24,7 @@ from werkzeug.test import Client
 from registry_routes import errors
 from registry_routes.digests import digest_of
 from registry_routes.headers import IMAGE_INDEX, IMAGE_MANIFEST, parse_warnings
-from registry_routes.registry import MAX_MANIFEST, MemoryStorage, Missing
+from registry_routes.registry import MAX_MANIFEST, Blob, MemoryStorage, MissingError
 from registry_routes.testing import ServedRegistry, serve
 
 from .nasty import SHA256
@@ -155,7 +155,7 @@ def test_only_the_registrys_own_404_ends_a_kept_tag(
     answer = proxy.client.open(LATEST, method=method)
     if is_gone:
         assert answer.status_code == 404
-        with pytest.raises(Missing):
+        with pytest.raises(MissingError):
             proxy.storage.tag("library/nginx", "latest")
     else:
         assert answer.headers["Docker-Content-Digest"] == digest
@@ -517,10 +517,10 @@ class Failing(MemoryStorage):
         raise self.error
 
 
-@pytest.mark.parametrize("error", [OSError("the disk is full"), Missing("a blob is deleted")])
+@pytest.mark.parametrize("error", [OSError("the disk is full"), MissingError("a blob is deleted")])
 def test_failed_write_fails_no_pull(upstream: ServedRegistry, error: Exception) -> None:
     proxy = ProxyClient(upstream.url, storage=Failing(error))
-    paths = [LATEST] if isinstance(error, Missing) else [BLOB, LATEST, BLOB, SMALL_BLOB]
+    paths = [LATEST] if isinstance(error, MissingError) else [BLOB, LATEST, BLOB, SMALL_BLOB]
     for path in paths:
         assert proxy.get(path).status_code == 200
         proxy.wait_until_done()
@@ -544,12 +544,12 @@ def test_blob_that_has_just_arrived_is_not_fetched_again(upstream: ServedRegistr
 
         looked = 0
 
-        def blob_size(self, name: str, digest: str) -> int:
+        def open_blob(self, name: str, digest: str) -> Blob:
             self.looked += 1
             if self.looked == 1:
                 self.put_blob(name, digest, [LAYER])
-                raise Missing(digest)
-            return super().blob_size(name, digest)
+                raise MissingError(digest)
+            return super().open_blob(name, digest)
 
     assert ProxyClient(upstream.url, storage=Late()).get(BLOB).data == LAYER
     assert upstream.requests == []

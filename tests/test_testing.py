@@ -35,7 +35,7 @@ from registry_routes import (
 )
 from registry_routes.challenges import parse_challenges, parse_token
 from registry_routes.digests import digest_of
-from registry_routes.headers import IMAGE_MANIFEST
+from registry_routes.headers import IMAGE_MANIFEST, chunk_min_length
 from registry_routes.paging import parse_next_link
 from registry_routes.testing import Fault, ServedRegistry, serve
 
@@ -333,7 +333,7 @@ def test_a_request_is_recorded_before_it_is_answered() -> None:
 
 def test_requests_for_what_the_registry_does_not_have_are_recorded_too() -> None:
     dialect = OCI_1_1.subset("base", "manifest", "blob", "tags", methods=["GET"])
-    with serve(dialect=dialect) as registry, client_of(registry) as client:
+    with serve(url_map=RegistryMap(dialect)) as registry, client_of(registry) as client:
         digest = registry.add_image("a:v1")
         registry.fail("catalog", "GET", 503)
         assert client.get("/v2/a/manifests/v1").status_code == 200
@@ -487,7 +487,10 @@ def test_another_dialect_has_its_own_routes() -> None:
         client.get("/v2/a/b/tags/list")
         client.get("/v2/a/tags/list")
         assert [one.endpoint for one in registry.requests] == ["tags", None]
-    with serve(app.__call__, dialect=DOCKER_1_5) as registry, client_of(registry) as client:
+    with (
+        serve(app.__call__, url_map=RegistryMap(DOCKER_1_5)) as registry,
+        client_of(registry) as client,
+    ):
         client.get("/v2/a/tags/list")
         assert registry.requests[0].endpoint is None
 
@@ -518,13 +521,13 @@ def test_an_application_that_raises_is_a_500_and_the_next_request_is_served(
         ({"auth": "digest", "users": {"a": "b"}}, "auth 'digest' must be"),
         ({"auth": "bearer", "token_field": "jwt"}, "token_field 'jwt' must be"),
         ({"location": "elsewhere"}, "location 'elsewhere' must be"),
-        ({"app": an_app(), "page_size": 3}, "must be for the registry in memory"),
-        ({"app": an_app(), "min_chunk": 3}, "must be for the registry in memory"),
-        ({"app": an_app(), "max_chunk": 3}, "must be for the registry in memory"),
+        ({"app": an_app(), "page_size": 3}, "are for the registry in memory"),
+        ({"app": an_app(), "max_chunk": 3}, "are for the registry in memory"),
         ({"port": 65536}, "port 65536 must be 0 to 65535"),
         ({"page_size": 0}, "page_size 0 must be 1 or more"),
         ({"max_chunk": 0}, "max_chunk 0 must be 1 or more"),
-        ({"dialect": DOCKER_1_5}, "must be OCI_1_1 or a subset"),
+        ({"min_chunk": -1}, "min_chunk -1 must be 0 or more"),
+        ({"min_chunk": 6, "max_chunk": 5}, "max_chunk 5 must be 6 or more"),
     ],
 )
 def test_an_invalid_option_is_an_error(options: dict[str, Any], message: str) -> None:
@@ -1207,3 +1210,38 @@ def test_python_dxf_pushes_and_pulls(served: ServedRegistry, tmp_path: Path) -> 
         assert not isinstance(blocks, tuple)
         assert b"".join(blocks) == content
     assert served.blob("dxf/blobs", digest) == content
+
+
+def test_minimum_chunk_size_is_announced_and_enforced() -> None:
+    with serve(min_chunk=5) as registry:
+        client = Client(registry.app)
+        for chunks, last, status in (
+            ([b"01234", b"56789"], b"", 201),
+            ([b"01234", b"567"], b"", 201),  # the last chunk may be shorter
+            ([b"01234"], b"567", 201),
+            ([b"012"], b"", 201),
+            ([], b"012", 201),
+            ([], b"", 201),
+            ([b"012", b""], b"", 201),
+            ([b"012"], b"34567", 400),
+            ([b"012", b"34567"], b"", 400),
+            ([b"01234", b"567", b"8"], b"", 400),
+        ):
+            post = client.post("/v2/a/blobs/uploads/")
+            assert chunk_min_length(post.headers["OCI-Chunk-Min-Length"]) == 5
+            url = post.location or ""
+            responses = [client.patch(url, data=chunk) for chunk in chunks]
+            digest = digest_of(b"".join([*chunks, last]))
+            responses.append(client.put(url, data=last, query_string={"digest": digest}))
+            statuses = [response.status_code for response in responses]
+            if status == 201:
+                assert statuses == [202] * len(chunks) + [201]
+                assert registry.blob("a", digest) == b"".join([*chunks, last])
+            else:
+                assert 400 in statuses
+                [entry] = responses[statuses.index(400)].get_json()["errors"]
+                assert entry["code"] == "SIZE_INVALID"
+    with serve() as registry:
+        assert (
+            "OCI-Chunk-Min-Length" not in Client(registry.app).post("/v2/a/blobs/uploads/").headers
+        )
