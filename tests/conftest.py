@@ -13,6 +13,8 @@ from storage import ObjectStorage, storage_at
 from registry_routes.registry import MemoryStorage, Storage
 from registry_routes.testing import ServedRegistry, serve
 
+from .proxies import ProxyClient
+from .proxies import registry as registry_with_an_image
 from .servers import free_port, serving
 
 # A shell makes what it starts in the background ignore Ctrl-C, and the tests' own programs with it.
@@ -81,3 +83,15 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
         return ObjectStorage(MemoryStore())
     request.getfixturevalue("s3")
     return storage_at(f"s3://images/{tmp_path.name}")
+
+
+@pytest.fixture
+def upstream() -> Iterator[ServedRegistry]:
+    """The registry behind `proxy`, with an image."""
+    with registry_with_an_image() as served:
+        yield served
+
+
+@pytest.fixture
+def proxy(upstream: ServedRegistry) -> ProxyClient:
+    return ProxyClient(upstream.url)
