@@ -608,3 +608,38 @@ def test_options_work_together(
         assert client.get(f"/v2/a/b/manifests/{digest}").status_code == 200
         assert client.delete(f"/v2/a/b/manifests/{digest}").status_code == 202
         assert client.get("/v2/_catalog").json() == {"repositories": []}
+
+
+def test_minimum_chunk_size_is_announced_and_enforced() -> None:
+    with serve(min_chunk=5) as registry:
+        client = Client(registry.app)
+        for chunks, last, status in (
+            ([b"01234", b"56789"], b"", 201),
+            ([b"01234", b"567"], b"", 201),  # the last chunk may be shorter
+            ([b"01234"], b"567", 201),
+            ([b"012"], b"", 201),
+            ([], b"012", 201),
+            ([], b"", 201),
+            ([b"012", b""], b"", 201),
+            ([b"012"], b"34567", 400),
+            ([b"012", b"34567"], b"", 400),
+            ([b"01234", b"567", b"8"], b"", 400),
+        ):
+            post = client.post("/v2/a/blobs/uploads/")
+            assert chunk_min_length(post.headers["OCI-Chunk-Min-Length"]) == 5
+            url = post.location or ""
+            answers = [client.patch(url, data=chunk) for chunk in chunks]
+            digest = digest_of(b"".join([*chunks, last]))
+            answers.append(client.put(url, data=last, query_string={"digest": digest}))
+            statuses = [response.status_code for response in answers]
+            if status == 201:
+                assert statuses == [202] * len(chunks) + [201]
+                assert registry.blob("a", digest) == b"".join([*chunks, last])
+            else:
+                assert 400 in statuses
+                [entry] = answers[statuses.index(400)].get_json()["errors"]
+                assert entry["code"] == "SIZE_INVALID"
+    with serve() as registry:
+        assert (
+            "OCI-Chunk-Min-Length" not in Client(registry.app).post("/v2/a/blobs/uploads/").headers
+        )
