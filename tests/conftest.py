@@ -38,6 +38,13 @@ S3 = {
 }
 
 
+@pytest.fixture(params=["http", "wsgi"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """How a client reaches a registry for tests: over HTTP, or without a socket."""
+    found: str = request.param
+    return found
+
+
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate of 127.0.0.1 and localhost, which is its own authority, and its key."""
