@@ -7,12 +7,12 @@ from typing import Any
 
 import httpx
 import pytest
-from werkzeug.exceptions import Gone
+from werkzeug.exceptions import Gone, HTTPException
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
 from registry_routes import (
-    RouteName,
+    OCI_1_1,
     errors,
     resolve_location,
     responses,
@@ -141,32 +141,98 @@ def test_faults_follow_one_another_and_spare_other_requests() -> None:
         registry.fail("tags", "get", 500)
         registry.fail("tags", "GET", 502, times=2)
         registry.fail("tags", "GET", 503, times=None)
-        assert client.head("/v2/a/tags/list").status_code == 404
         assert client.get("/v2/_catalog").status_code == 200
         statuses = [client.get("/v2/a/tags/list").status_code for _ in range(6)]
         assert statuses == [500, 502, 502, 503, 503, 503]
 
 
 @pytest.mark.parametrize(
+    ("method", "what", "status"),
+    [
+        ("GET", 503, 503),
+        ("GET", errors.Denied(), 403),
+        ("GET", timedelta(microseconds=1), 200),
+        ("HEAD", 503, 503),
+    ],
+)
+def test_get_includes_head(method: str, what: Fault, status: int) -> None:
+    with serve() as registry:
+        client = Client(registry.app)
+        registry.fail("base", method, what)
+        if method == "HEAD":
+            assert client.get("/v2/").status_code == 200
+        assert registry.unfired
+        assert client.head("/v2/").status_code == status
+        assert registry.unfired == []
+
+
+def test_fault_of_a_body_spares_head() -> None:
+    with served() as (registry, client):
+        registry.fail("base", "GET", "body cut short")
+        assert client.head("/v2/").status_code == 200
+        registry.fail("base", "GET", "connection closed")
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.head("/v2/")
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.get("/v2/")
+        assert registry.unfired == []
+
+
+def test_unfired_faults_are_listed() -> None:
+    with serve() as registry:
+        client = Client(registry.app)
+        registry.fail("base", "GET", 503, times=None)
+        registry.fail("tags", "get", 503, times=3)
+        registry.fail("blob", "DELETE", "connection closed")
+        registry.fail("catalog", "GET", 500)
+        assert registry.unfired[0] == ("base", "GET", 503, None)
+        for path in "/v2/", "/v2/a/tags/list", "/v2/_catalog":
+            client.get(path)
+        tags, blob = registry.unfired
+        assert (tags.endpoint, tags.method, tags.what, tags.times) == ("tags", "GET", 503, 2)
+        assert blob == ("blob", "DELETE", "connection closed", 1)
+        assert client.get("/v2/").status_code == 503
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("blobs", "GET", 500), "endpoint 'blobs' must be one of base, blob"),
+        (("blobs", "GET", 500), "endpoint 'blobs' is not served; these are: base, blob, "),
+        (("token", "GET", 500), "endpoint 'token' is not served"),
+        (("storage", "GET", 500), "endpoint 'storage' is not served"),
+        (("tags", "POST", 500), "endpoint 'tags' does not take 'POST', only GET, HEAD"),
+        (("blob-upload", "GET", 500), "endpoint 'blob-upload' does not take 'GET', only POST"),
+        (("tags", None, 500), "method None is not a string"),
         (("blob", "GET", 500, 0), "times 0 must be 1 or more"),
+        (("blob", "GET", 500, 1.5), "times 1.5 is neither an int nor None"),
         (("blob", "GET", 200), "status 200 must be that of an error"),
         (("blob", "GET", "cut"), "fault 'cut' must be"),
         (("blob", "GET", 1.5), "fault 1.5 must be"),
         (("blob", "GET", errors.Denied), "must be an error, a status"),
+        (("blob", "GET", HTTPException("no status")), "has no status"),
+        (("blob", "GET", timedelta(0)), "is not longer than nothing"),
     ],
 )
-def test_invalid_fault_is_an_error(arguments: Any, message: str) -> None:
-    with serve() as registry, pytest.raises((ValueError, TypeError), match=message):
-        registry.fail(*arguments)
-
-
-def test_every_endpoint_may_fail() -> None:
+def test_fault_that_cannot_fire_is_an_error(arguments: Any, message: str) -> None:
     with serve() as registry:
-        for endpoint in [*RouteName, "token", "storage"]:
-            registry.fail(endpoint, "GET", 500)
+        with pytest.raises((ValueError, TypeError), match=message):
+            registry.fail(*arguments)
+        assert registry.unfired == []
+
+
+def test_every_route_may_fail() -> None:
+    options: dict[str, Any] = {"users": USERS, "auth": "bearer", "redirect_blobs": True}
+    with serve(**options) as registry:
+        for route in OCI_1_1.routes:
+            for method in route.methods or ():
+                registry.fail(route.endpoint, method, 500)
+        for endpoint, method in ("token", "GET"), ("token", "POST"), ("storage", "HEAD"):
+            registry.fail(endpoint, method, 500)
+    with (
+        serve(users=USERS, auth="bearer", token_method="GET") as registry,
+        pytest.raises(ValueError, match="does not take 'POST'"),
+    ):
+        registry.fail("token", "POST", 500)
 
 
 # How other registries behave.

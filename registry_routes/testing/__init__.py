@@ -19,6 +19,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from werkzeug.routing import Map
+
 from ..digests import digest_of
 from ..headers import IMAGE_MANIFEST
 from ..map import RegistryMap
@@ -26,6 +28,8 @@ from ..reference import Reference
 from ..registry import Manifest, MemoryStorage, make_registry
 from .layers import (
     SERVICE,
+    STORAGE,
+    TOKEN,
     BasicLogin,
     BearerLogin,
     Fault,
@@ -40,14 +44,16 @@ from .layers import (
     ScopeStatus,
     TokenField,
     TokenMethod,
-    recorded_map,
+    UnfiredFault,
+    api_map,
+    layers_map,
 )
 from .server import Server
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-__all__ = ["Fault", "RecordedRequest", "ServedRegistry", "serve"]
+__all__ = ["Fault", "RecordedRequest", "ServedRegistry", "UnfiredFault", "serve"]
 
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
@@ -115,9 +121,9 @@ class ServedRegistry:
         ...     [client.get("/v2/a/tags/list").status_code for _ in range(3)]
         [429, 429, 404]
 
-        :param endpoint: its name in the route table, such as ``blob``; or ``token``, the token
-            server; or ``storage``, to which `serve` redirects blobs.
-        :param method: the method that fails. GET does not include HEAD.
+        :param endpoint: its name in the route table, such as ``blob``, or in your application's
+            map; or ``token``, the token server; or ``storage``, to which `serve` redirects blobs.
+        :param method: the method that fails. GET includes HEAD, except where a body is cut short.
         :param what: what goes wrong:
 
             - an error of `registry_routes.errors`, or any `werkzeug.exceptions.HTTPException`: it
@@ -132,9 +138,25 @@ class ServedRegistry:
 
         Faults for the same endpoint and method follow one another in the order of the calls.
 
-        Raises `ValueError` or `TypeError` for any other argument.
+        Raises `ValueError` or `TypeError` for any other argument, and for an endpoint or a method
+        that no request can have.
         """
         self._faults.plan(endpoint, method, what, times)
+
+    @property
+    def unfired(self) -> list[UnfiredFault]:
+        """The faults that still wait for requests, so that a test can tell whether they came.
+
+        >>> from werkzeug.test import Client
+        >>> with serve() as registry:
+        ...     registry.fail("tags", "GET", 503, times=2)
+        ...     status = Client(registry.app).get("/v2/a/tags/list").status_code
+        ...     [(fault.endpoint, fault.times) for fault in registry.unfired]
+        [('tags', 1)]
+
+        The fixture ``oci_registry`` fails a test that has passed while there are any.
+        """
+        return self._faults.unfired
 
     def add_image(self, reference: str, layers: Sequence[bytes] = ()) -> str:
         """Put an image into the registry, and return the digest of its manifest.
@@ -319,28 +341,33 @@ def serve(
     if location not in (None, "absolute", "relative", "opaque"):
         raise ValueError(f"location {location!r} must be 'absolute', 'relative' or 'opaque'")
     storage = None
-    if url_map is None:
-        of_app = getattr(app, "url_map", None)
-        url_map = of_app if isinstance(of_app, RegistryMap) else RegistryMap()
     if app is None:
         storage = MemoryStorage()
-        app = make_registry(
-            storage,
-            url_map=url_map,
-            page_size=page_size,
-            max_chunk=max_chunk,
-        )
+        app = make_registry(storage, url_map=url_map, page_size=page_size, max_chunk=max_chunk)
     elif (page_size, max_chunk) != (None, None):
         raise ValueError("page_size and max_chunk are for the registry in memory, not for an app")
-    url_map = recorded_map(url_map.dialect, url_map.table.prefix)
+    of_app = getattr(app, "url_map", None) if url_map is None else url_map
+    known = of_app if isinstance(of_app, RegistryMap) else RegistryMap()
+    api = api_map(known.dialect, known.table.prefix)
+    token_methods = [token_method] if token_method else ["GET", "POST"]
+    of_layers = layers_map(
+        token_methods if auth == "bearer" else [],
+        storage=redirect_blobs,
+        uploads=location == "opaque",
+    )
+    maps = [of_layers, of_app, api] if isinstance(of_app, Map) else [of_layers, api]
+    own = {rule.endpoint for rule in maps[1].iter_rules()}
+    for rule in of_layers.iter_rules():
+        if rule.endpoint in own and rule.endpoint in (TOKEN, STORAGE):
+            raise ValueError(f"endpoint {rule.endpoint!r} of the app is one that an option adds")
     if min_chunk:
         app = MinimumChunks(app, min_chunk)
     if not single_post:
         app = NoSinglePost(app)
     if redirect_blobs:
-        app = RedirectedBlobs(app, url_map)
+        app = RedirectedBlobs(app, api)
     if location is not None:
-        app = Locations(app, location, url_map)
+        app = Locations(app, location, api)
     if auth == "basic":
         app = BasicLogin(app, users or {}, anonymous_pull)
     if auth == "bearer":
@@ -354,8 +381,8 @@ def serve(
             granted_actions,
             scope_status,
         )
-    faults = Faults(app, url_map)
-    recorder = Recorder(faults, url_map)
+    faults = Faults(app, maps)
+    recorder = Recorder(faults, maps)
     server = Server(recorder, port, ssl_context)
     try:
         yield ServedRegistry(server, recorder, faults, storage)
