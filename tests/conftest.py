@@ -2,6 +2,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -10,7 +11,7 @@ from obstore.store import MemoryStore
 from storage import ObjectStorage, storage_at
 
 from registry_routes.registry import MemoryStorage, Storage
-from registry_routes.testing import ServedRegistry
+from registry_routes.testing import ServedRegistry, serve
 
 from .proxies import ProxyClient
 from .proxies import registry as registry_with_an_image
@@ -52,6 +53,21 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An environment in which ``s3://images`` is a bucket."""
     for name, value in {**S3, "AWS_ENDPOINT_URL": s3_server}.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def served() -> Iterator[ServedRegistry]:
+    """A registry in memory, which fails on demand."""
+    with serve() as registry:
+        yield registry
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that the example client would have waited, each time; it does not wait."""
+    seconds = list[float]()
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=seconds.append))
+    return seconds
 
 
 @pytest.fixture(

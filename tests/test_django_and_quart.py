@@ -19,7 +19,7 @@ from registry_routes import OCI_1_1, error_response, errors
 from registry_routes.registry import MemoryStorage, make_registry
 
 from .nasty import SHA256
-from .reference import EXAMPLES
+from .oracle import EXAMPLES
 from .servers import EXAMPLES as EXAMPLES_DIRECTORY
 
 # A request, and what any of these applications answers: the status, and the code or the location.
