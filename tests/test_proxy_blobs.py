@@ -136,7 +136,7 @@ def test_fetch_ends_when_its_last_client_has_left() -> None:
     source = Slow()
     with slow(source) as proxy:
         leaving = proxy.client.get(BLOB)
-        read_some(leaving, 1)
+        read_some(leaving, 500_000)  # now the fetch waits for the second half
         leaving.close()
         again = proxy.client.get(BLOB)  # before the fetch has ended
         source.go_on.set()
