@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from werkzeug.test import Client
 
+from registry_routes import OCI_1_1, RegistryMap
 from registry_routes.digests import digest_of
 from registry_routes.grammar import REGISTERED_ALGORITHMS
 from registry_routes.registry import MAX_MANIFEST, Manifest, MemoryStorage, make_registry
@@ -287,6 +288,27 @@ def test_subject_with_an_unregistered_digest_gets_no_oci_subject(client: Registr
     artifact = manifest_of(subject=descriptor(b"x") | {"digest": "md5:ab"})
     response = client.push_manifest("a", digest_of(artifact), artifact)
     assert (response.status_code, "OCI-Subject" in response.headers) == (201, False)
+
+
+@pytest.mark.parametrize(
+    ("url_map", "served"),
+    [
+        (RegistryMap(prefix="/r"), True),
+        (RegistryMap(OCI_1_1.subset("manifest", "referrers")), True),
+        (RegistryMap(OCI_1_1.subset("manifest")), False),
+        (RegistryMap(OCI_1_1.subset(methods=["PUT"])), False),
+    ],
+)
+def test_oci_subject_is_sent_only_if_referrers_are_served(
+    url_map: RegistryMap, served: bool
+) -> None:
+    """Without it, regctl and oras maintain a tag that lists the referrers."""
+    client = RegistryClient(MemoryStorage(), url_map=url_map)
+    subject = descriptor(b"x")
+    path = f"{url_map.table.prefix}/v2/a/manifests/v1"
+    response = client.put(path, data=manifest_of(subject=subject), content_type=MANIFEST_TYPE)
+    assert response.status_code == 201
+    assert response.headers.get("OCI-Subject") == (subject["digest"] if served else None)
 
 
 def test_storage_gets_only_registered_digests() -> None:

@@ -1,0 +1,446 @@
+"""What the proxy of the examples keeps: tags and manifests, with any storage, until it is collected."""
+
+import json
+import os
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import proxy as program
+import pytest
+import requests
+from storage import storage_at
+
+from registry_routes import errors
+from registry_routes.digests import digest_of
+from registry_routes.headers import IMAGE_INDEX, IMAGE_MANIFEST, parse_warnings
+from registry_routes.registry import MAX_MANIFEST, Blob, MemoryStorage, MissingError
+from registry_routes.testing import ServedRegistry, serve
+
+from . import fakes
+from .nasty import SHA256
+from .proxies import (
+    BLOB,
+    INDEX,
+    LATEST,
+    LAYER,
+    SMALL,
+    SMALL_BLOB,
+    Canned,
+    ProxyClient,
+    canned,
+    registry,
+    requests_to,
+)
+
+GET_MANIFEST, HEAD_MANIFEST, GET_BLOB = ("GET", "manifest"), ("HEAD", "manifest"), ("GET", "blob")
+MANIFEST = "/v2/a/manifests/v1"
+
+# Tags.
+
+
+def test_kept_image_is_served_without_the_upstream(tmp_path: Path) -> None:
+    with registry() as upstream:
+        proxy = ProxyClient(upstream.url, storage=storage_at(tmp_path))
+        first = proxy.get(LATEST)
+        digest = first.headers["Docker-Content-Digest"]
+        assert digest == digest_of(first.data)
+        assert proxy.get(BLOB).data == LAYER
+        proxy.wait_until_done()
+        assert requests_to(upstream) == [GET_MANIFEST, GET_BLOB]
+    for path in LATEST, f"/v2/library/nginx/manifests/{digest}":
+        again = proxy.get(path)
+        assert (again.data, again.content_type) == (first.data, first.content_type)
+        assert ("Warning" in again.headers) == (path == LATEST)
+    assert proxy.get(BLOB).data == LAYER
+    assert proxy.get(BLOB, headers={"Range": "bytes=1000000-"}).data == LAYER[1000000:]
+    (said,) = parse_warnings(proxy.get(LATEST).headers["Warning"])
+    assert said.endswith(": 502 Bad Gateway. library/nginx:latest may have changed meanwhile.")
+    for path in SMALL_BLOB, "/v2/library/nginx/manifests/v2", "/v2/library/nginx/tags/list":
+        response = proxy.get(path)
+        assert response.status_code == 502
+        assert "cannot be reached" in response.get_json()["errors"][0]["message"]
+
+
+def test_stale_tag_is_checked_by_a_head(upstream: ServedRegistry, proxy: ProxyClient) -> None:
+    first = proxy.get(LATEST).data
+    assert proxy.get(LATEST).data == first
+    assert requests_to(upstream) == [GET_MANIFEST, HEAD_MANIFEST]
+    upstream.add_image("library/nginx:latest", layers=[b"another"])
+    assert proxy.get(LATEST).data != first
+    assert requests_to(upstream)[2:] == [HEAD_MANIFEST, GET_MANIFEST]
+    assert proxy.get(f"/v2/library/nginx/manifests/{digest_of(first)}").data == first
+    assert len(upstream.requests) == 4
+
+
+@pytest.mark.parametrize("is_down", [False, True])
+def test_fresh_tag_is_not_asked_for(
+    upstream: ServedRegistry, proxy: ProxyClient, is_down: bool
+) -> None:
+    upstream.fail("manifest", "HEAD", 503, times=None)
+    if is_down:
+        assert "Warning" not in proxy.get(LATEST).headers
+    proxy.views.fresh_for = 60
+    for _ in range(3):
+        assert ("Warning" in proxy.get(LATEST).headers) == is_down
+        assert proxy.head(LATEST).status_code == 200
+    assert requests_to(upstream) == [GET_MANIFEST, *[HEAD_MANIFEST] * is_down]
+
+
+def test_head_is_asked_by_head(upstream: ServedRegistry, proxy: ProxyClient) -> None:
+    manifest, blob = proxy.head(LATEST), proxy.head(BLOB)
+    assert int(manifest.headers["Content-Length"]) > 100
+    assert manifest.content_type == IMAGE_MANIFEST
+    assert manifest.headers["Docker-Content-Digest"].startswith("sha256:")
+    assert int(blob.headers["Content-Length"]) == len(LAYER)
+    assert blob.headers["Docker-Content-Digest"] == digest_of(LAYER)
+    for path in LATEST, BLOB:
+        assert proxy.head(path.replace("nginx", "other")).status_code == 404
+    tags = proxy.head("/v2/library/nginx/tags/list")
+    assert int(tags.headers["Content-Length"]) > 10
+    assert {request.method for request in upstream.requests} == {"HEAD"}
+    bare, answers = canned({BLOB: (200, {}, b""), MANIFEST: (200, INDEX, b"")})
+    for path in answers.answers:
+        answer = bare.head(path)
+        assert (answer.status_code, "Content-Length" in answer.headers) == (200, False)
+    # Also of a kept tag that has changed.
+    proxy.get(LATEST)
+    changed = upstream.add_image("library/nginx:latest", layers=[b"another"])
+    upstream.requests.clear()
+    assert proxy.head(LATEST).headers["Docker-Content-Digest"] == changed
+    assert requests_to(upstream) == [HEAD_MANIFEST]
+
+
+def test_deleted_upstream_tag_is_404(upstream: ServedRegistry, proxy: ProxyClient) -> None:
+    proxy.get(LATEST)
+    upstream.storage.delete_tag("library/nginx", "latest")
+    assert proxy.get(LATEST).status_code == 404
+    for method in "GET", "HEAD":
+        upstream.fail("manifest", method, 503, times=None)
+    assert proxy.get(LATEST).status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("body", "is_gone"),
+    [
+        (b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "no"}]}', True),
+        (b'{"errors": [{"code": "NAME_UNKNOWN", "message": "no"}]}', True),
+        (b'{"errors": [{"code": "NOT_FOUND", "message": "no"}]}', True),
+        (b'{"errors": [{"code": "UNSUPPORTED", "message": "no route"}]}', False),
+        (b"<html><title>404 Not Found</title></html>", False),
+        (b"404 page not found", False),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_only_the_registrys_own_404_ends_a_kept_tag(
+    upstream: ServedRegistry, proxy: ProxyClient, body: bytes, is_gone: bool, method: str
+) -> None:
+    digest = proxy.get(LATEST).headers["Docker-Content-Digest"]
+    answers: dict[str, Any] = {
+        LATEST: lambda sent: (404, {}, b"" if sent.method == "HEAD" else body)
+    }
+    proxy.upstream.session.mount("http://", Canned(answers))
+    answer = proxy.client.open(LATEST, method=method)
+    if is_gone:
+        assert answer.status_code == 404
+        with pytest.raises(MissingError):
+            proxy.storage.tag("library/nginx", "latest")
+    else:
+        assert answer.headers["Docker-Content-Digest"] == digest
+        assert ": 404 " in parse_warnings(answer.headers["Warning"])[0]
+        assert proxy.storage.tag("library/nginx", "latest") == digest
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code", "passed_on"),
+    [
+        (
+            errors.TooManyRequests(
+                retry_after=7,
+                headers=[("RateLimit-Limit", "100;w=21600"), ("RateLimit-Remaining", "0")],
+            ),
+            429,
+            "TOOMANYREQUESTS",
+            {"Retry-After": "7", "RateLimit-Limit": "100;w=21600", "RateLimit-Remaining": "0"},
+        ),
+        (errors.Unavailable(retry_after=9), 503, "UNAVAILABLE", {"Retry-After": "9"}),
+        (errors.Denied("no, not you", detail={"x": 1}), 403, "DENIED", {}),
+        (errors.Unauthorized(challenge='Basic realm="r"'), 403, "DENIED", {}),
+        (errors.Unauthorized(realm="https://t.example/", scope="x"), 502, "UNKNOWN", {}),
+        (500, 500, "UNKNOWN", {}),
+        ("connection closed", 502, "UNKNOWN", {}),
+        (timedelta(seconds=5), 504, "UNKNOWN", {}),
+    ],
+)
+def test_upstreams_error_is_answered_unless_a_manifest_is_kept(
+    upstream: ServedRegistry, fault: Any, status: int, code: str, passed_on: dict[str, str]
+) -> None:
+    proxy = ProxyClient(upstream.url)
+    proxy.upstream.session.mount("https://t.example/", Canned({}))  # it cannot be reached
+    kept = proxy.get(LATEST)
+    if isinstance(fault, timedelta):
+        proxy.upstream.timeout = 0.1
+    for method in "GET", "HEAD":
+        upstream.fail("manifest", method, fault, times=None)
+    stale = proxy.get(LATEST)
+    assert (stale.status_code, stale.data) == (200, kept.data)
+    assert f": {status} " in parse_warnings(stale.headers["Warning"])[0]
+    failed = proxy.get("/v2/library/nginx/manifests/other")
+    assert failed.status_code == status
+    assert failed.get_json()["errors"][0]["code"] == code
+    assert passed_on.items() <= dict(failed.headers).items()
+    assert "WWW-Authenticate" not in failed.headers
+    for endpoint, path in ("blob", BLOB), ("tags", "/v2/library/nginx/tags/list"):
+        upstream.fail(endpoint, "GET", fault)
+        assert proxy.get(path).status_code == status
+
+
+# Manifests.
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "works"),
+    [
+        (b"{}", INDEX, True),
+        (b"{}", {"Content-Type": f"{IMAGE_INDEX}; charset=utf-8"}, True),
+        (b"{}", {**INDEX, "Docker-Content-Digest": digest_of(b"{}", "sha512")}, True),
+        (b"{}", {**INDEX, "Docker-Content-Digest": SHA256}, False),
+        # What is no digest says nothing.
+        *((b"{}", {**INDEX, "Docker-Content-Digest": said}, True) for said in ("md5:x", "x", "")),
+        (b"<html>", {"Content-Type": "text/html"}, False),
+        (b"{}", {"Content-Type": "text/html"}, False),
+        (b"not JSON", INDEX, False),
+        (b"[]", INDEX, False),
+        (b"{}" + b" " * (MAX_MANIFEST - 2), INDEX, True),
+        (b"{}" + b" " * (MAX_MANIFEST - 1), INDEX, False),
+    ],
+)
+def test_malformed_manifest_is_502_and_not_kept(content: bytes, headers: Any, works: bool) -> None:
+    proxy, _ = canned({MANIFEST: (200, headers, content)})
+    response = proxy.get(MANIFEST)
+    if works:
+        assert response.data == content
+        said = headers.get("Docker-Content-Digest", "")
+        assert response.headers["Docker-Content-Digest"] == (
+            said if said.startswith("sha512") else digest_of(content)
+        )
+        assert response.content_type == IMAGE_INDEX
+    else:
+        assert response.status_code == 502
+        assert list(proxy.storage.repositories()) == []
+
+
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+
+
+@pytest.mark.parametrize(
+    ("said", "own", "expected"),
+    [
+        (IMAGE_INDEX, None, IMAGE_INDEX),
+        (IMAGE_INDEX, IMAGE_INDEX, IMAGE_INDEX),
+        (IMAGE_INDEX.upper(), IMAGE_INDEX, IMAGE_INDEX.upper()),
+        *((said, DOCKER_LIST, DOCKER_LIST) for said in (None, "", "application/octet-stream")),
+        *(
+            (said, DOCKER_LIST, DOCKER_LIST)
+            for said in ("text/plain; charset=utf-8", "application/json")
+        ),
+        (None, None, IMAGE_MANIFEST),
+        ("text/plain", None, IMAGE_MANIFEST),
+        ("application/json", None, IMAGE_MANIFEST),
+        (IMAGE_INDEX, DOCKER_LIST, None),
+        (IMAGE_INDEX, 3, None),
+        (None, 3, None),
+        ("text/html", DOCKER_LIST, None),
+        (None, "text/html", None),
+    ],
+)
+def test_type_of_a_manifest_is_what_the_upstream_or_the_document_says(
+    said: str | None, own: Any, expected: str | None
+) -> None:
+    content = json.dumps({} if own is None else {"mediaType": own}).encode()
+    headers = {} if said is None else {"Content-Type": said}
+    proxy, _ = canned({MANIFEST: (200, headers, content)})
+    response = proxy.get(MANIFEST)
+    if expected is None:
+        assert response.status_code == 502
+    else:
+        assert (response.status_code, response.content_type) == (200, expected)
+
+
+def test_index_without_any_type_is_an_index() -> None:
+    proxy, _ = canned({MANIFEST: (200, {}, b'{"schemaVersion": 2, "manifests": []}')})
+    assert proxy.get(MANIFEST).content_type == IMAGE_INDEX
+
+
+def test_head_passes_on_only_what_the_upstream_states() -> None:
+    for sent, passed_on in (
+        ({}, {}),
+        ({"Content-Type": "application/octet-stream"}, {}),
+        ({"Content-Type": "text/plain; charset=utf-8", "Docker-Content-Digest": "x"}, {}),
+        ({**INDEX, "Docker-Content-Digest": SHA256}, {**INDEX, "Docker-Content-Digest": SHA256}),
+    ):
+        proxy, _ = canned({MANIFEST: (200, sent, b"")})
+        response = proxy.head(MANIFEST)
+        assert response.status_code == 200
+        names = "Content-Type", "Docker-Content-Digest"
+        assert {
+            name: response.headers[name] for name in names if name in response.headers
+        } == passed_on
+
+
+def test_nexus_manifest_has_its_own_type() -> None:
+    with serve(fakes.nexus()) as upstream:
+        proxy = ProxyClient(upstream.url)
+        head = proxy.head("/v2/team/app/manifests/v1")
+        assert (head.status_code, head.headers.get("Content-Type")) == (200, None)
+        for path, expected in (
+            ("v1", IMAGE_INDEX),
+            (digest_of(fakes.IMAGE), IMAGE_MANIFEST),
+        ):
+            response = proxy.get(f"/v2/team/app/manifests/{path}")
+            assert (response.status_code, response.content_type) == (200, expected)
+
+
+def test_manifest_with_another_digest_is_502() -> None:
+    proxy, upstream = canned({f"/v2/a/manifests/{SHA256}": (200, INDEX, b"{}")})
+    assert proxy.get(f"/v2/a/manifests/{SHA256}").status_code == 502
+    assert list(proxy.storage.repositories()) == []
+    for path in "/v2/a/manifests/md5:x", "/v2/a/blobs/md5:x":  # which cannot be verified
+        assert proxy.get(path).status_code == 404
+    assert len(upstream.sent) == 1
+
+
+def test_client_gets_the_manifest_that_the_upstream_has_for_its_accept() -> None:
+    """Even if another client, which accepts less, has just got an image of the index."""
+
+    def negotiated(request: requests.PreparedRequest) -> Any:
+        media_type = IMAGE_MANIFEST if request.headers["Accept"] == IMAGE_MANIFEST else IMAGE_INDEX
+        content = json.dumps({"is": media_type}).encode()
+        sent = {"Content-Type": media_type, "Docker-Content-Digest": digest_of(content)}
+        return 200, sent, b"" if request.method == "HEAD" else content
+
+    proxy, upstream = canned({MANIFEST: negotiated}, fresh_for=60)
+    both = f"{IMAGE_INDEX}, {IMAGE_MANIFEST}"
+    for accept in IMAGE_MANIFEST, both, IMAGE_MANIFEST, IMAGE_INDEX, "*/*", "application/*", None:
+        headers = {"Accept": accept} if accept else {}
+        response = proxy.get(MANIFEST, headers=headers)
+        expected = IMAGE_MANIFEST if accept == IMAGE_MANIFEST else IMAGE_INDEX
+        assert response.content_type == expected
+        assert response.get_json(force=True) == {"is": expected}
+        count = len(upstream.sent)
+        proxy.get(MANIFEST, headers=headers)
+        assert len(upstream.sent) == count  # for the same client it is fresh
+
+
+def test_use_of_a_manifest_is_recorded_once_an_hour(upstream: ServedRegistry) -> None:
+    class Counting(MemoryStorage):
+        puts = 0
+
+        def put_manifest(self, *arguments: Any, **options: Any) -> None:
+            self.puts += 1
+            super().put_manifest(*arguments, **options)
+
+    storage = Counting()
+    proxy = ProxyClient(upstream.url, storage=storage)
+    path = f"/v2/library/nginx/manifests/{proxy.get(LATEST).headers['Docker-Content-Digest']}"
+    for puts in 1, 2:
+        for _ in range(3):
+            assert proxy.get(path).status_code == 200
+            assert proxy.head(LATEST).status_code == 200
+        assert storage.puts == puts
+        for key, when in proxy.views.used.items():
+            proxy.views.used[key] = when - 3601
+    assert list(storage.tags("library/nginx")) == ["latest"]
+
+
+# The storage.
+
+
+class Failing(MemoryStorage):
+    """A storage whose writes fail."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def put_blob(self, *arguments: Any) -> None:
+        raise self.error
+
+    def put_manifest(self, *arguments: Any, **options: Any) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [OSError("the disk is full"), MissingError("a blob is deleted")])
+def test_failed_write_fails_no_pull(upstream: ServedRegistry, error: Exception) -> None:
+    proxy = ProxyClient(upstream.url, storage=Failing(error))
+    paths = [LATEST] if isinstance(error, MissingError) else [BLOB, LATEST, BLOB, SMALL_BLOB]
+    for path in paths:
+        assert proxy.get(path).status_code == 200
+        proxy.wait_until_done()
+
+
+def test_unreadable_storage_is_503(upstream: ServedRegistry) -> None:
+    class Broken(MemoryStorage):
+        def manifest(self, name: str, digest: str) -> Any:
+            raise OSError("the disk is gone")
+
+    proxy = ProxyClient(upstream.url, storage=Broken())
+    response = proxy.get(f"/v2/a/manifests/{SHA256}?ns={upstream.host}")
+    assert response.status_code == 503
+    assert response.headers["OCI-Namespace"] == upstream.host
+    assert response.get_json()["errors"][0]["code"] == "UNAVAILABLE"
+
+
+def test_blob_that_has_just_arrived_is_not_fetched_again(upstream: ServedRegistry) -> None:
+    class Late(MemoryStorage):
+        """A storage in which a blob appears right after a request has looked for it."""
+
+        looked = 0
+
+        def open_blob(self, name: str, digest: str) -> Blob:
+            self.looked += 1
+            if self.looked == 1:
+                self.put_blob(name, digest, [LAYER])
+                raise MissingError(digest)
+            return super().open_blob(name, digest)
+
+    assert ProxyClient(upstream.url, storage=Late()).get(BLOB).data == LAYER
+    assert upstream.requests == []
+
+
+def test_unused_images_are_collected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def collect(*options: str, place: str = str(tmp_path), status: int = 0) -> str:
+        assert program.collect(["--storage", place, *options]) == status
+        printed = capsys.readouterr()
+        return printed.err if status else printed.out
+
+    with registry() as upstream:
+        upstream.add_image("library/nginx:old", layers=[b"only in the old one", SMALL])
+        storage = storage_at(str(tmp_path / upstream.host))
+        proxy = ProxyClient(upstream.url, storage=storage)
+        old = proxy.get(LATEST.replace("latest", "old")).get_json(force=True)
+        new = proxy.get(LATEST).get_json(force=True)
+        for manifest in old, new:
+            for blob in [manifest["config"], *manifest["layers"]]:
+                assert proxy.get(f"/v2/library/nginx/blobs/{blob['digest']}").status_code == 200
+        proxy.wait_until_done()
+        assert "  0 unreferenced contents" in collect("--older-than", "1h")
+        long_ago = time.time() - 10_000
+        for path in tmp_path.rglob("*"):
+            if path.is_file():
+                os.utime(path, (long_ago, long_ago))
+        ProxyClient(upstream.url, storage=storage).get(LATEST)  # as after a restart
+        dry = collect("--older-than", "1h", "--dry-run")
+        assert dry.startswith(f"{upstream.host}: it would delete\n  1 manifests")
+        done = collect("--older-than", "1h")
+        assert done == dry.replace("it would delete", "deleted")
+        kept = {blob["digest"] for blob in [new["config"], *new["layers"]]}
+        gone = {blob["digest"] for blob in [old["config"], *old["layers"]]} - kept
+        assert len(gone) == 2
+        assert {digest for digest in kept | gone if proxy.has_blob(digest)} == kept
+        assert list(storage.tags("library/nginx")) == ["latest"]
+        assert proxy.get(LATEST.replace("latest", "old")).get_json(force=True) == old
+    older = "--older-than", "1s"
+    assert "no such directory" in collect(*older, place="/nothing", status=2)
+    assert "in memory" in collect(*older, place="memory://", status=2)
