@@ -527,7 +527,7 @@ def fixed_storage() -> Any:
 def test_read_only_registry_needs_only_a_read_storage() -> None:
     client = Client(make_registry(fixed_storage(), url_map=RegistryMap(READ_ONLY)))
     assert client.get(f"/v2/a/blobs/{digest_of(BLOB)}").data == BLOB
-    for path in f"/v2/a/blobs/{digest_of(b'')}", "/v2/a/manifests/v1", "/v2/a/tags/list":
+    for path in f"/v2/a/blobs/{digest_of(b'')}", "/v2/a/manifests/v1", "/v2/b/tags/list":
         assert client.get(path).status_code == 404
 
 
