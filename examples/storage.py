@@ -22,6 +22,7 @@ __all__ = [
     "DirectoryStorage",
     "ObjectStorage",
     "check_place",
+    "is_bucket",
     "one_line",
     "storage_at",
 ]
@@ -87,6 +88,11 @@ def directory_of(place: str) -> str | None:
     return url2pathname(url.path) if url.scheme == "file" and not url.netloc else None
 
 
+def is_bucket(place: str) -> bool:
+    """Return whether a place is in an object store."""
+    return not place.startswith("memory:") and directory_of(place) is None
+
+
 def check_place(parser: argparse.ArgumentParser, place: str, *, read_only: bool = False) -> None:
     """End the program, with status 2 and a message in one line, if a storage cannot be used.
 
@@ -95,7 +101,7 @@ def check_place(parser: argparse.ArgumentParser, place: str, *, read_only: bool 
     try:
         if place.startswith("memory:"):
             return
-        if directory_of(place) is not None:
+        if not is_bucket(place):
             _check(place, read_only)
         else:
             with ProcessPoolExecutor(1) as other:  # a store must not outlive a fork of this process
