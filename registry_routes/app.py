@@ -151,9 +151,7 @@ class RegistryApp:
 
     def __init__(self, url_map: RegistryMap | None = None) -> None:
         if not isinstance(url_map, RegistryMap | None):
-            raise TypeError(
-                f"url_map {url_map!r} must be a RegistryMap, such as RegistryMap(OCI_1_1)"
-            )
+            raise TypeError(f"url_map {url_map!r} must be a RegistryMap, such as RegistryMap()")
         self.url_map: RegistryMap = url_map or ready_made_map
         # By endpoint and method; `None` stands for any other method.
         self._views: dict[Any, dict[str | None, Callable[..., Response]]] = {}

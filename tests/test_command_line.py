@@ -177,7 +177,7 @@ def test_the_output_of_each_command(
         ("build nothing", "endpoint 'nothing' must be one of the dialect's, such as 'base' or"),
         ("build tag name=a", "endpoint 'tag' must be one of the dialect's, such as 'tags'"),
         ("build --dialect docker-1.5 referrers", "endpoint 'referrers' must be one of the"),
-        ("build tags nam=a", "endpoint 'tags' must be built with name, not with nam alone"),
+        ("build tags nam=a", "endpoint 'tags' takes name, but was given nam"),
         ("build tags name=a name=b", "name must be given once"),
         ("build tags name=a n=-1", "n '-1' must be a whole number, 0 or more"),
         ("build tags name=a n=1 n=2", "n must be given once"),

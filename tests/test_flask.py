@@ -42,7 +42,7 @@ def app_of(dialect: Dialect = OCI_1_1, **options: Any) -> Flask:
 
     class Routes(RegistryMap):
         def __init__(self, **more: Any) -> None:  # Flask's
-            super().__init__(dialect, **options, **more)
+            super().__init__(dialect=dialect, **options, **more)
 
     class App(Flask):
         url_map_class = Routes  # type: ignore[assignment]

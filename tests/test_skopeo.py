@@ -90,7 +90,9 @@ def test_tags_are_listed_and_images_deleted(registry: str, tmp_path: Path) -> No
 
 def test_skopeo_shows_what_is_wrong_with_a_name() -> None:
     """skopeo never sends a name that `OCI_1_1` refuses, but `DOCKER_1_5` needs two components."""
-    with make_server("127.0.0.1", 0, RegistryApp(RegistryMap(DOCKER_1_5)), threaded=True) as server:
+    with make_server(
+        "127.0.0.1", 0, RegistryApp(RegistryMap(dialect=DOCKER_1_5)), threaded=True
+    ) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         remote = f"docker://127.0.0.1:{server.port}/nginx:latest"
         message = skopeo("inspect --tls-verify=false", remote, fails=True)

@@ -203,7 +203,9 @@ def test_what_a_view_raises_is_the_registrys_json(
     async def base(request: Request) -> Response:
         raise raised
 
-    app = Starlette(routes=[RegistryRoute(RegistryMap(OCI_1_1.subset("base")), {"base": base})])
+    app = Starlette(
+        routes=[RegistryRoute(RegistryMap(dialect=OCI_1_1.subset("base")), {"base": base})]
+    )
     with caplog.at_level(logging.ERROR):
         response = ask(app, "GET", "/v2/")
     [entry] = response.json()["errors"]
@@ -219,7 +221,7 @@ def test_what_a_view_raises_is_the_registrys_json(
 
 
 def test_every_endpoint_has_a_view_and_every_view_an_endpoint() -> None:
-    served = RegistryMap(OCI_1_1.subset("base", "tags"))
+    served = RegistryMap(dialect=OCI_1_1.subset("base", "tags"))
     with pytest.raises(ValueError, match=r"^endpoint 'tags' must be"):
         RegistryRoute(served, {"base": echo})
     with pytest.raises(ValueError, match=r"^endpoint 'blobs' must be"):
@@ -228,7 +230,7 @@ def test_every_endpoint_has_a_view_and_every_view_an_endpoint() -> None:
 
 def test_a_custom_route_under_the_root_comes_first() -> None:
     routes = RegistryRoute(
-        RegistryMap(OCI_1_1.subset("base", "tags")), {"base": echo, "tags": echo}
+        RegistryMap(dialect=OCI_1_1.subset("base", "tags")), {"base": echo, "tags": echo}
     )
     own = [Route("/v2/token", lambda request: JSONResponse("a token")), routes]
     app = Starlette(routes=[*own, Route("/{path:path}", lambda request: JSONResponse("a page"))])
@@ -243,7 +245,9 @@ def test_a_custom_route_under_the_root_comes_first() -> None:
 
 
 def test_the_route_ignores_websockets() -> None:
-    app = Starlette(routes=[RegistryRoute(RegistryMap(OCI_1_1.subset("base")), {"base": echo})])
+    app = Starlette(
+        routes=[RegistryRoute(RegistryMap(dialect=OCI_1_1.subset("base")), {"base": echo})]
+    )
     connect = {"type": "websocket.connect"}
     scope = scope_of("/v2/", type="websocket", subprotocols=[])
     [closed] = asyncio.run(exchange(app, connect, scope=scope))

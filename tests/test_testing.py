@@ -482,7 +482,7 @@ def test_the_routes_of_an_application_are_those_of_its_map(app: Any, prefix: str
 
 
 def test_another_dialect_has_its_own_routes() -> None:
-    app = RegistryApp(RegistryMap(DOCKER_1_5))
+    app = RegistryApp(RegistryMap(dialect=DOCKER_1_5))
     with serve(app) as registry, client_of(registry) as client:
         client.get("/v2/a/b/tags/list")
         client.get("/v2/a/tags/list")

@@ -330,7 +330,7 @@ def test_a_query_parameter_may_have_the_name_of_any_argument(parameter: str) -> 
 
 
 def test_another_dialect() -> None:
-    docker = URLBuilder("https://h", url_map=RegistryMap(DOCKER_1_5))
+    docker = URLBuilder("https://h", url_map=RegistryMap(dialect=DOCKER_1_5))
     assert (
         docker.blob("a/b", "tarsum.v1+sha256:abc") == "https://h/v2/a/b/blobs/tarsum.v1+sha256:abc"
     )
@@ -681,7 +681,7 @@ def test_every_built_url_is_matched_back(
 
 @given(TEXT.filter(grammar.DOCKER_UPLOAD_ID.fits))
 def test_a_value_that_is_percent_encoded_is_matched_back(uuid: str) -> None:
-    routes = RegistryMap(DOCKER_1_5)
+    routes = RegistryMap(dialect=DOCKER_1_5)
     url = URLBuilder("https://h/m", url_map=routes).blob_upload_chunk("a/b", uuid)
     matched = match_url(url, root="https://h/m", url_map=routes)
     assert matched.values == {"name": "a/b", "uuid": uuid}
@@ -843,7 +843,7 @@ def test_the_root_of_a_url_is_checked(root: str) -> None:
 
 def test_a_url_is_matched_with_the_routes_of_another_map() -> None:
     routes = RegistryMap(
-        OCI_1_1.subset("tags"), prefix="/r é", rules=[Rule("/v2/token", endpoint="token")]
+        dialect=OCI_1_1.subset("tags"), prefix="/r é", rules=[Rule("/v2/token", endpoint="token")]
     )
     assert match_url("/r%20%C3%A9/v2/a/tags/list", url_map=routes).values == {"name": "a"}
     matched = match_url("/m/v2/token?a=b", root="/m", url_map=routes)

@@ -82,7 +82,7 @@ def make_registry(
     ):
         if value is not None and value < least:
             raise ValueError(f"{option} {value!r} must be {least} or more")
-    app = RegistryApp(url_map if dialect == OCI_1_1 else RegistryMap(dialect))
+    app = RegistryApp(url_map if dialect == OCI_1_1 else RegistryMap(dialect=dialect))
     views = Views(storage, page_size, min_chunk, max_chunk)
     taken = {(route.endpoint, method) for route in dialect.routes for method in route.methods or ()}
     for endpoint, method, view in (

@@ -61,7 +61,7 @@ def recorded_map(dialect: Dialect, prefix: str) -> RegistryMap:
         Rule("/uploads/<repository:name>/<upload_id:uuid>", endpoint=RouteName.BLOB_UPLOAD_CHUNK),
     ]
     converters = {**CONVERTERS, **dialect.converters}
-    return RegistryMap(whole, prefix=prefix, rules=others, converters=converters)
+    return RegistryMap(dialect=whole, prefix=prefix, rules=others, converters=converters)
 
 
 @dataclass
