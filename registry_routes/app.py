@@ -12,7 +12,7 @@ from werkzeug.routing import RequestRedirect, Rule
 from werkzeug.wrappers import Request, Response
 from werkzeug.wsgi import ClosingIterator
 
-from .errors import RouteUnknown, SizeInvalid, Unknown, Unsupported, error_response
+from .errors import NameInvalid, RouteUnknown, SizeInvalid, Unknown, Unsupported, error_response
 from .map import RegistryMap, RegistryMapAdapter
 from .map import url_map as ready_made_map
 from .routes import RouteName
@@ -59,11 +59,15 @@ class RegistryRequest(Request):
     def scopes(self) -> list[Scope]:
         """What a token must allow for this request; see `scopes.required_scopes`.
 
-        The list is empty for `base`, and if no rule matches. Any token will do then.
+        The list is empty for `base`, and if no rule matches. Any token will do then. Raises
+        `errors.NameInvalid` for a malformed repository name, which a rule of your own may match.
         """
         if self.url_rule is None:
             return []
-        return required_scopes(str(self.endpoint), self.method, self.view_args or {}, self.args)
+        try:
+            return required_scopes(str(self.endpoint), self.method, self.view_args or {}, self.args)
+        except ValueError as error:
+            raise NameInvalid(str(error)) from None
 
     @cached_property
     def urls(self) -> URLBuilder:
