@@ -143,7 +143,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _map_and_urls(options: argparse.Namespace) -> tuple[RegistryMap, URLBuilder]:
-    routes = RegistryMap(DIALECTS[options.dialect], prefix=options.prefix)
+    routes = RegistryMap(dialect=DIALECTS[options.dialect], prefix=options.prefix)
     root = "/" if options.root is None else options.root
     return routes, URLBuilder(root, relative=root.startswith("/"), url_map=routes)
 
