@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from registry_routes import Reference, URLBuilder, errors, grammar, resolve_location, responses
 from registry_routes.challenges import Challenge, Token, parse_challenges, parse_token
-from registry_routes.digests import DigestMismatch, Verifier, digest_of
+from registry_routes.digests import DigestMismatchError, Verifier, digest_of
 from registry_routes.headers import (
     ACCEPT_MANIFESTS,
     MANIFEST_MEDIA_TYPES,
@@ -81,12 +81,12 @@ class Layout:
         """Whether the layout has this content, undamaged."""
         try:
             verify_file(self.blob(digest), digest)
-        except (FileNotFoundError, DigestMismatch):
+        except (FileNotFoundError, DigestMismatchError):
             return False
         return True
 
     def read(self, digest: str) -> bytes:
-        """A manifest; raises `DigestMismatch` if its file is damaged."""
+        """A manifest; raises `DigestMismatchError` if its file is damaged."""
         with self.blob(digest).open("rb") as file:
             content = file.read(MAX_MANIFEST + 1)
         check_manifest(content, digest)
@@ -490,7 +490,7 @@ class Download(Transfer):
             super().run()
         try:
             verify_file(part, self.digest)
-        except DigestMismatch:
+        except DigestMismatchError:
             part.unlink()
             if not was_begun:
                 raise

@@ -30,6 +30,7 @@ from werkzeug.wrappers import Request, Response
 
 from registry_routes import (
     OCI_1_1,
+    RegistryMap,
     RegistryRequest,
     URLBuilder,
     error_response,
@@ -177,7 +178,7 @@ def make_app(
 ) -> Wsgi:
     """The registry behind its gateway, with the token server and the health check beside it."""
     dialect = OCI_1_1.subset(methods=["GET"]) if read_only else OCI_1_1
-    registry = make_registry(storage, dialect=dialect)
+    registry = make_registry(storage, url_map=RegistryMap(dialect=dialect))
     registry.before_request(Gateway(key))
     token_server = TokenServer(key, users, allowed)
     return DispatcherMiddleware(with_health(registry, storage), {"/token": token_server})

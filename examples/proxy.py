@@ -46,8 +46,9 @@ from registry_routes import (
 )
 from registry_routes.paging import next_link, parse_next_link
 from registry_routes.registry import (
+    Blob,
     Manifest,
-    Missing,
+    MissingError,
     blob_response,
     manifest_response,
     registered,
@@ -113,7 +114,7 @@ class Proxy:
                 if "name" in values:
                     values["name"] = upstream.name_of(values["name"])
                 response = view(request, upstream, **values)
-            except Missing:
+            except MissingError:
                 response = error_response(errors.MISSING[endpoint](detail=values))
             except HTTPException as error:
                 response = error_response(error, request.environ)
@@ -174,7 +175,7 @@ class Proxy:
     ) -> tuple[Found | Response, str]:
         """The manifest that a tag points at, and a warning if that may have changed."""
         kept = None
-        with suppress(Missing):
+        with suppress(MissingError):
             kept = _kept(upstream, name, upstream.storage.tag(name, tag))
         # An upstream may have several manifests for a tag, and choose by the client's Accept.
         accepted = request.accept_mimetypes
@@ -194,7 +195,7 @@ class Proxy:
                 error.code == 404 and getattr(error, "error_code", "") not in NOT_FROM_REGISTRY
             )
             if kept and is_gone:
-                with suppress(Missing):
+                with suppress(MissingError):
                     upstream.storage.delete_tag(name, tag)
             if not kept or is_gone:
                 raise
@@ -254,7 +255,7 @@ class Proxy:
         self.used[upstream.namespace, name, digest] = time.monotonic()
         try:
             upstream.storage.put_manifest(name, digest, manifest, tags=tags)
-        except Missing:  # a collection is deleting one of its blobs
+        except MissingError:  # a collection is deleting one of its blobs
             log.info("%s: %s of %s is kept without its tags", upstream.namespace, digest, name)
         except OSError as error:
             log.error("%s: %s is not kept: %s", upstream.namespace, digest, one_line(error))
@@ -265,17 +266,16 @@ class Proxy:
         self, request: RegistryRequest, upstream: Upstream, name: str, digest: str
     ) -> Response:
         storage, values = upstream.storage, {"name": name, "digest": registered(digest)}
-        with suppress(Missing):
-            size = storage.blob_size(name, digest)
-            return blob_response(request, digest, size, partial(storage.read_blob, name, digest))
+        with suppress(MissingError):
+            return blob_response(request, digest, storage.open_blob(name, digest))
         if request.method == "HEAD":
             with self._waiting():
                 return passed_on(upstream.ask("HEAD", RouteName.BLOB, values).headers)
 
         def source() -> Source:
-            with suppress(Missing):  # it has just arrived
-                size = storage.blob_size(name, digest)
-                return Source(size, storage.read_blob(name, digest, 0, size))
+            with suppress(MissingError):  # it has just arrived
+                blob = storage.open_blob(name, digest)
+                return Source(blob.size, blob.read(0, blob.size))
             return upstream.blob(values)
 
         def keep(content: Iterable[bytes]) -> None:
@@ -293,7 +293,7 @@ class Proxy:
             self.fetches.leave(fetch)
 
         try:
-            response = blob_response(request, digest, fetch.size(), fetch.read)
+            response = blob_response(request, digest, Blob(fetch.size(), fetch.read))
         except BaseException:
             leave()
             raise
@@ -324,7 +324,7 @@ class Proxy:
 def _kept(upstream: Upstream, name: str, digest: str) -> Found | None:
     try:
         return digest, upstream.storage.manifest(name, digest)
-    except Missing:
+    except MissingError:
         return None
 
 

@@ -210,7 +210,10 @@ class RegistryApp:
     ``Connection``. If a body raises an exception while it is being sent, it is too late for an
     error: the exception reaches the server, which closes the connection.
 
-    A chunked request body (``Transfer-Encoding: chunked``) is a 411 if the server does not set
+    **Requests.** A request with a malformed ``Host`` is a 400 before any hook. So is one for
+    another host, if ``RegistryRequest.trusted_hosts`` is set. A body that ends before its
+    ``Content-Length`` is a 400 as soon as a view reads it, whatever the server does. A chunked body
+    (``Transfer-Encoding: chunked``) is a 411 if the server does not set
     ``wsgi.input_terminated``: the views would get an empty body instead.
 
     **Testing.** If ``app.testing`` is set, the exceptions that would be logged are raised.
@@ -343,18 +346,15 @@ class RegistryApp:
         """Return the response that `respond` returns; if it fails, the response for the error."""
         environ = answer.environ
         try:
-            return answer.take(_checked(respond(*arguments), respond))
-        except Exception as error:
-            failure = error
-        if isinstance(failure, HTTPException):
             try:
-                return answer.take(error_response(failure, environ))
-            except Exception as error:
-                failure = error
-        if self.testing:
-            raise failure
-        _log.error("%s %r", environ["REQUEST_METHOD"], environ.get("PATH_INFO"), exc_info=failure)
-        return answer.take(error_response(Unknown()))
+                return answer.take(_checked(respond(*arguments), respond))
+            except HTTPException as error:
+                return answer.take(error_response(error, environ))
+        except Exception:
+            if self.testing:
+                raise
+            _log.exception("%s %r", environ["REQUEST_METHOD"], environ.get("PATH_INFO"))
+            return answer.take(error_response(Unknown()))
 
     def _respond(self, request: RegistryRequest) -> Response:
         request.host  # noqa: B018  It raises an error if it is malformed or not trusted.
@@ -374,25 +374,24 @@ class RegistryApp:
                 return _checked(view(request, **request.view_args or {}), view)
         elif not isinstance(request.routing_exception, MethodNotAllowed):
             raise _explained(request.routing_exception, request.environ, self.url_map)
-        methods = self._methods_with_views(request, adapter)
+        methods = self._methods_with_views(adapter)
         if not methods:
             raise RouteUnknown
         if request.method == "OPTIONS":
             return Response(headers={"Allow": ", ".join(sorted({*methods, "OPTIONS"}))})
-        raise Unsupported(valid_methods=sorted(methods))
+        raise Unsupported(valid_methods=methods)
 
-    def _methods_with_views(
-        self, request: RegistryRequest, adapter: RegistryMapAdapter
-    ) -> list[str]:
-        endpoints = adapter.endpoints()
-        if not endpoints and request.url_rule is not None:  # a rule that takes any method
-            views = self._views.get(request.endpoint, {})
-            endpoints = dict.fromkeys(["GET", "HEAD", *filter(None, views)], request.endpoint)
-        return [
+    def _methods_with_views(self, adapter: RegistryMapAdapter) -> list[str]:
+        endpoints = dict(adapter.endpoints())
+        if None in endpoints:  # a rule that takes any method
+            endpoint = endpoints.pop(None)
+            for method in "GET", "HEAD", *filter(None, self._views.get(endpoint, ())):
+                endpoints.setdefault(method, endpoint)
+        return sorted(
             method
             for method, endpoint in endpoints.items()
-            if endpoint is None or self._view_of(endpoint, method) is not None
-        ]
+            if method and (endpoint is None or self._view_of(endpoint, method) is not None)
+        )
 
     def _view_of(self, endpoint: Any, method: str) -> Callable[..., Response] | None:
         views = self._views.get(endpoint, {})

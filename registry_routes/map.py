@@ -136,18 +136,18 @@ class RegistryMapAdapter(LateMapAdapter):
             return self.map._rule_at[route.path], values
         raise RequestRedirect(self._location(canonical, query_args))
 
-    def endpoints(self, path_info: str | None = None) -> Mapping[str, Any]:
-        """Return the endpoint that each method reaches at a path.
-
-        The mapping is empty if no rule serves the path, and if a rule takes any method. The
-        endpoint is `None` if a rule of yours redirects the method elsewhere.
+    def endpoints(self, path_info: str | None = None) -> Mapping[str | None, Any]:
+        """Return the endpoint that each method reaches at a path, after a redirect of the registry.
 
         >>> RegistryMap().bind("registry.example.com").endpoints("/v2/library/nginx/tags/list")
         {'GET': 'tags', 'HEAD': 'tags'}
+
+        The key `None` stands for any other method. The endpoint `None` stands for a redirect of one
+        of your own rules.
         """
-        endpoints: dict[str, Any] = {}
+        endpoints: dict[str | None, Any] = {}
         try:
-            self.match(path_info, "--")
+            endpoints[None], _ = self.match(path_info, "--")
         except MethodNotAllowed as refusal:
             for method in refusal.valid_methods or ():
                 try:

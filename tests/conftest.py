@@ -2,6 +2,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -10,7 +11,10 @@ from obstore.store import MemoryStore
 from storage import ObjectStorage, storage_at
 
 from registry_routes.registry import MemoryStorage, Storage
+from registry_routes.testing import ServedRegistry, serve
 
+from .proxies import ProxyClient
+from .proxies import registry as registry_with_an_image
 from .servers import free_port, serving
 
 # A shell makes what it starts in the background ignore Ctrl-C, and the tests' own programs with it.
@@ -51,6 +55,21 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+@pytest.fixture
+def served() -> Iterator[ServedRegistry]:
+    """A registry in memory, which fails on demand."""
+    with serve() as registry:
+        yield registry
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that the example client would have waited, each time; it does not wait."""
+    seconds = list[float]()
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=seconds.append))
+    return seconds
+
+
 @pytest.fixture(
     params=["memory", "directory", "object store", pytest.param("s3", marks=pytest.mark.slow)]
 )
@@ -64,3 +83,15 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
         return ObjectStorage(MemoryStore())
     request.getfixturevalue("s3")
     return storage_at(f"s3://images/{tmp_path.name}")
+
+
+@pytest.fixture
+def upstream() -> Iterator[ServedRegistry]:
+    """The registry behind `proxy`, with an image."""
+    with registry_with_an_image() as served:
+        yield served
+
+
+@pytest.fixture
+def proxy(upstream: ServedRegistry) -> ProxyClient:
+    return ProxyClient(upstream.url)

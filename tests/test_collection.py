@@ -155,7 +155,7 @@ def test_what_is_being_written_is_left_alone_however_young_the_rest_may_be(tmp_p
     staged.parent.mkdir()
     staged.write_bytes(b"of another push, which will rename it")
     storage.put_blob("a", digest_of(content), blocks())
-    assert storage.blob_size("a", digest_of(content)) == len(content)
+    assert storage.open_blob("a", digest_of(content)).size == len(content)
     assert staged.exists()
 
 

@@ -1,6 +1,5 @@
 """The same routes under a prefix, mounted, in another map, and in Flask."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -23,13 +22,12 @@ from werkzeug.wrappers import Request
 from registry_routes import (
     CONVERTERS,
     DOCKER_1_5,
-    OCI_1_1,
     RegistryMap,
     RegistryRules,
     url_map,
 )
 
-from .reference import EXAMPLES
+from .oracle import EXAMPLES
 
 
 def assert_routes(adapter: Any, prefix: str = "", endpoint_prefix: str = "", **more: str) -> None:
@@ -49,18 +47,12 @@ def test_the_ready_made_map() -> None:
     assert len(EXAMPLES) == len(list(url_map.iter_rules()))
 
 
-@pytest.mark.parametrize(
-    "prefix", ["/registry", "/registry/", "/a/v2/v2", "/with space/é", "/", ""]
-)
-def test_under_a_prefix(prefix: str) -> None:
-    adapter = RegistryMap(prefix=prefix).bind("registry.example")
-    for path, (method, *_), endpoint, values in EXAMPLES:
-        assert adapter.match(prefix.rstrip("/") + path, method) == (endpoint, values)
-    if prefix.strip("/"):
-        with pytest.raises(NotFound):
-            adapter.match("/v2/")
-    if prefix.isascii() and " " not in prefix:
-        assert_routes(adapter, prefix.rstrip("/"))
+def test_under_a_prefix() -> None:
+    for prefix in "/registry", "/registry/", "/a/v2/v2", "/with space/é", "/", "":
+        adapter = RegistryMap(prefix=prefix).bind("registry.example")
+        for path, (method, *_), endpoint, values in EXAMPLES:
+            assert adapter.match(prefix.rstrip("/") + path, method) == (endpoint, values)
+        assert adapter.test("/v2/") == (not prefix.strip("/"))
 
 
 @pytest.mark.parametrize("dialect", ["docker-1.5", [], None, CONVERTERS])
@@ -136,15 +128,11 @@ def test_custom_rules_and_converters() -> None:
     assert adapter.match("/r/library/nginx/") == ("page", {"name": "library/nginx"})
     assert adapter.match("/cafe") == ("hex", {"n": "cafe"})
     assert adapter.match("/t/v1") == ("tag", {"tag": "v1"})
-    own.add(Rule("/late", endpoint="late"))
-    assert adapter.match("/late") == ("late", {})
-
-
-def test_a_maps_own_converters_are_its_dialects() -> None:
     docker = RegistryMap(DOCKER_1_5, rules=[Rule("/r/<repository:name>/", endpoint="page")])
     assert docker.bind("h").test("/r/a/b/")
     assert not docker.bind("h").test("/r/a/")
-    assert set(CONVERTERS) == set(OCI_1_1.converters)
+    own.add(Rule("/late", endpoint="late"))
+    assert adapter.match("/late") == ("late", {})
 
 
 @Request.application
@@ -158,38 +146,28 @@ def echo(request: Request) -> Any:
 
 def test_mounted_with_dispatcher_middleware() -> None:
     client = Client(DispatcherMiddleware(NotFound(), {"/a/registry": echo}))
-    for path, (method, *_), endpoint, values in EXAMPLES:
-        response = client.open(f"/a/registry{path}", method=method)
-        if method != "HEAD":
-            assert response.text == f"{endpoint} {values} /a/registry/v2/"
+    text = client.get("/a/registry/v2/a/tags/list").text
+    assert text == "tags {'name': 'a'} /a/registry/v2/"
     assert client.get("/v2/").status_code == 404
     assert client.get("/a/registry/v2?x=1").location == "/a/registry/v2/?x=1"
     assert client.get("/a/registry//v2/a/./tags/list/").location == "/a/registry/v2/a/tags/list"
     assert client.get("/a/registry").status_code == 404
 
 
-def flask_app(map_class: type[Map], extra: Iterable[Any]) -> Flask:
+@pytest.mark.parametrize(
+    ("map_class", "extra"), [(RegistryMap, []), (Map, [RegistryRules()])], ids=["map", "rules"]
+)
+def test_in_flask(map_class: type[Map], extra: list[Any]) -> None:
     class App(Flask):
         url_map_class = map_class
 
     app = App(__name__)
     for rules in extra:
         app.url_map.add(rules)
-
-    @app.route("/page/")
-    def page() -> str:
-        return url_for("tags", name="library/nginx", n=3)
-
+    app.add_url_rule("/page/", "page", lambda: url_for("tags", name="library/nginx", n=3))
     for endpoint in {example.endpoint for example in EXAMPLES}:
         app.view_functions[endpoint] = lambda endpoint=endpoint, **values: f"{endpoint} {values}"
-    return app
-
-
-@pytest.mark.parametrize(
-    ("map_class", "extra"), [(RegistryMap, []), (Map, [RegistryRules()])], ids=["map", "rules"]
-)
-def test_in_flask(map_class: type[Map], extra: list[Any]) -> None:
-    client = flask_app(map_class, extra).test_client()
+    client = app.test_client()
     for path, (method, *_), endpoint, values in EXAMPLES:
         response = client.open(path, method=method)
         assert response.status_code == 200

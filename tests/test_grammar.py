@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from registry_routes import grammar
 from registry_routes.grammar import Grammar
 
-from . import nasty, reference
+from . import nasty, oracle
 
 ALL = [value for value in vars(grammar).values() if isinstance(value, Grammar)]
 
@@ -57,7 +57,7 @@ values = (
 
 def specified(kind: Grammar, value: str) -> bool:
     if kind in OCI:
-        return reference.is_valid(OCI[kind], value)
+        return oracle.is_valid(OCI[kind], value)
     return re.fullmatch({**DOCKER, grammar.DOMAIN: DOMAIN}[kind], value) is not None
 
 
@@ -88,124 +88,112 @@ def test_an_oci_value_never_leaves_a_directory(value: str) -> None:
 
 
 # Every rule of every grammar, with a value that breaks this rule and none before it.
-BROKEN = [
-    (grammar.NAME, "", "must not be empty"),
-    (grammar.NAME, "a//b", "must not have an empty component"),
-    (grammar.NAME, "/a", "must not have an empty component"),
-    (grammar.NAME, "a/", "must not have an empty component"),
-    (grammar.NAME, "Library/nginx", "must be lowercase"),
-    (grammar.NAME, "library/été", "must contain only a-z, 0-9, '.', '_', '-' and '/'"),
-    (grammar.NAME, "a\n", "must contain only a-z, 0-9, '.', '_', '-' and '/'"),
-    (grammar.NAME, "jre%2Fv17", "must contain only a-z, 0-9, '.', '_', '-' and '/'"),
-    (grammar.NAME, "A b", "must contain only a-z, 0-9, '.', '_', '-' and '/'"),
-    (grammar.NAME, "..", "must have only components that start and end with a letter or a digit"),
-    (grammar.NAME, "a/-b", "must have only components that start and end with a letter or a digit"),
-    (grammar.NAME, "a_/b", "must have only components that start and end with a letter or a digit"),
-    (
-        grammar.NAME,
-        "a..b",
-        "must separate alphanumerics by one '.', one or two '_', or any number of '-'",
-    ),
-    (grammar.TAG, "", "must not be empty"),
-    (grammar.TAG, ".x", "must start with a letter, a digit or '_'"),
-    (grammar.TAG, "a b", "must contain only a-z, A-Z, 0-9, '.', '_' and '-'"),
-    (grammar.TAG, "x" * 129, "must have at most 128 characters"),
-    (grammar.ALGORITHM, "SHA", "must be a-z and 0-9, separated by one '+', '.', '_' or '-'"),
-    (grammar.DIGEST, "", "must not be empty"),
-    (grammar.DIGEST, "latest", "must have an algorithm, ':' and an encoded hash"),
-    (
-        grammar.DIGEST,
-        "sha256:abc",
-        "must have 64 lowercase hexadecimal digits after 'sha256:'",
-    ),
-    (
-        grammar.DIGEST,
-        f"sha512:{'A' * 128}",
-        "must have 128 lowercase hexadecimal digits after 'sha512:'",
-    ),
-    (
-        grammar.DIGEST,
-        "SHA256:abc",
-        "must have an algorithm of a-z and 0-9, separated by one '+', '.', '_' or '-'",
-    ),
-    (
-        grammar.DIGEST,
-        "md5:a.b",
-        "must have only a-z, A-Z, 0-9, '=', '_' and '-' after its first ':', and at least one",
-    ),
-    (grammar.DOMAIN, "", "must not be empty"),
-    *(
-        (
-            grammar.DOMAIN,
-            domain,
-            "must have an IPv6 address between '[' and ']', of 0-9, a-f, A-F and ':'",
-        )
-        for domain in ("[::1", "[]", "[::1]a", "[fe80::1%25eth0]:80", "::1", "[::g]", "a[::1]")
-    ),
-    (grammar.DOMAIN, "https:", "must not be the scheme of a URL"),
-    (grammar.DOMAIN, "a.com:", "must have only a port's digits after its ':'"),
-    (grammar.DOMAIN, "a.com:80a", "must have only a port's digits after its ':'"),
-    (grammar.DOMAIN, "[::1]:80:1", "must have only a port's digits after its ':'"),
-    *(
-        (
-            grammar.DOMAIN,
-            domain,
-            "must contain only a-z, A-Z, 0-9, '.' and '-' before its port",
-        )
-        for domain in ("☃.com", "a_b.com:80", "a[b", "a.com\n")
-    ),
-    *(
-        (
-            grammar.DOMAIN,
-            domain,
-            "must have only components that start and end with a letter or a digit",
-        )
-        for domain in ("a-.b", "-a", "a..b", ".a:80", "a.")
-    ),
-    (grammar.UPLOAD_ID, "", "must not be empty"),
-    (grammar.UPLOAD_ID, "..", "must not start with '.'"),
-    (
-        grammar.UPLOAD_ID,
-        "a/b",
-        "must contain only a-z, A-Z, 0-9, '.', '_', '=' and '-'",
-    ),
-    (grammar.EXTENSION, "", "must not be empty"),
-    (grammar.EXTENSION, "OCI", "must be lowercase"),
-    (grammar.EXTENSION, "a+b", "must contain only a-z, 0-9, '.', '_' and '-'"),
-    (grammar.EXTENSION, "a%2Fb", "must contain only a-z, 0-9, '.', '_' and '-'"),
-    (grammar.EXTENSION, "a--b", "must be a-z and 0-9, separated by one '.', '_' or '-'"),
-    (grammar.DOCKER_NAME, "", "must not be empty"),
-    (grammar.DOCKER_NAME, "a//b", "must not have an empty component"),
-    (grammar.DOCKER_NAME, "A/b", "must be lowercase"),
-    (grammar.DOCKER_NAME, "a b", "must contain only a-z, 0-9, '.', '_', '-' and '/'"),
-    (grammar.DOCKER_NAME, "a%2Fb", "must contain only a-z, 0-9, '.', '_', '-' and '/'"),
-    (
-        grammar.DOCKER_NAME,
-        "-a/b",
-        "must have only components that start and end with a letter or a digit",
-    ),
-    (grammar.DOCKER_NAME, "a__b/c", "must separate alphanumerics by one '.', '_' or '-'"),
-    (grammar.DOCKER_NAME, "nginx", "must have two to five components"),
-    (grammar.DOCKER_NAME, "a/b/c/d/e/f", "must have two to five components"),
-    (grammar.DOCKER_DIGEST, "", "must not be empty"),
-    (grammar.DOCKER_DIGEST, "abc", "must have an algorithm, ':' and a hash"),
-    (
-        grammar.DOCKER_DIGEST,
-        "a:b:c",
-        "must have one ':', with one or more of a-z, A-Z, 0-9, '-', '_', '+' and '.' before it,"
-        " and of these and '=' after it",
-    ),
-    (grammar.DOCKER_UPLOAD_ID, "", "must not be empty"),
-    (grammar.DOCKER_UPLOAD_ID, "a/b", "must have no '/'"),
-    (grammar.DOCKER_UPLOAD_ID, "..", "must not be '.' or '..'"),
-]
+BROKEN: dict[Grammar, dict[str, list[str]]] = {
+    grammar.NAME: {
+        "must not be empty": [""],
+        "must not have an empty component": ["a//b", "/a", "a/"],
+        "must be lowercase": ["Library/nginx"],
+        "must contain only a-z, 0-9, '.', '_', '-' and '/'": [
+            "library/été",
+            "a\n",
+            "jre%2Fv17",
+            "A b",
+        ],
+        "must have only components that start and end with a letter or a digit": [
+            "..",
+            "a/-b",
+            "a_/b",
+        ],
+        "must separate alphanumerics by one '.', one or two '_', or any number of '-'": ["a..b"],
+    },
+    grammar.TAG: {
+        "must not be empty": [""],
+        "must start with a letter, a digit or '_'": [".x"],
+        "must contain only a-z, A-Z, 0-9, '.', '_' and '-'": ["a b"],
+        "must have at most 128 characters": ["x" * 129],
+    },
+    grammar.ALGORITHM: {
+        "must be a-z and 0-9, separated by one '+', '.', '_' or '-'": ["SHA"],
+    },
+    grammar.DIGEST: {
+        "must not be empty": [""],
+        "must have an algorithm, ':' and an encoded hash": ["latest"],
+        "must have 64 lowercase hexadecimal digits after 'sha256:'": ["sha256:abc"],
+        "must have 128 lowercase hexadecimal digits after 'sha512:'": [f"sha512:{'A' * 128}"],
+        "must have an algorithm of a-z and 0-9, separated by one '+', '.', '_' or '-'": [
+            "SHA256:abc"
+        ],
+        "must have only a-z, A-Z, 0-9, '=', '_' and '-' after its first ':', and at least one": [
+            "md5:a.b"
+        ],
+    },
+    grammar.DOMAIN: {
+        "must not be empty": [""],
+        "must have an IPv6 address between '[' and ']', of 0-9, a-f, A-F and ':'": [
+            "[::1",
+            "[]",
+            "[::1]a",
+            "[fe80::1%25eth0]:80",
+            "::1",
+            "[::g]",
+            "a[::1]",
+        ],
+        "must not be the scheme of a URL": ["https:"],
+        "must have only a port's digits after its ':'": ["a.com:", "a.com:80a", "[::1]:80:1"],
+        "must contain only a-z, A-Z, 0-9, '.' and '-' before its port": [
+            "☃.com",
+            "a_b.com:80",
+            "a[b",
+            "a.com\n",
+        ],
+        "must have only components that start and end with a letter or a digit": [
+            "a-.b",
+            "-a",
+            "a..b",
+            ".a:80",
+            "a.",
+        ],
+    },
+    grammar.UPLOAD_ID: {
+        "must not be empty": [""],
+        "must not start with '.'": [".."],
+        "must contain only a-z, A-Z, 0-9, '.', '_', '=' and '-'": ["a/b"],
+    },
+    grammar.EXTENSION: {
+        "must not be empty": [""],
+        "must be lowercase": ["OCI"],
+        "must contain only a-z, 0-9, '.', '_' and '-'": ["a+b", "a%2Fb"],
+        "must be a-z and 0-9, separated by one '.', '_' or '-'": ["a--b"],
+    },
+    grammar.DOCKER_NAME: {
+        "must not be empty": [""],
+        "must not have an empty component": ["a//b"],
+        "must be lowercase": ["A/b"],
+        "must contain only a-z, 0-9, '.', '_', '-' and '/'": ["a b", "a%2Fb"],
+        "must have only components that start and end with a letter or a digit": ["-a/b"],
+        "must separate alphanumerics by one '.', '_' or '-'": ["a__b/c"],
+        "must have two to five components": ["nginx", "a/b/c/d/e/f"],
+    },
+    grammar.DOCKER_DIGEST: {
+        "must not be empty": [""],
+        "must have an algorithm, ':' and a hash": ["abc"],
+        "must have one ':', with one or more of a-z, A-Z, 0-9, '-', '_', '+' and '.' before it, and of these and '=' after it": [
+            "a:b:c"
+        ],
+    },
+    grammar.DOCKER_UPLOAD_ID: {
+        "must not be empty": [""],
+        "must have no '/'": ["a/b"],
+        "must not be '.' or '..'": [".."],
+    },
+}
 
 
-@pytest.mark.parametrize(("kind", "value", "rule"), BROKEN)
-def test_a_malformed_value_gets_the_rule_that_it_broke(
-    kind: Grammar, value: str, rule: str
-) -> None:
-    assert kind.broken_rule(value) == rule
+def test_malformed_value_gets_the_rule_that_it_broke() -> None:
+    for kind, rules in BROKEN.items():
+        for rule, values in rules.items():
+            for value in values:
+                assert kind.broken_rule(value) == rule, (kind.kind, value)
 
 
 @given(value=values)
@@ -216,8 +204,9 @@ def test_the_lowercase_rule_is_given_only_if_all_characters_are_allowed(value: s
 
 
 def test_every_rule_has_an_example() -> None:
-    told = {(kind, rule) for kind, _, rule in BROKEN}
-    assert told == {(kind, rule) for kind in ALL for _, rule in kind.rules}
+    assert {kind: set(rules) for kind, rules in BROKEN.items()} == {
+        kind: {rule for _, rule in kind.rules} for kind in ALL
+    }
 
 
 @pytest.mark.parametrize("value", [3, 3.1, b"latest", None, ["latest"]])

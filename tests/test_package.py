@@ -178,7 +178,7 @@ def test_sdist_passes_its_tests(built: Path, tmp_path: Path) -> None:
     tracked = {"README.md", "LICENSE", "pyproject.toml", "tests", "examples", "registry_routes"}
     assert tracked <= {path.name for path in unpacked.iterdir()}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += ["tests/test_oracle.py", "tests/test_grammar.py", "registry_routes"]
+    command += ["tests/test_oracles.py", "tests/test_grammar.py", "registry_routes"]
     environ = {**os.environ, "PYTHONPATH": str(unpacked)}
     run = subprocess.run(command, cwd=unpacked, env=environ, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import re
 import tracemalloc
 from collections.abc import Iterator
+from datetime import timedelta
 from io import BytesIO, RawIOBase
 from itertools import pairwise
 from pathlib import Path
@@ -11,14 +13,22 @@ from typing import Any
 
 import pytest
 from storage import storage_at
+from werkzeug.routing import Rule
 from werkzeug.test import Client, TestResponse
 
-from registry_routes import DOCKER_1_5, OCI_1_1
+from registry_routes import DOCKER_1_5, OCI_1_1, RegistryMap, RepositoryNameConverter
 from registry_routes.digests import digest_of
 from registry_routes.grammar import REGISTERED_ALGORITHMS
-from registry_routes.headers import chunk_min_length
 from registry_routes.paging import parse_next_link
-from registry_routes.registry import MAX_MANIFEST, MemoryStorage, Storage, make_registry
+from registry_routes.registry import (
+    MAX_MANIFEST,
+    Blob,
+    Manifest,
+    MemoryStorage,
+    MissingError,
+    Storage,
+    make_registry,
+)
 
 BLOB = b"hello, blob" * 1000
 JSON = "application/json"
@@ -317,7 +327,8 @@ def test_finishing_an_upload_twice_succeeds_twice(
     client.assert_nothing_half_written()
     assert not client.chunks()
     if getattr(client.storage, "directory", None):
-        assert not list(Path(client.storage.directory).rglob("_uploads/*"))
+        left = Path(client.storage.directory).rglob("_uploads/*/**/*")
+        assert [path.name for path in left] == ["ended"]
 
 
 def test_parameters_of_a_manifests_type_are_dropped(client: Client) -> None:
@@ -974,37 +985,6 @@ def test_a_page_has_at_most_page_size_results(storage: Storage) -> None:
             assert sizes == [most] * (total // most) + [total % most] * (total % most > 0)
 
 
-def test_the_minimum_size_of_a_chunk_is_announced_and_enforced(storage: Storage) -> None:
-    client = RegistryClient(storage, min_chunk=5)
-    for chunks, last, status in (
-        ([b"01234", b"56789"], b"", 201),
-        ([b"01234", b"567"], b"", 201),  # the last one may be shorter
-        ([b"01234"], b"567", 201),
-        ([b"012"], b"", 201),
-        ([], b"012", 201),
-        ([], b"", 201),
-        ([b"012", b""], b"", 201),
-        ([b"012"], b"34567", 400),
-        ([b"012", b"34567"], b"", 400),
-        ([b"01234", b"567", b"8"], b"", 400),
-    ):
-        begun = client.post("/v2/a/blobs/uploads/")
-        assert chunk_min_length(begun.headers["OCI-Chunk-Min-Length"]) == 5
-        url = begun.location or ""
-        responses = [client.patch(url, data=chunk) for chunk in chunks]
-        digest = digest_of(b"".join([*chunks, last]))
-        responses.append(client.put(url, data=last, query_string={"digest": digest}))
-        if status == 201:
-            assert [one.status_code for one in responses] == [202] * len(chunks) + [201]
-            assert client.get(f"/v2/a/blobs/{digest}").data == b"".join([*chunks, last])
-        else:
-            first = next(one for one in responses if one.status_code >= 400)
-            assert_error(first, 400, "SIZE_INVALID")
-    assert (
-        "OCI-Chunk-Min-Length" not in RegistryClient(storage).post("/v2/a/blobs/uploads/").headers
-    )
-
-
 @pytest.mark.parametrize("is_chunked", [False, True])
 def test_a_chunk_over_the_maximum_is_413_and_the_upload_goes_on(
     storage: Storage, is_chunked: bool
@@ -1035,7 +1015,7 @@ def test_a_read_only_registry_refuses_writes(storage: Storage) -> None:
     writer = RegistryClient(storage)
     blob = push_blob(writer, "a")
     push_manifest(writer, "a", "v1", manifest_of(BLOB))
-    reader = RegistryClient(storage, dialect=OCI_1_1.subset(methods=["GET"]))
+    reader = RegistryClient(storage, url_map=RegistryMap(OCI_1_1.subset(methods=["GET"])))
     for path in (
         f"/v2/a/blobs/{blob}",
         "/v2/a/manifests/v1",
@@ -1054,7 +1034,7 @@ def test_a_read_only_registry_refuses_writes(storage: Storage) -> None:
 @pytest.mark.parametrize("without", ["catalog", "referrers", "tags"])
 def test_an_endpoint_that_is_left_out_is_404(without: str) -> None:
     endpoints = {route.endpoint for route in OCI_1_1.routes} - {without}
-    client = RegistryClient(MemoryStorage(), dialect=OCI_1_1.subset(*endpoints))
+    client = RegistryClient(MemoryStorage(), url_map=RegistryMap(OCI_1_1.subset(*endpoints)))
     push_manifest(client, "a", "v1", manifest_of())
     for endpoint, path in (
         ("catalog", "/v2/_catalog"),
@@ -1073,12 +1053,225 @@ def test_an_endpoint_that_is_left_out_is_404(without: str) -> None:
     [
         ({"page_size": 0}, "page_size 0 must be 1 or more"),
         ({"page_size": -1}, "page_size -1 must be 1 or more"),
-        ({"min_chunk": -1}, "min_chunk -1 must be 0 or more"),
         ({"max_chunk": 0}, "max_chunk 0 must be 1 or more"),
-        ({"min_chunk": 6, "max_chunk": 5}, "max_chunk 5 must be 6 or more"),
-        ({"dialect": DOCKER_1_5}, "dialect 'docker-1.5' must be OCI_1_1 or a subset of it"),
     ],
 )
 def test_an_option_out_of_range_is_a_value_error(options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_registry(MemoryStorage(), **options)
+
+
+READ_ONLY = OCI_1_1.subset(methods=["GET"])
+
+
+class FixedStorage:
+    """A `ReadStorage` with one blob, and nothing that writes."""
+
+    def open_blob(self, name: str, digest: str) -> Blob:
+        if digest != digest_of(BLOB):
+            raise MissingError(digest)
+        return Blob(len(BLOB), lambda start, end: [BLOB[start:end]])
+
+    def manifest(self, name: str, digest: str) -> Manifest:
+        raise MissingError(digest)
+
+    def tag(self, name: str, tag: str) -> str:
+        raise MissingError(tag)
+
+    def repositories(self, after: str = "") -> Iterator[str]:
+        return iter(())
+
+    def tags(self, name: str, after: str = "") -> Iterator[str]:
+        raise MissingError(name)
+
+    def referrers(self, name: str, subject: str, after: str = "") -> Iterator[tuple[str, bytes]]:
+        return iter(())
+
+
+def test_read_only_registry_needs_only_a_read_storage() -> None:
+    client = Client(make_registry(FixedStorage(), url_map=RegistryMap(READ_ONLY)))
+    assert client.get(f"/v2/a/blobs/{digest_of(BLOB)}").data == BLOB
+    for path in f"/v2/a/blobs/{digest_of(b'')}", "/v2/a/manifests/v1", "/v2/a/tags/list":
+        assert client.get(path).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("storage", "options", "error"),
+    [
+        ("./dir", {}, "storage './dir' has no method 'manifest', which a registry needs"),
+        (None, {}, "storage None has no method 'manifest'"),
+        (FixedStorage(), {}, "has no method 'append_to_upload', which PUT at the route '/v2/"),
+        (
+            MemoryStorage(),
+            {"blob_urls": timedelta(hours=1)},
+            "has no method 'blob_url', which blob_urls needs: SigningStorage describes it",
+        ),
+        (
+            MemoryStorage(),
+            {"url_map": RegistryMap(DOCKER_1_5)},
+            "route '/v2/<repository:name>/manifests/<tag:tag>' lists no methods",
+        ),
+    ],
+)
+def test_storage_or_map_that_cannot_work_is_a_type_error(
+    storage: Any, options: Any, error: str
+) -> None:
+    with pytest.raises(TypeError, match=re.escape(error)):
+        make_registry(storage, **options)
+
+
+class SignedStorage(MemoryStorage):
+    def blob_url(self, name: str, digest: str, lifetime: timedelta) -> str:
+        self.open_blob(name, digest)
+        return f"https://store.example/{digest}?expires={lifetime.total_seconds():.0f}"
+
+
+def test_blob_is_redirected_to_a_signed_url() -> None:
+    client = RegistryClient(SignedStorage(), blob_urls=timedelta(minutes=20))
+    digest = push_blob(client, "a")
+    for options in {}, {"headers": {"Range": "bytes=2-5"}}:
+        response = client.get(f"/v2/a/blobs/{digest}", **options)
+        assert response.status_code == 307
+        assert response.location == f"https://store.example/{digest}?expires=1200"
+        assert response.headers["Docker-Content-Digest"] == digest
+    head = client.head(f"/v2/a/blobs/{digest}")
+    assert (head.status_code, head.content_length) == (200, len(BLOB))
+    assert_error(client.get(f"/v2/a/blobs/{digest_of(b'')}"), 404, "BLOB_UNKNOWN")
+
+
+class LooseConverter(RepositoryNameConverter):
+    regex = "[^:]+?"
+    part_isolating = False
+
+    def to_url(self, value: str) -> str:
+        return value
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("../../etc/tags/list", 400, "NAME_INVALID"),
+        (f"{'a' * 256}/tags/list", 400, "NAME_INVALID"),
+        ("a\\b/blobs/x", 400, "NAME_INVALID"),
+        ("a/blobs/sha256:..", 400, "DIGEST_INVALID"),
+        ("a/manifests/..", 404, "MANIFEST_UNKNOWN"),
+        ("a/uploads/..", 404, "BLOB_UPLOAD_UNKNOWN"),
+    ],
+)
+def test_rules_of_a_user_let_no_malformed_value_through(path: str, status: int, code: str) -> None:
+    rules = [
+        Rule("/mine/<loose:name>/tags/list", endpoint="tags", methods=["GET"]),
+        Rule("/mine/<loose:name>/blobs/<string:digest>", endpoint="blob", methods=["GET"]),
+        Rule("/mine/<loose:name>/manifests/<string:tag>", endpoint="manifest", methods=["GET"]),
+        Rule(
+            "/mine/<loose:name>/uploads/<string:uuid>",
+            endpoint="blob-upload-chunk",
+            methods=["GET"],
+        ),
+    ]
+    url_map = RegistryMap(rules=rules, converters={"loose": LooseConverter}, merge_slashes=False)
+    storage = MemoryStorage()
+    client = Client(make_registry(storage, url_map=url_map))
+    assert_error(client.get(f"/mine/{path}"), status, code)
+    storage.put_manifest("a", digest_of(b""), Manifest(JSON, b"{}"), tags=["v1"])
+    assert client.get("/mine/a/tags/list").get_json() == {"name": "a", "tags": ["v1"]}
+
+
+def test_each_registry_has_a_map_of_its_own() -> None:
+    first, second = make_registry(MemoryStorage()), make_registry(MemoryStorage())
+    first.url_map.add(Rule("/healthz", endpoint="healthz"))
+    assert Client(second).get("/healthz").status_code == 404
+
+
+# Conditional writes.
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "before", "status"),
+    [
+        ("PUT", {"If-None-Match": "*"}, None, 201),
+        ("PUT", {"If-None-Match": "*"}, "same", 412),
+        ("PUT", {"If-Match": "*"}, None, 412),
+        ("PUT", {"If-Match": "*"}, "same", 201),
+        ("PUT", {"If-Match": '"{same}"'}, "same", 201),
+        ("PUT", {"If-Match": '"{same}"'}, "other", 412),
+        ("PUT", {"If-Match": '"{other}", "{same}"'}, "other", 201),
+        ("PUT", {"If-Match": 'W/"{same}"'}, "same", 412),
+        ("PUT", {"If-None-Match": '"{same}"'}, "other", 201),
+        ("PUT", {"If-None-Match": 'W/"{same}"'}, "same", 412),
+        ("DELETE", {"If-Match": '"{same}"'}, "same", 202),
+        ("DELETE", {"If-Match": '"{same}"'}, "other", 412),
+        ("DELETE", {"If-Match": "*"}, "same", 202),
+        ("DELETE", {"If-Match": "*"}, None, 404),
+    ],
+)
+def test_conditional_write_of_a_tag(
+    storage: Storage, method: str, headers: dict[str, str], before: str | None, status: int
+) -> None:
+    client = RegistryClient(storage)
+    contents = {"same": manifest_of(note=1), "other": manifest_of(note=2), "new": manifest_of()}
+    digests = {name: digest_of(content) for name, content in contents.items()}
+    if before:
+        push_manifest(client, "a", "v1", contents[before])
+    sent = {name: value.format_map(digests) for name, value in headers.items()}
+    body = {"data": contents["new"], "content_type": MANIFEST_TYPE} if method == "PUT" else {}
+    response = client.open("/v2/a/manifests/v1", method=method, headers=sent, **body)
+    assert response.status_code == status
+    after = "new" if status == 201 else None if status in (202, 404) else before
+    found = client.get("/v2/a/manifests/v1")
+    assert found.headers.get("Docker-Content-Digest") == (after and digests[after])
+
+
+def test_conditional_write_of_a_digest(storage: Storage) -> None:
+    client = RegistryClient(storage)
+    content = manifest_of()
+    path = f"/v2/a/manifests/{digest_of(content)}"
+    put = {"data": content, "content_type": MANIFEST_TYPE, "headers": {"If-None-Match": "*"}}
+    assert [client.put(path, **put).status_code for _ in range(2)] == [201, 412]
+    blob = f"/v2/a/blobs/{push_blob(client, 'a')}"
+    for there in path, blob:
+        wrong, right = f'"{digest_of(b"")}"', f'"{there.rpartition("/")[2]}"'
+        statuses = [
+            client.delete(there, headers={"If-Match": tag}).status_code
+            for tag in (wrong, right, right)
+        ]
+        assert statuses == [412, 202, 404]
+
+
+def test_conditional_write_is_tried_again_when_the_tag_changes() -> None:
+    """Another request sets the tag between the check and the write."""
+    contents = [manifest_of(note=number) for number in range(3)]
+
+    class Racing(MemoryStorage):
+        raced = 0
+
+        def put_manifest(self, *arguments: Any, **options: Any) -> None:
+            if options.get("expected") is not None and not self.raced:
+                self.raced += 1
+                super().put_manifest(
+                    "a", digest_of(contents[1]), Manifest(JSON, contents[1]), tags=["v1"]
+                )
+            super().put_manifest(*arguments, **options)
+
+    for headers, status in (
+        ({"If-Match": "*"}, 201),
+        ({"If-Match": f'"{digest_of(contents[0])}"'}, 412),
+    ):
+        storage = Racing()
+        client = RegistryClient(storage)
+        push_manifest(client, "a", "v1", contents[0])
+        put = client.put(
+            "/v2/a/manifests/v1", data=contents[2], content_type=MANIFEST_TYPE, headers=headers
+        )
+        assert (put.status_code, storage.raced) == (status, 1)
+        assert storage.tag("a", "v1") == digest_of(contents[2 if status == 201 else 1])
+
+
+def test_upload_that_never_was_is_404_even_if_its_blob_exists(client: RegistryClient) -> None:
+    digest = push_blob(client, "a")
+    response = client.put(f"/v2/a/blobs/uploads/{'0' * 32}?digest={digest}", data=BLOB)
+    assert_error(response, 404, "BLOB_UPLOAD_UNKNOWN")
+    location = client.post("/v2/a/blobs/uploads/").location or ""
+    assert client.put(location, data=BLOB, query_string={"digest": digest}).status_code == 201
+    other = {"digest": digest_of(b"")}
+    assert_error(client.put(location, query_string=other), 404, "BLOB_UPLOAD_UNKNOWN")

@@ -20,9 +20,9 @@ from storage import check_place, storage_at
 from werkzeug.test import Client
 
 from registry_routes import resolve_location
-from registry_routes.digests import DigestMismatch, digest_of
+from registry_routes.digests import DigestMismatchError, digest_of
 from registry_routes.grammar import REGISTERED_ALGORITHMS
-from registry_routes.registry import Manifest, Missing, Storage, make_registry
+from registry_routes.registry import Manifest, MissingError, Storage, make_registry
 
 from . import oci_layout
 from .servers import EXAMPLES, example, files_of, free_port, serving, skopeo
@@ -199,9 +199,9 @@ def test_pushes_beside_deletes_which_remove_empty_directories(tmp_path: Path) ->
         storage.finish_upload("a/b/c/d", upload, len(content), [], digest)
         manifest = Manifest("application/json", b"{}")
         storage.put_manifest("a/b/c/d", digest_of(b"{}"), manifest, tags=["v1"])
-        with suppress(Missing):
+        with suppress(MissingError):
             storage.delete_manifest("a/b/c/d", digest_of(b"{}"))
-        with suppress(Missing):
+        with suppress(MissingError):
             storage.delete_blob("a/b/c/d", digest)
 
     with ThreadPoolExecutor(8) as pool:
@@ -319,7 +319,7 @@ def test_a_push_that_fails_leaves_no_multipart_upload(
         storage.append_to_upload("a", upload_id, 0, broken_off())
     with pytest.raises(ConnectionError):
         storage.put_blob("a", digest, broken_off())
-    with pytest.raises(DigestMismatch):
+    with pytest.raises(DigestMismatchError):
         storage.put_blob("a", digest, blocks())
     assert seen == [1, 1, 1]
     assert uploads() == 0

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from obstore.store import LocalStore, MemoryStore
 from storage import ObjectStorage, storage_at
 
-from registry_routes.digests import DigestMismatch, digest_of
+from registry_routes.digests import DigestMismatchError, digest_of
 from registry_routes.grammar import NAME, REGISTERED_ALGORITHMS, TAG
-from registry_routes.registry import Conflict, Manifest, MemoryStorage, Missing, Storage
+from registry_routes.registry import ConflictError, Manifest, MemoryStorage, MissingError, Storage
 
 BLOB = bytes(range(256)) * 10_000
 DIGEST = digest_of(BLOB)
@@ -30,20 +30,21 @@ def blocks_of(content: bytes, size: int = 100_000) -> Iterator[bytes]:
 
 
 def content_of(storage: Storage, name: str, digest: str) -> bytes:
-    return b"".join(storage.read_blob(name, digest, 0, storage.blob_size(name, digest)))
+    blob = storage.open_blob(name, digest)
+    return b"".join(blob.read(0, blob.size))
 
 
 # What is missing.
 
 
 READS: dict[str, Callable[[Storage], Any]] = {
-    "blob_size": lambda storage: storage.blob_size("a/b", OTHER),
-    "read_blob": lambda storage: storage.read_blob("a/b", OTHER, 0, 1),
+    "open_blob": lambda storage: storage.open_blob("a/b", OTHER),
     "delete_blob": lambda storage: storage.delete_blob("a/b", OTHER),
     "mount_blob": lambda storage: storage.mount_blob("a", OTHER, "a/b"),
     "upload_size": lambda storage: storage.upload_size("a/b", NO_UPLOAD),
     "append_to_upload": lambda storage: storage.append_to_upload("a/b", NO_UPLOAD, 0, [b"x"]),
     "finish_upload": lambda storage: storage.finish_upload("a/b", NO_UPLOAD, 0, [BLOB], DIGEST),
+    "upload_result": lambda storage: storage.upload_result("a/b", NO_UPLOAD),
     "cancel_upload": lambda storage: storage.cancel_upload("a/b", NO_UPLOAD),
     "manifest": lambda storage: storage.manifest("a/b", OTHER),
     "delete_manifest": lambda storage: storage.delete_manifest("a/b", OTHER),
@@ -62,7 +63,7 @@ def test_what_a_repository_does_not_have_is_missing(
         storage.put_blob("a", OTHER, [b"other"])
         storage.put_manifest("a/b/c", OTHER, MANIFEST, tags=["v1"])
         storage.put_blob("a/b", DIGEST, [BLOB])
-    with pytest.raises(Missing):
+    with pytest.raises(MissingError):
         READS[method](storage)
     if is_elsewhere:
         assert content_of(storage, "a", OTHER) == b"other"
@@ -72,10 +73,51 @@ def test_what_a_repository_does_not_have_is_missing(
 @pytest.mark.parametrize("upload_id", ["x", "0" * 3000, "_blobs", "begun", "A" * 32, "=" * 32])
 def test_an_unknown_upload_id_is_missing(storage: Storage, upload_id: str) -> None:
     storage.begin_upload("a")
-    with pytest.raises(Missing):
+    with pytest.raises(MissingError):
         storage.upload_size("a", upload_id)
-    with pytest.raises(Missing):
+    with pytest.raises(MissingError):
         storage.append_to_upload("a", upload_id, 0, [b"x"])
+    with pytest.raises(MissingError):
+        storage.upload_result("a", upload_id)
+
+
+def test_finished_upload_has_its_result(storage: Storage) -> None:
+    finished, cancelled, open_one = (storage.begin_upload("a") for _ in range(3))
+    with pytest.raises(MissingError):
+        storage.upload_result("a", finished)
+    storage.finish_upload("a", finished, 0, [BLOB], DIGEST)
+    storage.cancel_upload("a", cancelled)
+    assert storage.upload_result("a", finished) == DIGEST
+    for upload_id in cancelled, open_one:
+        with pytest.raises(MissingError):
+            storage.upload_result("a", upload_id)
+    with pytest.raises(MissingError):
+        storage.upload_result("b", finished)
+    with pytest.raises(MissingError):
+        storage.upload_size("a", finished)
+
+
+def test_conditional_write_changes_only_the_expected_tag(storage: Storage) -> None:
+    def put(digest: str, expected: str | None = None) -> None:
+        storage.put_manifest("a", digest, MANIFEST, tags=["v1"], expected=expected)
+
+    with pytest.raises(ConflictError):
+        put(OTHER, expected=SUBJECT)
+    with pytest.raises(MissingError):
+        storage.tag("a", "v1")
+    put(OTHER, expected="")
+    for expected in "", SUBJECT:
+        with pytest.raises(ConflictError):
+            put(DIGEST, expected)
+    assert storage.tag("a", "v1") == OTHER
+    put(SUBJECT, expected=OTHER)
+    assert storage.tag("a", "v1") == SUBJECT
+    with pytest.raises(ConflictError):
+        storage.delete_tag("a", "v1", expected=OTHER)
+    assert storage.tag("a", "v1") == SUBJECT
+    storage.delete_tag("a", "v1", expected=SUBJECT)
+    with pytest.raises(MissingError):
+        storage.delete_tag("a", "v1", expected=SUBJECT)
 
 
 # Blobs.
@@ -87,10 +129,11 @@ def test_any_part_of_a_blob_can_be_read(storage: Storage, algorithm: str, size: 
     content = BLOB[:size]
     digest = digest_of(content, algorithm)
     storage.put_blob("a", digest, blocks_of(content))
-    assert storage.blob_size("a", digest) == size
+    blob = storage.open_blob("a", digest)
+    assert blob.size == size
     cuts = sorted({0, min(1, size), size // 2, max(size - 1, 0), size})
     for start, end in [*pairwise(cuts), (0, size), (size, size), (0, 0)]:
-        blocks = list(storage.read_blob("a", digest, start, end))
+        blocks = list(blob.read(start, end))
         assert b"".join(blocks) == content[start:end]
         assert len(blocks) <= len(content) // 10_000 + 1  # blocks, not lines
 
@@ -102,10 +145,10 @@ def test_a_blob_is_mounted_only_from_a_repository_that_has_it(storage: Storage) 
     storage.mount_blob("b", DIGEST, "b")
     storage.delete_blob("a", DIGEST)
     assert content_of(storage, "b", DIGEST) == BLOB
-    with pytest.raises(Missing):
+    with pytest.raises(MissingError):
         storage.mount_blob("c", DIGEST, "a")
     storage.delete_blob("b", DIGEST)
-    with pytest.raises(Missing):
+    with pytest.raises(MissingError):
         storage.mount_blob("c", DIGEST, "b")
 
 
@@ -143,8 +186,8 @@ def test_nothing_is_kept_of_a_stream_that_breaks_off(
         digest = digest_of(prefix + b"".join(blocks))  # the right one for what has come
         with pytest.raises(BrokenOff):
             WRITES[method](storage, upload_id, broken_off(*blocks), digest)
-        with pytest.raises(Missing):
-            storage.blob_size("a", digest)
+        with pytest.raises(MissingError):
+            storage.open_blob("a", digest)
     assert storage.upload_size("a", upload_id) == 3
     storage.finish_upload("a", upload_id, 3, [b"345"], digest_of(b"012345"))
     assert content_of(storage, "a", digest_of(b"012345")) == b"012345"
@@ -156,16 +199,16 @@ def test_nothing_is_kept_of_a_blob_with_another_digest(
     storage: Storage, algorithm: str, last: bytes
 ) -> None:
     digest = digest_of(b"other", algorithm)
-    with pytest.raises(DigestMismatch):
+    with pytest.raises(DigestMismatchError):
         storage.put_blob("a", digest, blocks_of(BLOB))
     upload_id = storage.begin_upload("a")
     storage.append_to_upload("a", upload_id, 0, [b"012"])
     for _ in range(2):
-        with pytest.raises(DigestMismatch):
+        with pytest.raises(DigestMismatchError):
             storage.finish_upload("a", upload_id, 3, [last], digest)
         assert storage.upload_size("a", upload_id) == 3
-    with pytest.raises(Missing):
-        storage.blob_size("a", digest)
+    with pytest.raises(MissingError):
+        storage.open_blob("a", digest)
     right = digest_of(b"012" + last, algorithm)
     storage.finish_upload("a", upload_id, 3, [last], right)
     assert content_of(storage, "a", right) == b"012" + last
@@ -173,7 +216,7 @@ def test_nothing_is_kept_of_a_blob_with_another_digest(
 
 def test_an_existing_blob_survives_a_push_that_fails(storage: Storage) -> None:
     storage.put_blob("a", DIGEST, [BLOB])
-    with pytest.raises(DigestMismatch):
+    with pytest.raises(DigestMismatchError):
         storage.put_blob("a", DIGEST, [b"x"])
     with pytest.raises(BrokenOff):
         storage.put_blob("a", DIGEST, broken_off(BLOB[:-1]))
@@ -198,22 +241,22 @@ def test_a_finished_upload_is_its_chunks_joined(
         digest = digest_of(content, algorithm)
         storage.finish_upload("a", upload_id, size, [last[:2], last[2:]], digest)
         assert content_of(storage, "a", digest) == content
-        with pytest.raises(Missing):
+        with pytest.raises(MissingError):
             storage.upload_size("a", upload_id)
 
 
 def test_a_chunk_at_the_place_of_another_is_a_conflict(storage: Storage) -> None:
     upload_id = storage.begin_upload("a")
     storage.append_to_upload("a", upload_id, 0, [b"012"])
-    with pytest.raises(Conflict):
+    with pytest.raises(ConflictError):
         storage.append_to_upload("a", upload_id, 0, [b"345"])
-    with pytest.raises(Conflict):
+    with pytest.raises(ConflictError):
         storage.finish_upload("a", upload_id, 0, [b"345"], digest_of(b"345"))
     assert storage.upload_size("a", upload_id) == 3
     storage.cancel_upload("a", upload_id)
-    with pytest.raises(Missing):
+    with pytest.raises(MissingError):
         storage.append_to_upload("a", upload_id, 3, [b"345"])
-    with pytest.raises(Missing):
+    with pytest.raises(MissingError):
         storage.cancel_upload("a", upload_id)
 
 
@@ -222,7 +265,7 @@ def test_only_one_of_several_simultaneous_chunks_is_kept(storage: Storage) -> No
 
     def append(i: int) -> bytes:
         chunk = bytes([i]) * 100_000
-        with suppress(Conflict):
+        with suppress(ConflictError):
             storage.append_to_upload("a", upload_id, 0, blocks_of(chunk, 1000))
             return chunk
         return b""
@@ -264,7 +307,7 @@ def test_deleting_a_manifest_deletes_what_points_at_it(storage: Storage) -> None
     assert storage.manifest("a", OTHER) == MANIFEST
     storage.put_manifest("a", DIGEST, MANIFEST)
     assert storage.manifest("a", DIGEST) == MANIFEST
-    with pytest.raises(Missing):
+    with pytest.raises(MissingError):
         storage.tag("a", "v1")
 
 
@@ -308,7 +351,7 @@ def test_a_repository_exists_while_it_has_a_blob_or_a_manifest(storage: Storage)
     def exists() -> bool:
         try:
             return list(storage.tags("a")) == []
-        except Missing:
+        except MissingError:
             return False
 
     assert not exists()
@@ -382,7 +425,7 @@ def test_deleting_a_manifest_reads_only_its_own_tags() -> None:
     storage.delete_manifest("a", DIGEST)
     assert counting.calls < 30
     assert len(list(storage.tags("a"))) == 501
-    with pytest.raises(Missing):
+    with pytest.raises(MissingError):
         storage.tag("a", "v1")
     assert storage.tag("a", "v2") == OTHER
 
@@ -394,7 +437,7 @@ def test_no_tag_is_left_that_points_at_a_deleted_manifest(
         storage.put_manifest("a", digest, MANIFEST, tags=["v1", "v2"])
 
     def delete(digest: str) -> None:
-        with suppress(Missing):
+        with suppress(MissingError):
             storage.delete_manifest("a", digest)
 
     for _ in range(10):
@@ -405,7 +448,7 @@ def test_no_tag_is_left_that_points_at_a_deleted_manifest(
         for digest in DIGEST, OTHER:
             delete(digest)
         for tag in "v1", "v2":
-            with pytest.raises(Missing):
+            with pytest.raises(MissingError):
                 storage.tag("a", tag)
 
 
@@ -441,11 +484,11 @@ def test_pushes_beside_deletions_that_remove_directories_succeed(tmp_path: Path)
 
     def delete(number: int) -> None:
         name = f"a/r{number % 2}"
-        with suppress(Missing):
+        with suppress(MissingError):
             storage.delete_manifest(name, DIGEST)
-        with suppress(Missing):
+        with suppress(MissingError):
             storage.delete_tag(name, "v1")
-        with suppress(Missing):
+        with suppress(MissingError):
             storage.delete_blob(name, digest_of(b"x"))
 
     with ThreadPoolExecutor(8) as pool:
@@ -470,13 +513,15 @@ def test_a_blob_whose_content_or_link_is_lost_is_missing_until_a_push_repairs_it
     for _ in range(2):
         storage.put_blob("a", DIGEST, [BLOB])
         assert content_of(storage, "a", DIGEST) == BLOB
+        blob = storage.open_blob("a", DIGEST)
         (tmp_path / path).unlink()
-        for method in storage.blob_size, storage.delete_blob:
-            with pytest.raises(Missing):
+        for method in storage.open_blob, storage.delete_blob:
+            with pytest.raises(MissingError):
                 method("a", DIGEST)
-        with pytest.raises(Missing):
-            storage.read_blob("a", DIGEST, 0, 1)
-        with pytest.raises(Missing):
+        if path.startswith("blobs/"):  # the call raises it, before the first block
+            with pytest.raises(MissingError):
+                blob.read(0, blob.size)
+        with pytest.raises(MissingError):
             storage.mount_blob("b", DIGEST, "a")
 
 
@@ -520,7 +565,7 @@ def test_an_empty_file_counts_as_missing_until_a_push_repairs_it(tmp_path: Path,
     ):
         try:
             look()
-        except (Missing, StopIteration):
+        except (MissingError, StopIteration):
             missing += 1
     assert missing == 1
     push()
@@ -545,7 +590,7 @@ def test_a_store_that_fails_is_an_oserror_with_a_message_in_one_line(tmp_path: P
     file.write_bytes(b"x")
     storage = ObjectStorage(LocalStore(tmp_path))
     calls: list[Callable[[], Any]] = [
-        lambda: storage.blob_size("a", DIGEST),
+        lambda: storage.open_blob("a", DIGEST),
         lambda: storage.begin_upload("a"),
         lambda: storage.put_manifest("a", DIGEST, MANIFEST),
         lambda: storage.manifest("a", DIGEST),
@@ -562,7 +607,7 @@ def test_a_store_that_fails_is_an_oserror_with_a_message_in_one_line(tmp_path: P
 
 
 def test_each_storage_has_every_method_of_the_protocol() -> None:
-    methods = [name for name in vars(Storage) if not name.startswith("_")]
+    methods = [name for name in dir(Storage) if not name.startswith("_")]
     assert len(methods) == 18
     for kind in MemoryStorage, ObjectStorage:
         for name in methods:

@@ -8,7 +8,7 @@ from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response
 
 from registry_routes import RegistryApp, RegistryRequest, errors
-from registry_routes.registry import BlobFile
+from registry_routes.registry import Blob, BlobFile
 from registry_routes.registry.views import blob_response
 
 CONTENT = bytes(range(256)) * 1200
@@ -69,4 +69,4 @@ def send_file(request: RegistryRequest, name: str, digest: str) -> Response:
         file.seek(start)
         return BlobFile(file)
 
-    return blob_response(request, digest, len(CONTENT), read)
+    return blob_response(request, digest, Blob(len(CONTENT), read))

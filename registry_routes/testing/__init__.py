@@ -28,7 +28,6 @@ from ..headers import IMAGE_MANIFEST
 from ..map import RegistryMap
 from ..reference import Reference
 from ..registry import Manifest, MemoryStorage, make_registry
-from ..routes import OCI_1_1, Dialect
 from .layers import (
     BasicLogin,
     BearerLogin,
@@ -36,6 +35,7 @@ from .layers import (
     Faults,
     LocationForm,
     Locations,
+    MinimumChunks,
     NoSinglePost,
     RecordedRequest,
     Recorder,
@@ -193,8 +193,8 @@ class ServedRegistry:
 
         Raises `LookupError` if the repository does not have it.
         """
-        size = self.storage.blob_size(name, digest)
-        return b"".join(self.storage.read_blob(name, digest, 0, size))
+        blob = self.storage.open_blob(name, digest)
+        return b"".join(blob.read(0, blob.size))
 
 
 def _is_gzipped(layer: bytes) -> bool:
@@ -224,7 +224,7 @@ def serve(
     page_size: int | None = None,
     min_chunk: int = 0,
     max_chunk: int | None = None,
-    dialect: Dialect | None = None,
+    url_map: RegistryMap | None = None,
 ) -> Iterator[ServedRegistry]:
     """Serve a registry on 127.0.0.1, in threads of this process, until the ``with`` block ends.
 
@@ -250,8 +250,8 @@ def serve(
     :param page_size: the maximum number of results in a page of a list.
     :param min_chunk: the minimum size of a chunk in bytes; the last one may be smaller.
     :param max_chunk: the maximum size of a chunk in bytes.
-    :param dialect: the routes. The default is the dialect of ``app.url_map``, if that is a
-        `RegistryMap`, and otherwise `OCI_1_1`. ``OCI_1_1.subset(…)`` makes a registry that is
+    :param url_map: the routes. The default is ``app.url_map``, if that is a `RegistryMap`, and
+        otherwise a new one. ``RegistryMap(dialect=OCI_1_1.subset(…))`` makes a registry that is
         read-only, or has no referrers.
 
     Raises `ValueError` for an option that is out of range, or that does not go together with
@@ -267,27 +267,29 @@ def serve(
         raise ValueError("auth 'basic' must have users")
     if token_field not in ("token", "access_token"):
         raise ValueError(f"token_field {token_field!r} must be 'token' or 'access_token'")
+    if min_chunk < 0:
+        raise ValueError(f"min_chunk {min_chunk!r} must be 0 or more")
+    if max_chunk is not None and max_chunk < min_chunk:
+        raise ValueError(f"max_chunk {max_chunk!r} must be {min_chunk} or more, as min_chunk is")
     if location not in (None, "absolute", "relative", "opaque"):
         raise ValueError(f"location {location!r} must be 'absolute', 'relative' or 'opaque'")
     storage = None
-    own_map = getattr(app, "url_map", None)
-    prefix = own_map.table.prefix if isinstance(own_map, RegistryMap) else ""
-    if dialect is None:
-        dialect = own_map.dialect if isinstance(own_map, RegistryMap) else OCI_1_1
+    if url_map is None:
+        of_app = getattr(app, "url_map", None)
+        url_map = of_app if isinstance(of_app, RegistryMap) else RegistryMap()
     if app is None:
         storage = MemoryStorage()
         app = make_registry(
             storage,
-            dialect=dialect,
+            url_map=url_map,
             page_size=page_size,
-            min_chunk=min_chunk,
             max_chunk=max_chunk,
         )
-    elif (page_size, min_chunk, max_chunk) != (None, 0, None):
-        raise ValueError(
-            "page_size, min_chunk and max_chunk must be for the registry in memory, not for an app"
-        )
-    url_map = recorded_map(dialect, prefix)
+    elif (page_size, max_chunk) != (None, None):
+        raise ValueError("page_size and max_chunk are for the registry in memory, not for an app")
+    url_map = recorded_map(url_map.dialect, url_map.table.prefix)
+    if min_chunk:
+        app = MinimumChunks(app, min_chunk)
     if not single_post:
         app = NoSinglePost(app)
     if redirect_blobs:

@@ -8,6 +8,7 @@ If all of them are used, they are, from the outermost to the innermost:
 4. `Locations`: writes each ``Location`` as another registry would.
 5. `RedirectedBlobs`: redirects clients to another origin for the content of a blob.
 6. `NoSinglePost`: makes clients push a blob with a POST and a PUT, not with a single POST.
+7. `MinimumChunks`: refuses chunks that are too small.
 
 The application comes last. All but the first get the recorded request from `request_of`.
 """
@@ -490,3 +491,39 @@ class NoSinglePost:
             empty = {"wsgi.input": BytesIO(), "CONTENT_LENGTH": "0"}
             environ = {**environ, "QUERY_STRING": query, **empty}
         return self.app(environ, start_response)
+
+
+class MinimumChunks:
+    """Announces the minimum size of a chunk, and refuses any chunk after a shorter one.
+
+    (distribution-spec 1.1, "Pushing a blob in chunks": only the last chunk may be shorter.)
+    """
+
+    def __init__(self, app: "WSGIApplication", size: int) -> None:
+        self.app = app
+        self.size = size
+        self._ended: set[str] = set()
+        """The ids of the uploads whose latest chunk was shorter, so that it was their last."""
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        request = request_of(environ)
+        if (request.endpoint, request.method) == (RouteName.BLOB_UPLOAD, "POST"):
+            response = Response.from_app(self.app, environ)
+            if response.status_code == 202:
+                response.headers["OCI-Chunk-Min-Length"] = str(self.size)
+            return response(environ, start_response)
+        if request.endpoint != RouteName.BLOB_UPLOAD_CHUNK:
+            return self.app(environ, start_response)
+        upload_id = request.values["uuid"]
+        body = Request(environ).get_data() if request.method in ("PATCH", "PUT") else b""
+        if body and upload_id in self._ended:
+            raise errors.SizeInvalid(f"a chunk before the last has less than {self.size} bytes")
+        if body:
+            environ = {**environ, "wsgi.input": BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+        response = Response.from_app(self.app, environ)
+        is_short = request.method == "PATCH" and 0 < len(body) < self.size
+        if is_short and response.status_code == 202:
+            self._ended.add(upload_id)
+        return response(environ, start_response)

@@ -41,6 +41,7 @@ def is_valid(kind: str, value: str) -> bool:
     return bool(re.fullmatch(pattern, value))
 
 
+# The endpoint, the path and the methods of each route.
 ROUTES = [
     ("base", "/v2/", "GET HEAD"),
     ("manifest", "/v2/{name}/manifests/{tag}", "GET HEAD PUT DELETE"),

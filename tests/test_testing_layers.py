@@ -1,0 +1,521 @@
+"""The layers of `registry_routes.testing`: faults, logins, and how other registries behave."""
+
+import os
+from datetime import timedelta
+from itertools import product
+from typing import Any
+
+import httpx
+import pytest
+from werkzeug.exceptions import Gone
+from werkzeug.test import Client
+from werkzeug.wrappers import Response
+
+from registry_routes import (
+    RegistryApp,
+    RegistryMap,
+    RouteName,
+    errors,
+    resolve_location,
+    responses,
+)
+from registry_routes.challenges import parse_challenges, parse_token
+from registry_routes.digests import digest_of
+from registry_routes.headers import chunk_min_length
+from registry_routes.paging import parse_next_link
+from registry_routes.testing import Fault, serve
+
+from .served import ABSENT, USERS, Login, client_of, push_blob, push_image, served
+
+
+@pytest.fixture(params=["http", "wsgi"])
+def transport(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+# Faults.
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "header"),
+    [
+        (errors.TooManyRequests(retry_after=7), 429, ("Retry-After", "7")),
+        (
+            errors.Unauthorized(realm="http://x/", scope="a"),
+            401,
+            ("WWW-Authenticate", 'Bearer realm="http://x/",scope="a"'),
+        ),
+        (Gone("deleted"), 410, ("Content-Type", "application/json")),
+        (502, 502, ("Content-Type", "text/html; charset=utf-8")),
+        (599, 599, ("Content-Type", "text/html; charset=utf-8")),
+    ],
+)
+def test_error_or_status_becomes_the_response(
+    transport: str, what: Fault, status: int, header: tuple[str, str]
+) -> None:
+    with served(transport=transport) as (registry, client):
+        registry.fail("tags", "GET", what, times=2)
+        for wanted in status, status, 404:
+            response = client.get("/v2/a/tags/list")
+            assert response.status_code == wanted
+            [error] = responses.parse_errors(wanted, response.content, response.headers)
+            assert error.code == wanted
+            assert (response.headers.get(header[0]) == header[1]) or wanted == 404
+        assert [sent.status for sent in registry.requests] == [status, status, 404]
+
+
+def test_body_is_cut_short() -> None:
+    content = os.urandom(300_001)
+    with served() as (registry, client):
+        registry.add_image("a:v1", layers=[content])
+        registry.fail("blob", "GET", "body cut short")
+        received = b""
+        with client.stream("GET", f"/v2/a/blobs/{digest_of(content)}") as response:
+            assert response.headers["Content-Length"] == str(len(content))
+            blocks = response.iter_bytes()
+            with pytest.raises(httpx.RemoteProtocolError):  # noqa: PT012
+                while True:
+                    received += next(blocks)
+        assert content.startswith(received)
+        assert 0 < len(received) < len(content)
+        rest = {"Range": f"bytes={len(received)}-"}
+        response = client.get(f"/v2/a/blobs/{digest_of(content)}", headers=rest)
+        assert received + response.content == content
+        assert [sent.status for sent in registry.requests] == [200, 206]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+def test_no_body_to_cut_short_closes_the_connection(method: str) -> None:
+    with served() as (registry, client):
+        digest = registry.add_image("a:v1", layers=[b""])
+        endpoint = "blob" if method == "GET" else "manifest"
+        path = f"/v2/a/{endpoint}s/{digest_of(b'') if method == 'GET' else digest}"
+        registry.fail(endpoint, method, "body cut short")
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.request(method, path)
+
+
+def test_streamed_body_that_is_cut_short_has_its_length() -> None:
+    with serve(Response(iter([b"01234", b"56789"]))) as registry:
+        registry.fail("base", "GET", "body cut short")
+        response = Client(registry.app).get("/v2/")
+        assert (response.data, response.content_length) == (b"01234", 10)
+
+
+@pytest.mark.parametrize("size", [0, 10_000_000])
+def test_closed_connection_has_no_effect(size: int) -> None:
+    content = bytes(size)
+    with served() as (registry, client):
+        registry.fail("blob-upload", "POST", "connection closed", times=2)
+        url = f"/v2/a/blobs/uploads/?digest={digest_of(content)}"
+        for _ in range(2):
+            with pytest.raises(httpx.TransportError):
+                client.post(url, content=content)
+        with pytest.raises(LookupError):
+            registry.blob("a", digest_of(content))
+        assert client.post(url, content=content).status_code == 201
+        assert [sent.status for sent in registry.requests] == [None, None, 201]
+
+
+def test_closed_connection_without_a_socket_is_raised() -> None:
+    with serve() as registry:
+        registry.fail("base", "GET", "connection closed")
+        with pytest.raises(ConnectionAbortedError):
+            Client(registry.app).get("/v2/")
+        assert Client(registry.app).get("/v2/").status_code == 200
+
+
+def test_response_is_delayed() -> None:
+    with served() as (registry, client):
+        registry.fail("base", "GET", timedelta(minutes=10))
+        registry.fail("base", "GET", timedelta(seconds=0.01))
+        with pytest.raises(httpx.ReadTimeout):
+            client.get("/v2/", timeout=0.3)
+        assert client.get("/v2/").status_code == 200
+
+
+def test_faults_follow_one_another_and_spare_other_requests() -> None:
+    with serve() as registry:
+        client = Client(registry.app)
+        registry.fail("tags", "get", 500)
+        registry.fail("tags", "GET", 502, times=2)
+        registry.fail("tags", "GET", 503, times=None)
+        assert client.head("/v2/a/tags/list").status_code == 404
+        assert client.get("/v2/_catalog").status_code == 200
+        statuses = [client.get("/v2/a/tags/list").status_code for _ in range(6)]
+        assert statuses == [500, 502, 502, 503, 503, 503]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("blobs", "GET", 500), "endpoint 'blobs' must be one of base, blob"),
+        (("blob", "GET", 500, 0), "times 0 must be 1 or more"),
+        (("blob", "GET", 200), "status 200 must be that of an error"),
+        (("blob", "GET", "cut"), "fault 'cut' must be"),
+        (("blob", "GET", 1.5), "fault 1.5 must be"),
+        (("blob", "GET", errors.Denied), "must be an error, a status"),
+    ],
+)
+def test_invalid_fault_is_an_error(arguments: Any, message: str) -> None:
+    with serve() as registry, pytest.raises((ValueError, TypeError), match=message):
+        registry.fail(*arguments)
+
+
+def test_every_endpoint_may_fail() -> None:
+    with serve() as registry:
+        for endpoint in [*RouteName, "token", "storage"]:
+            registry.fail(endpoint, "GET", 500)
+
+
+# Login.
+
+
+def test_basic_login(transport: str) -> None:
+    with serve(users=USERS, auth="basic") as registry:
+        with client_of(registry, transport) as client:
+            response = client.get("/v2/")
+            assert response.status_code == 401
+            assert response.headers["WWW-Authenticate"] == 'Basic realm="registry"'
+            assert response.headers["Docker-Distribution-API-Version"] == "registry/2.0"
+            for who in ("alice", "p:w é"), ("alice", ""), ("", ""), ("carol", "secret"):
+                assert client.get("/v2/a/tags/list", auth=who).status_code == 401
+            bearer = {"Authorization": "Bearer x"}
+            assert client.get("/v2/", headers=bearer).status_code == 401
+        for user, password in USERS.items():
+            with client_of(registry, transport, auth=(user, password)) as client:
+                assert client.get("/v2/").status_code == 200
+                push_image(client, user, "v1", b"x")
+
+
+@pytest.mark.parametrize("oauth", [False, True])
+@pytest.mark.parametrize("token_field", ["token", "access_token"])
+def test_bearer_login(oauth: bool, token_field: str) -> None:
+    login = Login("alice", "secret", oauth)
+    options: dict[str, Any] = {"users": USERS, "auth": "bearer", "token_field": token_field}
+    with served(login=login, **options) as (registry, client):
+        push_image(client, "a", "v1", b"x")
+        assert client.get("/v2/a/manifests/v1").status_code == 200
+        assert client.get("/v2/_catalog").json() == {"repositories": ["a"]}
+        assert client.delete("/v2/a/manifests/v1").status_code == 202
+        methods = {sent.method for sent in registry.requests if sent.endpoint == "token"}
+        assert methods == {"POST" if oauth else "GET"}
+        assert {sent.status for sent in registry.requests} == {401, 200, 201, 202}
+        for who in ("alice", "wrong"), ("carol", "secret"), ("", ""):
+            registry.requests.clear()
+            assert client.get("/v2/", auth=Login(*who, oauth)).status_code == 401
+            assert [sent.status for sent in registry.requests] == [401, 401]
+
+
+def token_of(client: httpx.Client, response: httpx.Response, **options: Any) -> dict[str, str]:
+    """The header with the token that the challenge of a response asks for."""
+    [challenge] = parse_challenges(response.headers)
+    answer = client.get(
+        challenge.token_url(registry=client.base_url, **options), auth=("alice", "secret")
+    )
+    return {"Authorization": f"Bearer {parse_token(answer.content).token}"}
+
+
+def test_challenge_names_the_scopes_and_a_token_allows_no_more() -> None:
+    with served(users=USERS, auth="bearer") as (registry, client):
+        registry.add_image("library/nginx:v1", layers=[b"x"])
+        refused = client.get("/v2/library/nginx/manifests/v1")
+        [challenge] = parse_challenges(refused.headers)
+        assert challenge.realm == f"{registry.url}/token"
+        assert challenge.scope == "repository:library/nginx:pull"
+        assert challenge.error == ""
+        pull = token_of(client, refused)
+        assert client.get("/v2/library/nginx/manifests/v1", headers=pull).status_code == 200
+        assert client.get("/v2/", headers=pull).status_code == 200
+        for method, path, scope in (
+            ("DELETE", "/v2/library/nginx/manifests/v1", "repository:library/nginx:delete"),
+            ("GET", "/v2/other/tags/list", "repository:other:pull"),
+            ("GET", "/v2/_catalog", "registry:catalog:*"),
+            (
+                "POST",
+                f"/v2/mine/blobs/uploads/?mount={digest_of(b'x')}&from=library/nginx",
+                "repository:mine:pull,push repository:library/nginx:pull",
+            ),
+        ):
+            response = client.request(method, path, headers=pull)
+            [challenge] = parse_challenges(response.headers)
+            assert (response.status_code, challenge.error) == (401, "insufficient_scope")
+            assert challenge.scope == scope
+            token = token_of(client, response)
+            assert client.request(method, path, headers=token).status_code < 500
+            assert registry.requests[-1].status != 401
+        response = client.get("/v2/", headers={"Authorization": "Bearer made-up"})
+        assert parse_challenges(response.headers)[0].error == "invalid_token"
+        response = client.get("/v2/", auth=("alice", "secret"))  # only the token server takes it
+        assert response.status_code == 401
+
+
+def test_without_users_anyone_may_pull() -> None:
+    with served(auth="bearer", login=Login()) as (registry, client):
+        registry.add_image("a:v1")
+        assert client.get("/v2/").status_code == 200
+        assert client.get("/v2/a/manifests/v1").status_code == 200
+        response = client.put("/v2/a/manifests/v2", content=b"{}")
+        assert response.status_code == 401
+        assert parse_challenges(response.headers)[0].error == "insufficient_scope"
+        assert client.get("/v2/_catalog").status_code == 401
+        assert client.get("/v2/", auth=Login("a", "b")).status_code == 401
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_refresh_token_gets_another_token(method: str) -> None:
+    login = {"service": "registry", "scope": "repository:a:pull,push", "client_id": "test"}
+    with served(users=USERS, auth="bearer") as (_, client):
+        if method == "GET":
+            query = {**login, "offline_token": "true"}
+            answer = client.get("/token", params=query, auth=("alice", "secret"))
+        else:
+            form = {"grant_type": "password", "username": "alice", "password": "secret"}
+            answer = client.post("/token", data={**login, **form, "access_type": "offline"})
+        token = parse_token(answer.content)
+        assert token.refresh_token
+        form = {**login, "grant_type": "refresh_token", "refresh_token": token.refresh_token}
+        again = parse_token(client.post("/token", data=form).content)
+        assert again.token != token.token
+        assert again.refresh_token is None
+        bearer = {"Authorization": f"Bearer {again.token}"}
+        assert client.post("/v2/a/blobs/uploads/", headers=bearer).status_code == 202
+        form["refresh_token"] = "made-up"
+        assert client.post("/token", data=form).status_code == 401
+
+
+def test_token_server_refuses_malformed_requests() -> None:
+    with served(users=USERS, auth="bearer") as (registry, client):
+        for method, sent, status in (
+            ("GET", {}, 400),
+            ("GET", {"service": "another"}, 400),
+            ("GET", {"service": "registry", "scope": "pull"}, 400),
+            ("POST", {"service": "registry", "grant_type": "magic"}, 400),
+            ("POST", {"service": "registry"}, 400),
+            ("PUT", {"service": "registry"}, 405),
+        ):
+            place: Any = {"data" if method == "POST" else "params": sent}
+            response = client.request(method, "/token", auth=("alice", "secret"), **place)
+            assert response.status_code == status, sent
+            assert responses.parse_errors(status, response.content)[0].description
+        registry.fail("token", "GET", 503)
+        assert client.get("/v2/", auth=Login("alice", "secret")).status_code == 503
+        assert client.get("/v2/", auth=Login("alice", "secret")).status_code == 200
+
+
+@pytest.mark.parametrize("auth", ["basic", "bearer"])
+def test_no_path_gets_past_the_login(auth: Any) -> None:
+    app = RegistryApp(RegistryMap(strict_slashes=False))
+    app.view("tags", "GET")(lambda request, name: Response("secret"))
+    with serve(app, users=USERS, auth=auth) as registry:
+        client = Client(registry.app)
+        for path in "/v2/a/tags/list", "/v2/a/tags/list/", "//v2/a/tags/list", "/v2/A/x", "/":
+            assert client.get(path).status_code == 401, path
+
+
+# How other registries behave.
+
+
+def test_locations_of_an_application_are_rewritten() -> None:
+    elsewhere = "https://elsewhere.example/v2/a/blobs/uploads/1"
+    with serve() as relative, serve(location="absolute") as absolute:
+        cases: list[tuple[Any, Any, str]] = [
+            (relative.app, None, "/v2/a/blobs/uploads/"),
+            (relative.app, "relative", "/v2/a/blobs/uploads/"),
+            (absolute.app, None, "{url}/v2/a/blobs/uploads/"),
+            (absolute.app, "relative", "/v2/a/blobs/uploads/"),
+            (absolute.app, "opaque", "/uploads/a/"),
+            (Response(status=202, headers={"Location": elsewhere}), "relative", elsewhere),
+            (Response(status=202, headers={"Location": "/up/1"}), "opaque", "/up/1"),
+        ]
+        for app, location, wanted in cases:
+            with served(app, location=location) as (registry, client):
+                found = client.post("/v2/a/blobs/uploads/").headers["Location"]
+                assert found.startswith(wanted.format(url=registry.url))
+    with served(location="absolute") as (registry, client):
+        response = client.put("/v2/a/manifests/v1", content=b"{}")
+        assert response.headers["Location"].startswith(f"{registry.url}/v2/a/manifests/sha256:")
+
+
+@pytest.mark.parametrize(("auth", "transport"), [(None, "http"), ("bearer", "wsgi")])
+def test_opaque_location_must_be_kept(auth: str | None, transport: str) -> None:
+    login = Login("alice", "secret") if auth else None
+    options: dict[str, Any] = {"users": USERS, "auth": auth} if auth else {}
+    with served(location="opaque", login=login, transport=transport, **options) as (
+        registry,
+        client,
+    ):
+        response = client.post("/v2/a/b/blobs/uploads/")
+        path, _, query = response.headers["Location"].partition("?")
+        assert path.startswith("/uploads/a/b/")
+        assert query
+        location = f"{path}?{query}"
+        upload_id = path.rpartition("/")[2]
+        for wrong in (
+            path,
+            f"{path}?",
+            f"{path}?{query}x",
+            location.replace("%", "%25"),
+            location.replace("%2B", "+"),
+            f"/v2/a/b/blobs/uploads/{upload_id}",
+            f"/v2/a/b/blobs/uploads/{upload_id}?{query}".replace("a/b", "a/c"),
+        ):
+            assert client.patch(wrong, content=b"x").status_code == 404
+        response = client.patch(location, content=b"0123")
+        assert response.status_code == 202
+        assert response.headers["Range"] == "0-3"
+        assert client.get(location).status_code == 204
+        begun = f"{registry.url}/v2/a/b/blobs/uploads/"
+        digest = digest_of(b"0123")
+        response = client.put(resolve_location(begun, response.headers["Location"], digest=digest))
+        assert response.status_code == 201
+        assert response.headers["Location"] == f"/v2/a/b/blobs/{digest}"
+        last = registry.requests[-1]
+        assert (last.endpoint, last.path) == ("blob-upload-chunk", path)
+        assert last.values == {"name": "a/b", "uuid": upload_id}
+        if auth:
+            with client_of(registry, transport) as nobody:
+                assert nobody.patch(location).status_code == 401
+
+
+def test_blobs_are_redirected_to_another_origin(transport: str) -> None:
+    content = os.urandom(1000)
+    options: dict[str, Any] = {"users": USERS, "auth": "bearer", "redirect_blobs": True}
+    login = Login("alice", "secret")
+    with served(login=login, transport=transport, **options) as (registry, client):
+        registry.add_image("a/b:v1", layers=[content])
+        path = f"/v2/a/b/blobs/{digest_of(content)}"
+        for method in "GET", "HEAD":
+            response = client.request(method, path)
+            assert response.status_code == 200
+            assert response.headers["Content-Length"] == "1000"
+            assert response.content == (content if method == "GET" else b"")
+            [redirect] = response.history[-1:]
+            assert redirect.status_code == 307
+            assert response.url.host != redirect.url.host
+            assert response.url.port == redirect.url.port
+        ranged = client.get(path, headers={"Range": "bytes=1-5"})
+        assert (ranged.status_code, ranged.content) == (206, content[1:6])
+        assert registry.requests[-1].endpoint == "storage"
+        assert registry.requests[-1].values == {"name": "a/b", "digest": digest_of(content)}
+        assert "Authorization" not in registry.requests[-1].headers
+        for header in "Bearer x", "Basic eDp5":
+            refused = httpx.Request("GET", response.url, headers={"Authorization": header})
+            assert client.send(refused).status_code == 400
+        registry.fail("storage", "GET", 503)
+        assert client.get(path).status_code == 503
+        assert client.get(f"/v2/a/b/blobs/{ABSENT}").status_code == 404
+        assert client.delete(path).status_code == 202
+        assert client.get(path).status_code == 404
+        assert client.get(response.url).status_code == 404
+
+
+def test_without_options_there_are_no_paths_outside_the_api() -> None:
+    with served() as (registry, client):
+        registry.add_image("a:v1", layers=[b"x"])
+        upload = client.post("/v2/a/blobs/uploads/").headers["Location"].rpartition("/")[2]
+        for path in "/token", f"/storage/a/{digest_of(b'x')}", f"/uploads/a/{upload}":
+            assert client.get(path).status_code == 404
+
+
+def test_without_single_post_a_post_only_begins_an_upload(transport: str) -> None:
+    content = b"0123456789"
+    with served(single_post=False, transport=transport) as (registry, client):
+        response = client.post(f"/v2/a/blobs/uploads/?digest={digest_of(content)}", content=content)
+        assert response.status_code == 202
+        with pytest.raises(LookupError):
+            registry.blob("a", digest_of(content))
+        assert push_blob(client, "a", content) == digest_of(content)
+        found = [(sent.endpoint, sent.status) for sent in registry.requests[1:]]
+        assert found == [("blob-upload", 202), ("blob-upload-chunk", 201)]
+        assert registry.requests[0].args["digest"] == digest_of(content)
+        mounted = client.post(f"/v2/b/blobs/uploads/?mount={digest_of(content)}&from=a")
+        assert mounted.status_code == 201
+        assert push_blob(client, "c", bytes(5_000_000))  # an early answer to a large body
+
+
+def test_pages_and_chunks_have_limits() -> None:
+    with served(page_size=2, min_chunk=4, max_chunk=6) as (registry, client):
+        for tag in "abcde":
+            registry.add_image(f"x:{tag}")
+        tags, pages, url = [], 0, f"{registry.url}/v2/x/tags/list?n=100"
+        while url:
+            response = client.get(url)
+            tags += response.json()["tags"]
+            pages += 1
+            url = parse_next_link(url, response.headers.get("Link")) or ""
+        assert (tags, pages) == (list("abcde"), 3)
+        assert client.post("/v2/x/blobs/uploads/").headers["OCI-Chunk-Min-Length"] == "4"
+        push_blob(client, "x", b"0123456789", chunk=5)
+        location = client.post("/v2/x/blobs/uploads/").headers["Location"]
+        assert client.patch(location, content=b"0123456").status_code == 413
+
+
+PAIRS = [
+    # Each value of an option meets each value of another, and each login each location.
+    (auth, location, (i + j) % 2 == 1, (i + j // 2) % 2 == 1, ("http", "wsgi")[(j + i // 2) % 2])
+    for (i, auth), (j, location) in product(
+        enumerate([None, "basic", "bearer"]), enumerate([None, "absolute", "relative", "opaque"])
+    )
+]
+
+
+@pytest.mark.parametrize(("auth", "location", "redirect_blobs", "single_post", "over"), PAIRS)
+def test_options_work_together(
+    auth: Any, location: Any, redirect_blobs: bool, single_post: bool, over: str
+) -> None:
+    content = os.urandom(50)
+    login = Login("bob", USERS["bob"]) if auth else None
+    with served(
+        login=login,
+        transport=over,
+        users=USERS if auth else None,
+        auth=auth,
+        location=location,
+        redirect_blobs=redirect_blobs,
+        single_post=single_post,
+    ) as (registry, client):
+        digest = push_image(client, "a/b", "v1", content)
+        assert push_blob(client, "a/b", content[:20], chunk=7) == digest_of(content[:20])
+        assert client.get(f"/v2/a/b/blobs/{digest_of(content)}").content == content
+        assert registry.blob("a/b", digest_of(content[:20])) == content[:20]
+        assert registry.storage.tag("a/b", "v1") == digest
+        assert client.get(f"/v2/a/b/manifests/{digest}").status_code == 200
+        assert client.delete(f"/v2/a/b/manifests/{digest}").status_code == 202
+        assert client.get("/v2/_catalog").json() == {"repositories": []}
+
+
+def test_minimum_chunk_size_is_announced_and_enforced() -> None:
+    with serve(min_chunk=5) as registry:
+        client = Client(registry.app)
+        for chunks, last, status in (
+            ([b"01234", b"56789"], b"", 201),
+            ([b"01234", b"567"], b"", 201),  # the last chunk may be shorter
+            ([b"01234"], b"567", 201),
+            ([b"012"], b"", 201),
+            ([], b"012", 201),
+            ([], b"", 201),
+            ([b"012", b""], b"", 201),
+            ([b"012"], b"34567", 400),
+            ([b"012", b"34567"], b"", 400),
+            ([b"01234", b"567", b"8"], b"", 400),
+        ):
+            post = client.post("/v2/a/blobs/uploads/")
+            assert chunk_min_length(post.headers["OCI-Chunk-Min-Length"]) == 5
+            url = post.location or ""
+            answers = [client.patch(url, data=chunk) for chunk in chunks]
+            digest = digest_of(b"".join([*chunks, last]))
+            answers.append(client.put(url, data=last, query_string={"digest": digest}))
+            statuses = [response.status_code for response in answers]
+            if status == 201:
+                assert statuses == [202] * len(chunks) + [201]
+                assert registry.blob("a", digest) == b"".join([*chunks, last])
+            else:
+                assert 400 in statuses
+                [entry] = answers[statuses.index(400)].get_json()["errors"]
+                assert entry["code"] == "SIZE_INVALID"
+    with serve() as registry:
+        assert (
+            "OCI-Chunk-Min-Length" not in Client(registry.app).post("/v2/a/blobs/uploads/").headers
+        )
