@@ -551,7 +551,10 @@ def test_request_without_a_rule_knows_why(method: str, path: str, error: type[Ex
     [
         ("GET", "/v2/", ""),
         ("HEAD", "/v2/a/manifests/v1", "repository:a:pull"),
-        ("post", "/v2/a/blobs/uploads/?from=b", "repository:a:pull,push repository:b:pull"),
+        (
+            *("post", "/v2/a/blobs/uploads/?from=b&from=c&mount=x"),
+            "repository:a:pull,push repository:b:pull repository:c:pull",
+        ),
         ("DELETE", "/v2/a/manifests/v1", "repository:a:delete"),  # which has no view
     ],
 )

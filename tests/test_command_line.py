@@ -49,8 +49,9 @@ def run(capsys: pytest.CaptureFixture[str], command: str) -> tuple[int, str]:
             *("endpoint manifest|name a/b|tag v1", "repository:a/b:pull,push"),
         ),
         (
-            "match POST /v2/a/blobs/uploads/?mount=x&from=b/c",
-            *("endpoint blob-upload|name a", "repository:a:pull,push repository:b/c:pull"),
+            "match POST /v2/a/blobs/uploads/?mount=x&from=b/c&from=d",
+            "endpoint blob-upload|name a",
+            "repository:a:pull,push repository:b/c:pull repository:d:pull",
         ),
         ("match /v2/#fragment?x", "endpoint base", "-"),
         ("match --root /m https://h/m/v2/", "endpoint base", "-"),
