@@ -22,14 +22,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import collection
 from gateway import name_and_password
 from serving import OneLineParser, Server, server_options, with_health
 from sharing import Fetch, Fetches, Once, Source
 from storage import ObjectStorage, check_place, one_line, raising_oserrors, storage_at
-from upstream import Upstream, User
+from upstream import Upstream, User, stated_digest, stated_type
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
@@ -42,7 +42,6 @@ from registry_routes import (
     error_response,
     errors,
     headers,
-    match_url,
 )
 from registry_routes.paging import next_link, parse_next_link
 from registry_routes.registry import (
@@ -144,7 +143,7 @@ class Proxy:
         """The upstream that a request is for, always one from the command line."""
         if namespace is None:
             return next(iter(self.upstreams.values()))
-        found = self.upstreams.get(namespace.lower())
+        found = self.upstreams.get(host_of(namespace))
         if found is None or not namespace.isascii():  # the Kelvin sign is a small k in lower case
             known = " or ".join(self.upstreams)
             raise errors.NameUnknown(f"ns {namespace!r:.300} must be {known}")
@@ -229,10 +228,10 @@ class Proxy:
                     if not kept:
                         raise
                     return self._got(key, upstream, values, accept)  # which says whose 404 it is
-                if kept and sent.get("Docker-Content-Digest") == kept[0]:
+                if kept and stated_digest(sent) == kept[0]:
                     return kept
                 if request.method == "HEAD":
-                    return passed_on(sent)
+                    return head_response(sent)
             return self._got(key, upstream, values, accept)
 
     def _got(self, key: Key, upstream: Upstream, values: dict[str, str], accept: str) -> Found:
@@ -270,7 +269,12 @@ class Proxy:
             return blob_response(request, digest, storage.open_blob(name, digest))
         if request.method == "HEAD":
             with self._waiting():
-                return passed_on(upstream.ask("HEAD", RouteName.BLOB, values).headers)
+                size = upstream.blob_size(values)
+            response = blob_response(request, digest, Blob(size or 0, _never_read))
+            if size is None:
+                response.automatically_set_content_length = False
+                del response.headers["Content-Length"]
+            return response
 
         def source() -> Source:
             with suppress(MissingError):  # it has just arrived
@@ -310,14 +314,24 @@ class Proxy:
         with self._waiting():
             answer = upstream.ask(request.method, endpoint, values, query)
             content = upstream.body_of(answer, MAX_LIST)
-        with upstream.failures():
-            link = parse_next_link(answer.url, answer.headers.get("Link"))
-            here = link and _here(request, upstream, link, endpoint, namespace)
-        response = passed_on(answer.headers, content)
+        response = Response(content)
+        passed_on = ["Content-Type", "OCI-Filters-Applied"]
+        if request.method == "HEAD":
+            response.automatically_set_content_length = False
+            passed_on.append("Content-Length")
+        for header in passed_on:
+            if header in answer.headers:
+                response.headers[header] = answer.headers[header]
         if not response.is_json:  # a browser might show it as a page of the proxy's
             response.content_type = "application/json"
-        if here:
-            response.headers["Link"] = next_link(here)
+        with suppress(ValueError):  # of a link that cannot be read
+            link = parse_next_link(answer.url, answer.headers.get("Link"))
+            # Its path may have a prefix, or a name that only the upstream knows.
+            found = parse_qs(urlsplit(link or "").query, keep_blank_values=True)
+            found.pop("ns", None)
+            if found and found != query:
+                url = request.urls.build(endpoint, values, {**found, "ns": namespace})
+                response.headers["Link"] = next_link(url)
         return response
 
 
@@ -328,17 +342,8 @@ def _kept(upstream: Upstream, name: str, digest: str) -> Found | None:
         return None
 
 
-def _here(
-    request: RegistryRequest, upstream: Upstream, link: str, endpoint: str, namespace: list[str]
-) -> str:
-    """The proxy's URL for the next page. Only the path and query of the upstream's link count."""
-    try:
-        found, values, query = match_url(link, root=upstream.path)
-    except HTTPException as error:
-        raise ValueError(str(error)) from None
-    if found != endpoint:
-        raise ValueError(f"a page of {endpoint} must not lead to one of {found}")
-    return request.urls.build(endpoint, values, {**query.to_dict(flat=False), "ns": namespace})
+def _never_read(start: int, end: int) -> Iterable[bytes]:
+    raise NotImplementedError("the answer to a HEAD has no content")
 
 
 def _refused(request: RegistryRequest, name: str) -> Response:
@@ -346,15 +351,17 @@ def _refused(request: RegistryRequest, name: str) -> Response:
     raise errors.Unsupported("a proxy cannot be pushed to", headers=[("Allow", "")])
 
 
-PASSED_ON = ("Content-Type", "Docker-Content-Digest", "OCI-Filters-Applied")
-
-
-def passed_on(sent: Mapping[str, str], content: bytes | None = None) -> Response:
-    """The upstream's answer, to a HEAD if it has no content."""
-    response = Response(content)
-    response.automatically_set_content_length = content is not None  # a HEAD's is not 0
-    for name in PASSED_ON if content else (*PASSED_ON, "Content-Length"):
-        if name in sent:
+def head_response(sent: Mapping[str, str]) -> Response:
+    """Return the answer to a HEAD of a manifest: what the upstream has stated, and nothing else."""
+    response = Response()
+    response.automatically_set_content_length = False
+    del response.headers["Content-Type"]
+    for name, is_stated in (
+        ("Content-Type", stated_type(sent)),
+        ("Docker-Content-Digest", stated_digest(sent)),
+        ("Content-Length", "Content-Length" in sent),
+    ):
+        if is_stated:
             response.headers[name] = sent[name]
     return response
 
@@ -401,13 +408,18 @@ def place_of(text: str) -> tuple[str, str]:
         namespace, root = "", text
     try:
         root = URLBuilder(root).root
-        is_hub = root == Reference.parse("docker.io/library/x").root()
-        namespace = namespace.lower() or ("docker.io" if is_hub else urlsplit(root).netloc.lower())
+        namespace = host_of(namespace or urlsplit(root).netloc)
         if Reference.parse(f"{namespace}/x").domain != namespace:
             raise ValueError(f"{namespace!r} must be a host with a dot, or with a port")
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
     return namespace, root
+
+
+def host_of(namespace: str) -> str:
+    """Return a registry's host as image references write it, such as ``docker.io``."""
+    host = namespace.lower().removesuffix(":443")
+    return "docker.io" if host in ("index.docker.io", "registry-1.docker.io") else host
 
 
 def users_of(text: str, places: Mapping[str, str]) -> dict[str, User]:
@@ -416,9 +428,9 @@ def users_of(text: str, places: Mapping[str, str]) -> dict[str, User]:
     for number, line in enumerate(filter(None, text.split("\n")), start=1):
         namespace, _, user = line.partition("=")
         try:
-            if namespace not in places:
+            if host_of(namespace) not in places:
                 raise ValueError(f"the namespace must be {' or '.join(places)}")
-            users[namespace] = name_and_password(user)
+            users[host_of(namespace)] = name_and_password(user)
         except ValueError as error:
             raise ValueError(f"${USERS}, account {number}: {error}") from None
     return users
