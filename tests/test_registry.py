@@ -680,6 +680,28 @@ def test_a_subject_whose_referrers_are_not_kept_gets_no_oci_subject(client: Clie
     assert (response.status_code, "OCI-Subject" in response.headers) == (201, False)
 
 
+@pytest.mark.parametrize(
+    ("url_map", "served"),
+    [
+        (RegistryMap(prefix="/r"), True),
+        (RegistryMap(OCI_1_1.subset("manifest", "referrers")), True),
+        (RegistryMap(OCI_1_1.subset("manifest")), False),
+        (RegistryMap(OCI_1_1.subset(methods=["PUT"])), False),
+    ],
+)
+def test_oci_subject_is_sent_only_if_referrers_are_served(
+    url_map: RegistryMap, served: bool
+) -> None:
+    """Without it, regctl and oras maintain a tag that lists the referrers."""
+    client = Client(make_registry(MemoryStorage(), url_map=url_map))
+    subject = descriptor(b"x")
+    content = json.dumps({"schemaVersion": 2, "subject": subject})
+    path = f"{url_map.table.prefix}/v2/a/manifests/v1"
+    response = client.put(path, data=content, content_type=MANIFEST_TYPE)
+    assert response.status_code == 201
+    assert response.headers.get("OCI-Subject") == (subject["digest"] if served else None)
+
+
 def test_a_storage_is_not_asked_about_digests_that_cannot_be_verified() -> None:
     class Watchful(MemoryStorage):
         def referrers(self, name: str, digest: str, after: str = "") -> Iterator[tuple[str, bytes]]:

@@ -219,6 +219,47 @@ def test_routes_of_an_application_are_those_of_its_map(app: Any, prefix: str) ->
         assert [sent.endpoint for sent in registry.requests] == ["tags", "token", "tags"]
 
 
+@pytest.mark.parametrize("kind", [Flask, FlaskOnTheRoutes])
+def test_other_rules_of_an_application_are_recorded_and_can_fail(kind: type[Flask]) -> None:
+    app = kind("app")
+    app.get("/healthz/<int:number>", endpoint="health")(lambda number: "well")
+    app.post("/v2/token", endpoint="issue")(lambda: "a token")
+    app.get("/<path:page>", endpoint="page")(lambda page: page)
+    with serve(app) as registry:
+        client = Client(registry.app)
+        registry.fail("health", "GET", 503)
+        registry.fail("issue", "POST", errors.Denied())
+        for method, path, status, endpoint in (
+            ("GET", "/healthz/7", 503, "health"),
+            ("HEAD", "/healthz/7", 200, "health"),
+            ("POST", "/healthz/7", 405, "health"),
+            ("POST", "/v2/token", 403, "issue"),
+            ("GET", "/anything", 200, "page"),
+            ("POST", "/nothing/", 405, "page"),
+            ("GET", "/v2/a/tags/list", None, "tags" if kind is FlaskOnTheRoutes else "page"),
+        ):
+            answer = client.open(path, method=method)
+            assert status in (None, answer.status_code), path
+            assert registry.requests[-1].endpoint == endpoint, path
+        assert registry.requests[0].values == {"number": 7}
+        with pytest.raises(ValueError, match="does not take 'PUT'"):
+            registry.fail("health", "PUT", 500)
+
+
+@pytest.mark.parametrize("name", ["token", "storage"])
+def test_endpoint_that_an_option_adds_is_an_error(name: str) -> None:
+    app = Flask("app")
+    app.get("/mine", endpoint=name)(lambda: "")
+    with serve(app) as registry:
+        Client(registry.app).get("/mine")
+        assert registry.requests[0].endpoint == name
+    with (
+        pytest.raises(ValueError, match=f"endpoint '{name}' of the app"),
+        serve(app, auth="bearer", redirect_blobs=True),
+    ):
+        pass
+
+
 def test_another_dialect_has_its_own_routes() -> None:
     app = RegistryApp(RegistryMap(DOCKER_1_5))
     with serve(app) as registry:
@@ -252,7 +293,18 @@ def test_application_that_raises_is_a_500(caplog: pytest.LogCaptureFixture) -> N
         ({"users": {"a": "b"}}, "users must have a way to log in"),
         ({"auth": "basic"}, "auth 'basic' must have users"),
         ({"auth": "digest", "users": {"a": "b"}}, "auth 'digest' must be"),
-        ({"auth": "bearer", "token_field": "jwt"}, "token_field 'jwt' must be"),
+        ({"anonymous_pull": True}, "anonymous_pull needs a login"),
+        ({"auth": "bearer", "token_field": "jwt"}, "token_field 'jwt' is not 'token' or"),
+        ({"auth": "bearer", "token_method": "PUT"}, "token_method 'PUT' is not 'GET' or 'POST'"),
+        ({"auth": "bearer", "token_method": "POST"}, "no tokens without a password"),
+        ({"auth": "bearer", "scope_status": 404}, "scope_status 404 is not 401 or 403"),
+        ({"auth": "bearer", "service": "a\n"}, "characters that no header can carry"),
+        ({"auth": "bearer", "granted_actions": "pull"}, "'pull' is one string"),
+        ({"auth": "basic", "users": {"a": "b"}, "service": "x"}, "service is for a token server"),
+        ({"token_field": "access_token"}, "token_field is for a token server"),
+        ({"token_method": "GET"}, "token_method is for a token server"),
+        ({"granted_actions": ["pull"]}, "granted_actions is for a token server"),
+        ({"scope_status": 403}, "scope_status is for a token server"),
         ({"location": "elsewhere"}, "location 'elsewhere' must be"),
         ({"app": application(), "page_size": 3}, "are for the registry in memory"),
         ({"app": application(), "max_chunk": 3}, "are for the registry in memory"),
@@ -263,5 +315,5 @@ def test_application_that_raises_is_a_500(caplog: pytest.LogCaptureFixture) -> N
     ],
 )
 def test_invalid_option_is_an_error(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message), serve(**options):
+    with pytest.raises((ValueError, TypeError), match=message), serve(**options):
         pass

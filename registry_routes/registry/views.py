@@ -105,6 +105,7 @@ class Views:
         self.page_size = page_size
         self.max_chunk = max_chunk
         self.blob_urls = blob_urls
+        self.serves_referrers = False
 
     def by_endpoint(self) -> dict[tuple[str, str], View]:
         """Return the view of each endpoint and method."""
@@ -169,7 +170,7 @@ class Views:
         response.headers["Docker-Content-Digest"] = actual
         for one in tags if digest else []:
             response.headers.add("OCI-Tag", one)
-        if subject:
+        if subject and self.serves_referrers:  # without the header, clients keep a list themselves
             response.headers["OCI-Subject"] = subject
         return response
 
