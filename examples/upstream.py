@@ -48,10 +48,6 @@ MAX_CONNECTIONS = 512  # kept open for the next requests
 MAX_TOKENS = 10_000
 CONNECT_TIMEOUT = 10  # seconds
 
-# The statuses of a HEAD whose GET may succeed: the registry does not take the method, or it
-# redirects to a URL that is signed for GET.
-HEAD_REFUSED = 400, 403, 405, 501
-
 # What servers send for any file. It says nothing about a manifest.
 DEFAULT_TYPES = "", "application/json", "application/octet-stream", "text/plain"
 
@@ -141,7 +137,7 @@ class Upstream:
         try:
             answer = self.ask("HEAD", RouteName.BLOB, values)
         except errors.RegistryError as error:
-            if error.code not in HEAD_REFUSED:
+            if not is_head_refused(error):
                 raise
             answer = self.ask("GET", RouteName.BLOB, values)
         with answer:  # the blob is not read
@@ -276,9 +272,21 @@ class _Sent(AuthBase):
 def _without_challenges(error: errors.RegistryError) -> errors.RegistryError:
     headers = [one for one in error.headers if one[0].lower() != "www-authenticate"]
     if error.code == 401:
-        return errors.Denied(error.description, detail=error.detail, headers=headers)
+        return NotLoggedIn(error.description, detail=error.detail, headers=headers)
     error.headers = headers
     return error
+
+
+class NotLoggedIn(errors.Denied):
+    """The registry does not accept the proxy's account, or wants one and the proxy has none."""
+
+
+def is_head_refused(error: errors.RegistryError) -> bool:
+    """Whether a GET may succeed where this was the answer to a HEAD.
+
+    Some registries do not take the method; others redirect to a URL that is signed for GET.
+    """
+    return error.code in (400, 403, 405, 501) and not isinstance(error, NotLoggedIn)
 
 
 def stated_digest(headers: Mapping[str, str]) -> str:
