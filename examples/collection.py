@@ -39,7 +39,7 @@ from storage import (
 )
 from tqdm import tqdm
 
-from registry_routes.registry import Missing
+from registry_routes.registry import MissingError
 
 LEASE = 600  # seconds; clocks of machines that share a storage may differ by half of it
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -183,7 +183,7 @@ class Collection:
             self._keep_what_is_needed([*links, *self.survey.links])
             for path in tqdm(self.manifests, "Deleting manifests"):
                 tick()
-                with suppress(Missing):
+                with suppress(MissingError):
                     self.storage.delete_manifest(*_name_and_digest(path))
             for path in tqdm([*self.links, *self.contents], "Deleting"):
                 tick()

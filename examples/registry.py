@@ -17,7 +17,7 @@ import collection
 from serving import OneLineParser, Server, server_options, with_accel, with_health
 from storage import CheckedStorage, ObjectStorage, check_place, storage_at
 
-from registry_routes import OCI_1_1
+from registry_routes import OCI_1_1, RegistryMap
 from registry_routes.registry import make_registry
 
 
@@ -27,7 +27,7 @@ def make_app(storage: CheckedStorage, *, read_only: bool = False, x_accel: bool 
     :param x_accel: let nginx send the blobs of a directory itself, as `nginx.conf` does.
     """
     dialect = OCI_1_1.subset(methods=["GET"]) if read_only else OCI_1_1
-    app: Any = make_registry(storage, dialect=dialect)
+    app: Any = make_registry(storage, url_map=RegistryMap(dialect=dialect))
     if x_accel and isinstance(storage, ObjectStorage) and storage.directory is not None:
         app = with_accel(app, storage.directory)
     return with_health(app, storage)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from heapq import heapify, heappop
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -20,15 +21,16 @@ from obstore import open_writer
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, from_url
 
-from registry_routes.digests import DigestMismatch
+from registry_routes.digests import DigestMismatchError
 from registry_routes.grammar import NAME, REGISTERED_ALGORITHMS
 from registry_routes.registry import (
     BLOCK,
+    Blob,
     BlobFile,
-    Conflict,
+    ConflictError,
     Manifest,
     MemoryStorage,
-    Missing,
+    MissingError,
     Storage,
     checked_blocks,
 )
@@ -154,9 +156,9 @@ class ObjectStorage(Storage):
     - ``_tags/<tag>``: the digest that the tag points at;
     - ``_tagged/<algorithm>/<hash>/<tag>``, empty: the tag points at this manifest, or once did;
     - ``_referrers/<subject's algorithm>/<hash>/<algorithm>/<hash>``: a descriptor;
-    - ``_uploads/<id>/``: ``begun``, empty; ``data/<random>``, the body of a request; and
-      ``chunks/<number>``, a `Chunk`. A chunk that starts later has a lower number, so the last
-      chunk comes first in a list.
+    - ``_uploads/<id>/``: ``begun``, empty; ``data/<random>``, the body of a request;
+      ``chunks/<number>``, a `Chunk`; and ``ended``, the digest of the blob that the upload has
+      become. A chunk that starts later has a lower number, so the last chunk comes first in a list.
 
     No component of a name starts with "_", and no value that the routes let through can name
     another path. An object appears only when it is complete. If two requests create the same chunk,
@@ -166,6 +168,9 @@ class ObjectStorage(Storage):
     In a directory, everything that a blob, a manifest or a tag needs is synced before the call
     returns, and before anything that points at it appears. A file is written in ``staging/`` first,
     so that it replaces the old one only when it has been synced.
+
+    Conditional writes are not atomic: a tag that another request sets in the same moment may be
+    replaced.
 
     A bucket or a directory may vanish. So the storage itself is checked before something is
     reported missing, and writing never creates the directory again.
@@ -305,15 +310,14 @@ class ObjectStorage(Storage):
 
     # Blobs.
 
-    def blob_size(self, name: str, digest: str) -> int:
+    def open_blob(self, name: str, digest: str) -> Blob:
         is_linked = self._exists(link_path(name, digest))
         size = self._size(content_path(digest)) if is_linked else None
         if size is None:
-            raise Missing(digest)
-        return size
+            raise MissingError(digest)
+        return Blob(size, partial(self._read_blob, digest, size))
 
-    def read_blob(self, name: str, digest: str, start: int, end: int) -> Blocks:
-        size = self.blob_size(name, digest)
+    def _read_blob(self, digest: str, size: int, start: int, end: int) -> Blocks:
         if start == end:  # object stores have no empty ranges
             return iter(())
         if self.directory is None or end != size:
@@ -322,7 +326,7 @@ class ObjectStorage(Storage):
             file = open(f"{self.directory}{content_path(digest)}", "rb", buffering=0)  # noqa: SIM115
         except FileNotFoundError:
             self.check()
-            raise Missing(digest) from None
+            raise MissingError(digest) from None
         file.seek(start)
         return BlobFile(file)
 
@@ -334,12 +338,12 @@ class ObjectStorage(Storage):
         self._save(link_path(name, digest), [])
 
     def mount_blob(self, name: str, digest: str, source: str) -> None:
-        self.blob_size(source, digest)
+        self.open_blob(source, digest)
         self._link_blob(name, digest)
 
     def delete_blob(self, name: str, digest: str) -> None:
         # Its content stays: other repositories may have it, or may be getting it now.
-        self.blob_size(name, digest)
+        self.open_blob(name, digest)
         self.delete(link_path(name, digest))
 
     # Uploads.
@@ -351,13 +355,13 @@ class ObjectStorage(Storage):
 
     def _upload(self, name: str, upload_id: str) -> str:
         if not re.fullmatch("[0-9a-f]{32}", upload_id):  # the form of the ids above
-            raise Missing(upload_id)
+            raise MissingError(upload_id)
         return f"{_path(name, '_uploads')}{upload_id}/"
 
     def upload_size(self, name: str, upload_id: str) -> int:
         upload = self._upload(name, upload_id)
         if not self._exists(f"{upload}begun"):
-            raise Missing(upload_id)
+            raise MissingError(upload_id)
         last = next(self._chunks(upload), None)
         return last.start + last.size if last else 0
 
@@ -397,20 +401,20 @@ class ObjectStorage(Storage):
         except BaseException as error:
             self.delete(data)
             if isinstance(error, AlreadyExistsError):
-                raise Conflict from None
+                raise ConflictError from None
             raise
         return chunk
 
     @contextmanager
     def _missing_if_ended(self, upload: str) -> Iterator[None]:
-        """Raise `Missing` in place of `OSError` if another request has ended the upload."""
+        """Raise `MissingError` in place of `OSError` if another request has ended the upload."""
         try:
             yield
         except OSError:
             if self._exists(f"{upload}begun"):
                 raise
-            self.delete_upload(upload)
-            raise Missing(upload) from None
+            self._clear_upload(upload)
+            raise MissingError(upload) from None
 
     def finish_upload(
         self, name: str, upload_id: str, start: int, blocks: Blocks, digest: str
@@ -424,12 +428,19 @@ class ObjectStorage(Storage):
                 if sum(one.size for one in chunks) != end:
                     raise FileNotFoundError(f"{upload} has lost a chunk")
                 self._keep(name, digest, chunks[::-1])
-        except DigestMismatch:
+        except DigestMismatchError:
             if last:
                 self.delete(_chunk_path(upload, start))
                 self.delete(last.data)
             raise
-        self.delete_upload(upload)
+        self.put(f"{upload}ended", digest.encode())
+        self._clear_upload(upload)
+
+    def upload_result(self, name: str, upload_id: str) -> str:
+        digest = self.read(f"{self._upload(name, upload_id)}ended")
+        if not digest:
+            raise MissingError(upload_id)
+        return digest.decode()
 
     def _keep(self, name: str, digest: str, chunks: list[Chunk]) -> None:
         """Keep the chunks of an upload as a blob."""
@@ -452,23 +463,31 @@ class ObjectStorage(Storage):
     def cancel_upload(self, name: str, upload_id: str) -> None:
         upload = self._upload(name, upload_id)
         if not self._exists(f"{upload}begun"):
-            raise Missing(upload_id)
+            raise MissingError(upload_id)
         self.delete_upload(upload)
 
     def delete_upload(self, upload: str) -> None:
+        """Delete an upload and its result."""
+        self._clear_upload(upload)
+        self.delete(f"{upload}ended")
+        if self.directory is not None:
+            shutil.rmtree(f"{self.directory}{upload}", ignore_errors=True)
+
+    def _clear_upload(self, upload: str) -> None:
+        """Delete all of an upload but its result."""
         self.delete(f"{upload}begun")
         for kind in "chunks", "data":
             for name in list(self.names(f"{upload}{kind}/")):
                 self.delete(f"{upload}{kind}/{name}")
-        if self.directory is not None:  # obstore does not list its temporary files
-            shutil.rmtree(f"{self.directory}{upload}", ignore_errors=True)
+            if self.directory is not None:  # obstore does not list its temporary files
+                shutil.rmtree(f"{self.directory}{upload}{kind}", ignore_errors=True)
 
     # Manifests and tags.
 
     def manifest(self, name: str, digest: str) -> Manifest:
         found, _, content = self.read(_path(name, "_manifests", digest)).partition(b"\n")
         if not found:
-            raise Missing(digest)
+            raise MissingError(digest)
         return Manifest(found.decode().partition(" ")[0], content)
 
     def put_manifest(
@@ -479,11 +498,16 @@ class ObjectStorage(Storage):
         *,
         blobs: Sequence[str] = (),
         tags: Sequence[str] = (),
+        expected: str | None = None,
         subject: str | None = None,
         descriptor: bytes = b"",
     ) -> None:
         for blob in blobs:
-            self.blob_size(name, blob)
+            self.open_blob(name, blob)
+        if expected is not None:
+            found = self.read(f"{_path(name, '_tags')}{tags[0]}").decode()
+            if found != expected:
+                raise ConflictError(tags[0])
         path = _path(name, "_manifests", digest)
         line = f"{manifest.media_type} {subject or ''}".rstrip().encode()
         tagged = [f"{_path(name, '_tagged', digest)}/{tag}" for tag in tags]
@@ -499,7 +523,7 @@ class ObjectStorage(Storage):
                 return  # else it was deleted meanwhile: write it and what points at it again
 
     def _check_collections(self, name: str, content: bytes, blobs: Sequence[str]) -> None:
-        """Raise `Missing` if a collection has deleted a blob of a manifest, or may do so.
+        """Raise `MissingError` if a collection has deleted a blob of a manifest, or may do so.
 
         The manifest is already written, so a collection that begins later keeps its blobs.
         """
@@ -507,9 +531,9 @@ class ObjectStorage(Storage):
         if condemned:
             for digest in digests_in(content):
                 if not condemned.isdisjoint((link_path(name, digest), content_path(digest))):
-                    raise Missing(digest)
+                    raise MissingError(digest)
         for blob in blobs:
-            self.blob_size(name, blob)
+            self.open_blob(name, blob)
 
     def condemned(self, collection: str) -> list[str]:
         """The paths that a collection may delete; empty if it has ended."""
@@ -525,7 +549,7 @@ class ObjectStorage(Storage):
         path = _path(name, "_manifests", digest)
         line = self.read(path).partition(b"\n")[0]
         if not line:
-            raise Missing(digest)
+            raise MissingError(digest)
         subject = line.decode().partition(" ")[2]
         self._delete_pointers(name, digest, subject)
         self.delete(path)
@@ -551,11 +575,12 @@ class ObjectStorage(Storage):
     def tag(self, name: str, tag: str) -> str:
         digest = self.read(f"{_path(name, '_tags')}{tag}")
         if not digest:
-            raise Missing(tag)
+            raise MissingError(tag)
         return digest.decode()
 
-    def delete_tag(self, name: str, tag: str) -> None:
-        self.tag(name, tag)
+    def delete_tag(self, name: str, tag: str, expected: str | None = None) -> None:
+        if self.tag(name, tag) != expected and expected is not None:
+            raise ConflictError(tag)
         self.delete(f"{_path(name, '_tags')}{tag}")
 
     # Lists.
@@ -602,7 +627,7 @@ class ObjectStorage(Storage):
             yield tag
         # A repository that has only blobs left still exists, with no tags.
         if not tag and not (self._has_any(name, "_manifests") or self._has_any(name, "_blobs")):
-            raise Missing(name)
+            raise MissingError(name)
 
     def referrers(self, name: str, subject: str, after: str = "") -> Iterator[tuple[str, bytes]]:
         for algorithm in sorted(REGISTERED_ALGORITHMS):

@@ -6,7 +6,7 @@ import re
 from .grammar import DIGEST, REGISTERED_ALGORITHMS
 
 
-class DigestMismatch(ValueError):
+class DigestMismatchError(ValueError):
     """Content does not have the digest that it should have."""
 
 
@@ -57,7 +57,7 @@ class Verifier:
     >>> verifier.verify()  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    registry_routes.digests.DigestMismatch: content must have the digest sha256:29..., not sha256:00...
+    registry_routes.digests.DigestMismatchError: content must have the digest sha256:29..., not sha256:00...
     """  # noqa: E501
 
     def __init__(self, digest: str) -> None:
@@ -71,10 +71,10 @@ class Verifier:
         self._hashed.update(block)
 
     def verify(self) -> None:
-        """Raise `DigestMismatch`, a `ValueError` that names both digests, if they are different."""
+        """Raise `DigestMismatchError`, which names both digests, if they are different."""
         actual = f"{self._algorithm}:{self._hashed.hexdigest()}"
         if actual != self.digest:
-            raise DigestMismatch(f"content must have the digest {self.digest}, not {actual}")
+            raise DigestMismatchError(f"content must have the digest {self.digest}, not {actual}")
 
 
 def referrers_tag(digest: str) -> str:

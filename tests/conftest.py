@@ -1,7 +1,11 @@
+import shutil
 import signal
+import ssl
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -10,7 +14,10 @@ from obstore.store import MemoryStore
 from storage import ObjectStorage, storage_at
 
 from registry_routes.registry import MemoryStorage, Storage
+from registry_routes.testing import ServedRegistry, serve
 
+from .proxies import ProxyClient
+from .proxies import registry as registry_with_an_image
 from .servers import free_port, serving
 
 # A shell makes what it starts in the background ignore Ctrl-C, and the tests' own programs with it.
@@ -29,6 +36,34 @@ S3 = {
     "AWS_REGION": "us-east-1",
     "AWS_ALLOW_HTTP": "true",
 }
+
+
+@pytest.fixture(params=["http", "wsgi"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """How a client reaches a registry for tests: over HTTP, or without a socket."""
+    found: str = request.param
+    return found
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of 127.0.0.1 and localhost, which is its own authority, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed (Debian: apt install openssl)")
+    directory = tmp_path_factory.mktemp("certificate")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    command += " -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1,DNS:localhost"
+    command += " -keyout key.pem -out certificate.pem"
+    subprocess.run(command.split(), cwd=directory, check=True, capture_output=True)
+    return directory / "certificate.pem"
+
+
+@pytest.fixture(scope="session")
+def tls(certificate: Path) -> ssl.SSLContext:
+    """What a server needs for TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+    return context
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +86,21 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+@pytest.fixture
+def served() -> Iterator[ServedRegistry]:
+    """A registry in memory, which fails on demand."""
+    with serve() as registry:
+        yield registry
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that the example client would have waited, each time; it does not wait."""
+    seconds = list[float]()
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=seconds.append))
+    return seconds
+
+
 @pytest.fixture(
     params=["memory", "directory", "object store", pytest.param("s3", marks=pytest.mark.slow)]
 )
@@ -64,3 +114,15 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
         return ObjectStorage(MemoryStore())
     request.getfixturevalue("s3")
     return storage_at(f"s3://images/{tmp_path.name}")
+
+
+@pytest.fixture
+def upstream() -> Iterator[ServedRegistry]:
+    """The registry behind `proxy`, with an image."""
+    with registry_with_an_image() as served:
+        yield served
+
+
+@pytest.fixture
+def proxy(upstream: ServedRegistry) -> ProxyClient:
+    return ProxyClient(upstream.url)

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,20 @@ def debians_registry(directory: Path, **settings: Any) -> Iterator[str]:
     config.write_text(json.dumps(content))  # JSON is YAML too
     with serving([program, "serve", str(config)], port, directory / "log") as host:
         yield host
+
+
+def peak_of(host: str) -> int:
+    """Return the peak memory, in bytes, of the largest process that listens there."""
+    port = f":{int(host.rpartition(':')[2]):04X}"
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    [inode] = [line[9] for line in lines if line[1].endswith(port) and line[3] == "0A"]
+    peaks = []
+    for descriptors in Path("/proc").glob("[0-9]*/fd"):
+        with suppress(OSError):
+            if any(file.readlink().name == f"socket:[{inode}]" for file in descriptors.iterdir()):
+                status = (descriptors.parent / "status").read_text()
+                peaks.append(int(status.partition("VmHWM:")[2].split()[0]) * 1024)
+    return max(peaks)
 
 
 def files_of(layout: Path) -> dict[str, bytes]:

@@ -3,12 +3,8 @@
 import asyncio
 import contextvars
 import hashlib
-import http.client
 import json
-import re
-import shutil
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,10 +22,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.wrappers import Request, Response
 
+from registry_routes.digests import digest_of
 from registry_routes.registry import MemoryStorage, make_registry
 
-from . import oci_layout
-from .servers import example, files_of, skopeo
+from .servers import example, peak_of
 
 MIB = 1024 * 1024
 GONE = {"type": "http.disconnect"}
@@ -63,9 +59,13 @@ async def exchange(
     *messages: dict[str, Any],
     send: Callable[[Any], Any] | None = None,
     scope: dict[str, Any] | None = None,
+    sent: list[dict[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
-    """What the bridge sends to a client from whom these messages come, and then nothing."""
-    sent: list[dict[str, Any]] = []
+    """Return what the bridge sends to a client that sends these messages and then nothing.
+
+    :param sent: where the bridge's messages are collected, for a bridge that fails.
+    """
+    sent = [] if sent is None else sent
     left = list(messages or [part(b"", False)])
 
     async def receive() -> dict[str, Any]:
@@ -88,7 +88,7 @@ def body_of(sent: list[dict[str, Any]]) -> bytes:
 
 @Request.application
 def echo(request: Request) -> Response:
-    """Answers with the body that it gets, as Werkzeug reads it."""
+    """Answer with the request's body, as Werkzeug reads it."""
     return Response(request.get_data(), headers={"X-Length": str(request.content_length)})
 
 
@@ -149,17 +149,17 @@ class Streamed:
         (scope_of(headers=[(b"transfer-encoding", b"chunked")]), {"HTTP_TRANSFER_ENCODING": None}),
     ],
 )  # fmt: skip
-def test_the_environ_of_a_request(scope: dict[str, Any], expected: dict[str, str | None]) -> None:
+def test_environ_of_a_request(scope: dict[str, Any], expected: dict[str, str | None]) -> None:
     environ = environ_of(scope)
     assert {key: environ.get(key) for key in expected} == expected
 
 
-def test_the_url_of_a_request_without_a_host_at_an_ipv6_address() -> None:
+def test_url_of_a_request_to_an_ipv6_address_without_a_host() -> None:
     assert Request(environ_of(scope_of(server=("::1", 8000)))).url == "http://[::1]:8000/v2/"
 
 
 @given(st.lists(st.binary(max_size=40)), st.booleans())
-def test_a_body_arrives_as_it_was_sent(blocks: list[bytes], has_length: bool) -> None:
+def test_body_arrives_as_it_was_sent(blocks: list[bytes], has_length: bool) -> None:
     whole = b"".join(blocks)
     headers = [(b"content-length", b"%d" % len(whole)), (b"transfer-encoding", b"chunked")]
     with pytest.MonkeyPatch.context() as patch:
@@ -174,19 +174,17 @@ def test_a_body_arrives_as_it_was_sent(blocks: list[bytes], has_length: bool) ->
     assert bridge.spooled == 0
 
 
-@pytest.mark.parametrize("sent_before", [[], [b""], [b"x" * 10], [b"x" * 3 * MIB, b"y"]])
-def test_the_application_is_not_called_for_a_body_that_is_cut_short(
-    sent_before: list[bytes],
-) -> None:
+def test_application_is_not_called_for_a_body_that_is_cut_short() -> None:
     called: list[Any] = []
     bridge = WSGIBridge(lambda environ, start_response: called.append(environ))
-    assert asyncio.run(exchange(bridge, *map(part, sent_before), GONE)) == []
+    for blocks in [], [b""], [b"x" * 10], [b"x" * 3 * MIB, b"y"]:
+        assert asyncio.run(exchange(bridge, *map(part, blocks), GONE)) == []
     assert called == []
     assert bridge.spooled == 0
 
 
 @pytest.mark.parametrize("length", ["4", "6", "500", "", "5x", "-5"])
-def test_a_body_of_another_length_than_its_header_says_is_refused(length: str) -> None:
+def test_body_of_another_length_than_its_header_says_is_refused(length: str) -> None:
     scope = scope_of(headers=[(b"content-length", length.encode())])
     app = echo if length == "" else None  # it is not called otherwise
     sent = asyncio.run(exchange(WSGIBridge(app), part(b"12345", False), scope=scope))
@@ -202,38 +200,25 @@ def test_bodies_that_would_fill_the_disk_are_refused_until_there_is_room(
     bridge = WSGIBridge(echo, disk=500)
     big, bigger = [part(b"x" * 200)] * 2, [part(b"x" * 200)] * 4
 
-    async def both() -> tuple[list[Any], list[Any], list[Any]]:
-        waits = asyncio.Event()
-
-        async def slow_part() -> dict[str, Any]:
-            if messages:
-                return messages.pop()
-            await waits.wait()
-            waits.clear()
-            return part(b"", False)
-
-        messages, sent = list(big), []
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
-        first = asyncio.create_task(bridge(scope_of(), slow_part, send))
+    async def run() -> tuple[list[Any], list[Any]]:
+        first = asyncio.create_task(exchange(bridge, *big))  # which does not end
         while bridge.spooled < 400:
             await asyncio.sleep(0.001)
         refused = await exchange(bridge, *bigger, part(b"", False))
         assert bridge.spooled == 400
-        waits.set()
-        await first
-        return sent, refused, await exchange(bridge, *big, part(b"", False))
+        first.cancel()
+        with suppress(asyncio.CancelledError):
+            await first
+        return refused, await exchange(bridge, *big, part(b"", False))
 
-    taken, refused, again = asyncio.run(both())
-    assert len(body_of(taken)) == len(body_of(again)) == 400
+    refused, taken = asyncio.run(run())
     assert refused[0]["status"] == 503
     assert json.loads(body_of(refused))["errors"][0]["code"] == "UNAVAILABLE"
+    assert len(body_of(taken)) == 400
     assert bridge.spooled == 0
 
 
-def test_a_slow_upload_or_download_does_not_take_a_thread() -> None:
+def test_slow_clients_take_no_thread() -> None:
     bridge = WSGIBridge(echo, threads=1)
 
     async def never(message: Any) -> None:
@@ -260,13 +245,13 @@ def test_a_slow_upload_or_download_does_not_take_a_thread() -> None:
 # What goes out.
 
 
-def test_a_response_is_made_no_faster_than_it_is_read() -> None:
+def test_response_is_made_no_faster_than_it_is_read() -> None:
     app = Streamed(*[b"block"] * 20)
     ahead = []
 
     async def slow(message: dict[str, Any]) -> None:
         await asyncio.sleep(0.001)
-        ahead.append(app.made - sum(bool(one.get("body")) for one in sent))
+        ahead.append(app.made - sum(bool(other.get("body")) for other in sent))
         sent.append(message)
 
     sent: list[Any] = []
@@ -275,14 +260,14 @@ def test_a_response_is_made_no_faster_than_it_is_read() -> None:
     assert app.closed == 1
 
 
-def test_an_empty_block_is_not_the_end() -> None:
+def test_empty_block_is_not_the_end() -> None:
     sent = asyncio.run(exchange(WSGIBridge(Streamed(b"", b"a", b"", b"b", b""))))
     assert [message.get("body") for message in sent] == [None, b"a", b"b", b""]
     assert [message.get("more_body") for message in sent] == [None, True, True, False]
 
 
 @pytest.mark.parametrize("tells", ["by a message", "by an error"])
-def test_the_response_to_a_client_that_leaves_is_closed(tells: str) -> None:
+def test_response_to_a_client_that_leaves_is_closed(tells: str) -> None:
     app = Streamed(*[b"block"] * 1000)
 
     async def send(message: dict[str, Any]) -> None:
@@ -295,58 +280,42 @@ def test_the_response_to_a_client_that_leaves_is_closed(tells: str) -> None:
     assert app.closed == 1
 
 
-@pytest.mark.parametrize("at", [0, 1, 2])
-def test_an_exception_while_the_response_is_made_reaches_the_server(at: int) -> None:
-    blocks: list[Any] = [b"a", b"b"]
-    blocks.insert(at, KeyError("mine"))
-    app, sent = Streamed(*blocks), []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    with pytest.raises(KeyError, match="mine"):
-        asyncio.run(exchange(WSGIBridge(app), send=send))
-    # So the server can answer with a 500, if nothing has been sent; else it closes the connection.
-    assert len(sent) == (at + 1 if at else 0)
-    assert app.closed == 1
-
-
-def test_an_exception_when_the_response_is_closed_reaches_the_server() -> None:
-    bridge = WSGIBridge(Streamed(b"a", on_close=KeyError("mine")))
-    with pytest.raises(KeyError, match="mine"):
-        asyncio.run(exchange(bridge, part(b"x" * 3 * MIB, False)))
-    assert bridge.spooled == 0
-
-
-def failing(environ: Any, start_response: Any) -> Any:
+def fail(environ: Any, start_response: Any) -> Any:
     raise KeyError("mine")
 
 
-def silent(environ: Any, start_response: Any) -> Any:
+def never_start(environ: Any, start_response: Any) -> Any:
     return [b"a"]
 
 
-def starting_twice(environ: Any, start_response: Any) -> Any:
+def start_twice(environ: Any, start_response: Any) -> Any:
     start_response("200 OK", [])
     start_response("200 OK", [])
 
 
 @pytest.mark.parametrize(
-    ("app", "error"),
-    [(failing, KeyError), (silent, RuntimeError), (starting_twice, RuntimeError)],
+    ("app", "error", "count"),
+    [
+        (fail, KeyError, 0),
+        (never_start, RuntimeError, 0),
+        (start_twice, RuntimeError, 0),
+        (Streamed(KeyError("mine"), b"a", b"b"), KeyError, 0),
+        (Streamed(b"a", KeyError("mine"), b"b"), KeyError, 2),
+        (Streamed(b"a", b"b", KeyError("mine")), KeyError, 3),
+        (Streamed(b"a", on_close=KeyError("mine")), KeyError, 3),
+    ],
 )
-def test_an_application_that_fails_before_its_response(app: Any, error: type[Exception]) -> None:
-    sent = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
+def test_exception_reaches_the_server(app: Any, error: type[Exception], count: int) -> None:
+    """So that it can answer with a 500 if nothing has been sent, or else close the connection."""
+    bridge, sent = WSGIBridge(app), []  # type: ignore[var-annotated]
     with pytest.raises(error):
-        asyncio.run(exchange(WSGIBridge(app), send=send))
-    assert sent == []
+        asyncio.run(exchange(bridge, part(b"x" * 3 * MIB, False), sent=sent))
+    assert len(sent) == count
+    assert getattr(app, "closed", 1) == 1
+    assert bridge.spooled == 0
 
 
-def test_an_error_replaces_the_response_until_it_is_sent() -> None:
+def test_error_replaces_the_response_until_it_is_sent() -> None:
     def app(environ: Any, start_response: Any) -> Iterator[bytes]:
         start_response("200 OK", [("X-A", "1")])
         try:
@@ -358,12 +327,8 @@ def test_an_error_replaces_the_response_until_it_is_sent() -> None:
         start_response("500 Internal Server Error", [], info)
 
     sent: list[Any] = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
     with pytest.raises(KeyError, match="mine"):
-        asyncio.run(exchange(WSGIBridge(app), send=send))
+        asyncio.run(exchange(WSGIBridge(app), sent=sent))
     assert sent[0] == {"type": "http.response.start", "status": 503, "headers": [(b"x-b", b"2")]}
     assert body_of(sent) == b"sorry"
 
@@ -395,7 +360,7 @@ def test_writing_to_a_disconnected_client_raises() -> None:
     assert stopped.is_set()
 
 
-def test_a_response_is_closed_only_when_its_last_step_is_over() -> None:
+def test_response_is_closed_only_when_its_last_step_is_over() -> None:
     """A server that shuts down cancels requests in progress."""
     begun, may_go_on = threading.Event(), threading.Event()
     order = []
@@ -425,7 +390,7 @@ def test_a_response_is_closed_only_when_its_last_step_is_over() -> None:
     assert order == ["step", "close"]
 
 
-def test_all_steps_of_a_request_have_one_context_and_no_other_request_has_it() -> None:
+def test_steps_of_a_request_share_a_context_of_their_own() -> None:
     variable = contextvars.ContextVar("variable", default="")
 
     def app(environ: Any, start_response: Any) -> Iterator[bytes]:
@@ -449,7 +414,7 @@ def test_lifespan_and_websocket_scopes() -> None:
     def message(kind: str) -> dict[str, Any]:
         return {"type": kind}
 
-    bridge = WSGIBridge(failing)
+    bridge = WSGIBridge(fail)
     steps = message("lifespan.startup"), message("lifespan.shutdown")
     sent = asyncio.run(exchange(bridge, *steps, scope={"type": "lifespan"}))
     assert sent == [message("lifespan.startup.complete"), message("lifespan.shutdown.complete")]
@@ -483,9 +448,9 @@ def registry() -> Iterator[str]:
         yield host
 
 
-def test_a_chunked_push_and_a_pull(registry: str) -> None:
+def test_chunked_push_and_pull(registry: str) -> None:
     url, content = f"http://{registry}", b"0123456789" * 300_000
-    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    digest = digest_of(content)
     with requests.Session() as session:  # one connection
         upload = session.post(f"{url}/v2/a/blobs/uploads/")
         blocks = (content[at : at + 100_000] for at in range(0, len(content), 100_000))
@@ -496,11 +461,8 @@ def test_a_chunked_push_and_a_pull(registry: str) -> None:
         assert session.put(location, params={"digest": digest}).status_code == 201
         blob = f"{url}/v2/a/blobs/{digest}"
         assert session.get(blob).content == content
-        assert session.get(blob, headers={"Range": "bytes=3-5"}).content == b"345"
         head = session.head(blob)
         assert (head.headers["Content-Length"], head.content) == (str(len(content)), b"")
-        assert session.delete(blob).status_code == 202
-        assert session.get(blob).json()["errors"][0]["code"] == "BLOB_UNKNOWN"
 
 
 @pytest.mark.parametrize(
@@ -514,7 +476,7 @@ def test_a_chunked_push_and_a_pull(registry: str) -> None:
     ],
     ids=["between chunks", "within a chunk", "short", "short and large", "malformed"],
 )
-def test_a_chunk_that_is_cut_short_leaves_no_trace(registry: str, frame: bytes) -> None:
+def test_chunk_that_is_cut_short_leaves_no_trace(registry: str, frame: bytes) -> None:
     url = f"http://{registry}"
     location = requests.post(f"{url}/v2/a/blobs/uploads/").headers["Location"]
     host, _, port = registry.partition(":")
@@ -527,7 +489,7 @@ def test_a_chunk_that_is_cut_short_leaves_no_trace(registry: str, frame: bytes) 
     assert upload.headers["Range"] == "0-2"
 
 
-def test_a_client_that_waits_to_be_told_to_send(registry: str) -> None:
+def test_expect_100_continue(registry: str) -> None:
     location = requests.post(f"http://{registry}/v2/a/blobs/uploads/").headers["Location"]
     host, _, port = registry.partition(":")
     with socket.create_connection((host, int(port)), timeout=5) as client:
@@ -540,32 +502,7 @@ def test_a_client_that_waits_to_be_told_to_send(registry: str) -> None:
         assert client.recv(1000).startswith(b"HTTP/1.1 202 ")
 
 
-def test_requests_on_one_connection_one_after_another_and_at_once(registry: str) -> None:
-    connection = http.client.HTTPConnection(registry, timeout=5)
-    for method, path, body, status in [
-        *[("GET", "/v2/", None, 200), ("HEAD", "/v2/", None, 200)] * 3,
-        ("GET", "/v2/A/tags/list", None, 400),
-        ("POST", "/v2/a/tags/list", b"x" * 100_000, 405),
-        ("GET", "/v2", None, 308),
-        ("HEAD", "/v2/a/manifests/none", None, 404),
-        ("GET", "/v2/", None, 200),
-    ]:
-        connection.request(method, path, body)
-        response = connection.getresponse()
-        assert response.status == status
-        response.read()
-    connection.close()
-    host, _, port = registry.partition(":")
-    with socket.create_connection((host, int(port)), timeout=5) as client:
-        request = b"GET /v2/ HTTP/1.1\r\nHost: h\r\n\r\n"
-        client.sendall(
-            request * 20 + request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-        )
-        answers = b"".join(iter(lambda: client.recv(65536), b""))
-    assert answers.count(b"HTTP/1.1 200 OK") == 21
-
-
-def test_a_client_that_leaves_a_download_ends_it() -> None:
+def test_client_that_leaves_ends_its_download() -> None:
     closed = threading.Event()
 
     def app(environ: Any, start_response: Any) -> Iterator[bytes]:
@@ -579,118 +516,35 @@ def test_a_client_that_leaves_a_download_ends_it() -> None:
     with in_uvicorn(WSGIBridge(app)) as host:
         response = requests.get(f"http://{host}/", stream=True, timeout=5)
         assert len(response.raw.read(MIB)) == MIB
-        assert not closed.wait(0.1)
+        assert not closed.wait(0.05)
         response.close()
         assert closed.wait(5)
 
 
-def test_within_an_application_of_starlette() -> None:
-    from starlette.applications import Starlette
-    from starlette.routing import Mount
-
-    app = Starlette(routes=[Mount("/registry", WSGIBridge(make_registry(MemoryStorage())))])
-    with in_uvicorn(app) as host:
-        upload = requests.post(f"http://{host}/registry/v2/a/blobs/uploads/")
-        assert upload.headers["Location"].startswith("/registry/v2/a/blobs/uploads/")
-        redirect = requests.get(f"http://{host}/registry/v2?a=b", allow_redirects=False)
-        assert redirect.headers["Location"] == "/registry/v2/?a=b"
-
-
-# With other programs.
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Host and port of the example, started as its page shows."""
-    place = tmp_path_factory.mktemp("asgi")
-    with example("asgi", place / "log", "--storage", str(place / "data")) as host:
-        yield host
+# The program.
 
 
 @pytest.mark.slow
-def test_skopeo_pushes_and_pulls(served: str, tmp_path: Path) -> None:
-    image, back, remote = tmp_path / "image", tmp_path / "back", f"docker://{served}/a/b:v1"
-    oci_layout.write(image, [8_000_000, 100_000, 1, 0], ["amd64", "arm64"])
-    skopeo("copy --all --dest-tls-verify=false", f"oci:{image}:v1", remote)
-    skopeo("copy --all --src-tls-verify=false", remote, f"oci:{back}:v1")
-    assert files_of(back) == files_of(image)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("path", ["manifests/v1", "manifests/none", "blobs"])
-def test_wrk_gets_no_error(served: str, tmp_path: Path, path: str) -> None:
-    program = shutil.which("wrk")
-    if program is None:
-        pytest.skip("wrk is not installed (Debian: apt install wrk)")
-    image = tmp_path / "image"
-    oci_layout.write(image, [100_000], ["amd64"])
-    skopeo("copy --dest-tls-verify=false", f"oci:{image}:v1", f"docker://{served}/w:v1")
-    if path == "blobs":
-        path += f"/sha256:{max(files_of(image).items(), key=lambda one: len(one[1]))[0]}"
-    url = f"http://{served}/v2/w/{path}"
-    command = [program, "-t2", "-c64", "-d3s", url]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "Socket errors" not in printed, printed
-    requested = int(re.findall(r"(\d+) requests in", printed)[0])
-    assert requested > 100
-    failed = re.findall(r"Non-2xx or 3xx responses: (\d+)", printed)
-    assert failed == ([str(requested)] if path.endswith("none") else []), printed
-
-
-@pytest.mark.slow
-def test_a_large_blob_both_ways_takes_little_memory(tmp_path: Path) -> None:
-    size, block = 256 * MIB, b"0123456789abcdef" * 65536
-    digest = hashlib.sha256()
-    for _ in range(size // len(block)):
-        digest.update(block)
-    blob = f"sha256:{digest.hexdigest()}"
+def test_large_blob_takes_little_memory_both_ways(tmp_path: Path) -> None:
+    count, block = 96, b"0123456789abcdef" * 65536
+    hashed = hashlib.sha256()
+    for _ in range(count):
+        hashed.update(block)
+    digest = f"sha256:{hashed.hexdigest()}"
     with example("asgi", tmp_path / "log", "--storage", str(tmp_path / "data")) as host:
-        url = f"http://{host}"
+        url = f"http://{host}/v2/a/blobs"
         before = peak_of(host)
-        location = requests.post(f"{url}/v2/a/blobs/uploads/").headers["Location"]
-        blocks = (block for _ in range(size // len(block)))
-        pushed = requests.put(url + location, params={"digest": blob}, data=blocks, timeout=120)
+        location = requests.post(f"{url}/uploads/").headers["Location"]
+        blocks = (block for _ in range(count))
+        pushed = requests.put(
+            f"http://{host}{location}", blocks, params={"digest": digest}, timeout=60
+        )
         assert pushed.status_code == 201
         back = hashlib.sha256()
-        with requests.get(f"{url}/v2/a/blobs/{blob}", stream=True, timeout=120) as response:
+        with requests.get(f"{url}/{digest}", stream=True, timeout=60) as response:
             for number, content in enumerate(response.iter_content(MIB)):
                 if number == 0:
-                    time.sleep(1)  # while the server could read all of it
+                    time.sleep(0.5)  # in which the server could read all of it
                 back.update(content)
-        assert back.hexdigest() == digest.hexdigest()
+        assert f"sha256:{back.hexdigest()}" == digest
         assert peak_of(host) - before < 48 * MIB
-
-
-def peak_of(host: str) -> int:
-    """The peak memory, in bytes, of the process that listens there."""
-    port = f":{int(host.rpartition(':')[2]):04X}"
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    [inode] = [
-        line.split()[9]
-        for line in lines
-        if line.split()[1].endswith(port) and line.split()[3] == "0A"
-    ]
-    for descriptors in Path("/proc").glob("[0-9]*/fd"):
-        with suppress(OSError):
-            if any(one.readlink().name == f"socket:[{inode}]" for one in descriptors.iterdir()):
-                status = (descriptors.parent / "status").read_text()
-                return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024
-    raise AssertionError("nobody listens there")
-
-
-@pytest.mark.slow
-def test_many_slow_uploads_do_not_keep_others_waiting(served: str) -> None:
-    host, _, port = served.partition(":")
-    slow = []
-    for _ in range(200):
-        client = socket.create_connection((host, int(port)))
-        client.sendall(
-            b"POST /v2/slow/blobs/uploads/ HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nabc"
-        )
-        slow.append(client)
-    begun = time.monotonic()
-    for _ in range(20):
-        assert requests.get(f"http://{served}/v2/", timeout=5).status_code == 200
-    assert time.monotonic() - begun < 2
-    for client in slow:
-        client.close()

@@ -5,12 +5,11 @@ import http.client
 import io
 import json
 import pickle
-import time
 import wsgiref.headers
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import parse_qs, parse_qsl, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
 import httpx
 import multidict
@@ -21,13 +20,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from werkzeug.datastructures import Headers, WWWAuthenticate
 
-from registry_routes.challenges import (
-    Challenge,
-    Token,
-    parse_challenges,
-    parse_token,
-)
-from registry_routes.headers import header_pairs, header_values
+from registry_routes.challenges import Challenge, Token, parse_challenges, parse_token
 from registry_routes.scopes import Scope
 
 URL = "https://a/t"
@@ -40,80 +33,60 @@ def bearer(**parameters: str) -> Challenge:
 BASIC, NEGOTIATE = Challenge("basic", {"realm": "r"}), Challenge("negotiate")
 BEARER = bearer(realm=URL, service="s")
 SUSE = bearer(realm="https://scc.suse.com/api", service="SUSE Linux Docker Registry")
+ICR = bearer(realm="https://cp.icr.io/oauth/token", service="registry")
+NEXUS = "Sonatype Nexus Repository Manager"
+PUSH = "repository:x:pull,push"
+TWO = "repository:a/b:pull,push registry:catalog:*"
 
 SENT: dict[str, list[Challenge]] = {
     # From registries, unchanged.
     'Bearer realm="https://scc.suse.com/api",service="SUSE Linux Docker Registry"': [SUSE],
-    "Bearer realm=https://cp.icr.io/oauth/token, service=registry ": [
-        bearer(realm="https://cp.icr.io/oauth/token", service="registry")
-    ],
-    f'Bearer realm="{URL}",scope=repository:x:pull,push': [
-        bearer(realm=URL, scope="repository:x:pull,push")
-    ],
+    "Bearer realm=https://cp.icr.io/oauth/token, service=registry ": [ICR],
+    f'Bearer realm="{URL}",scope={PUSH}': [bearer(realm=URL, scope=PUSH)],
     "Basic realm=/": [Challenge("basic", {"realm": "/"})],
-    f'Bearer realm="{URL}",service="s",error="insufficient_scope"': [
-        bearer(realm=URL, service="s", error="insufficient_scope")
+    f'Bearer realm="{URL}",error="insufficient_scope"': [
+        bearer(realm=URL, error="insufficient_scope")
     ],
-    'BASIC realm="Sonatype Nexus Repository Manager"': [
-        Challenge("basic", {"realm": "Sonatype Nexus Repository Manager"})
-    ],
+    f'BASIC realm="{NEXUS}"': [Challenge("basic", {"realm": NEXUS})],
     # Several challenges.
     f'Basic realm="r", Bearer realm="{URL}",service="s"': [BASIC, BEARER],
     f'Bearer realm="{URL}",service="s", Basic realm="r"': [BEARER, BASIC],
     f'Bearer realm="{URL}",service="s",Basic realm=r': [BEARER, BASIC],
     f"Bearer realm={URL},service=s,Negotiate": [BEARER, NEGOTIATE],
-    f'Negotiate abc==, Bearer realm="{URL}",service="s"': [
-        Challenge("negotiate", token68="abc=="),
-        BEARER,
-    ],
+    f"Negotiate ab==, {BEARER}": [Challenge("negotiate", token68="ab=="), BEARER],
     f'Negotiate ,, Bearer realm="{URL}",service="s",': [NEGOTIATE, BEARER],
     "Negotiate": [NEGOTIATE],
     "Negotiate a.b_c~+/-": [Challenge("negotiate", token68="a.b_c~+/-")],
     f"Basic realm=r Bearer realm={URL} service=s": [BASIC, BEARER],
-    f"Bearer realm={URL},service=s,scope=repository:x:pull,push,Basic realm=r": [
-        bearer(realm=URL, service="s", scope="repository:x:pull,push"),
-        BASIC,
-    ],
+    f"Bearer realm={URL},scope={PUSH},Basic realm=r": [bearer(realm=URL, scope=PUSH), BASIC],
     # Names in any case, blanks around "=", parameters in any order.
     f'bearer Realm="{URL}",SERVICE="s"': [BEARER],
     f'BEARER\tservice = "s" ,\t realm\t=\t"{URL}"': [BEARER],
     f'Bearer, realm="{URL}", service=s': [BEARER],
     # Commas, blanks and quotes in values.
     r'Basic realm="a \"quoted\" \\ b\c"': [Challenge("basic", {"realm": r'a "quoted" \ bc'})],
-    f'Basic realm="r, Bearer realm=x", Bearer realm="{URL}",service="s"': [
+    f'Basic realm="r, Bearer realm=x", {BEARER}': [
         Challenge("basic", {"realm": "r, Bearer realm=x"}),
         BEARER,
     ],
-    f'Bearer realm="{URL}",scope="repository:a/b:pull,push registry:catalog:*"': [
-        bearer(realm=URL, scope="repository:a/b:pull,push registry:catalog:*")
+    f'Bearer realm="{URL}",scope="{TWO}"': [bearer(realm=URL, scope=TWO)],
+    'Bearer scope="repository:h:5000/a:pull"': [bearer(scope="repository:h:5000/a:pull")],
+    'Bearer realm="/t?x=1,2&y==",service=""': [bearer(realm="/t?x=1,2&y==", service="")],
+    f"Bearer service=SUSE Linux,realm={URL}": [bearer(service="SUSE Linux", realm=URL)],
+    f"Bearer scope=repository:a:pull {PUSH} service=s": [
+        bearer(scope=f"repository:a:pull {PUSH}", service="s")
     ],
-    'Bearer scope="repository:localhost:5000/a:pull"': [
-        bearer(scope="repository:localhost:5000/a:pull")
-    ],
-    'Bearer realm="https://a/t?x=1,2&y==",service=""': [
-        bearer(realm="https://a/t?x=1,2&y==", service="")
-    ],
-    f"Bearer service=SUSE Linux Docker Registry,realm={URL}": [
-        bearer(service="SUSE Linux Docker Registry", realm=URL)
-    ],
-    "Bearer scope=repository:a:pull repository:b:pull,push service=s": [
-        bearer(scope="repository:a:pull repository:b:pull,push", service="s")
-    ],
-    f"Bearer scope=repository:x:pull,push,*,realm={URL}": [
-        bearer(scope="repository:x:pull,push,*", realm=URL)
-    ],
+    f"Bearer scope={PUSH},*,realm={URL}": [bearer(scope=f"{PUSH},*", realm=URL)],
     # Parameters without commas between them.
     f'Bearer realm="{URL}" service="s"': [BEARER],
     f'Bearer realm="{URL}"service="s"': [BEARER],
     f"Bearer realm={URL} service=s": [BEARER],
-    f"Bearer scope=repository:x:pull,push realm={URL}": [
-        bearer(scope="repository:x:pull,push", realm=URL)
-    ],
+    f"Bearer scope={PUSH} realm={URL}": [bearer(scope=PUSH, realm=URL)],
     # Other faults.
     f'Bearer realm="{URL}",service="s': [BEARER],
     'Bearer realm="x\\': [bearer(realm="x")],
     f'Bearer realm="old", realm="{URL}",service="s"': [BEARER],
-    f'"x, Basic realm=r", :, =, Bearer realm="{URL}",service="s"': [BEARER],
+    f'"x, Basic realm=r", :, =, {BEARER}': [BEARER],
     'realm="r"': [],
     "": [],
     " ,\t, ": [],
@@ -121,9 +94,7 @@ SENT: dict[str, list[Challenge]] = {
 
 
 @pytest.mark.parametrize(("header", "challenges"), SENT.items())
-def test_headers_that_registries_really_send_are_read(
-    header: str, challenges: list[Challenge]
-) -> None:
+def test_headers_of_real_registries(header: str, challenges: list[Challenge]) -> None:
     found = parse_challenges(header)
     assert found == challenges
     assert parse_challenges(f"  {header}\t") == challenges
@@ -164,26 +135,19 @@ CARRIERS: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("carrier", CARRIERS)
-def test_headers_of_any_library_are_read(carrier: str) -> None:
+def test_headers_of_any_library(carrier: str) -> None:
     assert parse_challenges(CARRIERS[carrier]()) == [BASIC, BEARER]
 
 
-def test_a_malformed_line_does_not_affect_the_others() -> None:
+def test_malformed_line_leaves_the_others() -> None:
     lines = [("WWW-Authenticate", 'Basic realm="r'), LINES[2]]
     assert parse_challenges(lines) == [BASIC, BEARER]
 
 
-def test_without_headers_there_are_no_challenges() -> None:
+def test_no_headers_no_challenges() -> None:
     none: list[Any] = [None, {}, [], (), {"WWW-Authenticate": None}, Headers()]
     for headers in none:
         assert parse_challenges(headers) == []
-    assert header_values({"Retry-After": 30, "retry-after": None}, "Retry-After") == ["30"]
-
-
-@pytest.mark.parametrize("headers", [3, "Allow: GET", [3], ["GET"], object()])
-def test_anything_but_headers_is_a_type_error(headers: Any) -> None:
-    with pytest.raises(TypeError, match="headers must be a mapping or pairs, not "):
-        header_pairs(headers)
 
 
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~", min_size=1)
@@ -197,7 +161,7 @@ CHALLENGES = st.builds(
 
 @given(st.lists(CHALLENGES), st.sampled_from([",", ", ", " ,\t,"]))
 @example([Challenge("a", {"b": "c"}, "d=")], ",")
-def test_a_challenge_that_is_written_is_read_back(challenges: list[Challenge], comma: str) -> None:
+def test_written_challenge_is_read_back(challenges: list[Challenge], comma: str) -> None:
     written = [str(challenge) for challenge in challenges]
     assert parse_challenges(comma.join(written)) == challenges
     assert parse_challenges([("WWW-Authenticate", line) for line in written]) == challenges
@@ -207,7 +171,7 @@ PLAIN = st.text("".join(map(chr, range(32, 127))), min_size=1)
 
 
 @given(st.sampled_from(["bearer", "basic"]), st.dictionaries(st.text("abc", min_size=1), PLAIN))
-def test_werkzeug_reads_the_same_challenge(scheme: str, values: dict[str, str]) -> None:
+def test_werkzeug_reads_the_same(scheme: str, values: dict[str, str]) -> None:
     header = str(Challenge(scheme, values or {"realm": "r"}))
     read = WWWAuthenticate.from_header(header)
     assert read is not None
@@ -215,57 +179,17 @@ def test_werkzeug_reads_the_same_challenge(scheme: str, values: dict[str, str]) 
     assert (challenge.scheme, challenge.parameters) == (read.type, dict(read.parameters))
 
 
-PIECES = [
-    "Bearer ",
-    "Basic",
-    "realm=",
-    "scope=",
-    "a:b:c",
-    '"',
-    "\\",
-    "=",
-    ",",
-    " ",
-    "\t",
-    "\n",
-    "é",
-]
+PIECES = ["Bearer ", "Basic", "realm=", "scope=", "a:b:c", *'"\\=, \t\né']
 
 
 @given(st.text() | st.lists(st.sampled_from(PIECES)).map("".join))
-def test_junk_never_raises_and_what_is_read_can_be_written_and_read_again(text: str) -> None:
+def test_junk_is_read_without_error_and_written_and_read_again(text: str) -> None:
     challenges = parse_challenges(text)
     assert parse_challenges(", ".join(map(str, challenges))) == challenges
     assert parse_challenges({"WWW-Authenticate": text}) == challenges
 
 
-SHAPES = [
-    "a ",
-    "a=b ",
-    "a,",
-    ",a ",
-    '"',
-    '\\"',
-    "\\",
-    " ",
-    ",",
-    "a b=",
-    "scope=a,b ",
-    "x=,",
-    "a=b,c ",
-]
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_parsing_takes_linear_time(shape: str) -> None:
-    for begin in "", "Bearer ", 'Bearer realm="', "Bearer scope=a:b:c", "Negotiate abc":
-        header = begin + shape * (30_000 // len(shape))
-        begun = time.process_time()
-        parse_challenges(header)
-        assert time.process_time() - begun < 5  # in quadratic time it would take minutes
-
-
-def test_challenges_are_compared_hashed_and_copied_by_value() -> None:
+def test_challenges_are_values() -> None:
     [challenge] = parse_challenges(LINES[2][1])
     assert hash(challenge) == hash(BEARER)
     assert pickle.loads(pickle.dumps(challenge)) == copy.deepcopy(challenge) == challenge
@@ -289,16 +213,14 @@ def test_challenges_are_compared_hashed_and_copied_by_value() -> None:
         ("https://[::1]:5001/t", "https://[::1]:5001/t?"),
     ],
 )
-def test_the_realm_is_kept_byte_for_byte_without_its_fragment(realm: str, begin: str) -> None:
+def test_realm_is_kept_byte_for_byte_without_fragment(realm: str, begin: str) -> None:
     assert bearer(realm=realm, service="s").token_url() == f"{begin}service=s"
     url, _ = bearer(realm=realm).token_form(refresh_token="x")
     assert url == bearer(realm=realm).token_url() == realm.partition("#")[0]
 
 
 @given(st.text(st.characters(codec="utf-8")), st.lists(st.from_regex("[!-~é]+", fullmatch=True)))
-def test_the_query_has_the_service_the_scopes_and_the_account(
-    service: str, scopes: list[str]
-) -> None:
+def test_token_url_has_service_scopes_and_account(service: str, scopes: list[str]) -> None:
     challenge = bearer(realm=f"{URL}?x=1", service=service, scope="a:b:c")
     asked = [("x", "1")] + [("service", service)] * bool(service)
     asked += [("scope", scope) for scope in scopes]
@@ -318,12 +240,18 @@ def test_the_query_has_the_service_the_scopes_and_the_account(
         ([Scope("repository", "a", ("pull", "push"))], ["repository:a:pull,push"]),
     ],
 )
-def test_the_scopes_default_to_those_of_the_challenge(scopes: Any, asked: list[str]) -> None:
+def test_scopes_default_to_the_challenges(scopes: Any, asked: list[str]) -> None:
     challenge = bearer(realm=URL, scope="a:b:pull,push c:d:*")
     query = parse_qs(urlsplit(challenge.token_url(scopes=scopes)).query)
     assert query.get("scope", []) == asked
     form = challenge.token_form(refresh_token="x", scopes=scopes).fields
     assert form.get("scope", "") == " ".join(asked)
+
+
+def test_scopes_that_can_be_read() -> None:
+    challenge = bearer(scope='repository:a:pull,push aws "b"é x:y:z')
+    assert list(map(str, challenge.scopes)) == ["repository:a:pull,push", "aws", "x:y:z"]
+    assert bearer().scopes == []
 
 
 def asks(challenge: Challenge, **options: Any) -> list[Callable[[], object]]:
@@ -343,7 +271,7 @@ def asks(challenge: Challenge, **options: Any) -> list[Callable[[], object]]:
         *("javascript:alert(1)", "https://a/\x00", "https://a/\u20ac"),
     ],
 )
-def test_a_realm_that_is_not_a_url_is_refused(realm: str) -> None:
+def test_realm_that_is_no_url_is_refused(realm: str) -> None:
     for ask in asks(bearer(realm=realm), registry="http://r"):
         with pytest.raises(ValueError, match=r"^realm .* must be a URL of http or https$") as error:
             ask()
@@ -351,17 +279,9 @@ def test_a_realm_that_is_not_a_url_is_refused(realm: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "registry",
-    [
-        None,
-        "",
-        "https://r.example",
-        "HTTPS://r.example/v2/",
-        "r.example:80",
-        httpx.URL("https://r"),
-    ],
+    "registry", [None, "", "https://r.example", "HTTPS://r/v2/", "r:80", httpx.URL("https://r")]
 )
-def test_an_http_realm_is_refused_unless_the_registry_uses_http(registry: Any) -> None:
+def test_http_realm_of_https_registry_is_refused(registry: Any) -> None:
     for realm in "http://a/t", "HTTP://a/t":
         for ask in asks(bearer(realm=realm), registry=registry):
             with pytest.raises(ValueError, match=f"^realm '{realm}' must be https unless"):
@@ -371,51 +291,37 @@ def test_an_http_realm_is_refused_unless_the_registry_uses_http(registry: Any) -
 
 
 @pytest.mark.parametrize("registry", ["http://r:5000", "HTTP://r/v2/", httpx.URL("http://r")])
-def test_a_registry_that_uses_http_may_have_any_realm(registry: Any) -> None:
+def test_http_registry_may_have_any_realm(registry: Any) -> None:
     for scheme in "http", "https":
         for ask in asks(bearer(realm=f"{scheme}://a/t"), registry=registry):
             assert ask()
 
 
 @pytest.mark.parametrize("scheme", ["basic", "negotiate", "digest"])
-def test_only_a_bearer_challenge_gives_a_token_request(scheme: str) -> None:
+def test_token_request_of_other_schemes_is_refused(scheme: str) -> None:
     for ask in asks(Challenge(scheme, {"realm": URL})):
         with pytest.raises(ValueError, match=rf"^challenge '{scheme.title()} .* scheme Bearer"):
             ask()
 
 
-def test_the_oauth2_form() -> None:
+def test_token_form() -> None:
     challenge = bearer(realm=URL, service="s", scope="a:b:c d:e:f")
-    assert challenge.token_form(username="alice", password="", offline=True) == (
-        URL,
-        {
-            "grant_type": "password",
-            "service": "s",
-            "client_id": "registry-routes",
-            "access_type": "offline",
-            "scope": "a:b:c d:e:f",
-            "username": "alice",
-            "password": "",
-        },
+    url, fields = challenge.token_form(username="alice", password="", offline=True)
+    assert url == URL
+    assert urlencode(sorted(fields.items())) == (
+        "access_type=offline&client_id=registry-routes&grant_type=password&password="
+        "&scope=a%3Ab%3Ac+d%3Ae%3Af&service=s&username=alice"
     )
-    url, fields = bearer(realm=URL).token_form(refresh_token="r", client_id="me")
-    assert (url, fields) == (
-        URL,
-        {"grant_type": "refresh_token", "client_id": "me", "refresh_token": "r"},
-    )
+    _, fields = bearer(realm=URL).token_form(refresh_token="r", client_id="me")
+    assert fields == {"grant_type": "refresh_token", "client_id": "me", "refresh_token": "r"}
 
 
 @pytest.mark.parametrize(
-    "secrets",
-    [
-        {},
-        {"username": "a"},
-        {"password": "b"},
-        {"username": "a", "refresh_token": "c"},
-        {"username": "a", "password": "b", "refresh_token": "c"},
-    ],
+    "given",
+    ["", "username", "password", "username refresh_token", "username password refresh_token"],
 )
-def test_a_form_needs_either_a_password_or_a_refresh_token(secrets: dict[str, Any]) -> None:
+def test_token_form_without_or_with_two_secrets_is_refused(given: str) -> None:
+    secrets: dict[str, Any] = dict.fromkeys(given.split(), "x")
     with pytest.raises(ValueError, match="either a username and a password or a refresh token"):
         BEARER.token_form(**secrets)
 
@@ -449,7 +355,7 @@ TIME = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
         ({"token": "a", "refresh_token": ""}, Token("a")),
     ],
 )
-def test_responses_of_token_servers_are_read(content: dict[str, Any], token: Token) -> None:
+def test_token_responses(content: dict[str, Any], token: Token) -> None:
     body = json.dumps(content)
     assert parse_token(body) == parse_token(body.encode()) == token
     assert parse_token(b"\xef\xbb\xbf" + body.encode()) == token
@@ -483,22 +389,27 @@ def test_responses_of_token_servers_are_read(content: dict[str, Any], token: Tok
         ('{"token": "a", "refresh_token": 3}', "refresh_token of a token response must"),
     ],
 )
-def test_the_error_for_a_malformed_token_response_says_what_is_wrong(
-    body: str | bytes, message: str
-) -> None:
+def test_malformed_token_response_is_named(body: str | bytes, message: str) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011
         parse_token(body)
     assert message in str(error.value)
 
 
-def test_secrets_are_not_printed() -> None:
+@pytest.mark.parametrize("body", [{"token": "a"}, None, 3])
+def test_token_response_that_is_no_body_is_a_type_error(body: Any) -> None:
+    message = f"^token response is a {type(body).__name__}: parse_token reads its body$"
+    with pytest.raises(TypeError, match=message):
+        parse_token(body)
+
+
+def test_token_repr_has_no_secrets() -> None:
     token = parse_token('{"token": "secret", "refresh_token": "secret"}')
     assert "secret" not in repr(token)
     assert pickle.loads(pickle.dumps(token)) == token
 
 
 @given(st.binary() | st.text() | st.dictionaries(st.text(), st.text()).map(json.dumps))
-def test_a_junk_token_response_is_a_value_error(body: bytes | str) -> None:
+def test_junk_token_response_is_a_value_error(body: bytes | str) -> None:
     try:
         token = parse_token(body)
     except ValueError:

@@ -3,10 +3,10 @@
 import hashlib
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from registry_routes.digests import DigestMismatch, Verifier, digest_of, referrers_tag
+from registry_routes.digests import DigestMismatchError, Verifier, digest_of, referrers_tag
 from registry_routes.grammar import DIGEST, REGISTERED_ALGORITHMS, TAG
 
 from .nasty import DIGESTS, SHA256, SHA512
@@ -15,22 +15,17 @@ ALGORITHMS = st.sampled_from(sorted(REGISTERED_ALGORITHMS))
 
 
 @given(st.binary(), ALGORITHMS)
-def test_a_digest_is_the_algorithm_and_the_hash(content: bytes, algorithm: str) -> None:
+def test_digest_is_the_algorithm_and_the_hash(content: bytes, algorithm: str) -> None:
     digest = digest_of(content, algorithm)
     assert digest == f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
     assert DIGEST.fits(digest)
     assert digest_of(bytearray(content), algorithm) == digest
     assert digest_of(memoryview(content), algorithm) == digest
-
-
-def test_the_default_algorithm_is_sha256() -> None:
-    # FIPS 180-2, appendix B.1
-    expected = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert digest_of(b"abc") == expected
+    assert digest_of(content) == digest_of(content, "sha256")
 
 
 @given(st.lists(st.binary()), ALGORITHMS)
-def test_content_is_verified_in_blocks_of_any_size(blocks: list[bytes], algorithm: str) -> None:
+def test_content_is_verified_in_blocks(blocks: list[bytes], algorithm: str) -> None:
     verifier = Verifier(digest_of(b"".join(blocks), algorithm))
     for block in blocks:
         verifier.update(block)
@@ -39,41 +34,35 @@ def test_content_is_verified_in_blocks_of_any_size(blocks: list[bytes], algorith
 
 
 @given(st.binary(), st.binary(), ALGORITHMS)
-def test_other_content_is_refused_and_both_digests_are_named(
-    content: bytes, other: bytes, algorithm: str
-) -> None:
+@example(b"a", b"", "sha256")
+def test_other_content_is_refused(content: bytes, other: bytes, algorithm: str) -> None:
     if content == other:
         other += b"!"
     expected, actual = digest_of(content, algorithm), digest_of(other, algorithm)
     verifier = Verifier(expected)
     verifier.update(other)
-    with pytest.raises(DigestMismatch) as error:
+    with pytest.raises(DigestMismatchError) as error:
         verifier.verify()
     assert isinstance(error.value, ValueError)
     assert str(error.value) == f"content must have the digest {expected}, not {actual}"
-
-
-def test_empty_content_is_refused_too() -> None:
-    with pytest.raises(DigestMismatch):
-        Verifier(SHA256).verify()
 
 
 # hashlib knows many of these, but the algorithm of a digest must be registered.
 @pytest.mark.parametrize(
     "algorithm", ["", "md5", "sha1", "sha384", "shake_128", "SHA256", "sha256 ", "x" * 100_000]
 )
-def test_an_algorithm_that_is_not_registered_is_refused(algorithm: str) -> None:
+def test_unregistered_algorithm_is_refused(algorithm: str) -> None:
     with pytest.raises(ValueError, match="must be sha256 or sha512") as error:
         digest_of(b"", algorithm)
     assert len(str(error.value)) < 200
-    assert not isinstance(error.value, DigestMismatch)
+    assert not isinstance(error.value, DigestMismatchError)
 
 
 @pytest.mark.parametrize("digest", [one for one in DIGESTS.all if one not in (SHA256, SHA512)])
-def test_a_digest_that_cannot_be_verified_is_refused_at_once(digest: str) -> None:
+def test_digest_that_cannot_be_verified_is_refused(digest: str) -> None:
     with pytest.raises(ValueError, match="must") as error:
         Verifier(digest)
-    assert not isinstance(error.value, DigestMismatch)
+    assert not isinstance(error.value, DigestMismatchError)
 
 
 # From the main branch of the specification, "Referrers Tag Schema".
@@ -88,12 +77,12 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize(("digest", "tag"), EXAMPLES.items())
-def test_the_examples_of_the_specification(digest: str, tag: str) -> None:
+def test_referrers_tags_of_the_specification(digest: str, tag: str) -> None:
     assert referrers_tag(digest) == tag
 
 
 @given(st.from_regex(DIGEST.regex, fullmatch=True))
-def test_a_referrers_tag_is_a_tag_and_replaces_only_what_a_tag_cannot_have(digest: str) -> None:
+def test_referrers_tag_replaces_only_what_tags_cannot_have(digest: str) -> None:
     tag = referrers_tag(digest)
     assert TAG.fits(tag)
     algorithm, encoded = digest.split(":")
@@ -104,6 +93,6 @@ def test_a_referrers_tag_is_a_tag_and_replaces_only_what_a_tag_cannot_have(diges
 
 
 @pytest.mark.parametrize("digest", [one for one in DIGESTS.all if not DIGEST.fits(one)])
-def test_a_malformed_digest_has_no_referrers_tag(digest: str) -> None:
+def test_malformed_digest_has_no_referrers_tag(digest: str) -> None:
     with pytest.raises(ValueError, match=r"^digest "):
         referrers_tag(digest)

@@ -1,16 +1,13 @@
 """The API's own headers: what is written can be read back, and so can what registries send."""
 
 import re
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from werkzeug.datastructures import Headers
 from werkzeug.http import parse_accept_header
-from werkzeug.test import run_wsgi_app
+from werkzeug.test import create_environ, run_wsgi_app
 from werkzeug.wrappers import Response
 
 from registry_routes.headers import (
@@ -20,6 +17,8 @@ from registry_routes.headers import (
     chunk_min_length,
     content_range,
     field_lines,
+    header_pairs,
+    header_values,
     parse_content_range,
     parse_list,
     parse_warnings,
@@ -30,7 +29,7 @@ from registry_routes.headers import (
 SIZES = st.integers(0, 10**17)
 
 
-def test_all_types_of_manifests_are_accepted_and_nothing_else() -> None:
+def test_accept_has_all_types_of_manifests() -> None:
     accepted = [value for value, _ in parse_accept_header(ACCEPT_MANIFESTS)]
     assert sorted(accepted) == sorted(MANIFEST_MEDIA_TYPES)
     assert set(MANIFEST_MEDIA_TYPES) == {
@@ -41,6 +40,16 @@ def test_all_types_of_manifests_are_accepted_and_nothing_else() -> None:
     }
 
 
+@pytest.mark.parametrize("headers", [3, "Allow: GET", [3], ["GET"], object()])
+def test_header_pairs_of_other_objects_is_a_type_error(headers: Any) -> None:
+    with pytest.raises(TypeError, match="headers must be a mapping or pairs, not "):
+        header_pairs(headers)
+
+
+def test_header_values_of_numbers_and_none() -> None:
+    assert header_values({"Retry-After": 30, "retry-after": None}, "Retry-After") == ["30"]
+
+
 # The status of an upload.
 
 
@@ -48,21 +57,21 @@ def test_all_types_of_manifests_are_accepted_and_nothing_else() -> None:
 @example(0)
 @example(1)
 @example(2)
-def test_the_range_of_an_upload_is_read_back(size: int) -> None:
+def test_upload_range_is_read_back(size: int) -> None:
     written = upload_range(size)
     assert re.fullmatch("0-[0-9]+", written)  # the specification's form
     for value in written, f"bytes={written}":
         assert bytes_received(value) == (size if size != 1 else 0)
 
 
-@pytest.mark.parametrize("nothing", [None, "0-0", "0--1", "bytes=0-0", "bytes=0--1", "bytes 0-0"])
-def test_every_form_of_an_empty_upload_is_0_bytes(nothing: str | None) -> None:
-    assert bytes_received(nothing) == 0
+@pytest.mark.parametrize("value", [None, "0-0", "0--1", "bytes=0-0", "bytes=0--1"])
+def test_upload_range_of_nothing(value: str | None) -> None:
+    assert bytes_received(value) == 0
 
 
-@pytest.mark.parametrize(("value", "expected"), [("0-99 ", 100), ("Bytes=0-99", 100), ("0-1", 2)])
-def test_other_forms_of_the_range_of_an_upload_are_read(value: str, expected: int) -> None:
-    assert bytes_received(value) == expected
+@pytest.mark.parametrize(("value", "size"), [("0-99 ", 100), ("Bytes=0-99", 100), ("0-1", 2)])
+def test_upload_range_in_other_forms(value: str, size: int) -> None:
+    assert bytes_received(value) == size
 
 
 NOT_NUMBERS = ["", "x", "٣", "0x1", "1_000", "+1", "1.0", "5\n", "9" * 19, "9" * 5000]
@@ -73,23 +82,17 @@ NOT_NUMBERS = ["", "x", "٣", "0x1", "1_000", "+1", "1.0", "5\n", "9" * 19, "9" 
     ["", "0", "0-", "-5", "0--2", "1-5", "5-9", "0-5/10", "00-5", "0 - 5", "bytes", "bytes=0-1,3-4"]
     + [f"0-{number}" for number in NOT_NUMBERS],
 )
-def test_a_malformed_range_of_an_upload_is_refused(value: str) -> None:
+def test_malformed_upload_range_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match=r"^Range '") as error:
         bytes_received(value)
     assert len(str(error.value)) < 200
-
-
-@pytest.mark.parametrize("size", [-1, -(10**20)])
-def test_a_negative_size_of_an_upload_is_refused(size: int) -> None:
-    with pytest.raises(ValueError, match=f"size {size} must be 0 or more"):
-        upload_range(size)
 
 
 # The range of a chunk.
 
 
 @given(SIZES, SIZES.map(lambda size: size + 1))
-def test_the_range_of_a_chunk_is_read_back(start: int, size: int) -> None:
+def test_content_range_is_read_back(start: int, size: int) -> None:
     written = content_range(start, size)
     total = start + size
     for value in written, f"bytes {written}/*", f"bytes {written}/{total}", f"bytes={written}":
@@ -97,7 +100,7 @@ def test_the_range_of_a_chunk_is_read_back(start: int, size: int) -> None:
 
 
 @given(st.lists(st.integers(1, 10**6), min_size=1))
-def test_the_ranges_of_consecutive_chunks_leave_no_gap(
+def test_consecutive_content_ranges_leave_no_gap(
     sizes: list[int],
 ) -> None:
     sent = 0
@@ -108,8 +111,13 @@ def test_the_ranges_of_consecutive_chunks_leave_no_gap(
     assert bytes_received(upload_range(sent)) == (sent if sent > 1 else 0)
 
 
+def test_upload_range_of_a_negative_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="size -1 must be 0 or more"):
+        upload_range(-1)
+
+
 @pytest.mark.parametrize(("start", "size"), [(0, 0), (5, 0), (5, -1), (-1, 5), (-5, 5)])
-def test_an_empty_or_negative_range_of_a_chunk_is_refused(start: int, size: int) -> None:
+def test_empty_or_negative_content_range_is_refused(start: int, size: int) -> None:
     with pytest.raises(ValueError, match=r"must be [01] or more"):
         content_range(start, size)
 
@@ -120,7 +128,7 @@ def test_an_empty_or_negative_range_of_a_chunk_is_refused(start: int, size: int)
     + ["bytes */10", "bytes", "bytes 0-4/4", "bytes 0-4/0", "items 0-4", "bytes  0-4", "0-4/5/6"]
     + [form.format(number) for number in NOT_NUMBERS for form in ("0-{}", "{}-99", "bytes 0-4/{}")],
 )
-def test_a_malformed_range_of_a_chunk_is_refused(value: str) -> None:
+def test_malformed_content_range_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match=r"^Content-Range '") as error:
         parse_content_range(value)
     assert len(str(error.value)) < 200
@@ -130,16 +138,13 @@ def test_a_malformed_range_of_a_chunk_is_refused(value: str) -> None:
 
 
 @given(SIZES)
-def test_the_minimum_size_of_a_chunk_is_read(size: int) -> None:
+def test_chunk_min_length(size: int) -> None:
     assert chunk_min_length(str(size)) == chunk_min_length(f" {size:018}\t") == size
-
-
-def test_without_the_header_a_chunk_may_have_any_size() -> None:
     assert chunk_min_length(None) == 0
 
 
 @pytest.mark.parametrize("value", [*NOT_NUMBERS, "-1", "5 MiB"])
-def test_a_minimum_size_that_is_not_a_number_is_refused(value: str) -> None:
+def test_malformed_chunk_min_length_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match=r"^OCI-Chunk-Min-Length '") as error:
         chunk_min_length(value)
     assert len(str(error.value)) < 200
@@ -151,7 +156,7 @@ TAGS = st.from_regex("[a-zA-Z0-9_][a-zA-Z0-9._-]{0,7}", fullmatch=True)
 
 
 @given(st.lists(st.lists(TAGS)), st.sampled_from([",", ", ", " ,\t", ",,", ", ,"]))
-def test_tags_are_the_same_in_one_line_or_in_several(lines: list[list[str]], comma: str) -> None:
+def test_list_in_one_line_or_in_several(lines: list[list[str]], comma: str) -> None:
     tags = [tag for line in lines for tag in line]
     assert parse_list([comma.join(line) for line in lines]) == tags
     assert parse_list(comma.join(tags)) == tags
@@ -163,7 +168,7 @@ def test_a_missing_header_is_an_empty_list() -> None:
     assert parse_list("") == parse_warnings("") == parse_list([]) == []
 
 
-def test_a_quoted_comma_does_not_end_an_element() -> None:
+def test_quoted_comma_does_not_end_an_element() -> None:
     assert parse_list('a="1,2", b="\\",", c') == ['a="1,2"', 'b="\\","', "c"]
 
 
@@ -171,26 +176,18 @@ LATIN_1 = st.text(st.sampled_from("\t" + "".join(map(chr, [*range(32, 127), *ran
 
 
 @given(st.lists(LATIN_1, unique=True), st.booleans())
-def test_a_warning_is_read_back_as_it_was_sent(texts: list[str], are_joined: bool) -> None:
-    sent = Headers([("Warning", warning(text)) for text in texts])
-    lines = sent.getlist("Warning")
-    assert parse_warnings(", ".join(lines) if are_joined else lines) == texts
-    assert parse_warnings(lines * 3) == texts  # each once
+def test_warning_is_sent_and_read_back(texts: list[str], are_joined: bool) -> None:
+    response = Response(headers=[("Warning", warning(text)) for text in texts])
+    sent = run_wsgi_app(response, create_environ())[2].getlist("Warning")
+    assert parse_warnings(", ".join(sent) if are_joined else sent) == texts
+    assert parse_warnings(sent * 3) == texts  # each once
+    "".join(sent).encode("latin-1")
 
 
 @given(LATIN_1, st.sampled_from("\x00\r\n\x1f\x7f\x80\x85\x9fĀ€\ud800"), LATIN_1)
-def test_a_warning_that_cannot_be_sent_is_refused(before: str, bad: str, after: str) -> None:
+def test_warning_of_unsendable_characters_is_refused(before: str, bad: str, after: str) -> None:
     with pytest.raises(ValueError, match="must have only printable characters of Latin-1"):
         warning(before + bad + after)
-
-
-@given(LATIN_1)
-def test_a_warning_that_is_written_can_be_sent(text: str) -> None:
-    header = warning(text)
-    response = Response(headers={"Warning": header})
-    environ: Any = {"REQUEST_METHOD": "GET", "wsgi.url_scheme": "http", "HTTP_HOST": "h"}
-    assert run_wsgi_app(response, environ)[2]["Warning"] == header
-    header.encode("latin-1")
 
 
 @pytest.mark.parametrize(
@@ -209,27 +206,6 @@ def test_a_warning_that_is_written_can_be_sent(text: str) -> None:
         ("299", []),
     ],
 )  # fmt: skip
-def test_warnings_in_all_their_forms_are_read(value: str, expected: list[str]) -> None:
+def test_warnings_in_all_their_forms(value: str, expected: list[str]) -> None:
     assert parse_warnings(value) == expected
     assert parse_warnings(["299", value]) == expected  # a malformed line does not affect others
-
-
-@pytest.mark.parametrize("parse", [parse_list, parse_warnings])
-@pytest.mark.parametrize(
-    "shape", ['"', '\\"', "\\", '299 - "', '299 - "a" ', ",", " ", '",', "299 ", '299 - "\\"']
-)
-def test_a_hostile_list_takes_linear_time(parse: Callable[[str], list[str]], shape: str) -> None:
-    begun = time.monotonic()
-    for end in "", "!", '"', "\\":
-        parse(shape * (200_000 // len(shape)) + end)
-    assert time.monotonic() - begun < 20
-
-
-@pytest.mark.parametrize("parse", [bytes_received, parse_content_range, chunk_min_length])
-@pytest.mark.parametrize("shape", ["9", "0-", "-", " ", "bytes ", "0-0/", "\t"])
-def test_a_hostile_number_takes_linear_time(parse: Callable[[str], object], shape: str) -> None:
-    begun = time.monotonic()
-    for end in "", "x", "\n":
-        with pytest.raises(ValueError, match="must"):
-            parse(shape * (200_000 // len(shape)) + end)
-    assert time.monotonic() - begun < 20

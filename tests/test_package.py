@@ -64,7 +64,7 @@ URLBuilder("https://h").tags("a", n="three")
 """
 
 
-def test_the_public_names_exist_before_they_are_imported() -> None:
+def test_public_names_are_imported_on_first_use() -> None:
     """They are listed and found, though the modules are imported only then."""
     code = """
 import registry_routes
@@ -97,7 +97,7 @@ for module in pkgutil.iter_modules(registry_routes.__path__):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("checker", ["mypy --strict", f"pyright --pythonpath {sys.executable}"])
-def test_type_checkers_infer_the_types_of_a_users_program(tmp_path: Path, checker: str) -> None:
+def test_types_in_a_users_program(tmp_path: Path, checker: str) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     command = [sys.executable, "-m", *checker.split(), str(program)]
@@ -136,7 +136,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_wheel_has_the_package_and_nothing_else(built: Path) -> None:
+def test_wheel_has_the_package_alone(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
@@ -168,7 +168,7 @@ def test_the_wheel_has_the_package_and_nothing_else(built: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_sdist_passes_its_tests(built: Path, tmp_path: Path) -> None:
+def test_sdist_passes_its_tests(built: Path, tmp_path: Path) -> None:
     """Only those that do not start other programs."""
     (sdist,) = built.glob("*.tar.gz")
     safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # since 3.11.4

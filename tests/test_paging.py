@@ -1,24 +1,19 @@
 """Lists in pages: the query of a request, the page, and the link to the next one."""
 
-import time
 from urllib.parse import quote, unquote
 
-import httpx
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from werkzeug.datastructures import MultiDict
 
-from registry_routes import URLBuilder
 from registry_routes.errors import PaginationNumberInvalid
 from registry_routes.paging import next_link, paginate, parse_next_link, parse_page
-
-from .nasty import SHA256, SHA512
 
 PAGE = "https://h/v2/x"
 
 
-def test_n_and_last_of_a_request_are_read() -> None:
+def test_n_and_last_of_a_query() -> None:
     assert parse_page({}) == (None, None)
     assert parse_page({"n": "0", "last": ""}) == (0, "")
     assert parse_page(MultiDict([("n", "5"), ("n", "6"), ("last", "a")])) == (5, "a")
@@ -35,7 +30,7 @@ def test_leading_zeros_of_n_do_not_count(zeros: str) -> None:
 
 
 @pytest.mark.parametrize("n", ["", "-1", "x", "1.0", "+1", " 1", "1\n", "٣", "1_000", "0x1", "1e3"])
-def test_a_malformed_n_is_refused(n: str) -> None:
+def test_malformed_n_is_refused(n: str) -> None:
     with pytest.raises(PaginationNumberInvalid) as error:
         parse_page({"n": n})
     assert error.value.detail == {"n": n}
@@ -46,7 +41,7 @@ def test_a_malformed_n_is_refused(n: str) -> None:
 
 
 @given(st.sets(st.text(max_size=3)), st.integers(1, 5))
-def test_all_pages_together_have_each_name_once(names: set[str], n: int) -> None:
+def test_pages_together_have_each_name_once(names: set[str], n: int) -> None:
     last, seen, more = "", list[str](), True
     whole = sorted(names - {""})
     while more:
@@ -66,23 +61,12 @@ def test_page_takes_one_name_more_than_it_has() -> None:
     assert next(names) == "d"
 
 
-@pytest.mark.parametrize("n", [-1, -(10**18)])
-def test_a_negative_n_is_refused(n: int) -> None:
-    with pytest.raises(ValueError, match=f"n {n} must be 0 or more"):
-        paginate(["a"], n)
+def test_page_of_a_negative_n_is_refused() -> None:
+    with pytest.raises(ValueError, match="n -1 must be 0 or more"):
+        paginate(["a"], -1)
 
 
 # The link.
-
-
-def test_a_link_that_is_written_is_read_back() -> None:
-    urls = URLBuilder("https://r.example/m")
-    for url in (
-        urls.tags("a", n=2, last="é"),
-        urls.catalog(n=1, last="a/b"),
-        urls.referrers("a", SHA256, n=1, last=SHA512),
-    ):
-        assert parse_next_link("https://r.example/m/v2/", next_link(url)) == url
 
 
 @given(st.text())
@@ -90,7 +74,7 @@ def test_a_link_that_is_written_is_read_back() -> None:
 @example("\r\nSet-Cookie: a=b")
 @example("€ é\x85\x00\\\"'{|}^`")
 @example("%3E%2z%")
-def test_a_link_to_any_url_can_be_sent_and_leads_there(text: str) -> None:
+def test_link_to_any_text_can_be_sent_and_leads_there(text: str) -> None:
     text = text.partition("#")[0]  # no request has a fragment
     header = next_link(f"https://h/v2/_catalog?last={text}")
     assert header.isascii()
@@ -102,7 +86,7 @@ def test_a_link_to_any_url_can_be_sent_and_leads_there(text: str) -> None:
 
 
 @given(st.text(alphabet="abc%/:?[]@!$&'()*+,;=-._~019"))
-def test_a_well_formed_url_is_not_changed(query: str) -> None:
+def test_well_formed_url_is_not_changed(query: str) -> None:
     url = f"https://h/v2/_catalog?last={query}"
     assert next_link(url) == f'<{url}>; rel="next"'
     assert parse_next_link(PAGE, next_link(url)) == url
@@ -149,11 +133,11 @@ def test_a_well_formed_url_is_not_changed(query: str) -> None:
         ('</n>; title="anchor=x"; rel=next', "https://h/n"),
     ],
 )
-def test_links_in_all_their_forms_are_read(header: str | None, expected: str | None) -> None:
+def test_links_in_all_their_forms(header: str | None, expected: str | None) -> None:
     assert parse_next_link(PAGE, header) == expected
 
 
-def test_the_link_is_found_in_any_of_several_lines() -> None:
+def test_link_is_found_in_any_line() -> None:
     lines = ['</p>; rel="prev"', '</x>; title="', '</n>; rel="next"', '</o>; rel="next"']
     assert parse_next_link(PAGE, lines) == "https://h/n"
     assert parse_next_link(PAGE, iter(lines)) == "https://h/n"
@@ -161,34 +145,7 @@ def test_the_link_is_found_in_any_of_several_lines() -> None:
     assert parse_next_link(PAGE, []) is None
 
 
-def test_the_request_url_may_be_any_object_that_prints_as_a_url() -> None:
-    class URL:
-        def __str__(self) -> str:
-            return PAGE
-
-    for url in httpx.URL(PAGE), URL(), PAGE:
-        assert parse_next_link(url, "<y>; rel=next") == "https://h/v2/y"
-    with pytest.raises(ValueError, match="URL must be a string or a URL object, not Response"):
-        parse_next_link(httpx.Response(200), "<y>; rel=next")
-
-
 @pytest.mark.parametrize("target", ["javascript:x", "ftp://h/x", "//", "http://[", quote("http:")])
-def test_a_link_that_is_not_http_is_refused(target: str) -> None:
+def test_link_that_is_not_http_is_refused(target: str) -> None:
     with pytest.raises(ValueError, match="Location"):
         parse_next_link("urn:x", f"<{target}>; rel=next")
-
-
-@pytest.mark.parametrize(
-    "shape",
-    [
-        *("</x>;", "</x>; ", " ", ",", "<", ';"', '\\"', "; a", '</x>;a="', '="', ';a="\\'),
-        *(';a="\\"', ";rel", "</x>,", '</x>;rel="next', ";a= ", "=", "; "),
-    ],
-)
-def test_a_hostile_header_takes_linear_time(shape: str) -> None:
-    begun = time.monotonic()
-    for begin in "", "</x>", '</x>; a="', "</x>;":
-        for end in "", "!", '"', "\\", ">":
-            header = begin + shape * (40_000 // len(shape)) + end
-            assert parse_next_link("https://h/", header) is None
-    assert time.monotonic() - begun < 60

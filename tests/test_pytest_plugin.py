@@ -18,27 +18,25 @@ import urllib.request
 
 import pytest
 
+from registry_routes import errors
+
 
 def get(url):
     with urllib.request.urlopen(url) as response:
         return json.load(response)
 
 
-def test_seeded(oci_registry):
+def test_failing(oci_registry):
     digest = oci_registry.add_image("library/nginx:latest", layers=[b"a layer"])
     assert digest.startswith("sha256:")
-    assert get(f"{oci_registry.url}/v2/library/nginx/tags/list")["tags"] == ["latest"]
-    assert [(one.endpoint, one.status) for one in oci_registry.requests] == [("tags", 200)]
-
-
-def test_failing(oci_registry):
-    from registry_routes import errors
-
-    oci_registry.fail("catalog", "GET", errors.TooManyRequests(retry_after=1))
+    oci_registry.fail("tags", "GET", errors.TooManyRequests(retry_after=1))
     with pytest.raises(urllib.error.HTTPError, match="429") as raised:
-        get(f"{oci_registry.url}/v2/_catalog")
+        get(f"{oci_registry.url}/v2/library/nginx/tags/list")
     raised.value.close()
-    assert get(f"{oci_registry.url}/v2/_catalog") == {"repositories": []}
+    assert get(f"{oci_registry.url}/v2/library/nginx/tags/list")["tags"] == ["latest"]
+    assert [(sent.endpoint, sent.status) for sent in oci_registry.requests] == [
+        ("tags", 429), ("tags", 200)
+    ]
 
 
 @pytest.mark.parametrize("number", range(6))
@@ -55,25 +53,67 @@ def test_before(oci_registry):
     urls.append(oci_registry.url)
 
 
-def test_gone_afterwards():
+def test_stopped_afterwards():
     with pytest.raises(urllib.error.URLError, match="refused"):
         urllib.request.urlopen(f"{urls[0]}/v2/")
 """
 
-CLIENT = """
-import urllib3
+UNFIRED = """
+import pytest
+from werkzeug.test import Client
 
-from registry_routes import errors
+
+def test_all_fired(oci_registry):
+    oci_registry.fail("base", "GET", 503, times=None)
+    assert Client(oci_registry.app).get("/v2/").status_code == 503
 
 
-def test_that_it_tries_again(oci_registry):
-    digest = oci_registry.add_image("a:v1")
-    oci_registry.fail("manifest", "GET", errors.TooManyRequests(retry_after=0), times=2)
-    oci_registry.fail("manifest", "GET", "connection closed")
-    retries = urllib3.Retry(4, status_forcelist=[429])
-    answer = urllib3.request("GET", f"{oci_registry.url}/v2/a/manifests/v1", retries=retries)
+def test_some_left(oci_registry):
+    oci_registry.fail("tags", "GET", 503, times=2)
+    Client(oci_registry.app).get("/v2/a/tags/list")
+
+
+def test_failed_already(oci_registry):
+    oci_registry.fail("tags", "GET", 503)
+    raise RuntimeError("mine")
+
+
+@pytest.mark.xfail(strict=True)
+def test_expected_to_fail(oci_registry):
+    oci_registry.fail("tags", "GET", 503)
+    raise RuntimeError("mine")
+
+
+def test_skipped(oci_registry):
+    oci_registry.fail("tags", "GET", 503)
+    pytest.skip("not here")
+"""
+
+WITHOUT_SOCKETS = """
+import socket
+
+import pytest
+from werkzeug.test import Client
+
+
+class Forbidden(socket.socket):
+    def __init__(self, *args, **options):
+        raise RuntimeError("no sockets here")
+
+
+@pytest.fixture(autouse=True)
+def no_sockets(monkeypatch):
+    monkeypatch.setattr(socket, "socket", Forbidden)
+
+
+def test_without_a_socket(no_sockets, oci_registry):
+    digest = oci_registry.add_image("library/nginx:v1", layers=[b"x"])
+    answer = Client(oci_registry.app).get("/v2/library/nginx/manifests/v1")
     assert answer.headers["Docker-Content-Digest"] == digest
-    assert [request.status for request in oci_registry.requests] == [429, 429, None, 200]
+    assert oci_registry.manifest("library/nginx:v1") == answer.get_json()
+    for name in "host", "url":
+        with pytest.raises(RuntimeError, match="no sockets here"):
+            getattr(oci_registry, name)
 """
 
 UNUSED = """
@@ -89,27 +129,46 @@ def test_nothing_is_imported():
 """
 
 
-def test_the_fixture_is_a_new_registry_for_each_test(pytester: pytest.Pytester) -> None:
+def test_each_test_gets_a_new_registry(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(SUITE)
-    pytester.runpytest_subprocess(*PLUGIN).assert_outcomes(passed=10)
+    pytester.runpytest_subprocess(*PLUGIN).assert_outcomes(passed=9)
+
+
+def test_passed_test_with_unfired_faults_fails(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(UNFIRED)
+    result = pytester.runpytest_subprocess(*PLUGIN)
+    # A test that passes and then fails in its fixture counts for both.
+    result.assert_outcomes(passed=2, failed=1, errors=1, xfailed=1, skipped=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*ERROR at teardown of test_some_left*",
+            "no request has met these faults:",
+            "  UnfiredFault(endpoint='tags', method='GET', what=503, times=1)",
+        ]
+    )
+
+
+def test_fixture_opens_no_socket_before_its_address_is_read(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(WITHOUT_SOCKETS)
+    pytester.runpytest_subprocess(*PLUGIN).assert_outcomes(passed=1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["loadfile", "load"])
-def test_the_fixture_works_under_xdist(pytester: pytest.Pytester, way: str) -> None:
+@pytest.mark.parametrize("distribution", ["loadfile", "load"])
+def test_fixture_works_under_xdist(pytester: pytest.Pytester, distribution: str) -> None:
     pytester.makepyfile(SUITE)
     # These two tests depend on each other, but may run in different workers.
-    apart = ("-k", "not before and not gone") if way == "load" else ()
-    result = pytester.runpytest_subprocess(*PLUGIN, "-n", "3", "--dist", way, *apart)
-    result.assert_outcomes(passed=10 - len(apart))
+    apart = ("-k", "not before and not stopped") if distribution == "load" else ()
+    result = pytester.runpytest_subprocess(*PLUGIN, "-n", "3", "--dist", distribution, *apart)
+    result.assert_outcomes(passed=9 - len(apart))
 
 
-def test_nothing_is_imported_until_the_fixture_is_used(pytester: pytest.Pytester) -> None:
+def test_unused_fixture_imports_nothing(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(UNUSED)
     pytester.runpytest_subprocess(*PLUGIN).assert_outcomes(passed=1)
 
 
-def test_the_suite_of_the_readme_passes(pytester: pytest.Pytester) -> None:
+def test_suite_of_the_readme_passes(pytester: pytest.Pytester) -> None:
     readme = (ROOT / "README.md").read_text()
     [block] = [
         block
@@ -120,16 +179,16 @@ def test_the_suite_of_the_readme_passes(pytester: pytest.Pytester) -> None:
     pytester.runpytest_subprocess(*PLUGIN).assert_outcomes(passed=1)
 
 
-def test_the_fixture_is_listed(pytester: pytest.Pytester) -> None:
+def test_fixture_is_listed(pytester: pytest.Pytester) -> None:
     listed = pytester.runpytest_subprocess(*PLUGIN, "--fixtures").stdout.str()
     assert re.search(r"oci_registry -- .*\n +A container registry, empty and in memory", listed)
 
 
 @pytest.mark.slow
-def test_the_plugin_may_be_named_twice(pytester: pytest.Pytester) -> None:
+def test_plugin_may_be_named_twice_or_switched_off(pytester: pytest.Pytester) -> None:
     """The entry point loads it, and ``-p``, which may name a module or an entry point."""
     pytester.makepyfile(SUITE)
-    pytester.runpytest_subprocess(*PLUGIN, *PLUGIN).assert_outcomes(passed=10)
+    pytester.runpytest_subprocess(*PLUGIN, *PLUGIN).assert_outcomes(passed=9)
     result = pytester.runpytest_subprocess("-p", "no:registry_routes.pytest_plugin")
     assert "fixture 'oci_registry' not found" in result.stdout.str()
 
@@ -140,28 +199,26 @@ def pip(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_the_wheel_needs_nothing_but_werkzeug_and_pytest(tmp_path: Path) -> None:
+def test_wheel_needs_only_werkzeug_and_pytest(tmp_path: Path) -> None:
     """In a new environment, from the wheel, without any configuration."""
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation"]
     subprocess.run([*build, "--outdir", str(tmp_path), str(ROOT)], check=True, capture_output=True)
     [wheel] = tmp_path.glob("*.whl")
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    installed = pip(python, "install", "-q", str(wheel), "pytest", "urllib3")
+    installed = pip(python, "install", "-q", str(wheel), "pytest")
     if installed.returncode and "No matching distribution" in installed.stderr:
         pytest.skip("there is no package index to install pytest from")
     assert installed.returncode == 0, installed.stderr
     there = {line.partition("==")[0].lower() for line in pip(python, "freeze").stdout.splitlines()}
-    assert {one.partition(" @")[0] for one in there} <= {
-        *("registry-routes", "registry_routes", "werkzeug", "markupsafe", "urllib3"),
+    assert {name.partition(" @")[0] for name in there} <= {
+        *("registry-routes", "registry_routes", "werkzeug", "markupsafe"),
         *("pytest", "iniconfig", "packaging", "pluggy", "pygments"),
     }
-    suite = tmp_path / "suite"
-    suite.mkdir()
-    (suite / "test_theirs.py").write_text(SUITE)
-    (suite / "test_client.py").write_text(CLIENT)
-    (suite / "test_unused.py").write_text(UNUSED)
     run = [str(python), "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"]
-    for file, passed in ("test_unused.py", 1), ("test_client.py", 1), ("test_theirs.py", 10):
-        result = subprocess.run([*run, file], cwd=suite, capture_output=True, text=True)
+    for suite, passed in (UNUSED, 1), (SUITE, 9):
+        (tmp_path / "test_suite.py").write_text(suite)
+        result = subprocess.run(
+            [*run, "test_suite.py"], cwd=tmp_path, capture_output=True, text=True
+        )
         assert f"{passed} passed" in result.stdout, result.stdout

@@ -1,139 +1,79 @@
 """URLs that clients and servers build and follow."""
 
 import inspect
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
-from urllib.parse import parse_qs, parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.datastructures import MultiDict
-from werkzeug.exceptions import HTTPException, NotFound, SecurityError
+from werkzeug.exceptions import HTTPException, SecurityError
 from werkzeug.middleware.proxy_fix import ProxyFix
-from werkzeug.routing import BuildError, RequestRedirect, Rule
+from werkzeug.routing import BuildError
 from werkzeug.test import Client, create_environ
 from werkzeug.wrappers import Request, Response
 
 from registry_routes import (
     DOCKER_1_5,
-    OCI_1_1,
     Reference,
     RegistryMap,
     RegistryRequest,
     RouteName,
     URLBuilder,
-    errors,
     grammar,
     match_url,
     resolve_location,
-    url_map,
 )
 from registry_routes.paging import parse_next_link
-from registry_routes.urls import same_origin
+from registry_routes.urls import PARAMETERS, same_origin
 
 from . import nasty
 from .nasty import SHA256, SHA512
 from .wsgi import environ_for
 
 Q = SHA256.replace(":", "%3A")
-# Of each method: a call, and the path and the query of what it builds.
+UPLOADS, REFERRERS = "a/blobs/uploads/", f"a/referrers/{SHA256}"
+WITH_BOTH = Reference.parse(f"a:v1@{SHA256}")
+# Of each method: a call, and the path under /v2/ and the query of what it builds.
 CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], str, str]] = [
-    ("base", (), {}, "/v2/", ""),
-    ("base", (), {"service": "x y"}, "/v2/", "service=x%20y"),
-    ("catalog", (), {}, "/v2/_catalog", ""),
-    ("catalog", (), {"n": 10, "last": "a/b"}, "/v2/_catalog", "n=10&last=a%2Fb"),
-    ("tags", ("a/b",), {}, "/v2/a/b/tags/list", ""),
-    ("tags", ("a/b",), {"n": 5, "next_page": "a="}, "/v2/a/b/tags/list", "n=5&next_page=a%3D"),
-    ("tags", ("a/b",), {"n": 0, "last": "é &x"}, "/v2/a/b/tags/list", "n=0&last=%C3%A9%20%26x"),
+    ("base", (), {}, "", ""),
+    ("base", (), {"service": "x y"}, "", "service=x%20y"),
+    ("catalog", (), {"n": 10, "last": "a/b"}, "_catalog", "n=10&last=a%2Fb"),
+    ("tags", ("a/b",), {}, "a/b/tags/list", ""),
+    ("tags", ("a",), {"n": 5, "next_page": "a="}, "a/tags/list", "n=5&next_page=a%3D"),
+    ("tags", ("a",), {"n": 0, "last": "é &x"}, "a/tags/list", "n=0&last=%C3%A9%20%26x"),
+    ("manifest", ("a", "v1"), {"ns": "r.example:5"}, "a/manifests/v1", "ns=r.example%3A5"),
+    ("manifest", ("a", SHA256), {}, f"a/manifests/{SHA256}", ""),
+    ("manifest", ("a", SHA512), {"tag": "v1"}, f"a/manifests/{SHA512}", "tag=v1"),
+    ("manifest", ("a", SHA256), {"tag": ["v", "w"]}, f"a/manifests/{SHA256}", "tag=v&tag=w"),
+    ("manifest", (Reference.parse("h:5/a:v1"),), {}, "a/manifests/v1", ""),
+    ("manifest", (Reference.parse("h:5/a"),), {"ns": "h"}, "a/manifests/latest", "ns=h"),
+    ("manifest", (WITH_BOTH,), {"tag": "v1"}, f"library/a/manifests/{SHA256}", "tag=v1"),
+    ("blob", ("a", SHA256), {"ns": "x"}, f"a/blobs/{SHA256}", "ns=x"),
+    ("blob_upload", ("a",), {}, UPLOADS, ""),
+    ("blob_upload", ("a",), {"mount": SHA256, "from_": "b/c"}, UPLOADS, f"mount={Q}&from=b%2Fc"),
+    ("blob_upload", ("a",), {"digest": SHA256}, UPLOADS, f"digest={Q}"),
     (
-        "manifest",
-        ("a", "v1"),
-        {"ns": "r.example:5000"},
-        "/v2/a/manifests/v1",
-        "ns=r.example%3A5000",
-    ),
-    ("manifest", ("a", SHA256), {}, f"/v2/a/manifests/{SHA256}", ""),
-    ("manifest", ("a", SHA512), {"tag": "v1"}, f"/v2/a/manifests/{SHA512}", "tag=v1"),
-    (
-        "manifest",
-        ("a", SHA256),
-        {"tag": ["v1", "v2"]},
-        f"/v2/a/manifests/{SHA256}",
-        "tag=v1&tag=v2",
-    ),
-    ("blob", ("a", SHA256), {"ns": "x"}, f"/v2/a/blobs/{SHA256}", "ns=x"),
-    ("blob_upload", ("a",), {}, "/v2/a/blobs/uploads/", ""),
-    (
-        "blob_upload",
-        ("a",),
-        {"mount": SHA256, "from_": "b/c"},
-        "/v2/a/blobs/uploads/",
-        f"mount={Q}&from=b%2Fc",
-    ),
-    ("blob_upload", ("a",), {"digest": SHA256}, "/v2/a/blobs/uploads/", f"digest={Q}"),
-    (
-        "blob_upload",
-        ("a",),
-        {"digest_algorithm": "sha512", "x": "y"},
-        "/v2/a/blobs/uploads/",
-        "digest-algorithm=sha512&x=y",
+        *("blob_upload", ("a",), {"digest_algorithm": "sha512", "x": "y"}),
+        *(UPLOADS, "digest-algorithm=sha512&x=y"),
     ),
     (
-        "blob_upload_chunk",
-        ("a", "id"),
-        {"digest": SHA256, "_state": "a+b"},
-        "/v2/a/blobs/uploads/id",
-        f"digest={Q}&_state=a%2Bb",
+        *("blob_upload_chunk", ("a", "id"), {"digest": SHA256, "_state": "a+b"}),
+        *(f"{UPLOADS}id", f"digest={Q}&_state=a%2Bb"),
     ),
-    ("referrers", ("a", SHA256), {}, f"/v2/a/referrers/{SHA256}", ""),
+    ("referrers", ("a", SHA256), {"artifact_type": "a/b+c"}, REFERRERS, "artifactType=a%2Fb%2Bc"),
+    ("referrers", ("a", SHA256), {"n": 5, "last": SHA256}, REFERRERS, f"n=5&last={Q}"),
     (
-        "referrers",
-        ("a", SHA256),
-        {"artifact_type": "a/b+c"},
-        f"/v2/a/referrers/{SHA256}",
-        "artifactType=a%2Fb%2Bc",
+        *("referrers", ("a", SHA256), {"artifact_type": ["a", "b"]}),
+        *(REFERRERS, "artifactType=a&artifactType=b"),
     ),
+    ("extension", ("oci", "ext", "discover"), {}, "_oci/ext/discover", ""),
     (
-        "referrers",
-        ("a", SHA256),
-        {"artifact_type": "x", "n": 5, "last": SHA512},
-        f"/v2/a/referrers/{SHA256}",
-        f"artifactType=x&n=5&last={SHA512.replace(':', '%3A')}",
-    ),
-    (
-        "referrers",
-        ("a", SHA256),
-        {"artifact_type": ["a", "b"]},
-        f"/v2/a/referrers/{SHA256}",
-        "artifactType=a&artifactType=b",
-    ),
-    ("extension", ("oci", "ext", "discover"), {}, "/v2/_oci/ext/discover", ""),
-    ("extension", ("oci", "ext", "discover", "a"), {}, "/v2/a/_oci/ext/discover", ""),
-    (
-        "extension",
-        ("oci", "ext", "discover", "a"),
-        {"name": "b", "x": ["1", 2]},
-        "/v2/a/_oci/ext/discover",
-        "name=b&x=1&x=2",
-    ),
-    ("manifest", (Reference.parse("h:5/a:v1"),), {}, "/v2/a/manifests/v1", ""),
-    (
-        "manifest",
-        (Reference.parse("h:5/a/b"),),
-        {"ns": "h:5"},
-        "/v2/a/b/manifests/latest",
-        "ns=h%3A5",
-    ),
-    (
-        "manifest",
-        (Reference.parse(f"a:v1@{SHA256}"),),
-        {"tag": "v1"},
-        f"/v2/library/a/manifests/{SHA256}",
-        "tag=v1",
+        *("extension", ("oci", "ext", "discover", "a"), {"name": "b", "x": ["1", 2]}),
+        *("a/_oci/ext/discover", "name=b&x=1&x=2"),
     ),
 ]
 ROOTS = {
@@ -149,7 +89,7 @@ ROOTS = {
 def test_every_url_on_every_root(
     method: str, arguments: tuple[str, ...], options: dict[str, Any], path: str, query: str
 ) -> None:
-    wanted = path + (f"?{query}" if query else "")
+    wanted = f"/v2/{path}" + (f"?{query}" if query else "")
     verb = "POST" if method == "blob_upload" else "GET"
     elsewhere = match_url(f"https://another.example/its/root{wanted}", verb, root="/its/root")
     for root, begin in ROOTS.items():
@@ -165,11 +105,11 @@ def test_every_url_on_every_root(
     assert urlsplit(built).query == query
 
 
-def test_there_is_a_method_for_every_route() -> None:
+def test_every_route_has_a_method() -> None:
     assert {method.replace("_", "-") for method, *_ in CALLS} == set(RouteName)
 
 
-def test_every_parameter_is_in_the_table_above() -> None:
+def test_every_parameter_is_in_the_table() -> None:
     for name in {method for method, *_ in CALLS}:
         parameters = inspect.signature(getattr(URLBuilder, name)).parameters.values()
         named = {one.name for one in parameters if one.kind is one.KEYWORD_ONLY}
@@ -191,16 +131,12 @@ def test_every_parameter_is_in_the_table_above() -> None:
         ("manifest", ("a", ".x"), {}, "tag '.x' must start with"),
         ("manifest", ("a", "a/../b"), {}, "tag 'a/../b' must contain only"),
         ("manifest", ("a", ""), {}, "tag '' must not be empty"),
-        ("manifest", ("a", None), {}, "tag None must be a string"),
         ("manifest", ("a", "sha256:x"), {}, "digest 'sha256:x' must have 64"),
         ("manifest", ("a", SHA256), {"tag": ["v1", "!"]}, "tag '!' must start with"),
         ("manifest", ("a", "v1"), {"tag": "v2"}, "manifest 'v1' must be named by its digest"),
-        ("manifest", ("a",), {}, "tag '' must not be empty"),
         (
-            "manifest",
-            (Reference.parse("nginx"), "v1"),
-            {},
-            "reference 'docker.io/library/nginx' must be given alone, not with 'v1'",
+            *("manifest", (Reference.parse("h:5/a"), "v1"), {}),
+            "reference 'h:5/a' must be given alone, not with 'v1'",
         ),
         ("tags", (Reference.parse("nginx"),), {}, "repository name Reference("),
         ("tags", ("a",), {"last": "\udcff"}, "parameter '\\udcff' must be encodable in UTF-8"),
@@ -220,13 +156,87 @@ def test_every_parameter_is_in_the_table_above() -> None:
         ("extension", ("Oci", "a", "b"), {}, "extension name 'Oci' must be lowercase"),
     ],
 )
-def test_a_malformed_argument_is_named(
+def test_malformed_argument_is_named(
     method: str, arguments: Any, options: dict[str, Any], message: str
 ) -> None:
     for builder in URLBuilder("https://h"), URLBuilder("", relative=True):
         with pytest.raises(ValueError, match="must") as error:
             getattr(builder, method)(*arguments, **options)
         assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "options", "message"),
+    [
+        ("tags", (), {"name": "a"}, "URLBuilder.tags() takes name by position: tags('a')"),
+        ("tags", (), {"name": "a", "n": 5}, "URLBuilder.tags() takes name by position: tags('a')"),
+        ("manifest", ("a",), {"tag": "v1"}, "takes tag by position: manifest('a', 'v1')"),
+        ("manifest", ("a",), {"reference": "v1"}, "reference by position: manifest('a', 'v1')"),
+        (
+            "manifest",
+            ("a",),
+            {"digest": SHA256},
+            f"takes digest by position: manifest('a', '{SHA256}')",
+        ),
+        ("manifest", (), {"name": "a", "tag": "v"}, "name and tag by position: manifest('a', 'v')"),
+        ("manifest", ("a",), {}, "URLBuilder.manifest() needs a tag or a digest, or a Reference"),
+        ("manifest", ("a", None), {"ns": "x"}, "URLBuilder.manifest() needs a tag or a digest"),
+        ("blob", ("a",), {"digest": "sha256:1"}, "takes digest by position: blob('a', 'sha256:1')"),
+        ("referrers", ("a",), {"digest": "x"}, "takes digest by position: referrers('a', 'x')"),
+        ("blob_upload", (), {"name": "a"}, "takes name by position: blob_upload('a')"),
+        (
+            "blob_upload_chunk",
+            ("a",),
+            {"uuid": "i"},
+            "uuid by position: blob_upload_chunk('a', 'i')",
+        ),
+        (
+            "extension",
+            ("a", "b"),
+            {"module": "c"},
+            "takes module by position: extension('a', 'b', 'c')",
+        ),
+        ("tags", (), {}, "missing 1 required positional argument: 'name'"),
+        ("tags", ("a", 5), {}, "positional argument"),
+        (
+            "tags",
+            ("a",),
+            {"limit": 5},
+            "limit= is not a parameter of the API: n= limits the results",
+        ),
+        ("catalog", (), {"page_size": 5}, "page_size= is not a parameter of the API: n= limits"),
+        (
+            "referrers",
+            ("a", SHA256),
+            {"count": 5},
+            "count= is not a parameter of the API: n= limits",
+        ),
+    ],
+)
+def test_misplaced_argument_is_named_with_the_call_to_write(
+    method: str, arguments: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TypeError) as error:
+        getattr(URLBuilder("https://h"), method)(*arguments, **options)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("root", "right"),
+    [("https://h/v2/", "'https://h'"), ("https://h/m/v2", "'https://h/m'"), ("/v2", "'/'")],
+)
+def test_root_with_the_root_of_the_api_is_refused(root: str, right: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"^root '{root}' contains the '/v2' of the API: give {right}$"
+    ):
+        URLBuilder(root, relative=root.startswith("/"))
+    mounted = environ_for("/v2/", SCRIPT_NAME="/v2")
+    assert URLBuilder.from_environ(mounted).base() == "http://registry.example/v2/v2/"
+    assert URLBuilder("https://h/xv2").base() == "https://h/xv2/v2/"
+
+
+def test_builder_shows_its_root() -> None:
+    assert repr(URLBuilder("https://h/m/")) == "URLBuilder('https://h/m')"
 
 
 @pytest.mark.parametrize(
@@ -242,61 +252,43 @@ def test_a_malformed_argument_is_named(
             "https:///x",
             "https://:5000",
             "https://h:x",
-            "https://h:99999",
-            "https://@h",
-            "https://h\x7f",
-            "https://u:p@h",
-            "https://h?x",
         ),
-        *(
-            "https://h#x",
-            "https://h/ x",
-            "https://h\n",
-            "https://h\\x",
-            "http://[",
-            "javascript:alert(1)",
-        ),
+        *("https://h:99999", "https://@h", "https://h\x7f", "https://u:p@h", "https://h?x"),
+        *("https://h#x", "https://h/ x", "https://h\n", "https://h\\x", "http://[", "urn:x"),
     ],
 )
-def test_a_malformed_root_is_named(root: str) -> None:
+def test_malformed_root_is_named(root: str) -> None:
     with pytest.raises(ValueError, match=r"^root .* must"):
         URLBuilder(root)
+    if root not in ("", "/x"):
+        with pytest.raises(ValueError, match=r"^root .* must"):
+            URLBuilder(root, relative=True)
 
 
-@pytest.mark.parametrize("root", ["x", "ftp://h/x", "//h/x", "/x?y", "\\x"])
-def test_a_malformed_relative_root_is_named(root: str) -> None:
-    with pytest.raises(ValueError, match=r"^root .* must"):
-        URLBuilder(root, relative=True)
-
-
-def test_a_root_cannot_name_another_host() -> None:
+def test_root_cannot_name_another_host() -> None:
     for root in "////evil.example", "http://h//evil.example":
         with pytest.raises(ValueError, match="must have a path that starts with one '/'"):
             URLBuilder(root, relative=True)
 
 
 @pytest.mark.parametrize(
-    ("method", "arguments", "parameter"),
+    ("method", "arguments", "parameter", "own"),
     [
-        ("blob_upload", ("a",), "from"),
-        ("blob_upload", ("a",), "digest-algorithm"),
-        ("referrers", ("a", SHA256), "artifactType"),
+        ("blob_upload", ("a",), "from", "from_"),
+        ("blob_upload", ("a",), "digest-algorithm", "digest_algorithm"),
+        ("referrers", ("a", SHA256), "artifactType", "artifact_type"),
     ],
 )
-def test_a_parameter_is_given_by_its_own_argument(
-    method: str, arguments: tuple[str, ...], parameter: str
+def test_parameter_with_an_argument_of_its_own(
+    method: str, arguments: tuple[str, ...], parameter: str, own: str
 ) -> None:
-    own = {"from": "from_", "artifactType": "artifact_type"}.get(
-        parameter, parameter.replace("-", "_")
-    )
+    message = f"^parameter '{parameter}' must be given by its own argument$"
     for more in {}, {own: "b"}:
-        with pytest.raises(
-            ValueError, match=f"^parameter '{parameter}' must be given by its own argument$"
-        ):
+        with pytest.raises(ValueError, match=message):
             getattr(URLBuilder("http://h"), method)(*arguments, **{parameter: "B"}, **more)
 
 
-def test_no_parameter_is_sent_without_a_value() -> None:
+def test_parameter_without_a_value_is_left_out() -> None:
     urls = URLBuilder("http://h")
     assert urls.manifest("a", "v1", tag=None, x=None) == "http://h/v2/a/manifests/v1"
     assert urls.tags("a", x=[]) == "http://h/v2/a/tags/list"
@@ -317,19 +309,20 @@ ARGUMENT_NAMES = sorted(
 
 
 @pytest.mark.parametrize("parameter", ARGUMENT_NAMES)
-def test_a_query_parameter_may_have_the_name_of_any_argument(parameter: str) -> None:
+def test_parameter_with_the_name_of_an_argument(parameter: str) -> None:
     query = {parameter: "x"}
-    assert resolve_location("http://h/", "/y", **query) == f"http://h/y?{parameter}=x"
+    sent = PARAMETERS.get(parameter, parameter)
+    assert resolve_location("http://h/", "/y", **query) == f"http://h/y?{sent}=x"
     for method, arguments, options, path, _ in CALLS:
         taken = inspect.signature(getattr(URLBuilder, method)).parameters.get(parameter)
         if taken is not None and taken.kind is taken.KEYWORD_ONLY:
             continue
         if not options and not (method == "blob_upload" and parameter == "from"):
             built = getattr(URLBuilder("http://h"), method)(*arguments, **query)
-            assert built == f"http://h{path}?{parameter}=x"
+            assert built == f"http://h/v2/{path}?{parameter}=x"
 
 
-def test_another_dialect() -> None:
+def test_urls_of_another_dialect() -> None:
     docker = URLBuilder("https://h", url_map=RegistryMap(dialect=DOCKER_1_5))
     assert (
         docker.blob("a/b", "tarsum.v1+sha256:abc") == "https://h/v2/a/b/blobs/tarsum.v1+sha256:abc"
@@ -348,7 +341,7 @@ def test_another_dialect() -> None:
         ("tags", {"name": "a"}, {"last": 1.5}, ValueError, "last 1.5 must be a string"),
     ],
 )
-def test_values_that_fit_no_route_are_not_built(
+def test_build_of_values_that_fit_no_route_fails(
     endpoint: str, values: Any, query: Any, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
@@ -372,21 +365,21 @@ def test_values_that_fit_no_route_are_not_built(
         (httpx.URL("https://h/a"), "https://h", True),
     ],
 )
-def test_where_credentials_may_go(url: object, other: object, expected: bool) -> None:
+def test_same_origin(url: object, other: object, expected: bool) -> None:
     assert same_origin(url, other) is same_origin(other, url) is expected
 
 
 @pytest.mark.parametrize(
     "url", ["/v2/", "", "h:5000", "ftp://h", "https:///x", "https://h:x", None]
 )
-def test_a_value_without_an_origin_is_named(url: object) -> None:
+def test_same_origin_of_other_values_is_refused(url: object) -> None:
     for arguments in (url, "https://h"), ("https://h", url):
         with pytest.raises(ValueError, match=r"URL .*must"):
             same_origin(*arguments)
 
 
 class TestFromEnviron:
-    def test_the_scheme_host_and_mount_of_a_request(self) -> None:
+    def test_scheme_host_and_mount_of_a_request(self) -> None:
         environ = environ_for("/v2/", HTTP_HOST="r.example:5000", SCRIPT_NAME="/m/\xc3\xa9 x")
         assert URLBuilder.from_environ(environ).base() == "http://r.example:5000/m/%C3%A9%20x/v2/"
         relative = URLBuilder.from_environ(environ, relative=True)
@@ -407,7 +400,7 @@ class TestFromEnviron:
             ("[::80]", "http", "[::80]"),
         ],
     )
-    def test_the_host_is_the_requests(self, host: str, scheme: str, expected: str) -> None:
+    def test_host_of_a_request(self, host: str, scheme: str, expected: str) -> None:
         environ = environ_for("/v2/", HTTP_HOST=host, **{"wsgi.url_scheme": scheme})
         assert URLBuilder.from_environ(environ).base() == f"{scheme}://{expected}/v2/"
 
@@ -416,7 +409,7 @@ class TestFromEnviron:
         del environ["HTTP_HOST"]  # HTTP/1.0
         assert URLBuilder.from_environ(environ).base() == "http://registry.local:5000/v2/"
 
-    def test_a_mount_cannot_name_another_host(self) -> None:
+    def test_mount_cannot_name_another_host(self) -> None:
         for script_name in "//evil.example", "/\\evil.example", "//":
             environ = environ_for("/", SCRIPT_NAME=script_name)
             for relative in True, False:
@@ -431,7 +424,7 @@ class TestFromEnviron:
             *("[", "[]", "[::1", "[:::]x", "::1", "h,i", "h#x", "h\\x", "h:" + "9" * 5000),
         ],
     )
-    def test_a_malformed_host_is_a_400(self, host: str) -> None:
+    def test_malformed_host_is_a_400(self, host: str) -> None:
         environ = environ_for("/", HTTP_HOST=host, SERVER_NAME="")
         with pytest.raises(SecurityError):
             URLBuilder.from_environ(environ)
@@ -453,25 +446,16 @@ class TestFromEnviron:
         assert Client(behind).get("/", headers=headers).text == "https://public.example/mirror/v2/"
 
 
+AT = "https://r.example/v2/a/blobs/uploads/"
+
+
 @pytest.mark.parametrize(
     ("location", "query", "expected"),
     [
-        (
-            "https://cdn.example/up/1",
-            {"digest": "sha256:a"},
-            "https://cdn.example/up/1?digest=sha256%3Aa",
-        ),
-        (
-            "/v2/a/blobs/uploads/1",
-            {"digest": "sha256:a"},
-            "https://r.example/v2/a/blobs/uploads/1?digest=sha256%3Aa",
-        ),
-        (
-            "1?_state=a%2Bb==&&x=&y",
-            {"digest": "d"},
-            "https://r.example/v2/a/blobs/uploads/1?_state=a%2Bb==&&x=&y&digest=d",
-        ),
-        ("?x=%zz", {}, "https://r.example/v2/a/blobs/uploads/?x=%zz"),
+        ("https://cdn.example/1", {"digest": "s:a"}, "https://cdn.example/1?digest=s%3Aa"),
+        ("/v2/a/1", {"digest": "s:a"}, "https://r.example/v2/a/1?digest=s%3Aa"),
+        ("1?_s=a%2Bb==&&x=&y", {"digest": "d"}, f"{AT}1?_s=a%2Bb==&&x=&y&digest=d"),
+        ("?x=%zz", {}, f"{AT}?x=%zz"),
         ("/x?", {"digest": "d"}, "https://r.example/x?digest=d"),
         ("/x?a=1&", {"digest": "d"}, "https://r.example/x?a=1&digest=d"),
         ("/x?digest=old", {"digest": "d"}, "https://r.example/x?digest=old&digest=d"),
@@ -481,46 +465,37 @@ class TestFromEnviron:
             {"digest-algorithm": "sha512", "tag": ["a", "b"], "none": None},
             "https://r.example/x?digest-algorithm=sha512&tag=a&tag=b",
         ),
+        (
+            "/x",
+            {"from_": "a/b", "digest_algorithm": "sha512", "artifact_type": ["c", "d"]},
+            "https://r.example/x?from=a%2Fb&digest-algorithm=sha512&artifactType=c&artifactType=d",
+        ),
         ("//other.example/x", {}, "https://other.example/x"),
         ("../../tags", {}, "https://r.example/v2/a/tags"),
         ("/a%2Fb/%3A;p=1", {}, "https://r.example/a%2Fb/%3A;p=1"),
         ("http://r.example:5000", {"digest": "d"}, "http://r.example:5000?digest=d"),
     ],
 )
-def test_where_a_location_leads(location: str, query: dict[str, Any], expected: str) -> None:
-    request_url = "https://r.example/v2/a/blobs/uploads/?mount=x"
-    assert resolve_location(request_url, location, **query) == expected
+def test_resolve_location(location: str, query: dict[str, Any], expected: str) -> None:
+    assert resolve_location(f"{AT}?mount=x", location, **query) == expected
 
 
 @pytest.mark.parametrize(
     "location",
     [
-        *(
-            "ftp://h/x",
-            "file:///etc/passwd",
-            "javascript:alert(1)",
-            "https://",
-            "/x y",
-            "/x\n",
-            "\\\\h",
-        ),
-        *("http:///x", "https://?x", "\x00", "http://[x", "http://h:x/", "//h:99999/"),
+        *("ftp://h/x", "file:///etc/passwd", "urn:x", "https://", "/x y", "/x\n", "\\\\h", "\x00"),
+        *("http:///x", "https://?x", "http://[x", "http://h:x/", "//h:99999/"),
     ],
 )
-def test_a_location_that_leads_nowhere_is_named(location: str) -> None:
+def test_location_that_leads_nowhere_is_named(location: str) -> None:
     with pytest.raises(ValueError, match=r"Location .* must"):
         resolve_location("https://r.example/v2/", location)
     with pytest.raises(ValueError, match="must"):
         resolve_location("r.example/v2/", "x")
 
 
-def test_a_missing_location_is_named() -> None:
-    with pytest.raises(ValueError, match="Location must be a string or a URL object, not NoneType"):
-        resolve_location("https://r.example/v2/", None)
-
-
 @given(st.text(alphabet="ab=&%+;?/:@!$'()*,~._-", max_size=30))
-def test_the_query_of_a_location_is_kept_byte_for_byte(query: str) -> None:
+def test_query_of_a_location_is_kept_byte_for_byte(query: str) -> None:
     resolved = resolve_location("https://h/a", f"/b?{query}", digest="sha256:x")
     kept, _, digest = resolved.rpartition("digest=")
     assert digest == "sha256%3Ax"
@@ -528,14 +503,7 @@ def test_the_query_of_a_location_is_kept_byte_for_byte(query: str) -> None:
     assert kept == (expected if expected.endswith(("?", "&")) else f"{expected}&")
 
 
-def test_a_server_reads_the_query_that_was_built() -> None:
-    built = url_map.bind("h").build("tags", {"name": "a", "n": 3, "last": "a b"})
-    query = urlsplit(URLBuilder("https://h").tags("a", n=3, last="a b")).query
-    assert parse_qsl(urlsplit(built).query) == parse_qsl(query)
-    assert parse_qs(query) == {"n": ["3"], "last": ["a b"]}
-
-
-def test_a_map_that_matches_hosts_builds_the_same_urls() -> None:
+def test_map_with_host_matching_builds_the_same_urls() -> None:
     url_map = RegistryMap(host_matching=True)
     environ = create_environ("/v2/", "https://registry.example/m")
     assert URLBuilder("https://h", url_map=url_map).base() == "https://h/v2/"
@@ -555,7 +523,7 @@ class PrintsAsURL:
 
 
 @pytest.mark.parametrize("url", [str, httpx.URL, PrintsAsURL])
-def test_an_object_that_prints_as_a_url_is_accepted(url: Callable[[str], object]) -> None:
+def test_url_objects_are_accepted(url: Callable[[str], object]) -> None:
     page = "https://h:5000/v2/a/tags/list"
     assert resolve_location(url(page), url("/x?_state=a%2Bb"), digest="d") == (
         "https://h:5000/x?_state=a%2Bb&digest=d"
@@ -575,7 +543,7 @@ def test_an_object_that_prints_as_a_url_is_accepted(url: Callable[[str], object]
         *(urlsplit("https://h/v2/"), httpx.Response(200), Request, memoryview(b"/v2/")),
     ],
 )
-def test_an_object_that_does_not_print_as_a_url_is_refused(url: object) -> None:
+def test_other_objects_are_refused(url: object) -> None:
     """The text of None or of a list would be taken for a relative path."""
     calls: list[Callable[[], object]] = [
         lambda: resolve_location("https://h/", url),
@@ -593,7 +561,7 @@ def test_an_object_that_does_not_print_as_a_url_is_refused(url: object) -> None:
             call()
 
 
-# Matching URLs.
+# Built and matched back.
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
@@ -627,11 +595,6 @@ KEYWORDS: dict[str, st.SearchStrategy[Any]] = {
     "digest_algorithm": st.sampled_from(["sha256", "sha512", "a+b.c"]),
     "artifact_type": TEXT | st.lists(TEXT, max_size=3),
 }
-SPELLED = {
-    "from_": "from",
-    "digest_algorithm": "digest-algorithm",
-    "artifact_type": "artifactType",
-}
 MAPS = {prefix: RegistryMap(prefix=prefix) for prefix in ("", "/q", "/v2/é x")}
 
 
@@ -650,7 +613,8 @@ def test_every_built_url_is_matched_back(
     for name, parameter in inspect.signature(getattr(URLBuilder, method)).parameters.items():
         if parameter.kind is parameter.POSITIONAL_ONLY and name != "self":
             value = data.draw(
-                POSITIONAL[name] if parameter.default is not None else POSITIONAL[name] | st.none()
+                POSITIONAL[name]
+                | (st.none() if parameter.default is None and name != "reference" else st.nothing())
             )
             arguments.append(value)
             if value is not None:
@@ -660,13 +624,12 @@ def test_every_built_url_is_matched_back(
             if name == "tag" and "tag" in values:
                 continue
             query[name] = data.draw(KEYWORDS[name])
-    more = {
-        name: value for name, value in more.items() if name not in {*KEYWORDS, *SPELLED.values()}
-    }
+    taken = {*KEYWORDS, *PARAMETERS.values(), "limit", "page_size", "count"}
+    more = {name: value for name, value in more.items() if name not in taken}
     urls = URLBuilder(root, relative=relative, url_map=MAPS[prefix])
     url = getattr(urls, method)(*arguments, **query, **more)
     verb = "POST" if method == "blob_upload" else "GET"
-    pairs = {SPELLED.get(name, name): value for name, value in {**query, **more}.items()}
+    pairs = {PARAMETERS.get(name, name): value for name, value in {**query, **more}.items()}
     expected = MultiDict(
         (name, str(one))
         for name, value in pairs.items()
@@ -680,178 +643,11 @@ def test_every_built_url_is_matched_back(
 
 
 @given(TEXT.filter(grammar.DOCKER_UPLOAD_ID.fits))
-def test_a_value_that_is_percent_encoded_is_matched_back(uuid: str) -> None:
+def test_percent_encoded_value_is_matched_back(uuid: str) -> None:
     routes = RegistryMap(dialect=DOCKER_1_5)
     url = URLBuilder("https://h/m", url_map=routes).blob_upload_chunk("a/b", uuid)
     matched = match_url(url, root="https://h/m", url_map=routes)
     assert matched.values == {"name": "a/b", "uuid": uuid}
-
-
-def outcome(call: Callable[[], Any]) -> tuple[Any, ...]:
-    """What a call returns or raises."""
-    try:
-        return tuple(call())
-    except RequestRedirect as redirect:
-        return type(redirect), redirect.new_url
-    except HTTPException as error:
-        described = None if type(error) is NotFound else error.description
-        return type(error), described, getattr(error, "valid_methods", None)
-
-
-@pytest.mark.parametrize("mount", ["", "/m", "/é%/x y"])
-def test_a_url_is_matched_as_a_request_for_it_is(mount: str) -> None:
-    script_name = mount.encode().decode("latin-1")
-    root = mount.replace("%", "%25").replace(" ", "%20")
-    for target, method in nasty.requests(seed=9, count=3000):
-        if target[0] != "/":  # which is not the path of a URL
-            continue
-        environ = environ_for(target, method, SCRIPT_NAME=script_name)
-        request = Request(environ)
-        adapter = url_map.bind_to_environ(environ)
-        expected = outcome(lambda: (*adapter.match(), request.args))
-        for url in root + target, f"http://registry.example:80{root}{target}":
-            assert outcome(lambda: match_url(url, method, root=root)) == expected, url
-
-
-@pytest.mark.parametrize(
-    ("url", "method", "root", "expected"),
-    [
-        ("/v2/", "GET", "/", ("base", {})),
-        ("/v2/a%2Fb%2fc/tags/list", "GET", "", ("tags", {"name": "a/b/c"})),
-        (f"/v2/a/blobs/{Q}", "HEAD", "/", ("blob", {"name": "a", "digest": SHA256})),
-        ("/v2/a/manifests/v%31", "put", "/", ("manifest", {"name": "a", "tag": "v1"})),
-        ("https://user:password@h/v2/", "GET", "https://h", ("base", {})),
-        ("https://user@h/v2/#x", "GET", "/", ("base", {})),
-        ("HTTPS://H:443/v2/#x?y", "GET", "https://h/", ("base", {})),
-        ("https://h:/v2/", "GET", "https://h", ("base", {})),
-        ("http://h/v2/", "GET", "http://H:80", ("base", {})),
-        ("http://[::1]:5000/m/v2/", "GET", "http://[::1]:5000/m", ("base", {})),
-        ("/m/v2/", "GET", "https://h/m", ("base", {})),
-        ("https://whatever.example/m/v2/", "GET", "/m/", ("base", {})),
-        ("/%6d/v2/", "GET", "/m", ("base", {})),
-        ("/m%C3%A9/v2/", "GET", "/mé", ("base", {})),
-        ("/a%20b/v2/", "GET", "/a%20b", ("base", {})),
-    ],
-)
-def test_the_endpoint_values_and_query_of_a_url(
-    url: str, method: str, root: str, expected: tuple[Any, ...]
-) -> None:
-    endpoint, values, query = match_url(url, method, root=root)
-    assert (endpoint, values) == expected
-    assert not query
-
-
-@pytest.mark.parametrize(
-    ("query", "expected"),
-    [
-        ("n=1&n=2&last=", [("n", "1"), ("n", "2"), ("last", "")]),
-        ("last=a%2Fb+c%20d&%66rom=x", [("last", "a/b c d"), ("from", "x")]),
-        ("last=%FF", [("last", "\ufffd")]),
-        ("=x&&y", [("", "x"), ("y", "")]),
-        ("a=b;c=d?e", [("a", "b;c=d?e")]),
-    ],
-)
-def test_the_query_is_decoded(query: str, expected: list[tuple[str, str]]) -> None:
-    for url in f"/v2/_catalog?{query}", f"https://h/v2/_catalog?{query}#n=3":
-        assert match_url(url).query == MultiDict(expected)
-
-
-@pytest.mark.parametrize(
-    ("url", "root", "error", "message"),
-    [
-        ("/v2/a/blobs/x", "/", errors.DigestInvalid, "digest 'x' must have an algorithm"),
-        ("https://h/v2/A/tags/list", "/", errors.NameInvalid, "repository name 'A' must be lower"),
-        (
-            "/v2/a%FFb/tags/list",
-            "/",
-            errors.NameInvalid,
-            "repository name 'a\ufffdb' must contain only",
-        ),
-        ("/v2/é/tags/list", "/", errors.NameInvalid, "repository name 'é' must contain only"),
-        ("/v2/a%0A/tags/list", "/", errors.NameInvalid, r"repository name 'a\n' must contain only"),
-        ("/v2/a/blobs/uploads/", "/", errors.Unsupported, "the registry does not support this"),
-        ("/v2/x", "/", errors.RouteUnknown, "the registry has no such endpoint"),
-        ("/x", "/", NotFound, "URL '/x' must be under the API, '/v2/'"),
-        ("https://h", "/", NotFound, "URL 'https://h' must be under the API, '/v2/'"),
-        (
-            "http://h/m",
-            "http://h/m/",
-            NotFound,
-            "URL 'http://h/m' must be under the API, 'http://h/m/v2/'",
-        ),
-        ("/v2/", "/m", NotFound, "URL '/v2/' must be under the root '/m'"),
-        ("/mv2/", "/m", NotFound, "URL '/mv2/' must be under the root '/m'"),
-        ("//m/v2/", "/m", NotFound, "URL '//m/v2/' must be under the root '/m'"),
-        *(
-            (url, "https://h/m", NotFound, f"URL '{url}' must be under the root 'https://h/m'")
-            for url in (
-                *("http://h/m/v2/", "https://h:444/m/v2/", "https://h.example/m/v2/"),
-                *("https://h@evil.example/m/v2/", "https://h:443@evil.example/m/v2/"),
-                *("https://h/v2/", "/v2/", "https://h/m2/v2/", "https://h:80/m/v2/"),
-                *("https://evil.example#@h/m/v2/", "https://evil.example?@h/m/v2/"),
-            )
-        ),
-    ],
-)
-def test_a_url_that_does_not_match_raises_what_match_raises(
-    url: str, root: str, error: type[HTTPException], message: str
-) -> None:
-    with pytest.raises(HTTPException) as raised:
-        match_url(url, root=root)
-    assert type(raised.value) is error
-    assert str(raised.value.description).startswith(message)
-
-
-@pytest.mark.parametrize(
-    ("url", "root", "location"),
-    [
-        ("/v2", "/", "/v2/"),
-        ("https://h/m/v2?x=%2F+y", "https://h/m", "/m/v2/?x=%2F+y"),
-        ("//v2/_catalog?n=1", "/", "/v2/_catalog?n=1"),  # not a host
-        ("https://h//v2/_catalog", "https://h", "/v2/_catalog"),
-        ("//v2:x/../v2/_catalog/", "/", "/v2/_catalog"),  # nor a port
-        ("/m/x/../v2/a%2Fb/tags/list/#x", "/m", "/m/v2/a/b/tags/list"),
-        ("/a%20b/v2", "https://h/a%20b", "/a%20b/v2/"),
-    ],
-)
-def test_a_url_that_redirects_raises_the_redirect(url: str, root: str, location: str) -> None:
-    with pytest.raises(RequestRedirect) as redirect:
-        match_url(url, root=root)
-    assert redirect.value.new_url == location
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        *("", "v2/", "?n=1", "#x", "h/v2/", "h:5000/v2/", "ftp://h/v2/", "https:/v2/", "https://"),
-        *("https:///v2/", "http://[/v2/", "https://h:x/v2/", "https://h:99999/v2/", "*", "urn:x"),
-        *("/v2/ x", "/v2/\n", "/v2\\", "\\v2/", "/v2/\t", " /v2/", "/v2/\x00", "https://h\n/v2/"),
-    ],
-)
-def test_a_malformed_url_is_a_value_error(url: str) -> None:
-    with pytest.raises(ValueError, match=r"^URL .* must"):
-        match_url(url)
-
-
-@pytest.mark.parametrize(
-    "root", ["x", "h:5000", "ftp://h", "//h", "https://u@h", "/x?y", "https:///x"]
-)
-def test_the_root_of_a_url_is_checked(root: str) -> None:
-    with pytest.raises(ValueError, match=r"^root .* must"):
-        match_url("/v2/", root=root)
-
-
-def test_a_url_is_matched_with_the_routes_of_another_map() -> None:
-    routes = RegistryMap(
-        dialect=OCI_1_1.subset("tags"), prefix="/r é", rules=[Rule("/v2/token", endpoint="token")]
-    )
-    assert match_url("/r%20%C3%A9/v2/a/tags/list", url_map=routes).values == {"name": "a"}
-    matched = match_url("/m/v2/token?a=b", root="/m", url_map=routes)
-    assert matched == ("token", {}, MultiDict([("a", "b")]))
-    with pytest.raises(errors.RouteUnknown):
-        match_url("/r%20%C3%A9/v2/_catalog", url_map=routes)
-    with pytest.raises(NotFound, match="must be under the API, 'https://h/m/r%20%C3%A9/v2/'"):
-        match_url("/m/v2/", root="https://h/m", url_map=routes)
 
 
 HUGE = "x" * 10**6
@@ -887,41 +683,7 @@ HUGE = "x" * 10**6
         lambda: match_url(f"/v2/{HUGE.upper()}/tags/list"),
     ],
 )
-def test_a_huge_value_is_shortened_in_the_message(call: Callable[[], object]) -> None:
+def test_huge_value_is_shortened_in_the_message(call: Callable[[], object]) -> None:
     with pytest.raises((ValueError, HTTPException)) as error:
         call()
     assert 20 < len(str(error.value)) < 1000
-
-
-@pytest.mark.parametrize(
-    "shape",
-    [
-        "/",
-        "/..",
-        "/.",
-        "a/",
-        "%2F",
-        "%",
-        "%zz",
-        "%C3",
-        "&",
-        "a=&",
-        "?",
-        "#",
-        "é",
-        "[",
-        "@",
-        ":",
-        ";",
-    ],
-)
-def test_a_hostile_url_takes_little_time(shape: str) -> None:
-    begun = time.monotonic()
-    for begin in "/", "/v2/", "/v2/a/tags/list?", "https://h/", "https://", "/m/v2/":
-        url = begin + shape * (100_000 // len(shape))
-        for root in "/", "/m", f"/m/{'x/' * 50_000}":
-            with suppress(HTTPException, ValueError):
-                match_url(url, root=root)
-        with suppress(ValueError):
-            resolve_location("https://h/v2/", url, digest="x")
-    assert time.monotonic() - begun < 20

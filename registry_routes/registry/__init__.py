@@ -1,31 +1,42 @@
 """A whole registry, as a WSGI application on a `Storage`: `make_registry`."""
 
+from datetime import timedelta
+from typing import cast
+
+from werkzeug.routing import Rule
+
 from ..app import RegistryApp
-from ..map import RegistryMap, url_map
-from ..routes import OCI_1_1, Dialect, RouteName
+from ..map import RegistryMap
+from ..routes import RouteName
 from .manifests import MAX_MANIFEST, manifest_type, parse_manifest
 from .memory import MemoryStorage
 from .storage import (
     BLOCK,
     MAX_NAME,
+    Blob,
     BlobFile,
-    Conflict,
+    ConflictError,
     Manifest,
-    Missing,
+    MissingError,
+    ReadStorage,
+    SigningStorage,
     Storage,
     checked_blocks,
 )
-from .views import Views, answering, blob_response, manifest_response, registered
+from .views import Views, blob_response, guard, manifest_response, registered
 
 __all__ = [
     "BLOCK",
     "MAX_MANIFEST",
     "MAX_NAME",
+    "Blob",
     "BlobFile",
-    "Conflict",
+    "ConflictError",
     "Manifest",
     "MemoryStorage",
-    "Missing",
+    "MissingError",
+    "ReadStorage",
+    "SigningStorage",
     "Storage",
     "blob_response",
     "checked_blocks",
@@ -38,14 +49,14 @@ __all__ = [
 
 
 def make_registry(
-    storage: Storage,
+    storage: ReadStorage,
     *,
-    dialect: Dialect = OCI_1_1,
+    url_map: RegistryMap | None = None,
     page_size: int | None = None,
-    min_chunk: int = 0,
     max_chunk: int | None = None,
+    blob_urls: timedelta | None = None,
 ) -> RegistryApp:
-    """A registry as a WSGI application, with every view of the specification, on a storage.
+    """Return a registry as a WSGI application, with every view of the specification, on a storage.
 
     (distribution-spec 1.1; from its main branch, tags for a manifest that is pushed by its digest,
     ``digest-algorithm``, and cancelling an upload; Docker's catalog.)
@@ -59,47 +70,57 @@ def make_registry(
 
     It does not authenticate clients: put it behind something that does. A blob is mounted only from
     a repository that the request names in ``from``, as `scopes.required_scopes` expects. The views
-    never hold a whole blob in memory.
+    never hold a whole blob in memory. They honour ``If-Match`` and ``If-None-Match`` when they
+    write, too.
 
-    :param dialect: `OCI_1_1`, or a subset of it for a registry that is read-only, or that has no
-        catalog or no referrers.
+    :param storage: where the content is: a `Storage`, or a `ReadStorage` for a map that only reads.
+    :param url_map: the routes; by default a `RegistryMap` of its own. The map of a subset, such as
+        ``RegistryMap(dialect=OCI_1_1.subset(methods=["GET"]))``, makes a registry that is
+        read-only, or that has no catalog or no referrers. Your own rules may have their own views,
+        or those of the registry, under the same endpoints. The storage only gets names, tags,
+        digests and upload ids of `OCI_1_1`, whatever your converters let through.
     :param page_size: the maximum number of results in a page of tags, repositories or referrers. If
         it is `None`, a page has all that the client asks for. A page of referrers also ends at
         `MAX_MANIFEST` bytes.
-    :param min_chunk: the minimum size of a chunk in bytes, announced by ``OCI-Chunk-Min-Length``.
-        Only the last chunk may be shorter: one after that is refused with 400 ``SIZE_INVALID``.
     :param max_chunk: the maximum size of a PATCH in bytes; more is refused with 413
         ``SIZE_INVALID``.
+    :param blob_urls: if given, a GET of a blob is redirected to a URL that the storage, a
+        `SigningStorage`, makes valid for this long.
 
-    Raises `ValueError` for an option that is out of range, and for another dialect.
+    Raises `ValueError` for an option that is out of range, and `TypeError` for a storage that lacks
+    a method which the map's routes or an option need, and for a route that lists no methods.
     """
-    if dialect.converters != OCI_1_1.converters:
-        raise ValueError(f"dialect {dialect.name!r} must be OCI_1_1 or a subset of it")
-    for option, value, least in (
-        ("page_size", page_size, 1),
-        ("min_chunk", min_chunk, 0),
-        ("max_chunk", max_chunk, max(min_chunk, 1)),
-    ):
-        if value is not None and value < least:
-            raise ValueError(f"{option} {value!r} must be {least} or more")
-    app = RegistryApp(url_map if dialect == OCI_1_1 else RegistryMap(dialect=dialect))
-    views = Views(storage, page_size, min_chunk, max_chunk)
-    taken = {(route.endpoint, method) for route in dialect.routes for method in route.methods or ()}
-    for endpoint, method, view in (
-        (RouteName.MANIFEST, "GET", views.get_manifest),
-        (RouteName.MANIFEST, "PUT", views.put_manifest),
-        (RouteName.MANIFEST, "DELETE", views.delete_manifest),
-        (RouteName.BLOB, "GET", views.get_blob),
-        (RouteName.BLOB, "DELETE", views.delete_blob),
-        (RouteName.BLOB_UPLOAD, "POST", views.begin_upload),
-        (RouteName.BLOB_UPLOAD_CHUNK, "GET", views.get_upload),
-        (RouteName.BLOB_UPLOAD_CHUNK, "PATCH", views.append_to_upload),
-        (RouteName.BLOB_UPLOAD_CHUNK, "PUT", views.finish_upload),
-        (RouteName.BLOB_UPLOAD_CHUNK, "DELETE", views.cancel_upload),
-        (RouteName.TAGS, "GET", views.list_tags),
-        (RouteName.CATALOG, "GET", views.list_repositories),
-        (RouteName.REFERRERS, "GET", views.list_referrers),
-    ):
+    for option, value in ("page_size", page_size), ("max_chunk", max_chunk):
+        if value is not None and value < 1:
+            raise ValueError(f"{option} {value!r} must be 1 or more")
+    url_map = RegistryMap() if url_map is None else url_map
+    app = RegistryApp(url_map)
+    _check_storage(storage, ReadStorage, "a registry")
+    if blob_urls is not None:
+        _check_storage(storage, SigningStorage, "blob_urls")
+    views = Views(cast(Storage, storage), page_size, max_chunk, blob_urls)
+    by_endpoint = views.by_endpoint()
+    taken = dict[tuple[str, str], Rule]()
+    for rule in url_map.iter_rules():
+        if any(rule.endpoint == endpoint for endpoint, _ in by_endpoint):
+            if rule.methods is None:
+                raise TypeError(f"route {rule.rule!r} lists no methods, so it has no view")
+            taken |= {(rule.endpoint, method): rule for method in rule.methods}
+    views.serves_referrers = (RouteName.REFERRERS, "GET") in taken
+    for (endpoint, method), view in by_endpoint.items():
         if (endpoint, method) in taken:
-            app.view(endpoint, method)(answering(endpoint, view))
+            if method != "GET":
+                route = taken[endpoint, method].rule
+                _check_storage(storage, Storage, f"{method} at the route {route!r}")
+            app.view(endpoint, method)(guard(endpoint, view))
     return app
+
+
+def _check_storage(storage: object, protocol: type, user: str) -> None:
+    """Raise `TypeError` if the storage lacks a method of the protocol, which `user` needs."""
+    missing = [name for name in dir(protocol) if name[0] != "_" and not hasattr(storage, name)]
+    if missing:
+        raise TypeError(
+            f"storage {storage!r:.100} has no method {missing[0]!r}, "
+            f"which {user} needs: {protocol.__name__} describes it"
+        )

@@ -1,12 +1,15 @@
 """`MemoryStorage`: a storage in memory, for tests, and the shortest example of a storage."""
 
 import threading
+import time
 import uuid as uuids
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from .storage import BLOCK, Conflict, Manifest, Missing, Storage, checked_blocks
+from .storage import BLOCK, Blob, ConflictError, Manifest, MissingError, Storage, checked_blocks
+
+REMEMBERED = 3600.0  # seconds, for which the result of an upload is kept
 
 
 @dataclass
@@ -28,6 +31,9 @@ class _Repository:
     manifests: dict[str, _Kept] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
 
+    results: dict[str, tuple[float, str]] = field(default_factory=dict)
+    """When each finished upload ended, by `time.monotonic`, and the digest of its blob."""
+
 
 class MemoryStorage(Storage):
     """A `Storage` in memory, for tests. It is thread-safe, and its content is lost with it.
@@ -36,7 +42,7 @@ class MemoryStorage(Storage):
     >>> storage = MemoryStorage()
     >>> digest = digest_of(b"{}")
     >>> storage.put_blob("library/nginx", digest, [b"{", b"}"])
-    >>> storage.blob_size("library/nginx", digest)
+    >>> storage.open_blob("library/nginx", digest).size
     2
     """
 
@@ -46,54 +52,56 @@ class MemoryStorage(Storage):
         self._lock = threading.Lock()
 
     def _repository(self, name: str) -> _Repository:
-        """A repository to read from. It is empty if nothing has been written to it."""
+        """Return a repository to read from, which is empty if nothing has been written to it."""
         return self._repositories.get(name, _Repository())
 
-    def _written(self, name: str) -> _Repository:
-        """A repository to write to. It is added if it is new."""
+    def _create(self, name: str) -> _Repository:
+        """Return a repository to write to, after creating it if it is new."""
         return self._repositories.setdefault(name, _Repository())
 
     def _blob(self, name: str, digest: str) -> bytes:
         with self._lock:
-            return _found(self._repository(name).blobs, digest)
+            return _find(self._repository(name).blobs, digest)
 
-    def blob_size(self, name: str, digest: str) -> int:
-        return len(self._blob(name, digest))
+    def open_blob(self, name: str, digest: str) -> Blob:
+        content = self._blob(name, digest)
 
-    def read_blob(self, name: str, digest: str, start: int, end: int) -> Iterable[bytes]:
-        content = memoryview(self._blob(name, digest))[start:end]
-        return (bytes(content[i : i + BLOCK]) for i in range(0, len(content), BLOCK))
+        def read(start: int, end: int) -> Iterable[bytes]:
+            part = memoryview(content)[start:end]
+            return (bytes(part[i : i + BLOCK]) for i in range(0, len(part), BLOCK))
+
+        return Blob(len(content), read)
 
     def put_blob(self, name: str, digest: str, blocks: Iterable[bytes]) -> None:
         content = b"".join(checked_blocks(digest, blocks))
         with self._lock:
-            self._written(name).blobs[digest] = content
+            self._create(name).blobs[digest] = content
 
     def mount_blob(self, name: str, digest: str, source: str) -> None:
         with self._lock:
-            content = _found(self._repository(source).blobs, digest)
-            self._written(name).blobs[digest] = content
+            content = _find(self._repository(source).blobs, digest)
+            self._create(name).blobs[digest] = content
 
     def delete_blob(self, name: str, digest: str) -> None:
         with self._lock:
             blobs = self._repository(name).blobs
-            _found(blobs, digest)
+            _find(blobs, digest)
             del blobs[digest]
 
     def begin_upload(self, name: str) -> str:
         upload_id = uuids.uuid4().hex
         with self._lock:
-            self._written(name).uploads[upload_id] = _Upload()
+            self._create(name).uploads[upload_id] = _Upload()
         return upload_id
 
     def upload_size(self, name: str, upload_id: str) -> int:
         with self._lock:
-            return _found(self._repository(name).uploads, upload_id).size
+            return _find(self._repository(name).uploads, upload_id).size
 
     def _upload_of(self, name: str, upload_id: str, start: int) -> _Upload:
-        upload = _found(self._repository(name).uploads, upload_id)
+        upload = _find(self._repository(name).uploads, upload_id)
         if upload.size != start:
-            raise Conflict
+            raise ConflictError
         return upload
 
     def append_to_upload(
@@ -118,16 +126,24 @@ class MemoryStorage(Storage):
             repository = self._repository(name)
             repository.blobs[digest] = content
             del repository.uploads[upload_id]
+            now, results = time.monotonic(), repository.results
+            while results and now - results[next(iter(results))][0] > REMEMBERED:
+                del results[next(iter(results))]  # the oldest comes first
+            results[upload_id] = now, digest
+
+    def upload_result(self, name: str, upload_id: str) -> str:
+        with self._lock:
+            return _find(self._repository(name).results, upload_id)[1]
 
     def cancel_upload(self, name: str, upload_id: str) -> None:
         with self._lock:
             uploads = self._repository(name).uploads
-            _found(uploads, upload_id)
+            _find(uploads, upload_id)
             del uploads[upload_id]
 
     def manifest(self, name: str, digest: str) -> Manifest:
         with self._lock:
-            return _found(self._repository(name).manifests, digest).manifest
+            return _find(self._repository(name).manifests, digest).manifest
 
     def put_manifest(
         self,
@@ -137,20 +153,23 @@ class MemoryStorage(Storage):
         *,
         blobs: Sequence[str] = (),
         tags: Sequence[str] = (),
+        expected: str | None = None,
         subject: str | None = None,
         descriptor: bytes = b"",
     ) -> None:
         with self._lock:
             for blob in blobs:
-                _found(self._repository(name).blobs, blob)
-            repository = self._written(name)
+                _find(self._repository(name).blobs, blob)
+            if expected is not None and self._repository(name).tags.get(tags[0], "") != expected:
+                raise ConflictError(tags[0])
+            repository = self._create(name)
             repository.manifests[digest] = _Kept(manifest, subject, descriptor)
             repository.tags.update(dict.fromkeys(tags, digest))
 
     def delete_manifest(self, name: str, digest: str) -> None:
         with self._lock:
             repository = self._repository(name)
-            _found(repository.manifests, digest)
+            _find(repository.manifests, digest)
             del repository.manifests[digest]
             repository.tags = {
                 tag: target for tag, target in repository.tags.items() if target != digest
@@ -158,12 +177,13 @@ class MemoryStorage(Storage):
 
     def tag(self, name: str, tag: str) -> str:
         with self._lock:
-            return _found(self._repository(name).tags, tag)
+            return _find(self._repository(name).tags, tag)
 
-    def delete_tag(self, name: str, tag: str) -> None:
+    def delete_tag(self, name: str, tag: str, expected: str | None = None) -> None:
         with self._lock:
             tags = self._repository(name).tags
-            _found(tags, tag)
+            if _find(tags, tag) != (expected or tags[tag]):
+                raise ConflictError(tag)
             del tags[tag]
 
     def repositories(self, after: str = "") -> Iterator[str]:
@@ -175,7 +195,7 @@ class MemoryStorage(Storage):
         with self._lock:
             repository = self._repository(name)
             if not repository.blobs and not repository.manifests:
-                raise Missing(name)
+                raise MissingError(name)
             tags = list(repository.tags)
         return iter(sorted(tag for tag in tags if tag > after))
 
@@ -189,7 +209,7 @@ class MemoryStorage(Storage):
 Thing = TypeVar("Thing")
 
 
-def _found(things: dict[str, Thing], key: str) -> Thing:
+def _find(things: dict[str, Thing], key: str) -> Thing:
     if key not in things:
-        raise Missing(key)
+        raise MissingError(key)
     return things[key]

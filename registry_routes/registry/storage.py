@@ -1,10 +1,12 @@
-"""`Storage`: where a registry keeps its content. Who writes a storage needs only this file.
+"""`Storage`: where a registry keeps its content. To write a storage, read only this file.
 
-A storage knows neither HTTP nor JSON, and its arguments have been checked.
+A registry that only serves content needs a `ReadStorage`. A storage knows neither HTTP nor JSON,
+and its arguments have been checked.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
+from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 from ..digests import Verifier
 
@@ -15,12 +17,12 @@ MAX_NAME = 255
 (distribution-spec 1.1, "Pulling manifests"), and it keeps paths short enough for file systems."""
 
 
-class Missing(LookupError):
-    """A `Storage` does not have what it was asked for."""
+class MissingError(LookupError):
+    """A storage does not have what it was asked for."""
 
 
-class Conflict(Exception):
-    """A chunk does not begin where the upload ends: another request has written to the upload."""
+class ConflictError(Exception):
+    """Another request has changed what this one depends on: the end of an upload, or a tag."""
 
 
 class Manifest(NamedTuple):
@@ -33,10 +35,26 @@ class Manifest(NamedTuple):
     """The JSON, byte for byte as it was pushed."""
 
 
+class Blob(NamedTuple):
+    """A blob, as `ReadStorage.open_blob` finds it. Nothing has to be closed if it is not read."""
+
+    size: int
+    """How many bytes it has."""
+
+    read: Callable[[int, int], Iterable[bytes]]
+    """Return the bytes from a start up to but not including an end, in blocks that fit in memory.
+
+    Both are within the blob. If the end is that of the blob, and the blob is a file, the result may
+    be a `BlobFile`. If the result has a `close` method, it is called. It is called at most once.
+
+    Raises `MissingError`, and `OSError` if the storage has failed, when called, not when iterated:
+    an error that comes later can only cut the response short."""
+
+
 class BlobFile:
     """An open file as an iterable of blocks, from its current position to its end.
 
-    `Storage.read_blob` may return one. The server can then let the kernel send the file.
+    `Blob.read` may return one. The server can then let the kernel send the file.
 
     >>> from io import BytesIO
     >>> list(BlobFile(BytesIO(b"some content")))
@@ -56,66 +74,109 @@ class BlobFile:
         self.file.close()
 
 
-class Storage(Protocol):
-    """Where a registry keeps its repositories: the methods that `make_registry` needs.
+@runtime_checkable
+class ReadStorage(Protocol):
+    """Where a registry gets its repositories from: the methods that a read-only registry needs.
 
     Every argument has been checked, and is safe as part of a path: a repository name and a tag fit
     `grammar.NAME` and `grammar.TAG`, and the name has at most `MAX_NAME` characters; a digest fits
-    `grammar.DIGEST`, and its algorithm is one of `grammar.REGISTERED_ALGORITHMS`. An upload id fits
-    `grammar.UPLOAD_ID`, but the storage may never have issued it. An `after` may be any text.
+    `grammar.DIGEST`, and its algorithm is one of `grammar.REGISTERED_ALGORITHMS`. An `after` may be
+    any text.
 
     A repository is not created explicitly. It exists while it has a blob or a manifest.
 
-    Several threads call a storage at once. What a method writes appears as a whole or not at all.
-    It replaces what was there, and it is kept once the method has returned.
+    Several threads call a storage at once. Besides the errors that it names, every method may raise
+    `OSError`, with a message for the operator, if the storage itself has failed, because of a full
+    disk or an unreachable object store. The registry answers 503 ``UNAVAILABLE``, and logs the
+    message. If a storage's library has its own errors, the storage raises an `OSError` from them.
+    """
 
-    Every method may raise, in addition to the errors that it names:
+    def open_blob(self, name: str, digest: str) -> Blob:
+        """Return a blob of a repository: its size, and a way to read it.
 
-    - `OSError`, with a message for the operator, if the storage itself has failed, because of a
-      full disk or an unreachable object store. The registry answers 503 ``UNAVAILABLE``, and logs
-      the message. If a storage's library has its own errors, the storage raises an `OSError` from
-      them.
-    - whatever an iterable argument raises. The storage lets this error through unchanged, and keeps
-      nothing that came from the iterable.
+        Raises `MissingError` if the repository does not have it, or if its content is lost.
+        """
+        ...
+
+    def manifest(self, name: str, digest: str) -> Manifest:
+        """Return a manifest of a repository. Raises `MissingError`."""
+        ...
+
+    def tag(self, name: str, tag: str) -> str:
+        """Return the digest that a tag points at. Raises `MissingError`."""
+        ...
+
+    # Lists. The registry takes only one item more than it needs for a page.
+
+    def repositories(self, after: str = "") -> Iterator[str]:
+        """Return the names, if greater than `after`, of the repositories that have a manifest.
+
+        They are in ASCII order of the whole name: ``a``, ``a-b``, ``a/b``.
+        """
+        ...
+
+    def tags(self, name: str, after: str = "") -> Iterator[str]:
+        """Return the tags of a repository that are greater than `after`, in ASCII order.
+
+        Raises `MissingError`, at the call or at the first step, if there is no such repository.
+        """
+        ...
+
+    def referrers(self, name: str, subject: str, after: str = "") -> Iterator[tuple[str, bytes]]:
+        """Return the digest and the descriptor of each manifest that refers to a subject.
+
+        The digests are greater than `after`, and in ASCII order. There are none if the repository
+        does not know the subject.
+        """
+        ...
+
+
+@runtime_checkable
+class SigningStorage(ReadStorage, Protocol):
+    """A `ReadStorage` that signs URLs, from which clients get blobs without the registry."""
+
+    def blob_url(self, name: str, digest: str, lifetime: timedelta) -> str:
+        """Return a URL that answers a GET of a blob, without credentials, for `lifetime`.
+
+        Raises `MissingError` as `open_blob` does.
+        """
+        ...
+
+
+@runtime_checkable
+class Storage(ReadStorage, Protocol):
+    """Where a registry keeps its repositories: the methods that a whole registry needs.
+
+    What a method writes appears as a whole or not at all. It replaces what was there, and it is
+    kept once the method has returned. A method propagates whatever an iterable argument raises, and
+    keeps nothing that came from the iterable. An upload id fits `grammar.UPLOAD_ID`, but the
+    storage may never have issued it.
+
+    A **conditional write** has an `expected` state, and raises `ConflictError` if the state is
+    another. It is atomic: of two writers that expect the same state, one succeeds. A storage that
+    cannot do this in one step says so in its docstring.
 
     `MemoryStorage` is the shortest implementation.
     """
 
     # Blobs. Each belongs to a repository, and several repositories may share its content.
 
-    def blob_size(self, name: str, digest: str) -> int:
-        """How many bytes a blob of a repository has.
-
-        Raises `Missing` if the repository does not have it, or if its content is lost.
-        """
-        ...
-
-    def read_blob(self, name: str, digest: str, start: int, end: int) -> Iterable[bytes]:
-        """The bytes of a blob from `start` up to, but without, `end`, in blocks that fit in memory.
-
-        Both are within the blob. If `end` is the end of the blob, and the blob is a file, the
-        result may be a `BlobFile`. If the result has a `close` method, it is called.
-
-        The call itself raises `Missing`, not the first step of the iteration.
-        """
-        ...
-
     def put_blob(self, name: str, digest: str, blocks: Iterable[bytes]) -> None:
         """Keep a blob, whose content comes in blocks, in place of any content that is there.
 
-        Raises `digests.DigestMismatch`, and keeps nothing, if the content has another digest.
+        Raises `digests.DigestMismatchError`, and keeps nothing, if the content has another digest.
         """
         ...
 
     def mount_blob(self, name: str, digest: str, source: str) -> None:
         """Give a repository a blob of the repository `source`. It may already have the blob.
 
-        Raises `Missing` if `source` does not have it, even if another repository does.
+        Raises `MissingError` if `source` does not have it, even if another repository does.
         """
         ...
 
     def delete_blob(self, name: str, digest: str) -> None:
-        """Remove a blob from a repository, but not from others. Raises `Missing`."""
+        """Remove a blob from a repository, but not from others. Raises `MissingError`."""
         ...
 
     # Uploads: blobs that come in chunks. Each belongs to a repository.
@@ -125,7 +186,7 @@ class Storage(Protocol):
         ...
 
     def upload_size(self, name: str, upload_id: str) -> int:
-        """How many bytes an upload has so far. Raises `Missing`.
+        """Return how many bytes an upload has so far. Raises `MissingError`.
 
         This is called before each chunk, so it should not take longer as the upload grows.
         """
@@ -137,7 +198,7 @@ class Storage(Protocol):
         """Add a chunk to an upload, and return how many bytes the upload has then.
 
         `start` is what `upload_size` has returned. An empty chunk changes nothing. Raises
-        `Missing`, and `Conflict` if another request has added a chunk there.
+        `MissingError`, and `ConflictError` if another request has added a chunk there.
         """
         ...
 
@@ -147,19 +208,23 @@ class Storage(Protocol):
         """Add a last chunk, which may be empty, to an upload, and keep the whole as a blob.
 
         The upload no longer exists then. After an error it is as before, without the last chunk.
-        Raises `Missing`, `Conflict` and `digests.DigestMismatch`.
+        Raises `MissingError`, `ConflictError` and `digests.DigestMismatchError`.
+        """
+        ...
+
+    def upload_result(self, name: str, upload_id: str) -> str:
+        """Return the digest of the blob that an upload has become, for an hour or longer.
+
+        A client that lost the answer to its last request may repeat the request. Raises
+        `MissingError` if the upload has not been finished, or never existed.
         """
         ...
 
     def cancel_upload(self, name: str, upload_id: str) -> None:
-        """Forget an upload. Raises `Missing`."""
+        """Delete an upload. Raises `MissingError`."""
         ...
 
     # Manifests and tags.
-
-    def manifest(self, name: str, digest: str) -> Manifest:
-        """A manifest of a repository. Raises `Missing`."""
-        ...
 
     def put_manifest(
         self,
@@ -169,6 +234,7 @@ class Storage(Protocol):
         *,
         blobs: Sequence[str] = (),
         tags: Sequence[str] = (),
+        expected: str | None = None,
         subject: str | None = None,
         descriptor: bytes = b"",
     ) -> None:
@@ -176,60 +242,37 @@ class Storage(Protocol):
 
         :param digest: the digest of the manifest's content, which has been checked.
         :param blobs: the digests of the blobs that the repository must have.
+        :param expected: makes this a conditional write of a single tag: the digest that the tag
+            must point at, or "" if it must not exist.
         :param subject: the digest of the manifest that it refers to, which need not exist.
         :param descriptor: what `referrers` is to return for it.
 
         When this returns, the manifest and everything that points at it are there, even if another
-        request has deleted the manifest meanwhile.
+        request has deleted the manifest at the same time.
 
-        Raises `Missing`, with the digest, if the repository does not have one of the blobs. Nothing
-        points at the manifest then. If a storage deletes blobs that no manifest needs, and this
-        happens during the call, it must either keep the blob or raise `Missing`.
+        Raises `MissingError`, with the digest, if the repository does not have one of the blobs.
+        Nothing points at the manifest then. If a storage deletes blobs that no manifest needs, and
+        this happens during the call, it must either keep the blob or raise `MissingError`.
         """
         ...
 
     def delete_manifest(self, name: str, digest: str) -> None:
         """Delete a manifest, the tags that point at it, and its entry among the referrers.
 
-        The manifests that refer to it stay. Raises `Missing`.
+        The manifests that refer to it stay. Raises `MissingError`.
         """
         ...
 
-    def tag(self, name: str, tag: str) -> str:
-        """The digest that a tag points at. Raises `Missing`."""
-        ...
+    def delete_tag(self, name: str, tag: str, expected: str | None = None) -> None:
+        """Delete a tag, but not the manifest. Raises `MissingError`.
 
-    def delete_tag(self, name: str, tag: str) -> None:
-        """Delete a tag, but not the manifest. Raises `Missing`."""
-        ...
-
-    # Lists. The registry takes only one item more than it needs for a page.
-
-    def repositories(self, after: str = "") -> Iterator[str]:
-        """The names, if greater than `after`, of the repositories that have a manifest.
-
-        They are in ASCII order of the whole name: ``a``, ``a-b``, ``a/b``.
-        """
-        ...
-
-    def tags(self, name: str, after: str = "") -> Iterator[str]:
-        """The tags of a repository that are greater than `after`, in ASCII order.
-
-        Raises `Missing`, at the call or at the first step, if there is no such repository.
-        """
-        ...
-
-    def referrers(self, name: str, subject: str, after: str = "") -> Iterator[tuple[str, bytes]]:
-        """The digest and the descriptor of each manifest that refers to a subject.
-
-        The digests are greater than `after`, and in ASCII order. There are none if the repository
-        does not know the subject.
+        :param expected: makes this a conditional write: the digest that the tag must point at.
         """
         ...
 
 
 def checked_blocks(digest: str, blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the blocks, and then raise `digests.DigestMismatch` if they do not have the digest.
+    """Yield the blocks, and then raise `DigestMismatchError` if they do not have the digest.
 
     It is for storages that write a stream, and keep nothing of it if it raises an error.
 

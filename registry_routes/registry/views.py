@@ -4,24 +4,22 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
 from functools import partial, wraps
 from typing import Any
 
-from werkzeug.exceptions import (
-    ClientDisconnected,
-    HTTPException,
-    PreconditionFailed,
-    RequestEntityTooLarge,
-)
+from werkzeug.exceptions import PreconditionFailed, RequestEntityTooLarge
 from werkzeug.wrappers import Response
 from werkzeug.wsgi import wrap_file
 
 from .. import errors
 from ..app import RegistryRequest
-from ..digests import DigestMismatch, check_algorithm, digest_of, is_registered
+from ..converters import CONVERTERS
+from ..digests import DigestMismatchError, check_algorithm, digest_of, is_registered
 from ..grammar import DIGEST, NAME, TAG
 from ..headers import IMAGE_INDEX, parse_content_range, upload_range
 from ..paging import next_link, paginate, parse_page
+from ..routes import RouteName
 from .manifests import (
     MAX_DESCRIPTORS,
     MAX_MANIFEST,
@@ -31,7 +29,17 @@ from .manifests import (
     parse_manifest,
     subject_of,
 )
-from .storage import BLOCK, MAX_NAME, BlobFile, Conflict, Manifest, Missing, Storage
+from .storage import (
+    BLOCK,
+    MAX_NAME,
+    Blob,
+    BlobFile,
+    ConflictError,
+    Manifest,
+    MissingError,
+    SigningStorage,
+    Storage,
+)
 
 _log = logging.getLogger("registry_routes.registry")
 
@@ -39,21 +47,33 @@ MAX_TAGS = 50  # in one push of a manifest: each of them becomes a header of the
 
 View = Callable[..., Response]
 
+#: The converter of each value that a storage is given. A map's own rules may let through more.
+_CONVERTERS = {
+    "name": CONVERTERS["repository"],
+    "tag": CONVERTERS["tag"],
+    "digest": CONVERTERS["digest"],
+    "uuid": CONVERTERS["upload_id"],
+}
 
-def answering(endpoint: str, view: View) -> View:
-    """The view, with the errors of the storage turned into those of the registry."""
+
+def guard(endpoint: str, view: View) -> View:
+    """Return a view that checks its values, and turns a storage's errors into the registry's."""
 
     @wraps(view)
     def answer(request: RegistryRequest, **values: str) -> Response:
+        for name, value in values.items():
+            converter = _CONVERTERS.get(name)
+            if converter and (complaint := converter.grammar.complaint(value)):
+                raise converter.malformed(request.method)(complaint, detail={name: value})
         if len(values.get("name", "")) > MAX_NAME:
             raise errors.NameInvalid(f"repository name must have at most {MAX_NAME} characters")
         try:
             return view(request, **values)
-        except Missing:
+        except MissingError:
             raise errors.MISSING[endpoint](detail=values) from None
-        except Conflict:
+        except ConflictError:
             raise errors.RangeInvalid("another request has written this chunk") from None
-        except DigestMismatch as error:
+        except DigestMismatchError as error:
             raise errors.DigestInvalid(str(error)) from None
         except OSError as error:
             one_line = " ".join(str(error).split())
@@ -64,15 +84,41 @@ def answering(endpoint: str, view: View) -> View:
 
 
 class Views:
+    """The views of a registry on a storage; `make_registry` describes the options.
+
+    `storage` may be a `ReadStorage` if no view is used that writes.
+    """
+
     def __init__(
-        self, storage: Storage, page_size: int | None, min_chunk: int, max_chunk: int | None
+        self,
+        storage: Storage,
+        page_size: int | None,
+        max_chunk: int | None,
+        blob_urls: timedelta | None,
     ) -> None:
         self.storage = storage
         self.page_size = page_size
-        self.min_chunk = min_chunk
         self.max_chunk = max_chunk
-        self.with_short_chunk: set[str] = set()
-        """The uploads whose latest chunk has fewer than `min_chunk` bytes."""
+        self.blob_urls = blob_urls
+        self.serves_referrers = False
+
+    def by_endpoint(self) -> dict[tuple[str, str], View]:
+        """Return the view of each endpoint and method."""
+        return {
+            (RouteName.MANIFEST, "GET"): self.get_manifest,
+            (RouteName.MANIFEST, "PUT"): self.put_manifest,
+            (RouteName.MANIFEST, "DELETE"): self.delete_manifest,
+            (RouteName.BLOB, "GET"): self.get_blob,
+            (RouteName.BLOB, "DELETE"): self.delete_blob,
+            (RouteName.BLOB_UPLOAD, "POST"): self.begin_upload,
+            (RouteName.BLOB_UPLOAD_CHUNK, "GET"): self.get_upload,
+            (RouteName.BLOB_UPLOAD_CHUNK, "PATCH"): self.append_to_upload,
+            (RouteName.BLOB_UPLOAD_CHUNK, "PUT"): self.finish_upload,
+            (RouteName.BLOB_UPLOAD_CHUNK, "DELETE"): self.cancel_upload,
+            (RouteName.TAGS, "GET"): self.list_tags,
+            (RouteName.CATALOG, "GET"): self.list_repositories,
+            (RouteName.REFERRERS, "GET"): self.list_referrers,
+        }
 
     # Manifests.
 
@@ -95,44 +141,77 @@ class Views:
             raise errors.DigestInvalid(detail={"digest": digest, "actual": actual})
         tags = [tag] if tag else _tags_to_give(request)
         descriptor = descriptor_of(parsed, media_type, actual, len(content)) if subject else b""
+        put = partial(
+            self.storage.put_manifest,
+            name,
+            actual,
+            Manifest(media_type, content),
+            blobs=list(map(registered, blobs)),
+            tags=tags,
+            subject=subject,
+            descriptor=descriptor,
+        )
         try:
-            self.storage.put_manifest(
-                name,
-                actual,
-                Manifest(media_type, content),
-                blobs=list(map(registered, blobs)),
-                tags=tags,
-                subject=subject,
-                descriptor=descriptor,
-            )
-        except Missing as missing:
+            if tag and _is_conditional(request):
+                _write_if(request, lambda: self._tag_or_none(name, tag), put)
+            else:
+                if _is_conditional(request):
+                    _check_conditions(request, digest if self._has_manifest(name, digest) else "")
+                put()
+        except MissingError as missing:
             raise errors.ManifestBlobUnknown(detail={"digest": str(missing)}) from None
         response = Response(status=201)
         response.location = request.urls.manifest(name, actual)
         response.headers["Docker-Content-Digest"] = actual
         for one in tags if digest else []:
             response.headers.add("OCI-Tag", one)
-        if subject:
+        if subject and self.serves_referrers:  # without the header, clients keep a list themselves
             response.headers["OCI-Subject"] = subject
         return response
 
     def delete_manifest(
         self, request: RegistryRequest, name: str, tag: str = "", digest: str = ""
     ) -> Response:
-        if tag:
+        if tag and _is_conditional(request):
+            delete = partial(self.storage.delete_tag, name, tag)
+            _write_if(request, lambda: self.storage.tag(name, tag), delete)
+        elif tag:
             self.storage.delete_tag(name, tag)
         else:
+            if _is_conditional(request):
+                self.storage.manifest(name, registered(digest))
+                _check_conditions(request, digest)
             self.storage.delete_manifest(name, registered(digest))
         return Response(status=202)
+
+    def _tag_or_none(self, name: str, tag: str) -> str:
+        try:
+            return self.storage.tag(name, tag)
+        except MissingError:
+            return ""
+
+    def _has_manifest(self, name: str, digest: str) -> bool:
+        try:
+            self.storage.manifest(name, digest)
+        except MissingError:
+            return False
+        return True
 
     # Blobs.
 
     def get_blob(self, request: RegistryRequest, name: str, digest: str) -> Response:
-        size = self.storage.blob_size(name, registered(digest))
-        read = partial(self.storage.read_blob, name, digest)
-        return blob_response(request, digest, size, read)
+        if self.blob_urls is not None and request.method == "GET":
+            assert isinstance(self.storage, SigningStorage)  # noqa: S101 - make_registry checks it
+            url = self.storage.blob_url(name, registered(digest), self.blob_urls)
+            response = Response(status=307, headers={"Docker-Content-Digest": digest})
+            response.location = url
+            return response
+        return blob_response(request, digest, self.storage.open_blob(name, registered(digest)))
 
     def delete_blob(self, request: RegistryRequest, name: str, digest: str) -> Response:
+        if _is_conditional(request):
+            self.storage.open_blob(name, registered(digest))
+            _check_conditions(request, digest)
         self.storage.delete_blob(name, registered(digest))
         return Response(status=202)
 
@@ -147,10 +226,7 @@ class Views:
             self.storage.put_blob(name, _digest_of_query(digest), _body_of(request))
             return _created(request, name, digest)
         _registered_algorithm(request.args.get("digest-algorithm", "sha256"))
-        response = _upload_status(request, name, self.storage.begin_upload(name), 202, 0)
-        if self.min_chunk:
-            response.headers["OCI-Chunk-Min-Length"] = str(self.min_chunk)
-        return response
+        return _upload_status(request, name, self.storage.begin_upload(name), 202, 0)
 
     def _mounted(self, name: str, digest: str, source: str) -> bool:
         """Mount the blob if possible; whether it was. Without a source, access was not checked."""
@@ -158,7 +234,7 @@ class Views:
             return False
         try:
             self.storage.mount_blob(name, registered(digest), source)
-        except Missing:
+        except MissingError:
             return False
         return True
 
@@ -167,35 +243,24 @@ class Views:
 
     def append_to_upload(self, request: RegistryRequest, name: str, uuid: str) -> Response:
         start = self.storage.upload_size(name, uuid)
-        blocks = self._chunk(request, uuid, start, self.max_chunk)
+        blocks = _chunk_of(request, start, self.max_chunk)
         size = self.storage.append_to_upload(name, uuid, start, blocks)
-        if 0 < size - start < self.min_chunk:
-            self.with_short_chunk.add(uuid)
         return _upload_status(request, name, uuid, 202, size)
 
     def finish_upload(self, request: RegistryRequest, name: str, uuid: str) -> Response:
         digest = _digest_of_query(request.args.get("digest", ""))
         try:
             start = self.storage.upload_size(name, uuid)
-            blocks = self._chunk(request, uuid, start)
-            self.storage.finish_upload(name, uuid, start, blocks, digest)
-        except Missing:
-            # Another request has ended the upload. If it has made the same blob, both succeed.
-            self.storage.blob_size(name, digest)
-        self.with_short_chunk.discard(uuid)
+            self.storage.finish_upload(name, uuid, start, _chunk_of(request, start), digest)
+        except MissingError:
+            # The client may repeat a request whose answer it has lost.
+            if self.storage.upload_result(name, uuid) != digest:
+                raise
         return _created(request, name, digest)
 
     def cancel_upload(self, request: RegistryRequest, name: str, uuid: str) -> Response:
         self.storage.cancel_upload(name, uuid)
-        self.with_short_chunk.discard(uuid)
         return Response(status=204)
-
-    def _chunk(
-        self, request: RegistryRequest, uuid: str, start: int, most: int | None = None
-    ) -> Iterator[bytes]:
-        """The blocks of a request's body, which must begin at `start` of an upload."""
-        blocks = _of_size(_body_of(request, most), _announced_size(request, start))
-        return _refused(blocks, self.min_chunk) if uuid in self.with_short_chunk else blocks
 
     # Lists.
 
@@ -250,9 +315,9 @@ class Views:
 
 
 def manifest_response(request: RegistryRequest, digest: str, manifest: Manifest) -> Response:
-    """The answer to a GET or a HEAD of a manifest, with what its conditions make of it.
+    """Answer a GET or a HEAD of a manifest, honouring conditional headers.
 
-    A proxy answers by it too, with a manifest that it has kept.
+    A proxy can use it for the manifests that it caches.
 
     >>> from werkzeug.test import create_environ
     >>> from registry_routes.headers import IMAGE_MANIFEST
@@ -267,27 +332,22 @@ def manifest_response(request: RegistryRequest, digest: str, manifest: Manifest)
     return _conditional(request, response, digest)
 
 
-def blob_response(
-    request: RegistryRequest,
-    digest: str,
-    size: int,
-    read: Callable[[int, int], Iterable[bytes]],
-) -> Response:
-    """The answer to a GET or a HEAD of a blob, with what its conditions and its range make of it.
+def blob_response(request: RegistryRequest, digest: str, blob: Blob) -> Response:
+    """Answer a GET or a HEAD of a blob, honouring its range and conditional headers.
 
-    :param size: how many bytes the blob has.
-    :param read: gives its bytes from a start to before an end, as `Storage.read_blob` does. It is
-        called at most once, and for a HEAD not at all.
+    The blob is not read for a HEAD, and not if the client has it.
 
     >>> from werkzeug.test import create_environ
     >>> content = b"some content"
+    >>> blob = Blob(len(content), lambda start, end: [content[start:end]])
     >>> request = RegistryRequest(create_environ("/", headers={"Range": "bytes=5-"}))
-    >>> response = blob_response(request, digest_of(content), 12, lambda *part: [content[slice(*part)]])
+    >>> response = blob_response(request, digest_of(content), blob)
     >>> response.status, response.headers["Content-Range"], response.data
     ('206 PARTIAL CONTENT', 'bytes 5-11/12', b'content')
 
     Raises `errors.RangeInvalid` if the range is not within the blob.
-    """  # noqa: E501
+    """
+    size = blob.size
     wanted = None if request.method == "HEAD" else _wanted_range(request, digest, size)
     start, end = wanted or (0, size)
     response = Response(status=206 if wanted else 200, content_type="application/octet-stream")
@@ -298,8 +358,9 @@ def blob_response(
     if response.status_code == 206:
         response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     if request.method == "GET" and response.status_code != 304:
-        content = read(start, end)
-        if isinstance(content, BlobFile):
+        content = blob.read(start, end)
+        # uWSGI sends any file from its first byte, whatever its position is.
+        if isinstance(content, BlobFile) and start == 0:
             response.response = wrap_file(request.environ, content.file, BLOCK)
             response.direct_passthrough = True
         else:
@@ -336,26 +397,47 @@ def _conditional(request: RegistryRequest, response: Response, digest: str) -> R
     return response
 
 
+def _is_conditional(request: RegistryRequest) -> bool:
+    return bool(request.if_match or request.if_none_match)
+
+
+def _check_conditions(request: RegistryRequest, found: str) -> None:
+    """Raise a 412 if a write's conditions are false. `found` is the digest there, or "".
+
+    (RFC 9110, sections 13.1.1 and 13.1.2.) The entity tag of everything is its digest.
+    """
+    if request.if_match and not (found and request.if_match.contains(found)):
+        raise PreconditionFailed
+    if found and request.if_none_match.contains_weak(found):
+        raise PreconditionFailed
+
+
+def _write_if(
+    request: RegistryRequest, find: Callable[[], str], write: Callable[..., None]
+) -> None:
+    """Call `write` if the request's conditions are true of the digest that `find` returns."""
+    while True:
+        found = find()
+        _check_conditions(request, found)
+        try:
+            return write(expected=found)
+        except ConflictError:  # it has changed since, perhaps to what also meets the conditions
+            continue
+
+
 def _body_of(request: RegistryRequest, most: int | None = None) -> Iterator[bytes]:
     """The body in blocks, and an error if it breaks off or has more than `most` bytes."""
-    announced = request.environ.get("CONTENT_LENGTH")
     received = 0
-    while block := _read(request):
+    while block := request.stream.read(BLOCK):
         received += len(block)
         if most is not None and received > most:
             raise RequestEntityTooLarge(f"the content must have at most {most} bytes")
         yield block
-    if announced and int(announced) != received:
-        raise ClientDisconnected
 
 
-def _read(request: RegistryRequest) -> bytes:
-    try:
-        return request.stream.read(BLOCK)
-    except HTTPException:
-        raise
-    except Exception as error:  # a timeout, a reset, or what a server raises for a malformed chunk
-        raise ClientDisconnected from error
+def _chunk_of(request: RegistryRequest, start: int, most: int | None = None) -> Iterator[bytes]:
+    """Return the blocks of a request's body, which must begin at `start` of an upload."""
+    return _of_size(_body_of(request, most), _announced_size(request, start))
 
 
 def _of_size(blocks: Iterable[bytes], size: int | None) -> Iterator[bytes]:
@@ -366,13 +448,6 @@ def _of_size(blocks: Iterable[bytes], size: int | None) -> Iterator[bytes]:
         yield block
     if size not in (None, received):
         raise errors.SizeInvalid
-
-
-def _refused(blocks: Iterable[bytes], min_chunk: int) -> Iterator[bytes]:
-    """Raise an error if there are any blocks."""
-    for _ in blocks:
-        raise errors.SizeInvalid(f"a chunk before the last must have {min_chunk} bytes or more")
-    yield from ()
 
 
 def _announced_size(request: RegistryRequest, start: int) -> int | None:
@@ -416,10 +491,10 @@ def registered(digest: str) -> str:
     >>> registered(digest_of(b""))[:14]
     'sha256:e3b0c44'
 
-    Raises `Missing` for any other algorithm.
+    Raises `MissingError` for any other algorithm.
     """
     if not is_registered(digest):
-        raise Missing(digest)
+        raise MissingError(digest)
     return digest
 
 

@@ -6,7 +6,6 @@ import enum
 import json
 import pickle
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from registry_routes import URLBuilder
 from registry_routes.reference import Reference
+from registry_routes.scopes import Scope
 
 from .nasty import SHA256, SHA512
 
@@ -47,44 +46,20 @@ def outcome(text: str) -> dict[str, Any]:
     }
 
 
-def agrees(record: dict[str, Any], ours: dict[str, Any]) -> bool:
-    return {key: value for key, value in record.items() if key not in ("in", "why")} == ours
-
-
 def test_every_record_agrees() -> None:
-    disagreeing = [
-        (record, ours) for record in RECORDS if not agrees(record, ours := outcome(record["in"]))
+    wanted = [
+        {key: value for key, value in record.items() if key not in ("in", "why")}
+        for record in RECORDS
     ]
-    assert not disagreeing, f"{len(disagreeing)} of {len(RECORDS)}, such as {disagreeing[0]}"
+    assert [outcome(record["in"]) for record in RECORDS] == wanted
     assert len(RECORDS) == 5018
-
-
-def test_agreement_is_not_vacuous() -> None:
-    assert sum("error" in record for record in RECORDS) == 2907
-    record = next(one for one in RECORDS if one.get("tag") and one.get("digest"))
-    ours = outcome(record["in"])
-    assert agrees(record, ours)
-    for key in ours:
-        assert not agrees(record, ours | {key: "other"}), key
-    assert not agrees(record, {"error": True})
-    refused = next(one for one in RECORDS if "error" in one)
-    assert agrees(refused, {"error": True})
-    assert not agrees(refused, ours)
+    assert wanted.count({"error": True}) == 2907
 
 
 HEX = "0123456789abcdef" * 4
 DOMAINS = [
-    *("docker.io", "index.docker.io", "registry-1.docker.io", "docker.io:443", "DOCKER.io"),
-    *(
-        "localhost",
-        "localhost:5000",
-        "Foo",
-        "a:5",
-        "a-b.c",
-        "127.0.0.1",
-        "[::1]",
-        "[2001:db8::1]:80",
-    ),
+    *("docker.io", "index.docker.io", "registry-1.docker.io", "docker.io:443", "DOCKER.io", "a:5"),
+    *("localhost", "localhost:5000", "Foo", "a-b.c", "127.0.0.1", "[::1]", "[2001:db8::1]:80"),
     *("xn--n3h.com", "a_b.com", "a__b.c-d"),
 ]
 BAD_DOMAINS = [
@@ -105,15 +80,9 @@ TAGS = ["latest", "1.27", "_x", "5000", "A", "a" * 128]
 BAD_TAGS = ["", ".x", "a b", "a" * 129, "a:b", "a/b", "a@b", "é", "latest\n"]
 DIGESTS = [SHA256, SHA512]
 BAD_DIGESTS = [
-    "",
-    "sha256",
-    "sha256:abc",
-    SHA256.upper(),
-    f"{SHA256}0",
-    f"{SHA256}\n",
-    "md5:" + HEX[:32],
+    *("", "sha256", "sha256:abc", SHA256.upper(), f"{SHA256}0", f"{SHA256}\n", f"md5:{HEX[:32]}"),
+    *("sha384:" + "a" * 96, f"{SHA256}@{SHA256}", f"sha256+b64:{HEX}"),
 ]
-BAD_DIGESTS += ["sha384:" + "a" * 96, f"{SHA256}@{SHA256}", f"sha256+b64:{HEX}"]
 
 
 def names(components: list[str]) -> st.SearchStrategy[str]:
@@ -163,18 +132,17 @@ def familiar_is_ambiguous(reference: Reference) -> bool:
 
 
 @given(well_formed)
-def test_a_well_formed_reference_parses(text: str) -> None:
+def test_well_formed_reference_is_parsed(text: str) -> None:
     given = text.removeprefix("index.docker.io/").removeprefix("docker.io/")
     assert str(Reference.parse(text)).endswith(given)
 
 
 @given(texts)
-def test_the_full_form_parses_to_the_same_reference(text: str) -> None:
+def test_full_form_is_the_same_reference(text: str) -> None:
     reference = parsed(text)
     assume(reference is not None)
     assert reference is not None
     assert Reference.parse(str(reference)) == reference
-    assert hash(Reference.parse(str(reference))) == hash(reference)
     again = parsed(reference.familiar())
     assert (again == reference) is not familiar_is_ambiguous(reference)
 
@@ -188,19 +156,14 @@ def test_the_full_form_parses_to_the_same_reference(text: str) -> None:
         (f"docker.io/{HEX}:v1", f"{HEX}:v1", f"docker.io/library/{HEX}:v1"),
     ],
 )
-def test_some_short_forms_are_ambiguous(text: str, familiar: str, again: str | None) -> None:
+def test_familiar_form_is_ambiguous_for_some(text: str, familiar: str, again: str | None) -> None:
     assert Reference.parse(text).familiar() == familiar
     reference = parsed(familiar)
     assert (reference and str(reference)) == again
 
 
-def test_the_records_have_ambiguous_short_forms() -> None:
-    references = [reference for record in RECORDS if (reference := parsed(record["in"]))]
-    assert sum(map(familiar_is_ambiguous, references)) == 35
-
-
 @given(texts)
-def test_an_error_names_a_part_and_a_rule(text: str) -> None:
+def test_error_names_a_part_and_a_rule(text: str) -> None:
     try:
         Reference.parse(text)
     except ValueError as error:
@@ -209,7 +172,7 @@ def test_an_error_names_a_part_and_a_rule(text: str) -> None:
 
 
 @given(parts)
-def test_direct_construction_agrees_with_parsing(
+def test_construction_agrees_with_parsing(
     given_parts: tuple[str, str, str | None, str | None],
 ) -> None:
     reference = parsed(written(*given_parts))
@@ -221,7 +184,7 @@ def test_direct_construction_agrees_with_parsing(
 
 
 @given(well_formed)
-def test_the_parts_of_a_reference_make_the_same_reference(text: str) -> None:
+def test_parts_make_the_same_reference(text: str) -> None:
     reference = Reference.parse(text)
     assert Reference(*dataclasses.astuple(reference)) == reference
     assert dataclasses.replace(reference) == reference
@@ -255,7 +218,11 @@ LONG = "a" * 248
         ("nginx@latest", "digest 'latest' must have an algorithm, ':' and an encoded hash"),
         ("nginx@sha256:abc", "digest 'sha256:abc' must have 64 lowercase hexadecimal digits "),
         ("nginx@md5:abc", "digest algorithm 'md5' must be sha256 or sha512"),
-        ("https://a.b/nginx", "domain 'https:' must not be the scheme of a URL"),
+        *(
+            (f"{scheme}://{rest}", f"domain '{scheme}:' must not be the scheme of a URL")
+            for scheme in ("https", "docker", "oci", "containers-storage")
+            for rest in ("a.b/nginx", "nginx:v1", "")
+        ),
         ("☃.com/nginx", "domain '☃.com' must contain only "),
         ("a_b.com/Nginx", "domain 'a_b.com' must contain only "),
         ("a.b:http/nginx", "domain 'a.b:http' must have only a port's digits after its ':'"),
@@ -265,31 +232,25 @@ LONG = "a" * 248
         (HEX, f"reference '{HEX}' must not be 64 hexadecimal digits, an image ID"),
     ],
 )
-def test_the_error_for_a_malformed_reference_names_the_part_and_the_rule(
-    text: str, message: str
-) -> None:
+def test_error_for_each_malformed_part(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         Reference.parse(text)
 
 
-@pytest.mark.parametrize("text", [None, 3, b"nginx", ["nginx"], Reference("a.b", "c")])
-def test_a_text_that_is_not_a_string_is_refused(text: Any) -> None:
-    message = f"^reference .* must be a string, not {type(text).__name__}"
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize("text", [None, b"nginx", ["nginx"], Reference("a.b", "c")])
+def test_text_that_is_not_a_string_is_refused(text: Any) -> None:
+    with pytest.raises(
+        ValueError, match=f"^reference .* must be a string, not {type(text).__name__}"
+    ):
         Reference.parse(text)
 
 
 @pytest.mark.parametrize(
-    ("part", "value", "kind"),
-    [
-        ("domain", None, "domain"),
-        ("domain", b"", "domain"),
-        ("name", None, "repository name"),
-        ("tag", 1.27, "tag"),
-        ("digest", b"", "digest"),
-    ],
+    ("part", "value"),
+    [("domain", None), ("domain", b""), ("name", None), ("tag", 1.27), ("digest", b"")],
 )
-def test_a_part_that_is_not_a_string_is_refused(part: str, value: Any, kind: str) -> None:
+def test_part_that_is_not_a_string_is_refused(part: str, value: Any) -> None:
+    kind = "repository name" if part == "name" else part
     message = f"^{kind} {value} must be a string, not {type(value).__name__}"
     with pytest.raises(ValueError, match=message):
         Reference(**{"domain": "a.b", "name": "c", part: value})
@@ -305,13 +266,13 @@ def test_a_part_that_is_not_a_string_is_refused(part: str, value: Any, kind: str
         ("", "a.b/nginx", "'a.b' and the repository name 'nginx'"),
     ],
 )
-def test_parts_that_would_parse_to_others_are_refused(domain: str, name: str, message: str) -> None:
+def test_parts_that_parse_to_others_are_refused(domain: str, name: str, message: str) -> None:
     with pytest.raises(ValueError, match="must have the domain") as error:
         Reference(domain, name)
     assert str(error.value).endswith(f"must have the domain {message}, not {domain!r} and {name!r}")
 
 
-def test_a_name_has_at_most_255_characters_without_its_domain() -> None:
+def test_name_of_256_characters_is_refused() -> None:
     domain = "a" * 300 + ".b"
     for name in "a" * 255, "a/" * 127 + "a":
         assert Reference.parse(f"{domain}/{name}:v1").name == name
@@ -329,11 +290,8 @@ def test_a_name_has_at_most_255_characters_without_its_domain() -> None:
         (f"nginx:1.27@{SHA512}", SHA512),
     ],
 )
-def test_the_reference_in_the_url_of_a_manifest(text: str, reference: str) -> None:
-    parsed = Reference.parse(text)
-    assert parsed.reference == reference
-    url = URLBuilder(parsed.root()).manifest(parsed.name, parsed.reference)
-    assert url == f"https://registry-1.docker.io/v2/library/nginx/manifests/{reference}"
+def test_reference_is_digest_tag_or_latest(text: str, reference: str) -> None:
+    assert Reference.parse(text).reference() == reference
 
 
 @pytest.mark.parametrize(
@@ -348,27 +306,32 @@ def test_the_reference_in_the_url_of_a_manifest(text: str, reference: str) -> No
         ("[2001:db8::1]:80", "[2001:db8::1]:80"),
     ],
 )
-def test_the_root_of_the_registry(domain: str, host: str) -> None:
+def test_root(domain: str, host: str) -> None:
     reference = Reference.parse(f"{domain}/a/b")
     assert reference.root() == f"https://{host}"
     assert reference.root("http") == f"http://{host}"
-    assert URLBuilder(reference.root("http")).base() == f"http://{host}/v2/"
 
 
 @pytest.mark.parametrize("scheme", ["", "HTTP", "ftp", "https://", "http\n", None, ["http"]])
-def test_the_scheme_of_a_root_is_http_or_https(scheme: Any) -> None:
+def test_root_of_another_scheme_is_refused(scheme: Any) -> None:
     with pytest.raises(ValueError, match=f"^scheme {re.escape(repr(scheme))} must be 'http' or "):
         Reference.parse("nginx").root(scheme)
 
 
-def test_a_reference_without_a_domain_has_no_root() -> None:
+def test_root_without_a_domain_is_refused() -> None:
     reference = Reference.parse("a_b.com/app:v1")
     assert reference == Reference("", "a_b.com/app", "v1")
     with pytest.raises(ValueError, match=r"^domain 'a_b\.com' must contain only "):
         reference.root()
 
 
-def test_references_are_compared_hashed_and_copied_by_value() -> None:
+def test_scope() -> None:
+    reference = Reference.parse("ghcr.io/org/app:v1")
+    assert reference.scope("pull") == Scope("repository", "org/app", ("pull",))
+    assert str(reference.scope("pull", "push")) == "repository:org/app:pull,push"
+
+
+def test_references_are_values() -> None:
     one = Reference.parse(f"nginx:1.27@{SHA256}")
     other = Reference("docker.io", "library/nginx", "1.27", SHA256)
     assert {one: 1}[other] == 1
@@ -382,7 +345,7 @@ def test_references_are_compared_hashed_and_copied_by_value() -> None:
     assert copy.deepcopy(one) == pickle.loads(pickle.dumps(one)) == one
 
 
-def test_parts_are_plain_strings() -> None:
+def test_parts_become_plain_strings() -> None:
     class Image(str, enum.Enum):  # noqa: UP042 - unlike a StrEnum, it prints as "Image.NGINX"
         NGINX = "nginx"
         NAME = "library/nginx"
@@ -392,42 +355,3 @@ def test_parts_are_plain_strings() -> None:
     reference = Reference("docker.io", Image.NAME, Image.TAG)
     assert str(reference) == "docker.io/library/nginx:1.27"
     assert {type(part) for part in dataclasses.astuple(reference)} == {str, type(None)}
-
-
-@pytest.mark.parametrize(
-    ("before", "repeated", "after"),
-    [
-        ("", "a", ""),
-        ("", "A", ""),
-        ("", "-", ""),
-        ("", ":", ""),
-        ("", "@", ""),
-        ("", "\x00", ""),
-        ("", "a:", ""),
-        ("", "a/", ""),
-        ("", "a-", ""),
-        ("", "a-", ".b/c"),
-        ("", "a_", "/b"),
-        ("", "a.", "/b"),
-        ("", "a_b.", "c/d"),
-        ("", ":", "/a"),
-        ("", "[", "/a"),
-        ("[", ":", "/a"),
-        ("a:", "0", "/a"),
-        ("a:", "0", "x/a"),
-        ("a.b/", "c/", "@"),
-        ("a.b/", "c--", ""),
-        ("nginx:", "v", ""),
-        ("nginx@", "a+", ""),
-        ("nginx@sha256:", "a", ""),
-    ],
-)
-def test_hostile_texts_take_linear_time(before: str, repeated: str, after: str) -> None:
-    text = before + repeated * 300_000 + after
-    begun = time.monotonic()
-    reference = parsed(text)
-    assert time.monotonic() - begun < 60  # in quadratic time it would take hours
-    if reference is None:
-        with pytest.raises(ValueError, match=" must ") as error:
-            Reference.parse(text)
-        assert len(str(error.value)) < 400

@@ -1,0 +1,67 @@
+"""Runs the example client against the registry for tests, and builds images for it."""
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import client
+from client import Layout, Registry
+from werkzeug.wrappers import Request, Response
+
+from registry_routes import Reference
+from registry_routes.digests import digest_of
+from registry_routes.headers import IMAGE_MANIFEST
+from registry_routes.registry import MemoryStorage, make_registry
+from registry_routes.testing import RecordedRequest, ServedRegistry, serve
+
+V1 = Reference.parse("a:v1")
+BLOB, UPLOAD = "blob", "blob-upload-chunk"
+
+
+def push(where: ServedRegistry | Registry, layout: Path) -> str:
+    registry = where if isinstance(where, Registry) else Registry(where.url, "a")
+    return client.push(registry, V1, Layout(layout))
+
+
+def pull(where: ServedRegistry, layout: Path) -> str:
+    return client.pull(Registry(where.url, "a"), V1, Layout(layout))
+
+
+def answering(answer: Callable[[Request], Any]) -> AbstractContextManager[ServedRegistry]:
+    """A registry that gives the answer that the function returns, or for `None` its own."""
+    registry = make_registry(MemoryStorage())
+
+    @Request.application
+    def app(request: Request) -> Response:
+        found: Response | None = answer(request)
+        if found is None:
+            return Response.from_app(registry, request.environ)
+        request.get_data()  # all of it, or the client might not see the response
+        return found
+
+    return serve(app)
+
+
+def image_of(root: Path, *layers: bytes) -> Path:
+    """Write the layout of an image that has only layers, tagged ``v1``."""
+    layout = Layout(root)
+    blobs = []
+    for content in layers:
+        layout.write(digest_of(content), content)
+        blobs.append({"mediaType": "a/b", "digest": digest_of(content), "size": len(content)})
+    manifest = json.dumps({"mediaType": IMAGE_MANIFEST, "layers": blobs}).encode()
+    layout.write(digest_of(manifest), manifest)
+    descriptor = {"digest": digest_of(manifest), "size": len(manifest)}
+    layout.add({"mediaType": IMAGE_MANIFEST, **descriptor}, "v1")
+    return root
+
+
+def asked(served: ServedRegistry, endpoint: str, method: str) -> list[RecordedRequest]:
+    return [one for one in served.requests if (one.endpoint, one.method) == (endpoint, method)]
+
+
+def sent(served: ServedRegistry, method: str) -> list[int]:
+    """The lengths of the bodies that were sent to uploads."""
+    return [int(one.headers["Content-Length"]) for one in asked(served, UPLOAD, method)]
