@@ -190,7 +190,7 @@ class ServedRegistry:
         parsed = self._parsed(reference)
         if parsed.digest is not None:
             raise ValueError(f"image {reference!r} must have a tag, not a digest")
-        name, tag = parsed.name, parsed.reference
+        name, tag = parsed.name, parsed.reference()
         config = {
             "architecture": "amd64",
             "os": "linux",
@@ -226,7 +226,7 @@ class ServedRegistry:
         registry does not have it, and `ValueError` for a malformed reference.
         """
         parsed = self._parsed(reference)
-        digest = parsed.digest or self.storage.tag(parsed.name, parsed.reference)
+        digest = parsed.digest or self.storage.tag(parsed.name, parsed.reference())
         manifest: dict[str, Any] = json.loads(self.storage.manifest(parsed.name, digest).content)
         return manifest
 

@@ -494,7 +494,8 @@ class BearerLogin:
 
     def _known(self, user: str | None) -> str:
         if user is None:
-            raise errors.Unauthorized("incorrect username or password")
+            basic = Challenge("basic", {"realm": SERVICE})
+            raise errors.Unauthorized("incorrect username or password", challenge=basic)
         return user
 
     def _scopes_for(self, user: str | None, asked: list[Scope]) -> list[Scope]:
