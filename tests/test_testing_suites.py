@@ -99,7 +99,7 @@ class TestLikeDxf:
 
     def test_missing_blob_is_404(self, dxf: DXF) -> None:
         with pytest.raises(requests.HTTPError) as raised:
-            dxf.pull_blob(digest_of(b"none"))
+            dxf.blob_size(digest_of(b"none"))
         assert raised.value.response.status_code == 404
 
 
