@@ -267,7 +267,8 @@ class Faults:
 
     def _next(self, request: RecordedRequest) -> Fault | None:
         with self._lock:
-            for fault in self._planned:
+            # What is for HEAD alone comes before what is for GET.
+            for fault in sorted(self._planned, key=lambda fault: fault.method != request.method):
                 if fault.fits(request):
                     fault.has_fired = True
                     if fault.times is not None:
