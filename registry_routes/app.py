@@ -105,7 +105,7 @@ class RegistryRequest(Request):
 
     @property
     def scopes(self) -> list[Scope]:
-        """What a token must allow for this request; see `scopes.required_scopes`.
+        """The scopes that a token needs for this request; see `scopes.required_scopes`.
 
         The list is empty for `base`, and if no rule matches. Any token will do then.
         """
@@ -121,7 +121,7 @@ class RegistryRequest(Request):
 
 
 class _Body(RawIOBase):
-    """The body of a request, which raises a 400 for whatever the server raises."""
+    """The body of a request. Any exception of the server becomes a 400."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -200,7 +200,7 @@ class RegistryApp:
     /v2/<repository:name>/tags/list 404
     none 400
 
-    After the call, WSGI middleware around the application finds the same request as
+    After the call, WSGI middleware around the application finds the same request in
     ``environ["werkzeug.request"]``.
 
     **Errors.** A `werkzeug.exceptions.HTTPException` becomes the registry's JSON, whether a view, a
@@ -314,8 +314,9 @@ class RegistryApp:
         It returns the response to send: the same one, changed or not, or another. It is called for
         every response, including errors, redirects and those of other hooks.
 
-        Hooks are called in reverse order: the one that was registered first is called last, and
-        sees what is sent. If a hook raises an exception, the next one gets the error's response.
+        Hooks are called in reverse order: the hook that was registered first is called last, and
+        sees the response that is sent. If a hook raises an exception, the next hook gets the
+        error's response.
         """
         self._after.insert(0, hook)
         return hook
@@ -336,7 +337,7 @@ class RegistryApp:
             raise
         if len(answer.responses) == 1:
             return body
-        # Only now, as the new response may read what the old one holds.
+        # They are closed last, because the new response may read from them.
         del answer.responses[id(response)]
         return ClosingIterator(body, answer.close)
 
@@ -402,11 +403,11 @@ class RegistryApp:
 
 
 class _Answer:
-    """The responses that are made for a request. The last is sent; all are closed."""
+    """The responses to a request. The last is sent, and all are closed."""
 
     def __init__(self, environ: "WSGIEnvironment") -> None:
         self.environ = environ
-        self.responses: dict[int, Response] = {}  # by identity, as they may be equal
+        self.responses: dict[int, Response] = {}  # by `id`, because responses may be equal
 
     def take(self, response: Response) -> Response:
         """Return the response, if a server can send it. Raise `ValueError` if none can."""
