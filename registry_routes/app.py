@@ -4,7 +4,6 @@ import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
-from functools import cached_property
 from io import RawIOBase
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import parse_qsl
@@ -19,6 +18,7 @@ from werkzeug.exceptions import (
     SecurityError,
 )
 from werkzeug.routing import Rule
+from werkzeug.utils import cached_property
 from werkzeug.wrappers import Request, Response
 from werkzeug.wsgi import ClosingIterator, get_host, get_input_stream
 

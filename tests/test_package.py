@@ -21,7 +21,7 @@ from werkzeug.wrappers import Response
 
 from registry_routes import (
     DOCKER_1_5, RegistryApp, RegistryMap, RegistryRequest, RouteName, URLBuilder,
-    challenges, match_url, responses, scopes, url_map,
+    challenges, errors, match_url, responses, scopes, url_map,
 )
 from registry_routes.registry import Manifest, MemoryStorage, Storage, make_registry
 from registry_routes.testing import ServedRegistry, serve
