@@ -138,8 +138,9 @@ class TokenServer:
         for text in " ".join(request.args.getlist("scope")).split():
             with suppress(ValueError):  # malformed: it allows nothing
                 scope = scopes.Scope.parse(text)
-                actions = tuple(self.allowed(user, scope))
-                access.append(asdict(scopes.Scope(scope.type, scope.name, actions)))
+                if scope.name:  # or it is of another registry's form
+                    actions = tuple(self.allowed(user, scope))
+                    access.append(asdict(scopes.Scope(scope.type, scope.name, actions)))
         now = int(time.time())
         claims = {
             "aud": SERVICE,

@@ -22,7 +22,7 @@ from werkzeug.utils import cached_property
 from werkzeug.wrappers import Request, Response
 from werkzeug.wsgi import ClosingIterator, get_host, get_input_stream
 
-from .errors import RouteUnknown, SizeInvalid, Unknown, Unsupported, error_response
+from .errors import NameInvalid, RouteUnknown, SizeInvalid, Unknown, Unsupported, error_response
 from .map import RegistryMap, RegistryMapAdapter
 from .routes import RouteName
 from .scopes import Scope, required_scopes
@@ -107,11 +107,15 @@ class RegistryRequest(Request):
     def scopes(self) -> list[Scope]:
         """The scopes that a token needs for this request; see `scopes.required_scopes`.
 
-        The list is empty for `base`, and if no rule matches. Any token will do then.
+        The list is empty for `base`, and if no rule matches. Any token will do then. Raises
+        `errors.NameInvalid` for a malformed repository name, which a rule of your own may match.
         """
         if self.url_rule is None:
             return []
-        return required_scopes(str(self.endpoint), self.method, self.view_args or {}, self.args)
+        try:
+            return required_scopes(str(self.endpoint), self.method, self.view_args or {}, self.args)
+        except ValueError as error:
+            raise NameInvalid(str(error)) from None
 
     @cached_property
     def urls(self) -> URLBuilder:

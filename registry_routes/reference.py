@@ -6,6 +6,7 @@ from typing import Self
 
 from .digests import check_algorithm
 from .grammar import DIGEST, DOMAIN, NAME, TAG, shortened
+from .scopes import Scope
 
 _DOCKER_HUB = "docker.io"
 _OFFICIAL = "library/"
@@ -20,7 +21,7 @@ class Reference:
     Reference(domain='docker.io', name='library/nginx', tag='1.27', digest=None)
     >>> str(reference), reference.familiar()
     ('docker.io/library/nginx:1.27', 'nginx:1.27')
-    >>> reference.root(), reference.reference
+    >>> reference.root(), reference.reference()
     ('https://registry-1.docker.io', '1.27')
     >>> Reference.parse("localhost:5000/Foo")
     Traceback (most recent call last):
@@ -91,6 +92,8 @@ class Reference:
         if not isinstance(text, str):
             kind = type(text).__name__
             raise ValueError(f"reference {shortened(text)} must be a string, not {kind}")
+        if scheme := re.match("([a-z][a-z0-9+.-]*:)//", text):
+            raise ValueError(f"domain {shortened(scheme[1])} must not be the scheme of a URL")
         if re.fullmatch("[a-f0-9]{64}", text):
             raise ValueError(f"reference {text!r} must not be 64 hexadecimal digits, an image ID")
         return cls(*_parts(str.__str__(text)))
@@ -117,10 +120,17 @@ class Reference:
         official = self.name.removeprefix(_OFFICIAL)
         return self._with_tag_and_digest(self.name if "/" in official else official)
 
-    @property
     def reference(self) -> str:
-        """What the URL of the manifest ends with: the digest, else the tag, else ``latest``."""
+        """Return what the manifest's URL ends with: the digest, else the tag, else ``latest``."""
         return self.digest or self.tag or "latest"
+
+    def scope(self, *actions: str) -> Scope:
+        """Return the scope of a token for these actions on the repository.
+
+        >>> print(Reference.parse("nginx").scope("pull", "push"))
+        repository:library/nginx:pull,push
+        """
+        return Scope("repository", self.name, actions)
 
     def root(self, scheme: str = "https") -> str:
         """The URL of the registry, for `URLBuilder`.

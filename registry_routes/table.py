@@ -37,7 +37,7 @@ class RouteTable:
     >>> table.explain("/v2/library/nginx/tags/list/", "GET").path
     '/v2/library/nginx/tags/list'
     >>> table.explain("/v2/library/Nginx/tags/list", "GET")
-    <NameInvalid '400: Bad Request'>
+    <NameInvalid '400 NAME_INVALID: repository name 'library/Nginx' must be lowercase'>
     >>> table.build("tags", {"name": "library/nginx"})
     '/v2/library/nginx/tags/list'
 

@@ -4,10 +4,11 @@ A URL is a string, or an object that prints as a URL, such as those of httpx and
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache, wraps
+from inspect import signature
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urljoin, urlsplit
 
 from werkzeug.datastructures import MultiDict
@@ -39,6 +40,33 @@ PARAMETERS: Mapping[str, str] = MappingProxyType(
 )
 
 
+P = ParamSpec("P")
+
+
+def _by_position(method: Callable[P, str]) -> Callable[P, str]:
+    """Return the method; its error for an argument given by name shows how to write the call."""
+    parameters = signature(method).parameters.values()
+    names = [one.name for one in parameters if one.kind is one.POSITIONAL_ONLY]
+    others = {"reference": ["digest", "tag"]}  # names that a reference may be given by
+
+    @wraps(method)
+    def build(*args: P.args, **options: P.kwargs) -> str:
+        try:
+            return method(*args, **options)
+        except TypeError:
+            absent = [name for slot in names[len(args) :] for name in (slot, *others.get(slot, ()))]
+            misplaced = [name for name in absent if name in options]
+            if not misplaced:
+                raise
+            values = ", ".join(map(shortened, [*args[1:], *(options[name] for name in misplaced)]))
+            raise TypeError(
+                f"URLBuilder.{method.__name__}() takes {' and '.join(misplaced)} by position: "
+                f"{method.__name__}({values})"
+            ) from None
+
+    return build
+
+
 class URLBuilder:
     """Builds every URL of a registry's API.
 
@@ -68,13 +96,26 @@ class URLBuilder:
     :param url_map: the routes; by default, those of `registry_routes.url_map`.
     """
 
+    root: str
+    """What every URL starts with."""
+
     def __init__(
         self, root: object, *, relative: bool = False, url_map: RegistryMap | None = None
     ) -> None:
-        parts = _parsed_root(root, may_be_path=relative)
-        self.root: str = parts.path if relative else f"{parts.scheme}://{parts.netloc}{parts.path}"
-        """What every URL starts with."""
         self._table = (url_map or ready_made_map).table
+        self._set_root(root, relative)
+        if self.root.endswith("/v2"):  # every URL would have it twice
+            right = shortened(self.root.removesuffix("/v2") or "/")
+            raise ValueError(
+                f"root {shortened(str(root))} contains the '/v2' of the API: give {right}"
+            )
+
+    def _set_root(self, root: object, relative: bool) -> None:
+        parts = _parsed_root(root, may_be_path=relative)
+        self.root = parts.path if relative else f"{parts.scheme}://{parts.netloc}{parts.path}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.root!r})"
 
     @classmethod
     def from_environ(
@@ -99,7 +140,9 @@ class URLBuilder:
         root = f"/{script_name.strip('/')}"
         if not relative:
             root = f"{environ['wsgi.url_scheme']}://{host_of(environ)}{root}"
-        return cls(root, relative=relative, url_map=url_map)
+        builder = cls("/", relative=True, url_map=url_map)
+        builder._set_root(root, relative)  # it may be mounted at a path that ends in "/v2"
+        return builder
 
     def base(self, /, **query: QueryValue) -> str:
         """The root of the API, ``/v2/``."""
@@ -111,16 +154,18 @@ class URLBuilder:
         """The repositories: at most `n` of them, after `last`."""
         return self._url(RouteName.CATALOG, {}, {"n": _count(n), "last": last}, query)
 
+    @_by_position
     def tags(
         self, name: str, /, *, n: int | None = None, last: str | None = None, **query: QueryValue
     ) -> str:
         """The tags of a repository: at most `n` of them, after `last`."""
         return self._url(RouteName.TAGS, {"name": name}, {"n": _count(n), "last": last}, query)
 
+    @_by_position
     def manifest(
         self,
         name: str | Reference,
-        reference: str = "",
+        reference: str | None = None,
         /,
         *,
         tag: str | Iterable[str] | None = None,
@@ -140,12 +185,14 @@ class URLBuilder:
         :param ns: the registry that a proxy should pull from.
         """
         if isinstance(name, Reference):
-            if reference:
+            if reference is not None:
                 raise ValueError(
                     f"reference {shortened(str(name))} must be given alone, not with "
                     f"{shortened(reference)}"
                 )
-            reference, name = name.reference, name.name
+            reference, name = name.reference(), name.name
+        elif reference is None:
+            raise TypeError("URLBuilder.manifest() needs a tag or a digest, or a Reference")
         kind = "digest" if isinstance(reference, str) and ":" in reference else "tag"
         tags = _listed(tag)
         for one in tags:
@@ -157,10 +204,12 @@ class URLBuilder:
         values = {"name": name, kind: reference}
         return self._url(RouteName.MANIFEST, values, {"tag": tags, "ns": ns}, query)
 
+    @_by_position
     def blob(self, name: str, digest: str, /, *, ns: str | None = None, **query: QueryValue) -> str:
         """A blob. For `ns` see `manifest`."""
         return self._url(RouteName.BLOB, {"name": name, "digest": digest}, {"ns": ns}, query)
 
+    @_by_position
     def blob_upload(
         self,
         name: str,
@@ -191,6 +240,7 @@ class URLBuilder:
         }
         return self._url(RouteName.BLOB_UPLOAD, {"name": name}, parameters, query)
 
+    @_by_position
     def blob_upload_chunk(
         self, name: str, uuid: str, /, *, digest: str | None = None, **query: QueryValue
     ) -> str:
@@ -202,6 +252,7 @@ class URLBuilder:
         parameters = {"digest": self._checked_digest(digest)}
         return self._url(RouteName.BLOB_UPLOAD_CHUNK, values, parameters, query)
 
+    @_by_position
     def referrers(
         self,
         name: str,
@@ -223,6 +274,7 @@ class URLBuilder:
         parameters = {"artifact_type": artifact_type, "n": _count(n), "last": last}
         return self._url(RouteName.REFERRERS, values, parameters, query)
 
+    @_by_position
     def extension(
         self,
         extension: str,
@@ -267,10 +319,12 @@ class URLBuilder:
         parameters: Mapping[str, Any],
         more: Mapping[str, Any],
     ) -> str:
-        parameters = {PARAMETERS.get(name, name): value for name, value in parameters.items()}
+        parameters = _spelled(parameters)
         for name in parameters:
             if name in more:  # it would not be checked there
                 raise ValueError(f"parameter {name!r} must be given by its own argument")
+        if "n" in parameters and (other := more.keys() & _NOT_N):
+            raise TypeError(f"{min(other)}= is not a parameter of the API: n= limits the results")
         for name, value in values.items():
             if value is None:  # Werkzeug would treat it as missing
                 raise ValueError(f"{name} None must be a string")
@@ -284,6 +338,10 @@ class URLBuilder:
 
     def _checked_digest(self, digest: str | None) -> str | None:
         return digest if digest is None else self._grammar("digest").check(digest)
+
+
+#: What others call ``n``. A registry would ignore it.
+_NOT_N = {"limit", "page_size", "count"}
 
 
 class MatchedURL(NamedTuple):
@@ -440,6 +498,11 @@ def same_origin(url: object, other: object, /) -> bool:
     return origins[0] == origins[1]
 
 
+def _spelled(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the query parameters of keywords."""
+    return {PARAMETERS.get(name, name): value for name, value in keywords.items()}
+
+
 def _count(n: int | None) -> int | None:
     if n is not None and (type(n) is not int or n < 0):
         raise ValueError(f"n {shortened(n)} must be a whole number, 0 or more")
@@ -472,7 +535,7 @@ def resolve_location(request_url: object, location: object, /, **query: QueryVal
 
     Registries send absolute URLs, paths from the root of the host, or URLs relative to that of the
     request. They put their own parameters into the query, which is kept byte for byte. `query` is
-    appended to it: ``digest=…`` to complete an upload, or ``**{"digest-algorithm": …}``. A list
+    appended to it, with the keywords of `URLBuilder`: ``digest=…`` to complete an upload. A list
     repeats the parameter, and `None` leaves it out.
 
     >>> resolve_location(
@@ -494,4 +557,4 @@ def resolve_location(request_url: object, location: object, /, **query: QueryVal
             f"Location {shortened(str(location))} of {shortened(str(request_url))} must lead to "
             "a URL of http or https"
         )
-    return _with_query(target, query)
+    return _with_query(target, _spelled(query))

@@ -606,3 +606,16 @@ def test_mounts(app: Any, mount: str, path: str, headers: dict[str, str]) -> Non
     slashed = client.get(f"{path}/v2/a/manifests/v1/", headers=headers)
     assert slashed.headers["Location"] == f"{mount}/v2/a/manifests/v1"
     assert code_of(client.get(f"{path}/v2/A/tags/list", headers=headers)) == "NAME_INVALID"
+
+
+def test_scopes_of_a_malformed_name_are_name_invalid() -> None:
+    """A rule of a user's own may match it; it must not add a scope to the challenge."""
+    rule = Rule("/v2/any/<path:name>", endpoint="mine", methods=["GET"])
+    app = RegistryApp(RegistryMap(rules=[rule]))
+
+    @app.view("mine", "GET")
+    def mine(request: RegistryRequest, name: str) -> Response:
+        raise errors.Unauthorized(scope=request.scopes)
+
+    response = Client(app).get("/v2/any/a:pull repository:secret/x")
+    assert (response.status_code, code_of(response)) == (400, "NAME_INVALID")

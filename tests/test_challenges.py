@@ -248,6 +248,12 @@ def test_scopes_default_to_the_challenges(scopes: Any, asked: list[str]) -> None
     assert form.get("scope", "") == " ".join(asked)
 
 
+def test_scopes_that_can_be_read() -> None:
+    challenge = bearer(scope='repository:a:pull,push aws "b"é x:y:z')
+    assert list(map(str, challenge.scopes)) == ["repository:a:pull,push", "aws", "x:y:z"]
+    assert bearer().scopes == []
+
+
 def asks(challenge: Challenge, **options: Any) -> list[Callable[[], object]]:
     return [
         lambda: challenge.token_url(**options),
@@ -387,6 +393,13 @@ def test_malformed_token_response_is_named(body: str | bytes, message: str) -> N
     with pytest.raises(ValueError) as error:  # noqa: PT011
         parse_token(body)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("body", [{"token": "a"}, None, 3])
+def test_token_response_that_is_no_body_is_a_type_error(body: Any) -> None:
+    message = f"^token response is a {type(body).__name__}: parse_token reads its body$"
+    with pytest.raises(TypeError, match=message):
+        parse_token(body)
 
 
 def test_token_repr_has_no_secrets() -> None:

@@ -2,7 +2,8 @@
 
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -63,7 +64,8 @@ def test_bodies_of_real_registries(response: tuple[int, str], read: Read) -> Non
     if isinstance(error, errors.Unauthorized):
         assert error.realm == "r"
     assert error.code == status
-    assert (error.error_code, error.description) == read[1:]
+    assert (error.error_code, error.message) == read[1:]
+    assert repr(error) == f"<{type(error).__name__} '{status} {read[1]}: {read[2]}'>"
     assert json.loads(error.get_response().get_data())
 
 
@@ -92,18 +94,29 @@ def test_bearer_challenge_is_found_among_all_lines() -> None:
 @pytest.mark.parametrize(
     ("value", "wait"),
     [
-        *(("30", 30), (" 30 ", 30), ("30, 60", 30), ("0", 0), ("9" * 5000, 999_999_999)),
-        ("Tue, 24 Nov 2026 00:00:00 GMT", datetime(2026, 11, 24, tzinfo=UTC)),
-        *(("soon", None), ("Mon, 01 Jan 99999999999 00:00:00 GMT", None)),
+        *(("30", 30), (" 30 ", 30), ("30, 60", 30), ("0", 0), ("0.2", 1), ("2.", 2), ("030", 30)),
+        *(("9" * 5000, 999_999_999), ("-1", None), ("soon", None)),
+        *(("Tue, 24 Nov 2026 00:00:07 GMT", 7), ("Mon, 23 Nov 2026 00:00:00 GMT", 0)),
+        ("Sun, 31 Dec 9999 23:59:59 -2300", 999_999_999),
+        ("Mon, 01 Jan 99999999999 00:00:00 GMT", None),
         ("Mon, 01 Jan 2026 99999999999999999999:00:00 GMT", None),
-        ("Sun, 31 Dec 9999 23:59:59 -2300", None),
     ],
     ids=lambda value: str(value)[:30],
 )
 @pytest.mark.parametrize("status", [429, 502])
 def test_retry_after(status: int, value: str, wait: object) -> None:
-    [error] = parse_errors(status, "", {"Retry-After": value})
+    headers = {"Retry-After": value, "Date": "Tue, 24 Nov 2026 00:00:00 GMT"}
+    [error] = parse_errors(status, "", headers)
     assert error.retry_after == wait
+    assert error.get_response().headers["Retry-After"] == value.strip()
+
+
+@pytest.mark.parametrize("date", [{}, {"Date": "yesterday"}])
+def test_retry_after_counts_from_now_without_a_date(date: dict[str, str]) -> None:
+    time = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+    [error] = parse_errors(503, "", {"Retry-After": time, **date})
+    assert error.retry_after is not None
+    assert 3500 < error.retry_after <= 3600
 
 
 @pytest.mark.parametrize("allow", [["GET, HEAD"], ["GET", " HEAD,"], ["GET HEAD"]])

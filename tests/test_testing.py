@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from hypothesis import given
+from hypothesis import strategies as st
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
@@ -115,6 +117,57 @@ def test_image_is_added() -> None:
         config = json.loads(registry.blob("library/nginx", manifest["config"]["digest"]))
         assert config["rootfs"]["diff_ids"] == [digest_of(b"some files"), digest_of(b"others")]
         assert list(registry.storage.repositories()) == ["library/nginx"]
+
+
+WHOLE = gzip.compress(b"some files" * 100, mtime=0)
+
+
+@pytest.mark.parametrize(
+    ("layer", "media_type", "content"),
+    [
+        (WHOLE, "tar+gzip", b"some files" * 100),
+        (WHOLE[:-1], "tar+gzip", None),
+        (WHOLE[:20], "tar+gzip", None),
+        (WHOLE + b"more", "tar+gzip", None),
+        (WHOLE[:15] + b"xxxx" + WHOLE[19:], "tar+gzip", None),
+        (WHOLE[:-8] + bytes(8), "tar+gzip", None),
+        (b"\x1f\x8b", "tar+gzip", None),
+        (b"\x28\xb5\x2f\xfd and more", "tar+zstd", None),
+        (b"", "tar", None),
+        (b"\x1f", "tar", None),
+    ],
+)
+def test_any_bytes_are_a_layer(layer: bytes, media_type: str, content: bytes | None) -> None:
+    """The bytes are kept, and what cannot be decompressed is its own content."""
+    with serve() as registry:
+        registry.add_image("a:v1", [layer])
+        manifest = registry.manifest("a:v1")
+        [descriptor] = manifest["layers"]
+        assert registry.blob("a", descriptor["digest"]) == layer
+        assert descriptor["mediaType"] == f"application/vnd.oci.image.layer.v1.{media_type}"
+        config = json.loads(registry.blob("a", manifest["config"]["digest"]))
+        expected = digest_of(layer if content is None else content)
+        assert config["rootfs"]["diff_ids"] == [expected]
+
+
+@given(st.binary(max_size=30), st.integers(0, 60), st.binary(max_size=3))
+def test_changed_gzip_is_a_layer(content: bytes, at: int, change: bytes) -> None:
+    whole = gzip.compress(content, mtime=0)
+    layer = b"\x1f\x8b" + (whole[:at] + change + whole[at + len(change) :])[2:]
+    with serve() as registry:
+        registry.add_image("a:v1", [layer])
+        digest = registry.manifest("a:v1")["layers"][0]["digest"]
+        assert registry.blob("a", digest) == layer
+
+
+def test_zstd_is_read_where_python_can() -> None:
+    zstd = pytest.importorskip("compression.zstd", reason="Python reads zstd from 3.14 on")
+    layer = zstd.compress(b"some files")
+    with serve() as registry:
+        registry.add_image("a:v1", [layer])
+        config = registry.manifest("a:v1")["config"]["digest"]
+        diff_ids = json.loads(registry.blob("a", config))["rootfs"]["diff_ids"]
+        assert diff_ids == [digest_of(b"some files")]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The server of `registry_routes.testing`: its port, its threads, and bodies on the wire."""
 
 import atexit
+import gc
 import os
 import re
 import socket
@@ -17,6 +18,7 @@ import httpx
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
 from registry_routes import errors
@@ -25,6 +27,7 @@ from registry_routes.digests import digest_of
 from registry_routes.testing import ServedRegistry, serve
 
 from .served import Login, push_image, served, wait_until
+from .servers import free_port
 
 
 def connection_to(registry: ServedRegistry) -> socket.socket:
@@ -67,6 +70,36 @@ def test_stopped_registry_leaves_no_thread_and_no_listener(error: type[Exception
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{registry.url}/v2/")
     wait_until(lambda: set(threading.enumerate()) <= before)
+
+
+def test_many_starts_and_stops_leave_nothing() -> None:
+    descriptors = Path("/proc/self/fd")
+    before = set(threading.enumerate())
+    open_before = len(list(descriptors.iterdir())) if descriptors.exists() else 0
+    for _ in range(200):
+        with serve() as registry, connection_to(registry) as connection:
+            connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(12) == b"HTTP/1.1 200"
+    wait_until(lambda: set(threading.enumerate()) <= before)
+    gc.collect()  # an unclosed socket is a warning, which is an error here
+    if descriptors.exists():
+        assert len(list(descriptors.iterdir())) <= open_before
+
+
+@pytest.mark.parametrize("port", [0, 1])
+def test_socket_is_opened_late_unless_a_port_is_given(port: int) -> None:
+    with serve(port=port and free_port()) as registry:
+        before = set(threading.enumerate())
+        registry.add_image("a:v1")
+        assert Client(registry.app).get("/v2/a/manifests/v1").status_code == 200
+        assert set(threading.enumerate()) == before
+        host = registry.host
+        assert registry.host == host
+        assert len(set(threading.enumerate()) - before) == (0 if port else 1)
+    with serve() as registry:
+        pass
+    with pytest.raises(RuntimeError, match="the registry has stopped"):
+        registry.host  # noqa: B018
 
 
 def test_waiting_clients_do_not_keep_the_registry_from_stopping() -> None:

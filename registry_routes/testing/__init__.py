@@ -15,12 +15,15 @@ and `ServedRegistry.fail`. For pytest there is the fixture ``oci_registry``.
 import gzip
 import json
 import ssl
+import sys
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from werkzeug.routing import Map
 
+from ..converters import DigestConverter
 from ..digests import digest_of
 from ..headers import IMAGE_MANIFEST
 from ..map import RegistryMap
@@ -48,12 +51,14 @@ from .layers import (
     api_map,
     layers_map,
 )
+from .lenient import LENIENT, LENIENT_DIGEST, LenientDigestConverter, MadeUpDigests
 from .server import Server
+from .storage import ServedStorage
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-__all__ = ["Fault", "RecordedRequest", "ServedRegistry", "UnfiredFault", "serve"]
+__all__ = ["LENIENT", "Fault", "RecordedRequest", "ServedRegistry", "UnfiredFault", "serve"]
 
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
@@ -73,7 +78,7 @@ class ServedRegistry:
     """The requests so far, in the order in which they came. ``requests.clear()`` forgets them."""
 
     def __init__(
-        self, server: Server, recorder: Recorder, faults: Faults, storage: MemoryStorage | None
+        self, server: Server, recorder: Recorder, faults: Faults, storage: ServedStorage | None
     ) -> None:
         self.app = recorder
         self.requests = recorder.requests
@@ -158,7 +163,9 @@ class ServedRegistry:
         """
         return self._faults.unfired
 
-    def add_image(self, reference: str, layers: Sequence[bytes] = ()) -> str:
+    def add_image(
+        self, reference: str, layers: Sequence[bytes] = (), *, digest: str | None = None
+    ) -> str:
         """Put an image into the registry, and return the digest of its manifest.
 
         >>> with serve() as registry:
@@ -167,15 +174,23 @@ class ServedRegistry:
 
         :param reference: the repository's name and a tag: ``library/nginx:latest``. The tag is
             ``latest`` if there is none.
-        :param layers: the content of each layer: an archive, gzipped or not. For clients that do
-            not unpack it, it can be any bytes.
+        :param layers: the content of each layer: any bytes. What begins like gzip or zstd has the
+            media type of it. The image's configuration lists the digest of each layer's content:
+            that of the bytes as they are if they are not compressed, or corrupt, or if they are
+            zstd and this Python cannot read it (before 3.14).
+        :param digest: a digest for the manifest, which need not be that of its content, in a
+            registry of the dialect `LENIENT`.
 
         Raises `ValueError` for a malformed reference, and for one with a digest.
         """
+        if digest is not None and self._storage is not None:
+            LENIENT_DIGEST.check(digest)
+            if self._storage.verifies:
+                raise ValueError("digest is for serve(url_map=RegistryMap(LENIENT))")
         parsed = self._parsed(reference)
         if parsed.digest is not None:
             raise ValueError(f"image {reference!r} must have a tag, not a digest")
-        name, tag = parsed.name, parsed.reference
+        name, tag = parsed.name, parsed.reference()
         config = {
             "architecture": "amd64",
             "os": "linux",
@@ -189,7 +204,7 @@ class ServedRegistry:
             "layers": [self._add_blob(name, _layer_type(layer), layer) for layer in layers],
         }
         content = json.dumps(manifest).encode()
-        digest = digest_of(content)
+        digest = digest or digest_of(content)
         self.storage.put_manifest(name, digest, Manifest(IMAGE_MANIFEST, content), tags=[tag])
         return digest
 
@@ -211,7 +226,7 @@ class ServedRegistry:
         registry does not have it, and `ValueError` for a malformed reference.
         """
         parsed = self._parsed(reference)
-        digest = parsed.digest or self.storage.tag(parsed.name, parsed.reference)
+        digest = parsed.digest or self.storage.tag(parsed.name, parsed.reference())
         manifest: dict[str, Any] = json.loads(self.storage.manifest(parsed.name, digest).content)
         return manifest
 
@@ -224,17 +239,30 @@ class ServedRegistry:
         return b"".join(blob.read(0, blob.size))
 
 
-def _is_gzipped(layer: bytes) -> bool:
-    return layer.startswith(b"\x1f\x8b")
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
 def _layer_type(layer: bytes) -> str:
-    return f"{_LAYER}+gzip" if _is_gzipped(layer) else _LAYER
+    if layer.startswith(_GZIP):
+        return f"{_LAYER}+gzip"
+    return f"{_LAYER}+zstd" if layer.startswith(_ZSTD) else _LAYER
 
 
 def _diff_id(layer: bytes) -> str:
-    """The digest of the layer without its compression (image-spec, "Layer DiffID")."""
-    return digest_of(gzip.decompress(layer) if _is_gzipped(layer) else layer)
+    """Return the digest of the layer without its compression (image-spec, "Layer DiffID").
+
+    If it cannot be decompressed, that is the digest of the bytes as they are.
+    """
+    if layer.startswith(_GZIP):
+        with suppress(EOFError, OSError, zlib.error):
+            return digest_of(gzip.decompress(layer))
+    if layer.startswith(_ZSTD) and sys.version_info >= (3, 14):
+        with suppress(ImportError):  # a Python that was built without it
+            from compression import zstd
+
+            with suppress(zstd.ZstdError):
+                return digest_of(zstd.decompress(layer))
+    return digest_of(layer)
 
 
 @contextmanager
@@ -256,6 +284,7 @@ def serve(
     page_size: int | None = None,
     min_chunk: int = 0,
     max_chunk: int | None = None,
+    like_docker_registry: bool = False,
     url_map: RegistryMap | None = None,
     ssl_context: ssl.SSLContext | None = None,
 ) -> Iterator[ServedRegistry]:
@@ -293,9 +322,13 @@ def serve(
     :param page_size: the maximum number of results in a page of a list.
     :param min_chunk: the minimum size of a chunk in bytes; the last one may be smaller.
     :param max_chunk: the maximum size of a chunk in bytes.
+    :param like_docker_registry: whether to list repositories as docker-registry 2.8 does: the
+        catalog has those that have only blobs, and the tags of one that never had any are a 404.
     :param url_map: the routes. The default is ``app.url_map``, if that is a `RegistryMap`, and
         otherwise a new one. ``RegistryMap(dialect=OCI_1_1.subset(…))`` makes a registry that is
-        read-only, or has no referrers.
+        read-only, or has no referrers. ``RegistryMap(dialect=LENIENT)`` takes digests that a test
+        made up, such as ``sha256:0cd1ee2a9e``: `ServedRegistry.add_image` and the storage then
+        take any digest for any content, but pushes by HTTP are still verified.
     :param ssl_context: serve TLS with the certificate of this `ssl.SSLContext`. `redirect_blobs`
         needs it to be valid for ``localhost`` as well as for 127.0.0.1.
 
@@ -342,10 +375,19 @@ def serve(
         raise ValueError(f"location {location!r} must be 'absolute', 'relative' or 'opaque'")
     storage = None
     if app is None:
-        storage = MemoryStorage()
-        app = make_registry(storage, url_map=url_map, page_size=page_size, max_chunk=max_chunk)
-    elif (page_size, max_chunk) != (None, None):
-        raise ValueError("page_size and max_chunk are for the registry in memory, not for an app")
+        storage = ServedStorage(like_docker_registry=like_docker_registry)
+        registry = make_registry(storage, url_map=url_map, page_size=page_size, max_chunk=max_chunk)
+        app = registry
+        converter = registry.url_map.dialect.converters.get("digest", DigestConverter)
+        if issubclass(converter, LenientDigestConverter):
+            storage = storage.without_verifying()
+            app = MadeUpDigests(app, storage, registry.url_map)
+            url_map = registry.url_map
+    elif (page_size, max_chunk, like_docker_registry) != (None, None, False):
+        raise ValueError(
+            "page_size, max_chunk and like_docker_registry are for the registry in memory, "
+            "not for an app"
+        )
     of_app = getattr(app, "url_map", None) if url_map is None else url_map
     known = of_app if isinstance(of_app, RegistryMap) else RegistryMap()
     api = api_map(known.dialect, known.table.prefix)
@@ -354,6 +396,7 @@ def serve(
         token_methods if auth == "bearer" else [],
         storage=redirect_blobs,
         uploads=location == "opaque",
+        converters=known.dialect.converters,
     )
     maps = [of_layers, of_app, api] if isinstance(of_app, Map) else [of_layers, api]
     own = {rule.endpoint for rule in maps[1].iter_rules()}

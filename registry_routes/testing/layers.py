@@ -9,6 +9,7 @@ If all of them are used, they are, from the outermost to the innermost:
 5. `RedirectedBlobs`: redirects clients to another origin for the content of a blob.
 6. `NoSinglePost`: makes clients push a blob with a POST and a PUT, not with a single POST.
 7. `MinimumChunks`: refuses chunks that are too small.
+8. `lenient.MadeUpDigests`: serves content under digests that the registry's views refuse.
 
 The application comes last. All but the first get the recorded request from `request_of`.
 """
@@ -29,7 +30,7 @@ from urllib.parse import quote, unquote, unquote_plus, urljoin, urlsplit
 
 from werkzeug.datastructures import Authorization, Headers, MultiDict
 from werkzeug.exceptions import BadRequest, HTTPException, MethodNotAllowed
-from werkzeug.routing import Map, MapAdapter, Rule
+from werkzeug.routing import BaseConverter, Map, MapAdapter, Rule
 from werkzeug.wrappers import Request, Response
 
 from .. import errors
@@ -66,7 +67,13 @@ def api_map(dialect: Dialect, prefix: str) -> RegistryMap:
     return RegistryMap(Dialect(dialect.name, tuple(routes), dialect.converters), prefix=prefix)
 
 
-def layers_map(token_methods: Sequence[str], storage: bool, uploads: bool) -> Map:
+def layers_map(
+    token_methods: Sequence[str],
+    *,
+    storage: bool,
+    uploads: bool,
+    converters: Mapping[str, type[BaseConverter]],
+) -> Map:
     """Return a map of the paths that the layers add to those of the application."""
     rules = []
     if token_methods:
@@ -78,7 +85,7 @@ def layers_map(token_methods: Sequence[str], storage: bool, uploads: bool) -> Ma
         path = "/uploads/<repository:name>/<upload_id:uuid>"
         methods = ["GET", "PATCH", "PUT", "DELETE"]
         rules.append(Rule(path, endpoint=RouteName.BLOB_UPLOAD_CHUNK, methods=methods))
-    return Map(rules, converters=CONVERTERS)
+    return Map(rules, converters={**CONVERTERS, **converters})
 
 
 @dataclass
@@ -487,7 +494,8 @@ class BearerLogin:
 
     def _known(self, user: str | None) -> str:
         if user is None:
-            raise errors.Unauthorized("incorrect username or password")
+            basic = Challenge("basic", {"realm": SERVICE})
+            raise errors.Unauthorized("incorrect username or password", challenge=basic)
         return user
 
     def _scopes_for(self, user: str | None, asked: list[Scope]) -> list[Scope]:
