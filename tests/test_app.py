@@ -512,7 +512,7 @@ def test_response_for_several_errors() -> None:
         error_response([])
 
 
-# What a request knows.
+# Attributes of a request.
 
 
 def test_request_knows_its_rule() -> None:
