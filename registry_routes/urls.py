@@ -426,7 +426,7 @@ def _match_any(adapter: MapAdapter, path: str, method: str) -> tuple[Any, Mappin
         path = unquote(urlsplit(redirect.new_url).path).removeprefix(mount)
         return _match_any(adapter, path, method)
     except MethodNotAllowed as error:
-        if not error.valid_methods or method in error.valid_methods:
+        if not error.valid_methods:
             raise
         return _match_any(adapter, path, min(error.valid_methods))
 

@@ -186,8 +186,12 @@ def test_streamed_responses_of_httpx_are_read() -> None:
     with pytest.raises(RuntimeError, match="async"):
         asyncio.run(ask(False))
     transport = httpx.MockTransport(lambda _: httpx.Response(403, content=iter([content])))
-    with httpx.Client(transport=transport) as client, client.stream("GET", "http://h/") as answer:
-        pytest.raises(errors.Denied, raise_for_status, answer)
+    with (
+        httpx.Client(transport=transport) as client,
+        client.stream("GET", "http://h/") as answer,
+        pytest.raises(errors.Denied),
+    ):
+        raise_for_status(answer)
 
 
 PASSED_ON = {
