@@ -97,22 +97,23 @@ def raise_for_status(response: Any, *, endpoint: str | None = None) -> None:
     tells all errors of a response; this is the first of them.
     """
     if response.status_code >= 400:
-        content = _beginning_of(response)
+        content = beginning_of(response)
         raise parse_errors(response.status_code, content, response.headers, endpoint=endpoint)[0]
 
 
-_MOST = 64 * 1024  # bytes of a body
+LONGEST_BODY = 64 * 1024  # bytes that are read of an error, or of a token server's answer
 
 
-def _beginning_of(response: Any) -> bytes:
+def beginning_of(response: Any) -> bytes:
+    """Return at most 64 KiB of the body of a response of requests or httpx."""
     blocks = response.iter_content if hasattr(response, "iter_content") else response.iter_bytes
     content = bytearray()
-    for block in blocks(_MOST):
+    for block in blocks(LONGEST_BODY):
         content += block
-        if len(content) >= _MOST:
+        if len(content) >= LONGEST_BODY:
             response.close()
             break
-    return bytes(content[:_MOST])
+    return bytes(content[:LONGEST_BODY])
 
 
 #: The headers that are about an error, which a proxy passes on.
