@@ -9,12 +9,14 @@ requests with the registry's errors.
 
 from typing import Any
 
-from flask import Flask, Response, jsonify, render_template_string, request, send_file, url_for
-from layout import Content, Layout, parse_arguments
+from flask import Flask, Response, jsonify, render_template_string, request, url_for
+from layout import Layout, parse_arguments
 from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as BaseResponse
 
-from registry_routes import OCI_1_1, RegistryMap, error_response
+from registry_routes import OCI_1_1, RegistryMap, RegistryRequest, error_response
 from registry_routes.paging import next_link, paginate, parse_page
+from registry_routes.registry import blob_response, manifest_response
 
 PAGE = """<!doctype html>
 <title>{{ name }}</title>
@@ -68,20 +70,15 @@ def make_app(layout: Layout) -> Flask:
         return response
 
     @app.endpoint("manifest")
-    def manifest(name: str, tag: str = "", digest: str = "") -> Response:
-        return file_response(layout.manifest(tag, digest))
+    def manifest(name: str, tag: str = "", digest: str = "") -> BaseResponse:
+        return manifest_response(RegistryRequest(request.environ), *layout.manifest(tag, digest))
 
     @app.endpoint("blob")
-    def blob(name: str, digest: str) -> Response:
-        return file_response(layout.blob(digest))
+    def blob(name: str, digest: str) -> BaseResponse:
+        # Not Flask's `send_file`, which answers ranges in its own way, and 416 with a page.
+        return blob_response(RegistryRequest(request.environ), digest, layout.open_blob(digest))
 
     return app
-
-
-def file_response(content: Content) -> Response:
-    response = send_file(content.path, mimetype=content.media_type, etag=content.digest)
-    response.headers["Docker-Content-Digest"] = content.digest
-    return response
 
 
 def main() -> None:

@@ -40,8 +40,9 @@ from registry_routes import (
 from registry_routes.registry import make_registry
 
 LIFETIME = 300  # seconds
+LEEWAY = 60  # seconds by which the clocks of two machines may differ
 SERVICE = "registry_routes example"
-BASIC = f'Basic realm="{SERVICE}"'
+CHALLENGE = f'Basic realm="{SERVICE}"'  # of the token server
 USERS, KEY = "REGISTRY_USERS", "REGISTRY_KEY"  # in the environment
 LEAST_KEY = 32  # bytes: as many as the signature has (RFC 7518, section 3.2)
 
@@ -84,6 +85,7 @@ class Gateway:
                 self.key,
                 algorithms=["HS256"],
                 audience=SERVICE,
+                leeway=LEEWAY,
                 options={"require": ["exp", "aud", "access"]},
             )
             return [_scope_of(entry) for entry in claims["access"]]
@@ -157,11 +159,11 @@ class TokenServer:
             return None
         authorization = request.authorization
         if authorization is None or authorization.type != "basic":
-            raise errors.Unauthorized("malformed credentials", challenge=BASIC)
+            raise errors.Unauthorized("malformed credentials", challenge=CHALLENGE)
         name, password = authorization.username or "", authorization.password or ""
         known = self.users.get(name, "")
         if not (hmac.compare_digest(known.encode(), password.encode()) and name in self.users):
-            raise errors.Unauthorized("incorrect username or password", challenge=BASIC)
+            raise errors.Unauthorized("incorrect username or password", challenge=CHALLENGE)
         return name
 
 

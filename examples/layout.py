@@ -2,20 +2,15 @@
 
 import argparse
 import json
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from registry_routes import errors, grammar
+from registry_routes.registry import BLOCK, Blob, Manifest
 
 REF_NAME = "org.opencontainers.image.ref.name"
-
-
-class Content(NamedTuple):
-    """A manifest or a blob: its file, its media type and its digest."""
-
-    path: Path
-    media_type: str
-    digest: str
 
 
 class Layout:
@@ -44,20 +39,23 @@ class Layout:
         )
         return {tag: one["digest"] for tag, one in named if grammar.TAG.fits(tag)}
 
-    def manifest(self, tag: str = "", digest: str = "") -> Content:
-        """A manifest of the layout. Raises `errors.ManifestUnknown` if there is none."""
+    def manifest(self, tag: str = "", digest: str = "") -> tuple[str, Manifest]:
+        """Return a manifest and its digest. Raises `errors.ManifestUnknown` if there is none."""
         digest = digest or self.tags().get(tag, "")
         descriptor, path = self._manifests().get(digest), self._file(digest)
         if descriptor is None or path is None:
             raise errors.ManifestUnknown(detail={"reference": tag or digest})
-        return Content(path, descriptor["mediaType"], digest)
+        return digest, Manifest(descriptor["mediaType"], path.read_bytes())
 
-    def blob(self, digest: str) -> Content:
-        """A blob of the layout, or a manifest. Raises `errors.BlobUnknown` if there is none."""
+    def open_blob(self, digest: str) -> Blob:
+        """Return a blob. Raises `errors.BlobUnknown` if there is none, or if it is a manifest.
+
+        A client that got a manifest here would take its media type for that of a blob.
+        """
         path = self._file(digest)
-        if path is None:
+        if path is None or digest in self._manifests():
             raise errors.BlobUnknown(detail={"digest": digest})
-        return Content(path, "application/octet-stream", digest)
+        return Blob(path.stat().st_size, partial(_read, path))
 
     def _descriptors(self) -> list[dict[str, Any]]:
         index = json.loads((self.root / "index.json").read_bytes())
@@ -80,6 +78,13 @@ class Layout:
             return None
         path = self.root / "blobs" / algorithm / encoded
         return path if path.is_file() else None
+
+
+def _read(path: Path, start: int, end: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        file.seek(start)
+        while block := file.read(min(BLOCK, end - file.tell())):
+            yield block
 
 
 def parse_arguments(port: int) -> tuple[Layout, str, int]:

@@ -21,16 +21,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 import collection
+import kept_tag
 from gateway import name_and_password
 from serving import OneLineParser, Server, server_options, with_health
 from sharing import Fetch, Fetches, Once, Source
 from storage import ObjectStorage, check_place, one_line, raising_oserrors, storage_at
-from upstream import Upstream, User
+from upstream import Upstream, User, is_head_refused, stated_digest, stated_type
+from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import HTTPException
+from werkzeug.http import parse_accept_header
 from werkzeug.wrappers import Response
 
 from registry_routes import (
@@ -42,7 +45,6 @@ from registry_routes import (
     error_response,
     errors,
     headers,
-    match_url,
 )
 from registry_routes.paging import next_link, parse_next_link
 from registry_routes.registry import (
@@ -59,7 +61,9 @@ log = logging.getLogger(__name__)
 USERS = "UPSTREAM_USERS"  # in the environment
 RETRY = 10  # seconds before an upstream that has failed is asked again about the same tag
 MAX_LIST = 32 * 1024 * 1024  # bytes of a page of tags, repositories or referrers
-USED = 3600  # seconds before the use of a manifest is recorded again
+USED = 3600  # seconds before the use of a manifest, or of a tag, is recorded again
+WEEK = 7 * 24 * 3600  # seconds
+MAX_REMEMBERED = 100_000  # tags and manifests
 
 # The codes of a 404 that is a page, or that of a server which has no such route.
 NOT_FROM_REGISTRY = errors.Unknown.error_code, errors.RouteUnknown.error_code
@@ -67,6 +71,7 @@ NOT_FROM_REGISTRY = errors.Unknown.error_code, errors.RouteUnknown.error_code
 Found = tuple[str, Manifest]  # a digest and its manifest
 Key = tuple[str, ...]
 View = Callable[..., Response]
+Value = TypeVar("Value")
 
 
 class Proxy:
@@ -74,21 +79,30 @@ class Proxy:
 
     :param upstreams: the upstreams by namespace. The first serves requests without one.
     :param fresh_for: how many seconds a tag is served without asking the upstream again.
+    :param stale_for: how many seconds a tag is served while the upstream fails, after it has last
+        confirmed the tag.
     :param most_waiting: how many requests may wait for upstreams at a time. Others are told to try
         again, so that threads are left for what is kept, even if an upstream stalls.
     """
 
     def __init__(
-        self, upstreams: Mapping[str, Upstream], fresh_for: float, most_waiting: int = 256
+        self,
+        upstreams: Mapping[str, Upstream],
+        fresh_for: float,
+        stale_for: float = WEEK,
+        most_waiting: int = 256,
     ) -> None:
         self.upstreams = upstreams
         self.fresh_for = fresh_for
+        self.stale_for = stale_for
         self.places = threading.BoundedSemaphore(most_waiting)
         self.fetches = Fetches()
         self.once = Once()
-        # Each process has its own: until when a tag is served without asking its upstream, with
-        # which warning, and to clients with which Accept; and when a manifest was last used.
-        self.fresh: dict[Key, tuple[float, str, str]] = {}
+        # Each process has its own: until when a tag is served without asking its upstream, and the
+        # manifest for an Accept; until when it is not asked because it has failed, and the warning;
+        # and when a manifest was last used.
+        self.fresh: dict[Key, tuple[float, str]] = {}
+        self.failed: dict[Key, tuple[float, str]] = {}
         self.used: dict[Key, float] = {}
 
     def app(self) -> RegistryApp:
@@ -144,7 +158,7 @@ class Proxy:
         """The upstream that a request is for, always one from the command line."""
         if namespace is None:
             return next(iter(self.upstreams.values()))
-        found = self.upstreams.get(namespace.lower())
+        found = self.upstreams.get(host_of(namespace))
         if found is None or not namespace.isascii():  # the Kelvin sign is a small k in lower case
             known = " or ".join(self.upstreams)
             raise errors.NameUnknown(f"ns {namespace!r:.300} must be {known}")
@@ -173,40 +187,65 @@ class Proxy:
     def _tagged(
         self, request: RegistryRequest, upstream: Upstream, name: str, tag: str
     ) -> tuple[Found | Response, str]:
-        """The manifest that a tag points at, and a warning if that may have changed."""
-        kept = None
-        with suppress(MissingError):
-            kept = _kept(upstream, name, upstream.storage.tag(name, tag))
-        # An upstream may have several manifests for a tag, and choose by the client's Accept.
-        accepted = request.accept_mimetypes
-        if kept and accepted and not accepted.quality(kept[1].media_type):
-            kept = None
-        key = (upstream.namespace, name, tag)
-        accept = str(accepted)
-        until, warning, same = self.fresh.get(key, (0.0, "", ""))
-        # What one client got for a tag, a client that accepts more may not get: an index's image.
-        if kept and time.monotonic() < until and (warning or accept == same):
+        """Return the manifest that a tag points at, and a warning if that may have changed."""
+        storage, where = upstream.storage, (upstream.namespace, name, tag)
+        accept = accept_of(request)
+        until, digest = self.fresh.get((*where, accept), (0.0, ""))
+        found: Found | Response | None = _kept(upstream, name, digest) if digest else None
+        if found and time.monotonic() < until:
+            return found, ""
+        accepted = parse_accept_header(accept, MIMEAccept)
+        entry, kept = self._fitting(upstream, name, tag, accepted)
+        until, warning = self.failed.get(where, (0.0, ""))
+        if kept and time.monotonic() < until:
             return kept, warning
         try:
             found = self._asked(request, upstream, {"name": name, "tag": tag}, kept)
         except HTTPException as error:
             # A 404 may be that of a server in front of the registry, which has lost it for a while.
-            is_gone = (
-                error.code == 404 and getattr(error, "error_code", "") not in NOT_FROM_REGISTRY
-            )
-            if kept and is_gone:
+            if error.code == 404 and getattr(error, "error_code", "") not in NOT_FROM_REGISTRY:
                 with suppress(MissingError):
-                    upstream.storage.delete_tag(name, tag)
-            if not kept or is_gone:
+                    storage.delete_tag(name, tag)
+                raise
+            if not kept or not entry or entry.age > self.stale_for:
                 raise
             answer = f"{error.code} {error.name}"
             warning = f"{upstream.namespace}: {answer}. {name}:{tag} may have changed meanwhile."
             log.warning("%s The kept manifest is served.", warning)
-            self.fresh[key] = time.monotonic() + min(self.fresh_for, RETRY), warning, accept
+            _remember(self.failed, where, (time.monotonic() + min(self.fresh_for, RETRY), warning))
+            if self._is_due(where):  # for the next collection, the record has been used
+                with self._logged(upstream, f"{name}:{tag}"):
+                    kept_tag.write(storage, name, tag, kept_tag.read(storage, name, tag))
             return kept, warning
         if not isinstance(found, Response):
-            self.fresh[key] = time.monotonic() + self.fresh_for, "", accept
+            digest, manifest = found
+            answered = kept_tag.Kept(manifest.media_type, digest, time.time())
+            confirm = partial(self._confirm, upstream, name, tag, answered, accepted)
+            self.once.do((*where, "confirm"), confirm)
+            _remember(self.fresh, (*where, accept), (time.monotonic() + self.fresh_for, digest))
         return found, ""
+
+    def _fitting(
+        self, upstream: Upstream, name: str, tag: str, accepted: MIMEAccept
+    ) -> tuple[kept_tag.Kept | None, Found | None]:
+        """Return what is kept of a tag that a client accepts, and its manifest."""
+        for entry in kept_tag.fitting(kept_tag.read(upstream.storage, name, tag), accepted):
+            if kept := _kept(upstream, name, entry.digest):
+                return entry, kept
+        return None, None
+
+    def _confirm(
+        self, upstream: Upstream, name: str, tag: str, answer: kept_tag.Kept, accepted: MIMEAccept
+    ) -> None:
+        """Record what the upstream has for a tag, at least once an hour."""
+        entries = kept_tag.read(upstream.storage, name, tag)
+        found = kept_tag.with_answer(entries, answer, accepted)
+        ages = {(entry.media_type, entry.digest): entry.age for entry in entries}
+        age = ages.get((answer.media_type, answer.digest), float("inf"))
+        if len(found) == len(entries) and age <= min(USED, self.stale_for / 2):
+            return
+        with self._logged(upstream, f"{name}:{tag}"):
+            kept_tag.write(upstream.storage, name, tag, found)
 
     def _asked(
         self,
@@ -216,7 +255,7 @@ class Proxy:
         kept: Found | None = None,
     ) -> Found | Response:
         """The upstream's manifest: the kept one, if it is the same; its headers, for a HEAD."""
-        accept = request.headers.get("Accept") or f"{headers.ACCEPT_MANIFESTS}, */*"
+        accept = accept_of(request)
         key = (upstream.namespace, *values.values(), accept)
         with self._waiting():
             if kept or request.method == "HEAD":
@@ -225,14 +264,16 @@ class Proxy:
                 sent: Mapping[str, str]
                 try:
                     sent = self.once.do((*key, "HEAD"), ask).headers
-                except errors.ManifestUnknown:
-                    if not kept:
+                except errors.RegistryError as error:
+                    # The body of a GET's 404 says whether it is that of the registry.
+                    is_unclear = kept and isinstance(error, errors.ManifestUnknown)
+                    if not is_unclear and not is_head_refused(error):
                         raise
-                    return self._got(key, upstream, values, accept)  # which says whose 404 it is
-                if kept and sent.get("Docker-Content-Digest") == kept[0]:
+                    return self._got(key, upstream, values, accept)
+                if kept and stated_digest(sent) == kept[0]:
                     return kept
                 if request.method == "HEAD":
-                    return passed_on(sent)
+                    return head_response(sent)
             return self._got(key, upstream, values, accept)
 
     def _got(self, key: Key, upstream: Upstream, values: dict[str, str], accept: str) -> Found:
@@ -240,25 +281,36 @@ class Proxy:
 
     def _fetched(self, upstream: Upstream, values: dict[str, str], accept: str) -> Found:
         found = upstream.manifest(values, accept)
-        self._keep(upstream, values["name"], *found, [values["tag"]] if "tag" in values else [])
+        self._keep(upstream, values["name"], *found)
         return found
 
     def _use(self, upstream: Upstream, name: str, digest: str, manifest: Manifest) -> None:
         """Record the use of a manifest, as the time of its file."""
-        last = self.used.get((upstream.namespace, name, digest), -float("inf"))
-        if last + USED < time.monotonic():
-            self._keep(upstream, name, digest, manifest, [])
+        if self._is_due((upstream.namespace, name, digest)):
+            self._keep(upstream, name, digest, manifest)
 
-    def _keep(
-        self, upstream: Upstream, name: str, digest: str, manifest: Manifest, tags: list[str]
-    ) -> None:
-        self.used[upstream.namespace, name, digest] = time.monotonic()
+    def _is_due(self, key: Key) -> bool:
+        """Return whether the use of something must be recorded, as it then is."""
+        now = time.monotonic()
+        if self.used.get(key, -float("inf")) + USED > now:
+            return False
+        _remember(self.used, key, now)
+        return True
+
+    def _keep(self, upstream: Upstream, name: str, digest: str, manifest: Manifest) -> None:
+        _remember(self.used, (upstream.namespace, name, digest), time.monotonic())
+        with self._logged(upstream, digest):
+            upstream.storage.put_manifest(name, digest, manifest)
+
+    @contextmanager
+    def _logged(self, upstream: Upstream, what: str) -> Iterator[None]:
+        """Log the failure to keep something, which is no failure of the request."""
         try:
-            upstream.storage.put_manifest(name, digest, manifest, tags=tags)
-        except MissingError:  # a collection is deleting one of its blobs
-            log.info("%s: %s of %s is kept without its tags", upstream.namespace, digest, name)
+            yield
+        except MissingError:  # a collection is deleting it
+            log.info("%s: %s is not kept, because of a collection", upstream.namespace, what)
         except OSError as error:
-            log.error("%s: %s is not kept: %s", upstream.namespace, digest, one_line(error))
+            log.error("%s: %s is not kept: %s", upstream.namespace, what, one_line(error))
 
     # Blobs.
 
@@ -270,7 +322,12 @@ class Proxy:
             return blob_response(request, digest, storage.open_blob(name, digest))
         if request.method == "HEAD":
             with self._waiting():
-                return passed_on(upstream.ask("HEAD", RouteName.BLOB, values).headers)
+                size = upstream.blob_size(values)
+            response = blob_response(request, digest, Blob(size or 0, _never_read))
+            if size is None:
+                response.automatically_set_content_length = False
+                del response.headers["Content-Length"]
+            return response
 
         def source() -> Source:
             with suppress(MissingError):  # it has just arrived
@@ -279,10 +336,8 @@ class Proxy:
             return upstream.blob(values)
 
         def keep(content: Iterable[bytes]) -> None:
-            try:
+            with self._logged(upstream, digest):
                 storage.put_blob(name, digest, content)
-            except OSError as error:
-                log.error("%s: %s is not kept: %s", upstream.namespace, digest, one_line(error))
 
         key = (upstream.namespace, name, digest)
         self._take_place()
@@ -310,35 +365,48 @@ class Proxy:
         with self._waiting():
             answer = upstream.ask(request.method, endpoint, values, query)
             content = upstream.body_of(answer, MAX_LIST)
-        with upstream.failures():
-            link = parse_next_link(answer.url, answer.headers.get("Link"))
-            here = link and _here(request, upstream, link, endpoint, namespace)
-        response = passed_on(answer.headers, content)
+        response = Response(content)
+        passed_on = ["Content-Type", "OCI-Filters-Applied"]
+        if request.method == "HEAD":
+            response.automatically_set_content_length = False
+            passed_on.append("Content-Length")
+        for header in passed_on:
+            if header in answer.headers:
+                response.headers[header] = answer.headers[header]
         if not response.is_json:  # a browser might show it as a page of the proxy's
             response.content_type = "application/json"
-        if here:
-            response.headers["Link"] = next_link(here)
+        with suppress(ValueError):  # of a link that cannot be read
+            link = parse_next_link(answer.url, answer.headers.get("Link"))
+            # Its path may have a prefix, or a name that only the upstream knows.
+            found = parse_qs(urlsplit(link or "").query, keep_blank_values=True)
+            found.pop("ns", None)
+            if found and found != query:
+                url = request.urls.build(endpoint, values, {**found, "ns": namespace})
+                response.headers["Link"] = next_link(url)
         return response
 
 
+def accept_of(request: RegistryRequest) -> str:
+    """Return the types of manifests that the client accepts, as the upstream is told."""
+    return request.headers.get("Accept") or f"{headers.ACCEPT_MANIFESTS}, */*"
+
+
 def _kept(upstream: Upstream, name: str, digest: str) -> Found | None:
-    try:
-        return digest, upstream.storage.manifest(name, digest)
-    except MissingError:
-        return None
+    with suppress(MissingError):
+        manifest = upstream.storage.manifest(name, digest)
+        if manifest.media_type != kept_tag.RECORD:
+            return digest, manifest
+    return None
 
 
-def _here(
-    request: RegistryRequest, upstream: Upstream, link: str, endpoint: str, namespace: list[str]
-) -> str:
-    """The proxy's URL for the next page. Only the path and query of the upstream's link count."""
-    try:
-        found, values, query = match_url(link, root=upstream.path)
-    except HTTPException as error:
-        raise ValueError(str(error)) from None
-    if found != endpoint:
-        raise ValueError(f"a page of {endpoint} must not lead to one of {found}")
-    return request.urls.build(endpoint, values, {**query.to_dict(flat=False), "ns": namespace})
+def _remember(memory: dict[Key, Value], key: Key, value: Value) -> None:
+    if len(memory) >= MAX_REMEMBERED:  # endless new keys must not fill the memory
+        memory.clear()
+    memory[key] = value
+
+
+def _never_read(start: int, end: int) -> Iterable[bytes]:
+    raise NotImplementedError("the answer to a HEAD has no content")
 
 
 def _refused(request: RegistryRequest, name: str) -> Response:
@@ -346,15 +414,17 @@ def _refused(request: RegistryRequest, name: str) -> Response:
     raise errors.Unsupported("a proxy cannot be pushed to", headers=[("Allow", "")])
 
 
-PASSED_ON = ("Content-Type", "Docker-Content-Digest", "OCI-Filters-Applied")
-
-
-def passed_on(sent: Mapping[str, str], content: bytes | None = None) -> Response:
-    """The upstream's answer, to a HEAD if it has no content."""
-    response = Response(content)
-    response.automatically_set_content_length = content is not None  # a HEAD's is not 0
-    for name in PASSED_ON if content else (*PASSED_ON, "Content-Length"):
-        if name in sent:
+def head_response(sent: Mapping[str, str]) -> Response:
+    """Return the answer to a HEAD of a manifest: what the upstream has stated, and nothing else."""
+    response = Response()
+    response.automatically_set_content_length = False
+    del response.headers["Content-Type"]
+    for name, is_stated in (
+        ("Content-Type", stated_type(sent)),
+        ("Docker-Content-Digest", stated_digest(sent)),
+        ("Content-Length", "Content-Length" in sent),
+    ):
+        if is_stated:
             response.headers[name] = sent[name]
     return response
 
@@ -367,6 +437,7 @@ def make_app(
     storage: str,
     users: Mapping[str, User],
     fresh_for: float = 300,
+    stale_for: float = WEEK,
     timeout: float = 30,
     most_waiting: int = 256,
 ) -> Any:
@@ -385,7 +456,7 @@ def make_app(
         for namespace, root in places.items()
     }
     return with_health(
-        Proxy(upstreams, fresh_for, most_waiting).app(), next(iter(storages.values()))
+        Proxy(upstreams, fresh_for, stale_for, most_waiting).app(), next(iter(storages.values()))
     )
 
 
@@ -401,13 +472,18 @@ def place_of(text: str) -> tuple[str, str]:
         namespace, root = "", text
     try:
         root = URLBuilder(root).root
-        is_hub = root == Reference.parse("docker.io/library/x").root()
-        namespace = namespace.lower() or ("docker.io" if is_hub else urlsplit(root).netloc.lower())
+        namespace = host_of(namespace or urlsplit(root).netloc)
         if Reference.parse(f"{namespace}/x").domain != namespace:
             raise ValueError(f"{namespace!r} must be a host with a dot, or with a port")
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
     return namespace, root
+
+
+def host_of(namespace: str) -> str:
+    """Return a registry's host as image references write it, such as ``docker.io``."""
+    host = namespace.lower().removesuffix(":443")
+    return "docker.io" if host in ("index.docker.io", "registry-1.docker.io") else host
 
 
 def users_of(text: str, places: Mapping[str, str]) -> dict[str, User]:
@@ -416,9 +492,9 @@ def users_of(text: str, places: Mapping[str, str]) -> dict[str, User]:
     for number, line in enumerate(filter(None, text.split("\n")), start=1):
         namespace, _, user = line.partition("=")
         try:
-            if namespace not in places:
+            if host_of(namespace) not in places:
                 raise ValueError(f"the namespace must be {' or '.join(places)}")
-            users[namespace] = name_and_password(user)
+            users[host_of(namespace)] = name_and_password(user)
         except ValueError as error:
             raise ValueError(f"${USERS}, account {number}: {error}") from None
     return users
@@ -483,6 +559,13 @@ def main() -> None:
         help="how long a tag is served before the upstream is asked again, such as 30s, 5m, 1d",
     )
     parser.add_argument(
+        "--stale-for",
+        default="7d",
+        type=collection.seconds,
+        metavar="TIME",
+        help="how long a tag is served while its upstream fails, after the upstream's last answer",
+    )
+    parser.add_argument(
         "--timeout",
         default="30s",
         type=collection.seconds,
@@ -503,6 +586,7 @@ def main() -> None:
             options.storage,
             users,
             options.fresh_for,
+            options.stale_for,
             options.timeout,
             most_waiting=max(options.threads // 2, 1),
         ),

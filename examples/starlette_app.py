@@ -7,25 +7,35 @@ It matches and redirects as the map does, and every error is in the registry's J
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from html import escape
 from typing import Any
 
 import uvicorn
-from layout import Content, Layout, parse_arguments
+from asgi import environ_of
+from layout import Layout, parse_arguments
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
+from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.datastructures import URLPath
 from starlette.exceptions import HTTPException as StarletteError
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Match, NoMatchFound, Route
 from starlette.types import Receive, Scope, Send
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException, default_exceptions
+from werkzeug.wrappers import Response as WSGIResponse
 
-from registry_routes import OCI_1_1, RegistryMap, RegistryMapAdapter, error_response, errors
+from registry_routes import (
+    OCI_1_1,
+    RegistryMap,
+    RegistryMapAdapter,
+    RegistryRequest,
+    error_response,
+    errors,
+)
 from registry_routes.paging import next_link, paginate, parse_page
+from registry_routes.registry import blob_response, manifest_response
 from registry_routes.table import clean_path
 
 log = logging.getLogger(__name__)
@@ -62,14 +72,14 @@ class RegistryRoute(BaseRoute):
         try:
             response = await self._respond(Request(scope, receive))
         except HTTPException as error:
-            response = _as_starlette(error)
+            response = as_starlette(error_response(error), scope)
         except StarletteError as error:
             known = default_exceptions.get(error.status_code, errors.Unknown)(error.detail)
-            response = _as_starlette(known)
+            response = as_starlette(error_response(known), scope)
             response.headers.update(error.headers or {})
         except Exception:
             log.exception("%s %r", scope["method"], scope["path"])
-            response = _as_starlette(errors.Unknown())
+            response = as_starlette(error_response(errors.Unknown()), scope)
         response.headers["Docker-Distribution-API-Version"] = "registry/2.0"
         await response(scope, receive, send)
 
@@ -102,11 +112,20 @@ def _path_of(scope: Scope) -> tuple[str, str]:
     return root, path.removeprefix(root) if f"{path}/".startswith(f"{root}/") else path
 
 
-def _as_starlette(error: HTTPException) -> Response:
-    answer = error_response(error)
-    response = Response(answer.get_data(), answer.status_code)
+def as_starlette(answer: WSGIResponse, scope: Scope) -> Response:
+    """Return a response of Werkzeug's as one of Starlette's, which reads it in a thread."""
+    blocks, _, headers = answer.get_wsgi_response(environ_of(scope))
+
+    async def content() -> AsyncIterator[bytes]:
+        try:
+            async for block in iterate_in_threadpool(blocks):
+                yield block
+        finally:
+            answer.close()
+
+    response = StreamingResponse(content(), answer.status_code)
     response.raw_headers = [
-        (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers
+        (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers
     ]
     return response
 
@@ -129,11 +148,16 @@ def make_routes(layout: Layout) -> list[BaseRoute]:
 
     async def manifest(request: Request, name: str, tag: str = "", digest: str = "") -> Response:
         layout.check_name(name)
-        return file_response(await run_in_threadpool(layout.manifest, tag, digest))
+        found = await run_in_threadpool(layout.manifest, tag, digest)
+        answer = manifest_response(registry_request(request), *found)
+        return as_starlette(answer, request.scope)
 
     async def blob(request: Request, name: str, digest: str) -> Response:
         layout.check_name(name)
-        return file_response(await run_in_threadpool(layout.blob, digest))
+        found = await run_in_threadpool(layout.open_blob, digest)
+        # Not Starlette's `FileResponse`, which answers ranges in its own way.
+        answer = blob_response(registry_request(request), digest, found)
+        return as_starlette(answer, request.scope)
 
     async def front_page(request: Request) -> Response:
         items = ""
@@ -147,10 +171,9 @@ def make_routes(layout: Layout) -> list[BaseRoute]:
     return [Route("/", front_page), RegistryRoute(url_map, views)]
 
 
-def file_response(content: Content) -> Response:
-    """The file as a stream, or the requested range of it."""
-    headers = {"Docker-Content-Digest": content.digest, "ETag": f'"{content.digest}"'}
-    return FileResponse(content.path, headers=headers, media_type=content.media_type)
+def registry_request(request: Request) -> RegistryRequest:
+    """Return the request, without its body, as functions of `registry_routes` take it."""
+    return RegistryRequest(environ_of(request.scope))
 
 
 def main() -> None:

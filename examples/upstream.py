@@ -1,8 +1,9 @@
 """The registry behind a proxy, which asks it with its own account and its own tokens."""
 
 import logging
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, NamedTuple
@@ -25,7 +26,9 @@ from registry_routes import (
     resolve_location,
 )
 from registry_routes.challenges import Challenge, parse_challenges, parse_token
-from registry_routes.digests import digest_of
+from registry_routes.digests import digest_of, is_registered
+from registry_routes.grammar import DIGEST
+from registry_routes.headers import IMAGE_INDEX
 from registry_routes.registry import (
     MAX_MANIFEST,
     Manifest,
@@ -45,6 +48,9 @@ MAX_CONNECTIONS = 512  # kept open for the next requests
 MAX_TOKENS = 10_000
 CONNECT_TIMEOUT = 10  # seconds
 
+# What servers send for any file. It says nothing about a manifest.
+DEFAULT_TYPES = "", "application/json", "application/octet-stream", "text/plain"
+
 User = tuple[str, str] | None  # a name and a password
 
 
@@ -61,7 +67,6 @@ class Upstream:
     ) -> None:
         self.namespace = namespace
         self.urls = URLBuilder(root)
-        self.path = urlsplit(self.urls.root).path or "/"
         self.storage = storage
         self.timeout = timeout
         self.session = requests.Session()
@@ -119,22 +124,29 @@ class Upstream:
         answer = self.ask("GET", RouteName.MANIFEST, values, headers={"Accept": accept})
         content = self.body_of(answer, MAX_MANIFEST)
         with self.failures():
-            said = answer.headers.get("Docker-Content-Digest")
-            digest = values.get("digest") or said or digest_of(content)
+            digest = values.get("digest") or stated_digest(answer.headers) or digest_of(content)
             b"".join(checked_blocks(digest, [content]))
             try:
-                own = parse_manifest(content).get("mediaType")
-                media_type = manifest_type(answer.headers.get("Content-Type") or str(own or ""))
+                media_type = _type_of(parse_manifest(content), answer.headers)
             except errors.ManifestInvalid as error:
                 raise ValueError(error.description) from None
         return digest, Manifest(media_type, content)
 
+    def blob_size(self, values: dict[str, str]) -> int | None:
+        """Return how many bytes a blob has, or `None` if the registry does not say it."""
+        try:
+            answer = self.ask("HEAD", RouteName.BLOB, values)
+        except errors.RegistryError as error:
+            if not is_head_refused(error):
+                raise
+            answer = self.ask("GET", RouteName.BLOB, values)
+        with answer:  # the blob is not read
+            return _size_of(answer)
+
     def blob(self, values: dict[str, str]) -> Source:
         """A blob. Its blocks end with an error if they do not match its digest."""
         answer = self.ask("GET", RouteName.BLOB, values)
-        is_encoded = "Content-Encoding" in answer.headers
-        size = None if is_encoded else answer.raw.length_remaining
-        return Source(size, self._blocks(values["digest"], answer))
+        return Source(_size_of(answer), self._blocks(values["digest"], answer))
 
     def _blocks(self, digest: str, answer: requests.Response) -> Iterator[bytes]:
         with self.failures(), answer:
@@ -260,6 +272,43 @@ class _Sent(AuthBase):
 def _without_challenges(error: errors.RegistryError) -> errors.RegistryError:
     headers = [one for one in error.headers if one[0].lower() != "www-authenticate"]
     if error.code == 401:
-        return errors.Denied(error.description, detail=error.detail, headers=headers)
+        return NotLoggedIn(error.description, detail=error.detail, headers=headers)
     error.headers = headers
     return error
+
+
+class NotLoggedIn(errors.Denied):
+    """The registry does not accept the proxy's account, or wants one and the proxy has none."""
+
+
+def is_head_refused(error: errors.RegistryError) -> bool:
+    """Whether a GET may succeed where this was the answer to a HEAD.
+
+    Some registries do not take the method; others redirect to a URL that is signed for GET.
+    """
+    return error.code in (400, 403, 405, 501) and not isinstance(error, NotLoggedIn)
+
+
+def stated_digest(headers: Mapping[str, str]) -> str:
+    """Return the digest that an answer states, or "" if it states none that can be verified."""
+    said = headers.get("Docker-Content-Digest", "")
+    return said if DIGEST.fits(said) and is_registered(said) else ""
+
+
+def stated_type(headers: Mapping[str, str]) -> str:
+    """Return the media type that an answer states, or "" for a default of its server."""
+    said = headers.get("Content-Type", "").partition(";")[0].strip()
+    return "" if said.lower() in DEFAULT_TYPES else said
+
+
+def _type_of(manifest: dict[str, Any], headers: Mapping[str, str]) -> str:
+    said, own = stated_type(headers), manifest.get("mediaType", "")
+    if not isinstance(own, str) or (said and own and said.lower() != own.lower()):
+        raise ValueError(f"its Content-Type is {said!r:.100}, and its mediaType {own!r:.100}")
+    return manifest_type(said or own or (IMAGE_INDEX if "manifests" in manifest else ""))
+
+
+def _size_of(answer: requests.Response) -> int | None:
+    said = answer.headers.get("Content-Length", "")
+    is_encoded = "Content-Encoding" in answer.headers or "Transfer-Encoding" in answer.headers
+    return None if is_encoded or not re.fullmatch("[0-9]{1,18}", said) else int(said)

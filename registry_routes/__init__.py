@@ -11,7 +11,7 @@ Where to start:
 
 - To match requests and build URLs in a server: `url_map`, or a `RegistryMap` with your own rules.
   `RegistryRules` and `CONVERTERS` are for a plain Werkzeug map. `OCI_1_1` and `DOCKER_1_5` are the
-  route tables.
+  dialects. A `RouteTable` matches, explains and builds paths without a map.
 - To serve a registry: `RegistryApp`, with your own views; the module `registry_routes.registry`,
   which has all the views; `error_response`, for other frameworks.
 - To write a client: `Reference` parses image references, `URLBuilder` builds URLs,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, overload
 from urllib.parse import quote
 
-from werkzeug.exceptions import HTTPException, NotFound
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import (
     BaseConverter,
     BuildError,
@@ -135,6 +135,30 @@ class RegistryMapAdapter(LateMapAdapter):
         if cleaned == given and (cleaned == canonical or not self.map.strict_slashes):
             return self.map._rule_at[route.path], values
         raise RequestRedirect(self._location(canonical, query_args))
+
+    def endpoints(self, path_info: str | None = None) -> Mapping[str | None, Any]:
+        """Return the endpoint that each method reaches at a path, after a redirect of the registry.
+
+        >>> RegistryMap().bind("registry.example.com").endpoints("/v2/library/nginx/tags/list")
+        {'GET': 'tags', 'HEAD': 'tags'}
+
+        The key `None` stands for any other method. The endpoint `None` stands for a redirect of one
+        of your own rules.
+        """
+        endpoints: dict[str | None, Any] = {}
+        try:
+            endpoints[None], _ = self.match(path_info, "--")
+        except MethodNotAllowed as refusal:
+            for method in refusal.valid_methods or ():
+                try:
+                    endpoints[method], _ = self.match(path_info, method)
+                except RequestRedirect:  # to the canonical path of the route, or elsewhere
+                    endpoints[method] = getattr(refusal, "endpoint", None)
+                except HTTPException:  # the rule that takes the method does not serve this path
+                    pass
+        except HTTPException:
+            pass
+        return endpoints
 
     def _location(self, path: str, query_args: Mapping[str, Any] | str | None) -> str:
         """The target of a redirect: a path that starts with one slash only, so it names no host."""

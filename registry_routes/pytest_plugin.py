@@ -4,8 +4,8 @@ pytest loads it in every suite whose environment has the package, so it imports 
 a test uses the fixture.
 """
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,9 +13,23 @@ if TYPE_CHECKING:
     from .testing import ServedRegistry
 
 
+_passed = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, Any, None]:
+    outcome = yield
+    if call.when == "call":
+        item.stash[_passed] = outcome.get_result().passed
+
+
 @pytest.fixture
-def oci_registry() -> Iterator["ServedRegistry"]:
+def oci_registry(request: pytest.FixtureRequest) -> Iterator["ServedRegistry"]:
     """A container registry, empty and in memory, on its own port until the test ends.
+
+    A test fails if it passes, but has planned faults for requests that never came.
 
     See `registry_routes.testing.ServedRegistry`.
     """
@@ -23,3 +37,6 @@ def oci_registry() -> Iterator["ServedRegistry"]:
 
     with serve() as registry:
         yield registry
+        if registry.unfired and request.node.stash.get(_passed, False):
+            faults = "".join(f"\n  {fault}" for fault in registry.unfired)
+            pytest.fail(f"no request has met these faults:{faults}", pytrace=False)

@@ -5,7 +5,7 @@ A URL is a string, or an object that prints as a URL, such as those of httpx and
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial, wraps
+from functools import lru_cache, partial, wraps
 from inspect import signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeAlias
@@ -139,7 +139,7 @@ class URLBuilder:
         script_name = quote(environ.get("SCRIPT_NAME", ""), safe=SAFE_IN_PATH, encoding="latin-1")
         root = f"/{script_name.strip('/')}"
         if not relative:
-            root = f"{environ['wsgi.url_scheme']}://{_host_of(environ)}{root}"
+            root = f"{environ['wsgi.url_scheme']}://{host_of(environ)}{root}"
         builder = cls("/", relative=True, url_map=url_map)
         builder._set_root(root, relative)  # it may be mounted at a path that ends in "/v2"
         return builder
@@ -475,11 +475,20 @@ def _origin(parts: SplitResult) -> tuple[str, str | None, int]:
     return parts.scheme, parts.hostname, default if parts.port is None else parts.port
 
 
-def _host_of(environ: "WSGIEnvironment") -> str:
-    """The host of a request, without the default port of its scheme."""
+def host_of(environ: "WSGIEnvironment") -> str:
+    """Return the host of a request, without the default port of its scheme.
+
+    Raises `werkzeug.exceptions.SecurityError` if the ``Host`` is malformed.
+    """
     host = environ.get("HTTP_HOST")
     if host is None:
         host = get_host(environ)
+    _check_host(host)
+    return host.removesuffix(":443" if environ["wsgi.url_scheme"] == "https" else ":80")
+
+
+@lru_cache(maxsize=100)
+def _check_host(host: str) -> None:
     # Since 3.1.7, Werkzeug's own check refuses "_".
     if not re.fullmatch(r"(?:[a-zA-Z0-9._-]+|\[[0-9a-fA-F:.]+\])(?::[0-9]+)?", host):
         raise SecurityError("the request's Host is malformed")
@@ -487,7 +496,6 @@ def _host_of(environ: "WSGIEnvironment") -> str:
         _parsed("Host", f"//{host}")
     except ValueError:  # the port or the IPv6 address is impossible
         raise SecurityError("the request's Host is malformed") from None
-    return host.removesuffix(":443" if environ["wsgi.url_scheme"] == "https" else ":80")
 
 
 def same_origin(url: object, other: object, /) -> bool:

@@ -1,4 +1,7 @@
+import shutil
 import signal
+import ssl
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +36,34 @@ S3 = {
     "AWS_REGION": "us-east-1",
     "AWS_ALLOW_HTTP": "true",
 }
+
+
+@pytest.fixture(params=["http", "wsgi"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """How a client reaches a registry for tests: over HTTP, or without a socket."""
+    found: str = request.param
+    return found
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of 127.0.0.1 and localhost, which is its own authority, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed (Debian: apt install openssl)")
+    directory = tmp_path_factory.mktemp("certificate")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    command += " -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1,DNS:localhost"
+    command += " -keyout key.pem -out certificate.pem"
+    subprocess.run(command.split(), cwd=directory, check=True, capture_output=True)
+    return directory / "certificate.pem"
+
+
+@pytest.fixture(scope="session")
+def tls(certificate: Path) -> ssl.SSLContext:
+    """What a server needs for TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+    return context
 
 
 @pytest.fixture(scope="session")

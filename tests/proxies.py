@@ -5,7 +5,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -36,21 +36,21 @@ class ProxyClient:
     """A client of a proxy. It also sees what the proxy keeps, and its first upstream.
 
     :param urls: the upstreams; the namespace of each is its host.
-    :param namespace: in place of the host, for a single upstream.
+    :param namespaces: in place of the hosts.
     :param user: the proxy's account.
     """
 
     def __init__(
         self,
         *urls: str,
-        namespace: str = "",
+        namespaces: Sequence[str] = (),
         fresh_for: float = 0,
         timeout: float = 5,
         storage: Storage | None = None,
         user: tuple[str, str] | None = None,
     ) -> None:
         self.storage = storage or MemoryStorage()
-        namespaces = [namespace or urlsplit(url).netloc for url in urls]
+        namespaces = namespaces or [urlsplit(url).netloc for url in urls]
         upstreams = {
             name: Upstream(name, url, self.storage, user, timeout)
             for name, url in zip(namespaces, urls, strict=True)

@@ -54,7 +54,11 @@ class Login(httpx.Auth):
 def client_of(registry: ServedRegistry, transport: str = "http", **options: Any) -> httpx.Client:
     """A client over HTTP, or one that calls the application without a socket ("wsgi")."""
     own = httpx.WSGITransport(registry.app) if transport == "wsgi" else None
-    options = {"follow_redirects": True, "verify": False, **options}  # TLS takes time to set up
+    options = {
+        "follow_redirects": True,
+        "verify": False,
+        **options,
+    }  # authorities take time to load
     return httpx.Client(base_url=registry.url, transport=own, **options)
 
 
@@ -65,12 +69,14 @@ def served(
     transport: str = "http",
     login: Any = None,
     headers: dict[str, str] | None = None,
+    verify: Any = False,
     **options: Any,
 ) -> Iterator[tuple[ServedRegistry, httpx.Client]]:
     """Serve a registry with these options, and yield it and a client of it."""
+    of_client = {"auth": login, "headers": headers, "verify": verify, "timeout": 30}
     with (
         serve(app, **options) as registry,
-        client_of(registry, transport, auth=login, headers=headers, timeout=30) as client,
+        client_of(registry, transport, **of_client) as client,
     ):
         yield registry, client
 

@@ -13,14 +13,17 @@ from django.test.utils import override_settings
 from django.urls import path, reverse
 from quart import Quart, url_for
 from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 
-from registry_routes import OCI_1_1, error_response, errors
+from registry_routes import OCI_1_1, RegistryApp, error_response, errors
 from registry_routes.registry import MemoryStorage, make_registry
+from registry_routes.testing import serve
 
 from .nasty import SHA256
 from .oracle import EXAMPLES
 from .servers import EXAMPLES as EXAMPLES_DIRECTORY
+from .servers import skopeo
 
 # A request, and what any of these applications answers: the status, and the code or the location.
 ANSWERS = [
@@ -38,14 +41,18 @@ ANSWERS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def shown() -> dict[str, Any]:
-    """What the blocks of the page define."""
-    page = (EXAMPLES_DIRECTORY / "README.md").read_text().partition("## Django and Quart\n")[2]
-    defined: dict[str, Any] = {"__name__": "shown"}
+def defined_by(page: str) -> dict[str, Any]:
+    """Return what the Python blocks of a page define."""
+    defined: dict[str, Any] = {"__name__": "page"}
     for block in re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
         exec(compile(block, "README.md", "exec"), defined)
     return defined
+
+
+@pytest.fixture(scope="module")
+def shown() -> dict[str, Any]:
+    page = (EXAMPLES_DIRECTORY / "README.md").read_text()
+    return defined_by(page.partition("## Django and Quart\n")[2])
 
 
 def page(request: HttpRequest) -> HttpResponse:
@@ -112,14 +119,26 @@ def test_pattern_for_each_route(shown: dict[str, Any]) -> None:
             assert client.get(target).status_code == 404
 
 
-def test_registry_next_to_django(shown: dict[str, Any]) -> None:
-    registry = make_registry(MemoryStorage())
-    client = Client(shown["beside"](get_wsgi_application(), registry))
+def test_readmes_registry_next_to_django() -> None:
+    page = (EXAMPLES_DIRECTORY.parent / "README.md").read_text()
+    shown = defined_by(page.partition("## Serving\n")[2].partition("\n## ")[0])
+    shown["app"] = make_registry(MemoryStorage())
+    shown["site"] = get_wsgi_application()
+    client = Client(shown["application"])
     assert client.get("/").text == "the page"
     assert client.get("/v2").location == "/v2/"
     assert client.get("/v2x").status_code == 404
     assert client.get("/v2/A/tags/list").get_json()["errors"][0]["code"] == "NAME_INVALID"
     assert client.put("/v2/a/manifests/v1", json={"schemaVersion": 2}).status_code == 201
+
+
+def test_skopeo_asks_at_the_root_of_the_host() -> None:
+    """And so do podman, which shares its library, docker and crane."""
+    mounted = DispatcherMiddleware(RegistryApp(), {"/registry": RegistryApp().__call__})
+    with serve(mounted) as host:
+        skopeo("inspect --tls-verify=false", f"docker://{host.host}/registry/x:v1", fails=True)
+        asked = [request.path for request in host.requests]
+    assert asked == ["/v2/", "/v2/registry/x/manifests/v1"]
 
 
 # Quart.

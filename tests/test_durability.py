@@ -4,10 +4,7 @@ The storage is on its own file system, whose image is copied: the copy has what 
 the power were cut at that moment.
 """
 
-import json
 import os
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,83 +14,56 @@ from typing import Any
 import pytest
 import storage as storage_module
 from storage import storage_at
-from werkzeug.test import Client
 
 from registry_routes.digests import digest_of
-from registry_routes.registry import make_registry
+
+from .disks import disk_image, mounted, run
+from .registry_client import RegistryClient, descriptor, manifest_of
 
 pytestmark = pytest.mark.slow
 
 
-def run(*command: object) -> None:
-    subprocess.run(list(map(str, command)), check=True, capture_output=True)
-
-
 @contextmanager
-def mounted(image: Path, place: Path) -> Iterator[Path]:
-    place.mkdir(exist_ok=True)
+def disk_at(image: Path, place: Path) -> Iterator[Path]:
     # So the kernel writes nothing by itself during the test, and a rename writes no content.
-    run("mount", "-o", "loop,commit=300,noauto_da_alloc", image, place)
-    try:
-        yield place
-    finally:
-        run("umount", place)
+    with mounted(image, place, "-o", "loop,commit=300,noauto_da_alloc") as disk:
+        yield disk
 
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """An empty file system in a file."""
-    if not shutil.which("mkfs.ext4"):
-        pytest.skip("mkfs.ext4 is not installed (Debian: apt install e2fsprogs)")
-    image = tmp_path / "image"
-    with image.open("wb") as file:
-        file.truncate(32 * 1024 * 1024)
-    run("mkfs.ext4", "-q", image)
-    try:
-        with mounted(image, tmp_path / "try"):
-            pass
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"a file system cannot be mounted here: {error}")
-    return image
+    return disk_image(tmp_path / "image", "ext4", 32)
 
 
 class Pushes:
     """Pushes of each kind, and what has been acknowledged so far, as paths and their content."""
 
     def __init__(self, storage: Any) -> None:
-        self.client = Client(make_registry(storage))
+        self.client = RegistryClient(storage)
         self.acknowledged: dict[str, bytes] = {}
 
     def blob(self, name: str, content: bytes, chunks: int) -> None:
         """Push a blob in so many chunks and a request that finishes it, or, with 0, in one POST."""
         digest = digest_of(content)
-        uploads = f"/v2/{name}/blobs/uploads/"
         if not chunks:
-            put = self.client.post(uploads, query_string={"digest": digest}, data=content)
+            self.client.push_blob(name, content)
         else:
-            location = self.client.post(uploads).location or ""
             size = -(-len(content) // chunks)
-            for start in range(0, len(content), size):
-                self.client.patch(location, data=content[start : start + size])
-            put = self.client.put(location, query_string={"digest": digest})
-        assert put.status_code == 201
+            parts = [content[i : i + size] for i in range(0, len(content), size)]
+            location = self.client.begin_upload(name, *parts)
+            assert self.client.put(location, query_string={"digest": digest}).status_code == 201
         self.acknowledged[f"/v2/{name}/blobs/{digest}"] = content
 
     def mount(self, name: str, content: bytes, source: str) -> None:
-        query = {"mount": digest_of(content), "from": source}
-        response = self.client.post(f"/v2/{name}/blobs/uploads/", query_string=query)
-        assert response.status_code == 201
+        self.client.mount(name, content, source)
         self.acknowledged[f"/v2/{name}/blobs/{digest_of(content)}"] = content
 
     def manifest(self, name: str, tag: str, layer: bytes, note: str) -> None:
-        descriptor = {"mediaType": "x/y", "digest": digest_of(layer), "size": len(layer)}
-        subject = {"mediaType": "x/y", "digest": digest_of(b"subject"), "size": 7}
-        manifest = {"layers": [descriptor], "subject": subject, "annotations": {"note": note}}
-        content = json.dumps(manifest).encode()
+        content = manifest_of(layer, subject=descriptor(b"subject"), note=note)
         path = f"/v2/{name}/manifests/"
         # Until this is acknowledged, the tag may point at either manifest.
         self.acknowledged.pop(path + tag, None)
-        assert self.client.put(path + tag, data=content).status_code == 201
+        assert self.client.push_manifest(name, tag, content).status_code == 201
         self.acknowledged[path + tag] = self.acknowledged[path + digest_of(content)] = content
 
     def all(self) -> Iterator[Callable[[], None]]:
@@ -115,17 +85,17 @@ def lost(pushes: Pushes, image: Path, tmp_path: Path) -> list[str]:
     copy = tmp_path / "copy"
     run("cp", "--sparse=always", image, copy)
     missing = []
-    with mounted(copy, tmp_path / "after"):
-        client = Client(make_registry(storage_at(tmp_path / "after" / "new" / "data")))
+    with disk_at(copy, tmp_path / "after"):
+        client = RegistryClient(storage_at(tmp_path / "after" / "new" / "data"))
         for path, content in pushes.acknowledged.items():
-            response = client.get(path, buffered=True)
+            response = client.get(path)
             if response.status_code != 200 or response.data != content:
                 missing.append(path)
     return missing
 
 
-def test_a_power_cut_after_a_push_loses_nothing(image: Path, tmp_path: Path) -> None:
-    with mounted(image, tmp_path / "disk") as disk:
+def test_power_cut_after_a_push_loses_nothing(image: Path, tmp_path: Path) -> None:
+    with disk_at(image, tmp_path / "disk") as disk:
         pushes = Pushes(storage_at(disk / "new" / "data"))
         for push in pushes.all():
             push()
@@ -133,7 +103,7 @@ def test_a_power_cut_after_a_push_loses_nothing(image: Path, tmp_path: Path) -> 
         assert len(pushes.acknowledged) == 13
 
 
-def test_a_power_cut_at_any_step_of_a_push_loses_nothing_that_was_acknowledged(
+def test_power_cut_during_a_push_loses_nothing_acknowledged(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The power is cut before a sync, when all that was written before may be on the disk."""
@@ -150,7 +120,7 @@ def test_a_power_cut_at_any_step_of_a_push_loses_nothing_that_was_acknowledged(
             assert not lost(pushes, image, tmp_path)
         sync(path)
 
-    with mounted(image, tmp_path / "disk") as disk:
+    with disk_at(image, tmp_path / "disk") as disk:
         pushes = Pushes(storage_at(disk / "new" / "data"))
         monkeypatch.setattr(storage_module, "_sync", cut_and_sync)
         for push in pushes.all():
@@ -159,7 +129,7 @@ def test_a_power_cut_at_any_step_of_a_push_loses_nothing_that_was_acknowledged(
 
 
 @pytest.mark.parametrize("what", ["files", "directories"])
-def test_a_power_cut_without_syncing_is_noticed(
+def test_power_cut_without_syncing_is_noticed(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """Either the files or the directories are not synced. (On ext4, syncing a new file also writes
@@ -170,7 +140,7 @@ def test_a_power_cut_without_syncing_is_noticed(
         if Path(path).is_dir() == (what == "files"):
             sync(path)
 
-    with mounted(image, tmp_path / "disk") as disk:
+    with disk_at(image, tmp_path / "disk") as disk:
         monkeypatch.setattr(storage_module, "_sync", other_sync)
         pushes = Pushes(storage_at(disk / "new" / "data"))
         next(pushes.all())()

@@ -1,7 +1,5 @@
 """Nothing that was acknowledged is lost, whenever the registry is killed; nothing hostile hurts it."""
 
-import hashlib
-import json
 import os
 import signal
 import socket
@@ -10,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,22 +15,17 @@ from typing import Any
 import pytest
 import requests
 from storage import storage_at
-from werkzeug.exceptions import HTTPException
-from werkzeug.test import Client
 
-from registry_routes import RouteName, resolve_location, url_map
-from registry_routes.registry import make_registry
+from registry_routes import resolve_location
+from registry_routes.digests import digest_of
 
 from . import nasty
+from .registry_client import RegistryClient, manifest_of
 from .servers import EXAMPLES, example, free_port
 
 pytestmark = pytest.mark.slow
 
 SEED = int(os.environ.get("REGISTRY_ROUTES_SEED", "1500"))
-
-
-def digest_of(content: bytes) -> str:
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 class Killable:
@@ -105,8 +97,7 @@ class Pusher(threading.Thread):
                 self.ask("PATCH", resolve_location(uploads, location), data=chunk)
             self.ask("PUT", resolve_location(uploads, location, digest=digest))
         self.blobs.append((self.name_pushed_to, digest))
-        layer = {"mediaType": "x/y", "digest": digest, "size": len(content)}
-        manifest = json.dumps({"schemaVersion": 2, "layers": [layer]}).encode()
+        manifest = manifest_of(content)
         tag = f"t{self.random.randrange(5)}-{self.ident}"
         self.tags.pop(tag, None)  # until it is acknowledged, it may be either
         self.ask("PUT", f"{self.root}/v2/{self.name_pushed_to}/manifests/{tag}", data=manifest)
@@ -115,7 +106,7 @@ class Pusher(threading.Thread):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="it needs Linux's /proc")
-def test_killed_at_random_moments_it_loses_nothing(tmp_path: Path) -> None:
+def test_registry_killed_at_random_moments_loses_nothing(tmp_path: Path) -> None:
     print(f"seed {SEED}")
     random, port, storage = Random(SEED), free_port(), tmp_path / "data"
     blobs: set[tuple[str, str]] = set()
@@ -138,7 +129,7 @@ def test_killed_at_random_moments_it_loses_nothing(tmp_path: Path) -> None:
             assert not pusher.wrong
         tags = [(p.name_pushed_to, tag, digest) for p in pushers for tag, digest in p.tags.items()]
         assert_all_there(Killable(storage, port), storage, blobs, manifests, tags)
-        if round_number >= 7 and min(len(blobs), len(manifests)) > 30:
+        if round_number >= 5 and min(len(blobs), len(manifests)) > 30:
             break  # on a busy machine there is less in a round
     assert len(blobs) > 30
     assert len(manifests) > 30
@@ -210,21 +201,20 @@ def hostile_requests(random: Random, count: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def test_ten_thousand_hostile_requests(tmp_path: Path) -> None:
+def test_hostile_requests(tmp_path: Path) -> None:
     random, storage = Random(SEED), tmp_path / "data" / "storage"
-    client = Client(make_registry(storage_at(storage)))
-    location = client.post("/v2/a/blobs/uploads/").location or ""
+    client = RegistryClient(storage_at(storage))
+    location = client.begin_upload()
     seen: set[int] = set()
-    for number, request in enumerate(hostile_requests(random, 10_000)):
+    for number, request in enumerate(hostile_requests(random, 5000)):
         if number % 5 == 0:  # at an upload that is there
             request["path"] = location
-        response = client.open(buffered=True, **request)
+        response = client.open(**request)
         assert response.status_code < 500, (request, response.text)
         seen.add(response.status_code)
-        if response.status_code == 204 and request["method"] == "DELETE":
-            location = client.post("/v2/a/blobs/uploads/").location or ""
-        if response.status_code == 201 and request["path"] == location:
-            location = client.post("/v2/a/blobs/uploads/").location or ""
+        is_ended = response.status_code in (201, 204) and request["path"] == location
+        if is_ended and client.get(location).status_code == 404:  # it was finished or cancelled
+            location = client.begin_upload()
     assert {200, 201, 202, 308, 400, 404, 405, 416} <= seen
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["storage"]
@@ -272,43 +262,7 @@ def test_broken_requests_leave_the_upload_as_it_was(tmp_path: Path) -> None:
         assert requests.get(f"{root}/v2/a/manifests/v1", timeout=10).status_code == 404
 
 
-def test_slow_bodies_do_not_keep_others_waiting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As many as there are threads send a byte and fall silent: they are given up."""
-    options = ["--storage", str(tmp_path / "data"), "--threads", "2", "--patience", "1"]
-    with example("registry", tmp_path / "log", *options) as host:
-        address = (host.partition(":")[0], int(host.partition(":")[2]))
-        silent = []
-        for _ in range(4):
-            connection = socket.create_connection(address, timeout=10)
-            connection.sendall(
-                b"POST /v2/a/blobs/uploads/?digest=sha256:" + b"0" * 64 + b" HTTP/1.1\r\n"
-                b"Host: x\r\nContent-Length: 1000\r\n\r\nx"
-            )
-            silent.append(connection)
-        response = requests.get(f"http://{host}/v2/", timeout=20)
-        assert response.status_code == 200
-        for connection in silent:
-            assert connection.recv(4096)[:12] in (b"HTTP/1.1 400", b"")
-            connection.close()
-
-
-def test_half_a_request_does_not_keep_others_waiting(tmp_path: Path) -> None:
-    options = ["--storage", str(tmp_path / "data"), "--threads", "2", "--patience", "0.5"]
-    with example("registry", tmp_path / "log", *options) as host:
-        address = (host.partition(":")[0], int(host.partition(":")[2]))
-        silent = [socket.create_connection(address, timeout=10) for _ in range(6)]
-        for connection, half in zip(
-            silent, [b"G", b"GET /v2/ HTTP/1.1\r\nHost: x\r\n"] * 3, strict=True
-        ):
-            connection.sendall(half)
-        assert requests.get(f"http://{host}/v2/", timeout=20).status_code == 200
-        for connection in silent:
-            connection.close()
-
-
-def test_an_early_answer_to_a_large_body_arrives(tmp_path: Path) -> None:
+def test_early_answer_to_a_large_body_arrives(tmp_path: Path) -> None:
     with example("registry", tmp_path / "log", "--storage", str(tmp_path / "data")) as host:
         root, body = f"http://{host}", bytes(30_000_000)
         location = requests.post(f"{root}/v2/a/blobs/uploads/", timeout=30).headers["Location"]
@@ -322,12 +276,3 @@ def test_an_early_answer_to_a_large_body_arrives(tmp_path: Path) -> None:
             ):
                 response = requests.request(method, url, data=body, headers=headers, timeout=30)
                 assert response.status_code == status
-
-
-def test_every_endpoint_is_among_the_hostile_requests() -> None:
-    adapter, found = url_map.bind("h"), set()
-    for request in hostile_requests(Random(SEED), 10_000):
-        for method in "GET", "POST":
-            with suppress(HTTPException):
-                found.add(adapter.match(request["path"], method)[0])
-    assert found == set(RouteName)

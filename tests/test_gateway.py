@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,20 @@ def test_token_grants_its_scopes() -> None:
         assert challenge.parameters["error"] == "insufficient_scope"
         assert challenge.parameters["scope"]
         assert response.get_json()["errors"][0]["code"] == "UNAUTHORIZED"
+
+
+def test_clocks_of_two_machines_may_differ_by_a_minute() -> None:
+    """PyJWT refuses a token of the future, and a clock is often a second ahead."""
+    now = int(time.time())
+    cases: list[tuple[dict[str, Any], int]] = [
+        ({"iat": now + 50, "nbf": now + 50}, 200),
+        ({"iat": now + 90}, 401),
+        ({"nbf": now + 90}, 401),
+        ({"exp": now - 50}, 200),
+        ({"exp": now - 70}, 401),
+    ]
+    for claims, status in cases:
+        assert ask(token_for("repository:a:pull", **claims)).status_code == status, claims
 
 
 def sign(payload: bytes) -> str:
@@ -185,10 +200,15 @@ def test_token_server_grants_what_the_policy_allows(
 
 def test_token_server_refuses_wrong_credentials_and_forms() -> None:
     client = Client(TokenServer(KEY, {"alice": "secret"}, pull_or_user))
-    for user in ("alice", ""), ("alice", "secre"), ("nobody", ""), ("", ""):
-        assert client.get("/", auth=user).status_code == 401
-    for header in "Basic !!!", "Basic /zp4", "Basic", "Bearer x", "":
-        assert client.get("/", headers={"Authorization": header}).status_code == 401
+    users = ("alice", ""), ("alice", "secre"), ("nobody", ""), ("", "")
+    headers = "Basic !!!", "Basic /zp4", "Basic", "Bearer x", ""
+    for refused in (
+        *(client.get("/", auth=user) for user in users),
+        *(client.get("/", headers={"Authorization": header}) for header in headers),
+    ):
+        assert refused.status_code == 401
+        (challenge,) = parse_challenges(refused.headers)
+        assert (challenge.scheme, challenge.realm) == ("basic", SERVICE)
     form = {"grant_type": "password", "username": "alice", "password": "secret"}
     response = client.post("/", data=form)
     assert (response.status_code, response.headers["Allow"]) == (405, "GET, HEAD")

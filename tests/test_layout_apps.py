@@ -16,6 +16,10 @@ from layout import Layout
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette_app import make_routes
+from werkzeug.test import Client
+
+from registry_routes.digests import digest_of
+from registry_routes.registry import MemoryStorage, make_registry
 
 from . import oci_layout
 from .nasty import SHA256
@@ -146,32 +150,93 @@ def test_tags_come_in_pages(
     assert found == [["v1", "v10"], ["v2"]]
 
 
-def test_blob_and_a_part_of_it(layout: Layout, make: Callable[[Layout], Any]) -> None:
-    app = make(layout)
-    for name, content in files_of(layout.root).items():
-        path = f"/v2/library/app/blobs/sha256:{name}"
-        whole = ask(app, "GET", path)
-        assert (whole.content, whole.headers["ETag"]) == (content, f'"sha256:{name}"')
-        assert whole.headers["Docker-Content-Digest"] == f"sha256:{name}"
-        assert whole.headers["Content-Length"] == str(len(content))
-        part = ask(app, "GET", path, headers={"Range": "bytes=2-4"})
-        assert (part.status_code, part.content) == (206, content[2:5])
-
-
-def test_blob_is_no_manifest(
-    layout: Layout, make: Callable[[Layout], Any], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("method", "range_", "status", "length"),
+    [
+        ("GET", None, 200, 10_000),
+        ("HEAD", None, 200, 10_000),
+        ("GET", "bytes=2-4", 206, 3),
+        ("GET", "bytes=9000-", 206, 1000),
+        ("GET", "bytes=-3", 206, 3),
+        ("GET", "bytes=9999-99999", 206, 1),
+        ("HEAD", "bytes=2-4", 200, 10_000),
+        ("GET", "bytes=0-1,5-6", 200, 10_000),
+        ("GET", "lines=2-4", 200, 10_000),
+        ("GET", "bytes=x-4", 200, 10_000),
+        ("GET", "bytes=4-2", 416, None),
+        ("GET", "bytes=10000-", 416, None),
+        ("GET", "bytes=-0", 416, None),
+        ("HEAD", "bytes=10000-", 200, 10_000),
+    ],
+)
+def test_ranges_of_a_blob_are_those_of_a_registry(
+    tmp_path: Path,
+    make: Callable[[Layout], Any],
+    method: str,
+    range_: str | None,
+    status: int,
+    length: int | None,
 ) -> None:
-    monkeypatch.chdir(layout.root.parent)
-    app = make(Layout(Path(layout.root.name), "a"))  # a relative path
+    content = bytes(range(250)) * 40
+    digest = digest_of(content)
+    path, headers = f"/v2/a/blobs/{digest}", {"Range": range_} if range_ else {}
+    file = tmp_path / "blobs" / digest.replace(":", "/")
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    (tmp_path / "index.json").write_text('{"manifests": []}')
+    answer = ask(make(Layout(tmp_path, "a")), method, path, headers=headers)
+    registry = make_registry(storage := MemoryStorage())
+    storage.put_blob("a", digest, [content])
+    expected = Client(registry).open(path, method=method, headers=headers)
+    assert (answer.status_code, answer.content) == (expected.status_code, expected.data)
+    names = "Content-Length", "Content-Range", "Content-Type", "ETag", "Docker-Content-Digest"
+    for name in (*names, "Accept-Ranges"):
+        assert answer.headers.get(name) == expected.headers.get(name), name
+    assert answer.status_code == status
+    if length is not None:
+        assert answer.headers["Content-Length"] == str(length)
+        assert len(answer.content) == (length if method == "GET" else 0)
+
+
+def test_blob_that_the_client_has_is_not_sent(
+    layout: Layout, make: Callable[[Layout], Any]
+) -> None:
+    for name in files_of(layout.root):
+        headers = {"If-None-Match": f'"sha256:{name}"'}
+        for kind in "blobs", "manifests":
+            answer = ask(
+                make(layout), "GET", f"/v2/library/app/{kind}/sha256:{name}", headers=headers
+            )
+            assert (answer.status_code, answer.content) == (304, b"") or answer.status_code == 404
+
+
+def test_manifest_has_no_ranges(layout: Layout, make: Callable[[Layout], Any]) -> None:
+    path, headers = "/v2/library/app/manifests/v1", {"Range": "bytes=0-1"}
+    answer = ask(make(layout), "GET", path, headers=headers)
+    assert (answer.status_code, answer.json()["schemaVersion"]) == (200, 2)
+    assert answer.headers["Content-Type"] == answer.json()["mediaType"]
+    assert answer.headers["Docker-Content-Digest"] == digest_of(answer.content)
+
+
+def test_blob_is_no_manifest_nor_a_manifest_a_blob(
+    tmp_path: Path, make: Callable[[Layout], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """containerd would keep a manifest that it gets as a blob, with the type of a blob."""
+    oci_layout.write(tmp_path / "image", [10_000], ["amd64", "arm64"])
+    monkeypatch.chdir(tmp_path)
+    app = make(Layout(Path("image"), "a"))
     monkeypatch.chdir("/")
-    index = json.loads((layout.root / "index.json").read_text())
-    manifest = index["manifests"][0]["digest"].removeprefix("sha256:")
-    statuses = {
-        name: ask(app, "GET", f"/v2/a/manifests/sha256:{name}").status_code
-        for name in files_of(layout.root)
-    }
-    assert len(statuses) > 2
-    assert statuses == {name: 200 if name == manifest else 404 for name in statuses}
+    [index] = json.loads((tmp_path / "image/index.json").read_text())["manifests"]
+    images = ask(app, "GET", f"/v2/a/manifests/{index['digest']}").json()["manifests"]
+    manifests = {index["digest"], *(image["digest"] for image in images)}
+    assert len(manifests) == 3
+    for name in files_of(tmp_path / "image"):
+        is_manifest = f"sha256:{name}" in manifests
+        for method in "GET", "HEAD":
+            blob = ask(app, method, f"/v2/a/blobs/sha256:{name}")
+            manifest = ask(app, method, f"/v2/a/manifests/sha256:{name}")
+            assert blob.status_code == (404 if is_manifest else 200)
+            assert manifest.status_code == (200 if is_manifest else 404)
 
 
 @pytest.mark.slow

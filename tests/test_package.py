@@ -34,7 +34,7 @@ reveal_type(adapter.build("base"))  # str
 endpoint, values = adapter.match("/v2/")
 rule, _ = adapter.match("/v2/", return_rule=True)
 reveal_type(rule)  # werkzeug.routing.rules.Rule
-own: Map = RegistryMap(DOCKER_1_5, prefix="/r", rules=[Rule("/x", endpoint="x")])
+own: Map = RegistryMap(dialect=DOCKER_1_5, prefix="/r", rules=[Rule("/x", endpoint="x")])
 app = RegistryApp()
 
 

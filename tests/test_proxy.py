@@ -6,7 +6,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,15 @@ import requests
 from proxy import main, make_app, place_of, users_of
 from werkzeug.wrappers import Response
 
+from registry_routes import RegistryApp
 from registry_routes.digests import digest_of
 from registry_routes.headers import IMAGE_INDEX, IMAGE_MANIFEST
 from registry_routes.paging import parse_next_link
 from registry_routes.registry import MemoryStorage
 from registry_routes.testing import ServedRegistry, serve
 
-from . import oci_layout
-from .proxies import BLOB, INDEX, LATEST, LAYER, ProxyClient, Slow, all_at_once, canned
+from . import fakes, oci_layout
+from .proxies import BLOB, INDEX, LATEST, LAYER, Canned, ProxyClient, Slow, all_at_once, canned
 from .servers import (
     debians_registry,
     ended,
@@ -80,10 +81,41 @@ def test_unknown_namespace_is_404_and_never_asked() -> None:
     assert upstream.sent == []
 
 
+@pytest.mark.parametrize(
+    ("namespace", "expected"),
+    [
+        ("docker.io", "https://registry-1.docker.io"),
+        ("index.docker.io", "https://registry-1.docker.io"),
+        ("registry-1.docker.io", "https://registry-1.docker.io"),
+        ("Index.Docker.io:443", "https://registry-1.docker.io"),
+        ("quay.io:443", "https://quay.io"),
+        ("r.example", "https://r.example:443"),
+        ("r.example:443", "https://r.example:443"),
+        ("quay.io:80", None),
+        ("quay.io:4430", None),
+        ("docker.io:5000", None),
+        ("docker.io.example", None),
+    ],
+)
+def test_namespace_has_several_spellings(namespace: str, expected: str | None) -> None:
+    urls = "https://registry-1.docker.io", "https://quay.io", "https://r.example:443"
+    proxy = ProxyClient(*urls, namespaces=[place_of(url)[0] for url in urls])
+    adapter = Canned({LATEST: (200, INDEX, b"{}")})
+    for upstream in proxy.views.upstreams.values():
+        upstream.session.mount("https://", adapter)
+    response = proxy.get(LATEST, query_string={"ns": namespace})
+    asked = [str(sent.url) for sent in adapter.sent]
+    if expected is None:
+        assert (response.status_code, asked) == (404, [])
+    else:
+        assert response.headers["OCI-Namespace"] == namespace
+        assert asked == [f"{expected}{LATEST}"]
+
+
 def test_docker_hubs_own_images_are_in_its_library() -> None:
     root = "https://registry-1.docker.io"
     proxy, upstream = canned(
-        {LATEST: (200, INDEX, b"{}")}, root, namespace="docker.io", fresh_for=60
+        {LATEST: (200, INDEX, b"{}")}, root, namespaces=["docker.io"], fresh_for=60
     )
     for path in "/v2/nginx/manifests/latest", LATEST, f"{LATEST}?ns=docker.io":
         assert proxy.get(path).status_code == 200
@@ -122,23 +154,34 @@ def test_every_page_of_a_list_is_the_proxys(has_namespace: bool) -> None:
     ("link", "expected"),
     [
         ('</v2/a/tags/list?next_page=x%2B%2F%3D&n=2>; rel="next"', "next_page=x%2B%2F%3D&n=2"),
-        ('<https://r.example/m/v2/a/tags/list?x=1&x=2>; rel="next"', None),
+        ('<https://r.example/m/v2/a/tags/list?x=1&x=2>; rel="next"', "x=1&x=2"),
         ("<http://internal:5000/v2/a/tags/list?last=b>; rel=next", "last=b"),
-        ('<list?last=c>; rel="next"', "last=c"),
-        ('</v2/a/tags/list?last=d>; rel="prev"', ""),
-        ('</v2/_catalog?last=d>; rel="next"', None),
-        ('<ftp://r.example/v2/a/tags/list>; rel="next"', None),
+        ('<list?last=c&empty=>; rel="next"', "last=c&empty="),
+        ('</repository/x/v2/a/tags/list?last=d>; rel="next"', "last=d"),
+        ('</v2/docker-local/a/tags/list?last=e&ns=evil.example>; rel="next"', "last=e"),
+        ('</v2/a/tags/list?last=d>; rel="prev"', None),
+        ('<ftp://r.example/v2/a/tags/list?last=f>; rel="next"', None),
+        ('<https://[r.example/v2/a/tags/list?last=g>; rel="next"', None),
+        ('</v2/a/tags/list>; rel="next"', None),  # the same page again
+        ("nonsense", None),
     ],
 )
-def test_link_leads_to_the_proxy_or_is_an_error(link: str, expected: str | None) -> None:
+def test_query_of_a_link_leads_to_the_next_page(link: str, expected: str | None) -> None:
     proxy, _ = canned({TAGS: (200, {"Link": link, "Content-Type": "application/json"}, b"{}")})
     response = proxy.get(TAGS)
-    if expected is None:
-        assert response.status_code == 502
-    elif expected:
-        assert response.headers["Link"] == f'<{TAGS}?{expected}>; rel="next"'
-    else:
-        assert "Link" not in response.headers
+    assert response.status_code == 200
+    assert response.headers.get("Link") == (expected and f'<{TAGS}?{expected}>; rel="next"')
+
+
+@pytest.mark.parametrize("fake", [fakes.artifactory, fakes.nexus])
+def test_pages_of_a_virtual_repository_are_followed(fake: Callable[[], RegistryApp]) -> None:
+    with serve(fake()) as upstream:
+        proxy, found, url = ProxyClient(upstream.url), [], "http://p.example/v2/team/app/tags/list"
+        while url:
+            page = proxy.get(url.removeprefix("http://p.example"))
+            found += page.get_json()["tags"]
+            url = parse_next_link(url, page.headers.get("Link")) or ""
+    assert found == ["v1", "v2", "v3"]
 
 
 @pytest.mark.parametrize(
@@ -207,6 +250,8 @@ def test_pushes_and_extensions_are_refused(upstream: ServedRegistry, proxy: Prox
         ("https://registry-1.docker.io", ("docker.io", "https://registry-1.docker.io")),
         ("https://registry-1.docker.io/", ("docker.io", "https://registry-1.docker.io")),
         ("https://quay.io", ("quay.io", "https://quay.io")),
+        ("https://quay.io:443", ("quay.io", "https://quay.io:443")),
+        ("index.docker.io=https://mirror.example", ("docker.io", "https://mirror.example")),
         ("http://127.0.0.1:5001", ("127.0.0.1:5001", "http://127.0.0.1:5001")),
         ("docker.io=https://mirror.example/hub", ("docker.io", "https://mirror.example/hub")),
         ("Quay.io=https://quay.io", ("quay.io", "https://quay.io")),

@@ -58,6 +58,64 @@ def test_stopped_afterwards():
         urllib.request.urlopen(f"{urls[0]}/v2/")
 """
 
+UNFIRED = """
+import pytest
+from werkzeug.test import Client
+
+
+def test_all_fired(oci_registry):
+    oci_registry.fail("base", "GET", 503, times=None)
+    assert Client(oci_registry.app).get("/v2/").status_code == 503
+
+
+def test_some_left(oci_registry):
+    oci_registry.fail("tags", "GET", 503, times=2)
+    Client(oci_registry.app).get("/v2/a/tags/list")
+
+
+def test_failed_already(oci_registry):
+    oci_registry.fail("tags", "GET", 503)
+    raise RuntimeError("mine")
+
+
+@pytest.mark.xfail(strict=True)
+def test_expected_to_fail(oci_registry):
+    oci_registry.fail("tags", "GET", 503)
+    raise RuntimeError("mine")
+
+
+def test_skipped(oci_registry):
+    oci_registry.fail("tags", "GET", 503)
+    pytest.skip("not here")
+"""
+
+WITHOUT_SOCKETS = """
+import socket
+
+import pytest
+from werkzeug.test import Client
+
+
+class Forbidden(socket.socket):
+    def __init__(self, *args, **options):
+        raise RuntimeError("no sockets here")
+
+
+@pytest.fixture(autouse=True)
+def no_sockets(monkeypatch):
+    monkeypatch.setattr(socket, "socket", Forbidden)
+
+
+def test_without_a_socket(no_sockets, oci_registry):
+    digest = oci_registry.add_image("library/nginx:v1", layers=[b"x"])
+    answer = Client(oci_registry.app).get("/v2/library/nginx/manifests/v1")
+    assert answer.headers["Docker-Content-Digest"] == digest
+    assert oci_registry.manifest("library/nginx:v1") == answer.get_json()
+    for name in "host", "url":
+        with pytest.raises(RuntimeError, match="no sockets here"):
+            getattr(oci_registry, name)
+"""
+
 UNUSED = """
 import sys
 
@@ -74,6 +132,25 @@ def test_nothing_is_imported():
 def test_each_test_gets_a_new_registry(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(SUITE)
     pytester.runpytest_subprocess(*PLUGIN).assert_outcomes(passed=9)
+
+
+def test_passed_test_with_unfired_faults_fails(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(UNFIRED)
+    result = pytester.runpytest_subprocess(*PLUGIN)
+    # A test that passes and then fails in its fixture counts for both.
+    result.assert_outcomes(passed=2, failed=1, errors=1, xfailed=1, skipped=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*ERROR at teardown of test_some_left*",
+            "no request has met these faults:",
+            "  UnfiredFault(endpoint='tags', method='GET', what=503, times=1)",
+        ]
+    )
+
+
+def test_fixture_opens_no_socket_before_its_address_is_read(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(WITHOUT_SOCKETS)
+    pytester.runpytest_subprocess(*PLUGIN).assert_outcomes(passed=1)
 
 
 @pytest.mark.slow

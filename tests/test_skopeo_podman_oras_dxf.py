@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import oras.client
 import pytest
 import requests
-from dxf import DXF
+from dxf import DXF, DXFBase
 
 from registry_routes import DOCKER_1_5, RegistryApp, RegistryMap
 from registry_routes.digests import digest_of
@@ -93,6 +94,17 @@ def test_skopeo_pulls_an_added_image(registry: ServedRegistry, tmp_path: Path) -
     # As a directory, it stays unchanged; for other formats, skopeo compresses the layers.
     skopeo(f"copy {FROM}", f"docker://{registry.host}/a:v1", f"dir:{tmp_path}")
     assert digest_of((tmp_path / "manifest.json").read_bytes()) == digest
+
+
+@pytest.mark.parametrize("auth", ["basic", "bearer"])
+def test_skopeo_pulls_without_the_login_of_others(tmp_path: Path, auth: Any) -> None:
+    with serve(users=USERS, auth=auth, anonymous_pull=True) as registry:
+        registry.add_image("a:v1", layers=[b"x"])
+        image, remote = f"dir:{tmp_path}", f"docker://{registry.host}"
+        skopeo("copy --src-tls-verify=false", f"{remote}/a:v1", image)
+        skopeo("copy --dest-tls-verify=false", image, f"{remote}/b:v1", fails=True)
+        skopeo(f"copy {TO}", image, f"{remote}/b:v1")
+        assert registry.manifest("b:v1") == registry.manifest("a:v1")
 
 
 @with_options("plain")
@@ -184,7 +196,6 @@ def pulled_by(dxf: DXF, digest: str) -> bytes:
 
 @with_options("plain", "absolute", "opaque", "redirect")
 def test_dxf_pushes_pulls_and_deletes(registry: ServedRegistry, tmp_path: Path) -> None:
-    """There is no login, because python-dxf only logs in over TLS."""
     content = os.urandom(3_000_000)
     blob = tmp_path / "blob"
     blob.write_bytes(content)
@@ -199,3 +210,58 @@ def test_dxf_pushes_pulls_and_deletes(registry: ServedRegistry, tmp_path: Path) 
         dxf.del_blob(digest)
         with pytest.raises(requests.HTTPError):
             pulled_by(dxf, digest)
+
+
+# dxf and oras only log in over TLS.
+
+
+@pytest.mark.parametrize("name", ["basic", "bearer", "everything"])
+def test_dxf_logs_in(name: str, tls: ssl.SSLContext, certificate: Path, tmp_path: Path) -> None:
+    blob = tmp_path / "blob"
+    blob.write_bytes(b"0123")
+
+    def log_in(dxf: DXFBase, response: requests.Response) -> None:
+        dxf.authenticate("alice", "secret", response=response)
+
+    with (
+        serve(ssl_context=tls, **OPTIONS[name]) as registry,
+        DXF(registry.host, "dxf/blobs", log_in, tlsverify=str(certificate)) as dxf,
+    ):
+        digest = dxf.push_blob(str(blob))
+        dxf.set_alias("v1", digest)
+        assert dxf.list_aliases() == ["v1"]
+        assert pulled_by(dxf, digest) == b"0123"
+
+
+@pytest.mark.parametrize("name", ["basic", "bearer"])
+def test_oras_logs_in(
+    name: str,
+    tls: ssl.SSLContext,
+    certificate: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    with serve(ssl_context=tls, **OPTIONS[name]) as registry:
+        backend = "token" if name == "bearer" else "basic"
+        client = oras.client.OrasClient(hostname=registry.host, auth_backend=backend)
+        config = str(tmp_path / "config.json")
+        client.login("alice", "secret", hostname=registry.host, config_path=config)
+        registry.add_image("a:v1")
+        assert client.get_tags(f"{registry.host}/a:v1") == ["v1"]
+
+
+def test_skopeo_and_podman_check_the_certificate(
+    tls: ssl.SSLContext, certificate: Path, tmp_path: Path
+) -> None:
+    shutil.copy(certificate, tmp_path / "ca.crt")
+    with serve(ssl_context=tls, **OPTIONS["everything"]) as registry:
+        registry.add_image("a:v1", layers=[b"x"])
+        remote, back = f"docker://{registry.host}/a:v1", f"dir:{tmp_path / 'back'}"
+        copy = "copy --src-creds alice:secret"
+        assert "certificate" in skopeo(copy, remote, back, fails=True)
+        skopeo(f"{copy} --src-cert-dir {tmp_path}", remote, back)
+        with podman_or_buildah("podman") as run:
+            files = [f"--authfile={tmp_path}/auth.json", f"--cert-dir={tmp_path}"]
+            said = run("login", *files, "--username=alice", "--password=secret", registry.host)
+        assert said == "Login Succeeded!"

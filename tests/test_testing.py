@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from flask import Flask
+from hypothesis import given
+from hypothesis import strategies as st
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
@@ -117,6 +119,57 @@ def test_image_is_added() -> None:
         assert list(registry.storage.repositories()) == ["library/nginx"]
 
 
+WHOLE = gzip.compress(b"some files" * 100, mtime=0)
+
+
+@pytest.mark.parametrize(
+    ("layer", "media_type", "content"),
+    [
+        (WHOLE, "tar+gzip", b"some files" * 100),
+        (WHOLE[:-1], "tar+gzip", None),
+        (WHOLE[:20], "tar+gzip", None),
+        (WHOLE + b"more", "tar+gzip", None),
+        (WHOLE[:15] + b"xxxx" + WHOLE[19:], "tar+gzip", None),
+        (WHOLE[:-8] + bytes(8), "tar+gzip", None),
+        (b"\x1f\x8b", "tar+gzip", None),
+        (b"\x28\xb5\x2f\xfd and more", "tar+zstd", None),
+        (b"", "tar", None),
+        (b"\x1f", "tar", None),
+    ],
+)
+def test_any_bytes_are_a_layer(layer: bytes, media_type: str, content: bytes | None) -> None:
+    """The bytes are kept, and what cannot be decompressed is its own content."""
+    with serve() as registry:
+        registry.add_image("a:v1", [layer])
+        manifest = registry.manifest("a:v1")
+        [descriptor] = manifest["layers"]
+        assert registry.blob("a", descriptor["digest"]) == layer
+        assert descriptor["mediaType"] == f"application/vnd.oci.image.layer.v1.{media_type}"
+        config = json.loads(registry.blob("a", manifest["config"]["digest"]))
+        expected = digest_of(layer if content is None else content)
+        assert config["rootfs"]["diff_ids"] == [expected]
+
+
+@given(st.binary(max_size=30), st.integers(0, 60), st.binary(max_size=3))
+def test_changed_gzip_is_a_layer(content: bytes, at: int, change: bytes) -> None:
+    whole = gzip.compress(content, mtime=0)
+    layer = b"\x1f\x8b" + (whole[:at] + change + whole[at + len(change) :])[2:]
+    with serve() as registry:
+        registry.add_image("a:v1", [layer])
+        digest = registry.manifest("a:v1")["layers"][0]["digest"]
+        assert registry.blob("a", digest) == layer
+
+
+def test_zstd_is_read_where_python_can() -> None:
+    zstd = pytest.importorskip("compression.zstd", reason="Python reads zstd from 3.14 on")
+    layer = zstd.compress(b"some files")
+    with serve() as registry:
+        registry.add_image("a:v1", [layer])
+        config = registry.manifest("a:v1")["config"]["digest"]
+        diff_ids = json.loads(registry.blob("a", config))["rootfs"]["diff_ids"]
+        assert diff_ids == [digest_of(b"some files")]
+
+
 @pytest.mark.parametrize(
     ("reference", "name", "tag"),
     [
@@ -219,6 +272,47 @@ def test_routes_of_an_application_are_those_of_its_map(app: Any, prefix: str) ->
         assert [sent.endpoint for sent in registry.requests] == ["tags", "token", "tags"]
 
 
+@pytest.mark.parametrize("kind", [Flask, FlaskOnTheRoutes])
+def test_other_rules_of_an_application_are_recorded_and_can_fail(kind: type[Flask]) -> None:
+    app = kind("app")
+    app.get("/healthz/<int:number>", endpoint="health")(lambda number: "well")
+    app.post("/v2/token", endpoint="issue")(lambda: "a token")
+    app.get("/<path:page>", endpoint="page")(lambda page: page)
+    with serve(app) as registry:
+        client = Client(registry.app)
+        registry.fail("health", "GET", 503)
+        registry.fail("issue", "POST", errors.Denied())
+        for method, path, status, endpoint in (
+            ("GET", "/healthz/7", 503, "health"),
+            ("HEAD", "/healthz/7", 200, "health"),
+            ("POST", "/healthz/7", 405, "health"),
+            ("POST", "/v2/token", 403, "issue"),
+            ("GET", "/anything", 200, "page"),
+            ("POST", "/nothing/", 405, "page"),
+            ("GET", "/v2/a/tags/list", None, "tags" if kind is FlaskOnTheRoutes else "page"),
+        ):
+            answer = client.open(path, method=method)
+            assert status in (None, answer.status_code), path
+            assert registry.requests[-1].endpoint == endpoint, path
+        assert registry.requests[0].values == {"number": 7}
+        with pytest.raises(ValueError, match="does not take 'PUT'"):
+            registry.fail("health", "PUT", 500)
+
+
+@pytest.mark.parametrize("name", ["token", "storage"])
+def test_endpoint_that_an_option_adds_is_an_error(name: str) -> None:
+    app = Flask("app")
+    app.get("/mine", endpoint=name)(lambda: "")
+    with serve(app) as registry:
+        Client(registry.app).get("/mine")
+        assert registry.requests[0].endpoint == name
+    with (
+        pytest.raises(ValueError, match=f"endpoint '{name}' of the app"),
+        serve(app, auth="bearer", redirect_blobs=True),
+    ):
+        pass
+
+
 def test_another_dialect_has_its_own_routes() -> None:
     app = RegistryApp(RegistryMap(DOCKER_1_5))
     with serve(app) as registry:
@@ -252,7 +346,18 @@ def test_application_that_raises_is_a_500(caplog: pytest.LogCaptureFixture) -> N
         ({"users": {"a": "b"}}, "users must have a way to log in"),
         ({"auth": "basic"}, "auth 'basic' must have users"),
         ({"auth": "digest", "users": {"a": "b"}}, "auth 'digest' must be"),
-        ({"auth": "bearer", "token_field": "jwt"}, "token_field 'jwt' must be"),
+        ({"anonymous_pull": True}, "anonymous_pull needs a login"),
+        ({"auth": "bearer", "token_field": "jwt"}, "token_field 'jwt' is not 'token' or"),
+        ({"auth": "bearer", "token_method": "PUT"}, "token_method 'PUT' is not 'GET' or 'POST'"),
+        ({"auth": "bearer", "token_method": "POST"}, "no tokens without a password"),
+        ({"auth": "bearer", "scope_status": 404}, "scope_status 404 is not 401 or 403"),
+        ({"auth": "bearer", "service": "a\n"}, "characters that no header can carry"),
+        ({"auth": "bearer", "granted_actions": "pull"}, "'pull' is one string"),
+        ({"auth": "basic", "users": {"a": "b"}, "service": "x"}, "service is for a token server"),
+        ({"token_field": "access_token"}, "token_field is for a token server"),
+        ({"token_method": "GET"}, "token_method is for a token server"),
+        ({"granted_actions": ["pull"]}, "granted_actions is for a token server"),
+        ({"scope_status": 403}, "scope_status is for a token server"),
         ({"location": "elsewhere"}, "location 'elsewhere' must be"),
         ({"app": application(), "page_size": 3}, "are for the registry in memory"),
         ({"app": application(), "max_chunk": 3}, "are for the registry in memory"),
@@ -263,5 +368,5 @@ def test_application_that_raises_is_a_500(caplog: pytest.LogCaptureFixture) -> N
     ],
 )
 def test_invalid_option_is_an_error(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message), serve(**options):
+    with pytest.raises((ValueError, TypeError), match=message), serve(**options):
         pass

@@ -1,4 +1,4 @@
-"""The layers of `registry_routes.testing`: faults, logins, and how other registries behave."""
+"""The layers of `registry_routes.testing`: faults, and how other registries behave."""
 
 import os
 from datetime import timedelta
@@ -7,32 +7,22 @@ from typing import Any
 
 import httpx
 import pytest
-from werkzeug.exceptions import Gone
+from werkzeug.exceptions import Gone, HTTPException
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
 from registry_routes import (
-    RegistryApp,
-    RegistryMap,
-    RouteName,
+    OCI_1_1,
     errors,
     resolve_location,
     responses,
 )
-from registry_routes.challenges import parse_challenges, parse_token
 from registry_routes.digests import digest_of
 from registry_routes.headers import chunk_min_length
 from registry_routes.paging import parse_next_link
 from registry_routes.testing import Fault, serve
 
 from .served import ABSENT, USERS, Login, client_of, push_blob, push_image, served
-
-
-@pytest.fixture(params=["http", "wsgi"])
-def transport(request: pytest.FixtureRequest) -> str:
-    found: str = request.param
-    return found
-
 
 # Faults.
 
@@ -96,6 +86,16 @@ def test_no_body_to_cut_short_closes_the_connection(method: str) -> None:
             client.request(method, path)
 
 
+def test_body_of_a_challenge_is_cut_short() -> None:
+    with serve(users=USERS, auth="basic") as registry:
+        whole = Client(registry.app).get("/v2/")
+        registry.fail("base", "GET", "body cut short")
+        part = Client(registry.app).get("/v2/")
+        assert part.status_code == 401
+        assert part.headers["WWW-Authenticate"] == whole.headers["WWW-Authenticate"]
+        assert part.data == whole.data[: len(whole.data) // 2]
+
+
 def test_streamed_body_that_is_cut_short_has_its_length() -> None:
     with serve(Response(iter([b"01234", b"56789"]))) as registry:
         registry.fail("base", "GET", "body cut short")
@@ -141,177 +141,98 @@ def test_faults_follow_one_another_and_spare_other_requests() -> None:
         registry.fail("tags", "get", 500)
         registry.fail("tags", "GET", 502, times=2)
         registry.fail("tags", "GET", 503, times=None)
-        assert client.head("/v2/a/tags/list").status_code == 404
         assert client.get("/v2/_catalog").status_code == 200
         statuses = [client.get("/v2/a/tags/list").status_code for _ in range(6)]
         assert statuses == [500, 502, 502, 503, 503, 503]
 
 
 @pytest.mark.parametrize(
+    ("method", "what", "status"),
+    [
+        ("GET", 503, 503),
+        ("GET", errors.Denied(), 403),
+        ("GET", timedelta(microseconds=1), 200),
+        ("HEAD", 503, 503),
+    ],
+)
+def test_get_includes_head(method: str, what: Fault, status: int) -> None:
+    with serve() as registry:
+        client = Client(registry.app)
+        registry.fail("base", method, what)
+        if method == "HEAD":
+            assert client.get("/v2/").status_code == 200
+        assert registry.unfired
+        assert client.head("/v2/").status_code == status
+        assert registry.unfired == []
+
+
+def test_fault_of_a_body_spares_head() -> None:
+    with served() as (registry, client):
+        registry.fail("base", "GET", "body cut short")
+        assert client.head("/v2/").status_code == 200
+        registry.fail("base", "GET", "connection closed")
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.head("/v2/")
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.get("/v2/")
+        assert registry.unfired == []
+
+
+def test_unfired_faults_are_listed() -> None:
+    with serve() as registry:
+        client = Client(registry.app)
+        registry.fail("base", "GET", 503, times=None)
+        registry.fail("tags", "get", 503, times=3)
+        registry.fail("blob", "DELETE", "connection closed")
+        registry.fail("catalog", "GET", 500)
+        assert registry.unfired[0] == ("base", "GET", 503, None)
+        for path in "/v2/", "/v2/a/tags/list", "/v2/_catalog":
+            client.get(path)
+        tags, blob = registry.unfired
+        assert (tags.endpoint, tags.method, tags.what, tags.times) == ("tags", "GET", 503, 2)
+        assert blob == ("blob", "DELETE", "connection closed", 1)
+        assert client.get("/v2/").status_code == 503
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("blobs", "GET", 500), "endpoint 'blobs' must be one of base, blob"),
+        (("blobs", "GET", 500), "endpoint 'blobs' is not served; these are: base, blob, "),
+        (("token", "GET", 500), "endpoint 'token' is not served"),
+        (("storage", "GET", 500), "endpoint 'storage' is not served"),
+        (("tags", "POST", 500), "endpoint 'tags' does not take 'POST', only GET, HEAD"),
+        (("blob-upload", "GET", 500), "endpoint 'blob-upload' does not take 'GET', only POST"),
+        (("tags", None, 500), "method None is not a string"),
         (("blob", "GET", 500, 0), "times 0 must be 1 or more"),
+        (("blob", "GET", 500, 1.5), "times 1.5 is neither an int nor None"),
         (("blob", "GET", 200), "status 200 must be that of an error"),
         (("blob", "GET", "cut"), "fault 'cut' must be"),
         (("blob", "GET", 1.5), "fault 1.5 must be"),
         (("blob", "GET", errors.Denied), "must be an error, a status"),
+        (("blob", "GET", HTTPException("no status")), "has no status"),
+        (("blob", "GET", timedelta(0)), "is not longer than nothing"),
     ],
 )
-def test_invalid_fault_is_an_error(arguments: Any, message: str) -> None:
-    with serve() as registry, pytest.raises((ValueError, TypeError), match=message):
-        registry.fail(*arguments)
-
-
-def test_every_endpoint_may_fail() -> None:
+def test_fault_that_cannot_fire_is_an_error(arguments: Any, message: str) -> None:
     with serve() as registry:
-        for endpoint in [*RouteName, "token", "storage"]:
-            registry.fail(endpoint, "GET", 500)
+        with pytest.raises((ValueError, TypeError), match=message):
+            registry.fail(*arguments)
+        assert registry.unfired == []
 
 
-# Login.
-
-
-def test_basic_login(transport: str) -> None:
-    with serve(users=USERS, auth="basic") as registry:
-        with client_of(registry, transport) as client:
-            response = client.get("/v2/")
-            assert response.status_code == 401
-            assert response.headers["WWW-Authenticate"] == 'Basic realm="registry"'
-            assert response.headers["Docker-Distribution-API-Version"] == "registry/2.0"
-            for who in ("alice", "p:w é"), ("alice", ""), ("", ""), ("carol", "secret"):
-                assert client.get("/v2/a/tags/list", auth=who).status_code == 401
-            bearer = {"Authorization": "Bearer x"}
-            assert client.get("/v2/", headers=bearer).status_code == 401
-        for user, password in USERS.items():
-            with client_of(registry, transport, auth=(user, password)) as client:
-                assert client.get("/v2/").status_code == 200
-                push_image(client, user, "v1", b"x")
-
-
-@pytest.mark.parametrize("oauth", [False, True])
-@pytest.mark.parametrize("token_field", ["token", "access_token"])
-def test_bearer_login(oauth: bool, token_field: str) -> None:
-    login = Login("alice", "secret", oauth)
-    options: dict[str, Any] = {"users": USERS, "auth": "bearer", "token_field": token_field}
-    with served(login=login, **options) as (registry, client):
-        push_image(client, "a", "v1", b"x")
-        assert client.get("/v2/a/manifests/v1").status_code == 200
-        assert client.get("/v2/_catalog").json() == {"repositories": ["a"]}
-        assert client.delete("/v2/a/manifests/v1").status_code == 202
-        methods = {sent.method for sent in registry.requests if sent.endpoint == "token"}
-        assert methods == {"POST" if oauth else "GET"}
-        assert {sent.status for sent in registry.requests} == {401, 200, 201, 202}
-        for who in ("alice", "wrong"), ("carol", "secret"), ("", ""):
-            registry.requests.clear()
-            assert client.get("/v2/", auth=Login(*who, oauth)).status_code == 401
-            assert [sent.status for sent in registry.requests] == [401, 401]
-
-
-def token_of(client: httpx.Client, response: httpx.Response, **options: Any) -> dict[str, str]:
-    """The header with the token that the challenge of a response asks for."""
-    [challenge] = parse_challenges(response.headers)
-    answer = client.get(
-        challenge.token_url(registry=client.base_url, **options), auth=("alice", "secret")
-    )
-    return {"Authorization": f"Bearer {parse_token(answer.content).token}"}
-
-
-def test_challenge_names_the_scopes_and_a_token_allows_no_more() -> None:
-    with served(users=USERS, auth="bearer") as (registry, client):
-        registry.add_image("library/nginx:v1", layers=[b"x"])
-        refused = client.get("/v2/library/nginx/manifests/v1")
-        [challenge] = parse_challenges(refused.headers)
-        assert challenge.realm == f"{registry.url}/token"
-        assert challenge.scope == "repository:library/nginx:pull"
-        assert challenge.error == ""
-        pull = token_of(client, refused)
-        assert client.get("/v2/library/nginx/manifests/v1", headers=pull).status_code == 200
-        assert client.get("/v2/", headers=pull).status_code == 200
-        for method, path, scope in (
-            ("DELETE", "/v2/library/nginx/manifests/v1", "repository:library/nginx:delete"),
-            ("GET", "/v2/other/tags/list", "repository:other:pull"),
-            ("GET", "/v2/_catalog", "registry:catalog:*"),
-            (
-                "POST",
-                f"/v2/mine/blobs/uploads/?mount={digest_of(b'x')}&from=library/nginx",
-                "repository:mine:pull,push repository:library/nginx:pull",
-            ),
-        ):
-            response = client.request(method, path, headers=pull)
-            [challenge] = parse_challenges(response.headers)
-            assert (response.status_code, challenge.error) == (401, "insufficient_scope")
-            assert challenge.scope == scope
-            token = token_of(client, response)
-            assert client.request(method, path, headers=token).status_code < 500
-            assert registry.requests[-1].status != 401
-        response = client.get("/v2/", headers={"Authorization": "Bearer made-up"})
-        assert parse_challenges(response.headers)[0].error == "invalid_token"
-        response = client.get("/v2/", auth=("alice", "secret"))  # only the token server takes it
-        assert response.status_code == 401
-
-
-def test_without_users_anyone_may_pull() -> None:
-    with served(auth="bearer", login=Login()) as (registry, client):
-        registry.add_image("a:v1")
-        assert client.get("/v2/").status_code == 200
-        assert client.get("/v2/a/manifests/v1").status_code == 200
-        response = client.put("/v2/a/manifests/v2", content=b"{}")
-        assert response.status_code == 401
-        assert parse_challenges(response.headers)[0].error == "insufficient_scope"
-        assert client.get("/v2/_catalog").status_code == 401
-        assert client.get("/v2/", auth=Login("a", "b")).status_code == 401
-
-
-@pytest.mark.parametrize("method", ["GET", "POST"])
-def test_refresh_token_gets_another_token(method: str) -> None:
-    login = {"service": "registry", "scope": "repository:a:pull,push", "client_id": "test"}
-    with served(users=USERS, auth="bearer") as (_, client):
-        if method == "GET":
-            query = {**login, "offline_token": "true"}
-            answer = client.get("/token", params=query, auth=("alice", "secret"))
-        else:
-            form = {"grant_type": "password", "username": "alice", "password": "secret"}
-            answer = client.post("/token", data={**login, **form, "access_type": "offline"})
-        token = parse_token(answer.content)
-        assert token.refresh_token
-        form = {**login, "grant_type": "refresh_token", "refresh_token": token.refresh_token}
-        again = parse_token(client.post("/token", data=form).content)
-        assert again.token != token.token
-        assert again.refresh_token is None
-        bearer = {"Authorization": f"Bearer {again.token}"}
-        assert client.post("/v2/a/blobs/uploads/", headers=bearer).status_code == 202
-        form["refresh_token"] = "made-up"
-        assert client.post("/token", data=form).status_code == 401
-
-
-def test_token_server_refuses_malformed_requests() -> None:
-    with served(users=USERS, auth="bearer") as (registry, client):
-        for method, sent, status in (
-            ("GET", {}, 400),
-            ("GET", {"service": "another"}, 400),
-            ("GET", {"service": "registry", "scope": '"pull"'}, 400),
-            ("POST", {"service": "registry", "grant_type": "magic"}, 400),
-            ("POST", {"service": "registry"}, 400),
-            ("PUT", {"service": "registry"}, 405),
-        ):
-            place: Any = {"data" if method == "POST" else "params": sent}
-            response = client.request(method, "/token", auth=("alice", "secret"), **place)
-            assert response.status_code == status, sent
-            assert responses.parse_errors(status, response.content)[0].description
-        registry.fail("token", "GET", 503)
-        assert client.get("/v2/", auth=Login("alice", "secret")).status_code == 503
-        assert client.get("/v2/", auth=Login("alice", "secret")).status_code == 200
-
-
-@pytest.mark.parametrize("auth", ["basic", "bearer"])
-def test_no_path_gets_past_the_login(auth: Any) -> None:
-    app = RegistryApp(RegistryMap(strict_slashes=False))
-    app.view("tags", "GET")(lambda request, name: Response("secret"))
-    with serve(app, users=USERS, auth=auth) as registry:
-        client = Client(registry.app)
-        for path in "/v2/a/tags/list", "/v2/a/tags/list/", "//v2/a/tags/list", "/v2/A/x", "/":
-            assert client.get(path).status_code == 401, path
+def test_every_route_may_fail() -> None:
+    options: dict[str, Any] = {"users": USERS, "auth": "bearer", "redirect_blobs": True}
+    with serve(**options) as registry:
+        for route in OCI_1_1.routes:
+            for method in route.methods or ():
+                registry.fail(route.endpoint, method, 500)
+        for endpoint, method in ("token", "GET"), ("token", "POST"), ("storage", "HEAD"):
+            registry.fail(endpoint, method, 500)
+    with (
+        serve(users=USERS, auth="bearer", token_method="GET") as registry,
+        pytest.raises(ValueError, match="does not take 'POST'"),
+    ):
+        registry.fail("token", "POST", 500)
 
 
 # How other registries behave.
@@ -435,8 +356,8 @@ def test_without_single_post_a_post_only_begins_an_upload(transport: str) -> Non
         assert push_blob(client, "c", bytes(5_000_000))  # an early answer to a large body
 
 
-def test_pages_and_chunks_have_limits() -> None:
-    with served(page_size=2, min_chunk=4, max_chunk=6) as (registry, client):
+def test_pages_and_chunks_have_maximum_sizes() -> None:
+    with served(page_size=2, max_chunk=6) as (registry, client):
         for tag in "abcde":
             registry.add_image(f"x:{tag}")
         tags, pages, url = [], 0, f"{registry.url}/v2/x/tags/list?n=100"
@@ -446,10 +367,43 @@ def test_pages_and_chunks_have_limits() -> None:
             pages += 1
             url = parse_next_link(url, response.headers.get("Link")) or ""
         assert (tags, pages) == (list("abcde"), 3)
-        assert client.post("/v2/x/blobs/uploads/").headers["OCI-Chunk-Min-Length"] == "4"
-        push_blob(client, "x", b"0123456789", chunk=5)
+        push_blob(client, "x", b"0123456789", chunk=6)
         location = client.post("/v2/x/blobs/uploads/").headers["Location"]
         assert client.patch(location, content=b"0123456").status_code == 413
+
+
+def test_minimum_chunk_size_is_announced_and_enforced() -> None:
+    with serve(min_chunk=5) as registry:
+        client = Client(registry.app)
+        for chunks, last, status in (
+            ([b"01234", b"56789"], b"", 201),
+            ([b"01234", b"567"], b"", 201),  # the last chunk may be shorter
+            ([b"01234"], b"567", 201),
+            ([b"012"], b"", 201),
+            ([], b"012", 201),
+            ([], b"", 201),
+            ([b"012", b""], b"", 201),
+            ([b"012"], b"34567", 400),
+            ([b"012", b"34567"], b"", 400),
+            ([b"01234", b"567", b"8"], b"", 400),
+        ):
+            post = client.post("/v2/a/blobs/uploads/")
+            assert chunk_min_length(post.headers["OCI-Chunk-Min-Length"]) == 5
+            url = post.location or ""
+            answers = [client.patch(url, data=chunk) for chunk in chunks]
+            digest = digest_of(b"".join([*chunks, last]))
+            answers.append(client.put(url, data=last, query_string={"digest": digest}))
+            statuses = [answer.status_code for answer in answers]
+            if status == 201:
+                assert statuses == [202] * len(chunks) + [201]
+                assert registry.blob("a", digest) == b"".join([*chunks, last])
+            else:
+                assert 400 in statuses
+                [entry] = answers[statuses.index(400)].get_json()["errors"]
+                assert entry["code"] == "SIZE_INVALID"
+    with served() as (registry, over_http):
+        response = over_http.post("/v2/a/blobs/uploads/")
+        assert "OCI-Chunk-Min-Length" not in response.headers
 
 
 PAIRS = [
@@ -484,38 +438,3 @@ def test_options_work_together(
         assert client.get(f"/v2/a/b/manifests/{digest}").status_code == 200
         assert client.delete(f"/v2/a/b/manifests/{digest}").status_code == 202
         assert client.get("/v2/_catalog").json() == {"repositories": []}
-
-
-def test_minimum_chunk_size_is_announced_and_enforced() -> None:
-    with serve(min_chunk=5) as registry:
-        client = Client(registry.app)
-        for chunks, last, status in (
-            ([b"01234", b"56789"], b"", 201),
-            ([b"01234", b"567"], b"", 201),  # the last chunk may be shorter
-            ([b"01234"], b"567", 201),
-            ([b"012"], b"", 201),
-            ([], b"012", 201),
-            ([], b"", 201),
-            ([b"012", b""], b"", 201),
-            ([b"012"], b"34567", 400),
-            ([b"012", b"34567"], b"", 400),
-            ([b"01234", b"567", b"8"], b"", 400),
-        ):
-            post = client.post("/v2/a/blobs/uploads/")
-            assert chunk_min_length(post.headers["OCI-Chunk-Min-Length"]) == 5
-            url = post.location or ""
-            answers = [client.patch(url, data=chunk) for chunk in chunks]
-            digest = digest_of(b"".join([*chunks, last]))
-            answers.append(client.put(url, data=last, query_string={"digest": digest}))
-            statuses = [response.status_code for response in answers]
-            if status == 201:
-                assert statuses == [202] * len(chunks) + [201]
-                assert registry.blob("a", digest) == b"".join([*chunks, last])
-            else:
-                assert 400 in statuses
-                [entry] = answers[statuses.index(400)].get_json()["errors"]
-                assert entry["code"] == "SIZE_INVALID"
-    with serve() as registry:
-        assert (
-            "OCI-Chunk-Min-Length" not in Client(registry.app).post("/v2/a/blobs/uploads/").headers
-        )

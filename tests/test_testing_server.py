@@ -1,20 +1,33 @@
 """The server of `registry_routes.testing`: its port, its threads, and bodies on the wire."""
 
+import atexit
+import gc
 import os
+import re
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from werkzeug.test import Client
+from werkzeug.wrappers import Response
 
 from registry_routes import errors
+from registry_routes.challenges import parse_challenges
 from registry_routes.digests import digest_of
 from registry_routes.testing import ServedRegistry, serve
 
 from .served import Login, push_image, served, wait_until
+from .servers import free_port
 
 
 def connection_to(registry: ServedRegistry) -> socket.socket:
@@ -59,6 +72,36 @@ def test_stopped_registry_leaves_no_thread_and_no_listener(error: type[Exception
     wait_until(lambda: set(threading.enumerate()) <= before)
 
 
+def test_many_starts_and_stops_leave_nothing() -> None:
+    descriptors = Path("/proc/self/fd")
+    before = set(threading.enumerate())
+    open_before = len(list(descriptors.iterdir())) if descriptors.exists() else 0
+    for _ in range(200):
+        with serve() as registry, connection_to(registry) as connection:
+            connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(12) == b"HTTP/1.1 200"
+    wait_until(lambda: set(threading.enumerate()) <= before)
+    gc.collect()  # an unclosed socket is a warning, which is an error here
+    if descriptors.exists():
+        assert len(list(descriptors.iterdir())) <= open_before
+
+
+@pytest.mark.parametrize("port", [0, 1])
+def test_socket_is_opened_late_unless_a_port_is_given(port: int) -> None:
+    with serve(port=port and free_port()) as registry:
+        before = set(threading.enumerate())
+        registry.add_image("a:v1")
+        assert Client(registry.app).get("/v2/a/manifests/v1").status_code == 200
+        assert set(threading.enumerate()) == before
+        host = registry.host
+        assert registry.host == host
+        assert len(set(threading.enumerate()) - before) == (0 if port else 1)
+    with serve() as registry:
+        pass
+    with pytest.raises(RuntimeError, match="the registry has stopped"):
+        registry.host  # noqa: B018
+
+
 def test_waiting_clients_do_not_keep_the_registry_from_stopping() -> None:
     before = set(threading.enumerate())
     with ExitStack() as clients:
@@ -85,11 +128,184 @@ def test_taken_port_is_an_error() -> None:
         assert again.host == registry.host
 
 
-def test_requests_that_are_not_http_do_no_harm() -> None:
+# Requests that are not HTTP.
+
+
+def client_hello() -> bytes:
+    """What a client that tries TLS sends first."""
+    sent = ssl.MemoryBIO()
+    hello = ssl.create_default_context().wrap_bio(
+        ssl.MemoryBIO(), sent, server_hostname="localhost"
+    )
+    with pytest.raises(ssl.SSLWantReadError):
+        hello.do_handshake()
+    return sent.read()
+
+
+@pytest.mark.parametrize("sent", [1, 5, 200, None], ids=["byte", "head", "part", "whole"])
+def test_client_hello_is_answered_at_its_first_byte(sent: int | None) -> None:
+    """As docker, buildx and containerd: TLS first, then HTTP if the answer looks like it."""
+    hello = client_hello().replace(b"\n", b"x")
     with serve() as registry:
-        for request in b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET\r\n\r\n", b"\r\n" * 9:
-            answer_to(registry, request)
+        with connection_to(registry) as connection:
+            connection.sendall(hello[:sent])  # and it stays open, to wait for an answer
+            assert connection.recv(5, socket.MSG_WAITALL) == b"HTTP/"
+            rest = b"".join(iter(lambda: connection.recv(65536), b""))
+            assert rest.startswith(b"1.1 400 ")
         assert httpx.get(f"{registry.url}/v2/").status_code == 200
+        assert len(registry.requests) == 1
+
+
+@given(st.binary(max_size=40) | st.text("GET /v2HP1.0\t\r\n", max_size=30).map(str.encode))
+@example(b"GET\r\n\r\n")
+@example(b"\r\n" * 9)
+@example(b"GET /v2/\r\n\r\n")
+@example(b"POST /v2/\r\n\r\n")
+@example(b"GET /v2/ HTTP/1\r\n\r\n")
+@example(b"GET /v2/ HTTP/1.1")
+@example(b"GET /v2/ HTTPS/1.1\r\n\r\n")
+@example(b"GET http://[/v2/ HTTP/1.1\r\n\r\n")
+@example(b"GET /v2/ x HTTP/1.1\r\n\r\n")
+@example(b"G\x00T /v2/ HTTP/1.1\r\n\r\n")
+@example(b"GET /" + bytes([0x7F]) + b" HTTP/1.1\r\n\r\n")
+@example(b"GET /" + 70_000 * b"a" + b" HTTP/1.1\r\n\r\n")
+def test_malformed_request_line_has_an_answer(sent: bytes) -> None:
+    answer = answer_to(shared_registry(), sent)
+    if sent:
+        assert re.match(rb"HTTP/1\.[01] (400|404|405|414|505) ", answer), answer[:80]
+    if (
+        not re.match(rb"(\r?\n)?[!-~]+ [!-~\x80-\xff]+ HTTP/\d\.\d\r?\n", sent)
+        and len(sent) < 65536
+    ):
+        assert answer.startswith(b"HTTP/1.1 400 ") or not sent
+
+
+@cache
+def shared_registry() -> ServedRegistry:
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(serve())
+
+
+def test_empty_line_before_a_request_is_skipped() -> None:
+    with serve() as registry:
+        request = b"\r\nGET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n"
+        assert answer_to(registry, request).startswith(b"HTTP/1.1 200 ")
+
+
+# TLS.
+
+
+def test_tls_is_served(tls: ssl.SSLContext, certificate: Path) -> None:
+    verify = ssl.create_default_context(cafile=certificate)
+    options: dict[str, Any] = {"users": {"a": "b"}, "auth": "bearer", "location": "absolute"}
+    with served(
+        login=Login("a", "b"), verify=verify, ssl_context=tls, redirect_blobs=True, **options
+    ) as (registry, client):
+        assert registry.url == f"https://{registry.host}"
+        push_image(client, "x", "v1", b"0123")
+        answer = client.get(f"/v2/x/blobs/{digest_of(b'0123')}")
+        assert (answer.content, answer.url.scheme) == (b"0123", "https")
+        with httpx.Client(base_url=registry.url, verify=verify) as nobody:
+            refused = nobody.get("/v2/")
+        [challenge] = parse_challenges(refused.headers)
+        assert challenge.realm == f"{registry.url}/token"
+        location = client.post("/v2/x/blobs/uploads/").headers["Location"]
+        assert location.startswith(f"{registry.url}/v2/x/blobs/uploads/")
+        registry.fail("base", "GET", "connection closed")
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.get("/v2/")
+        registry.fail("base", "GET", "body cut short")
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.get("/v2/")
+
+
+def test_failed_handshakes_do_no_harm(tls: ssl.SSLContext, certificate: Path) -> None:
+    verify = ssl.create_default_context(cafile=certificate)
+    before = set(threading.enumerate())
+    with ExitStack() as clients:
+        with served(verify=verify, ssl_context=tls) as (registry, client):
+            silent = [clients.enter_context(connection_to(registry)) for _ in range(3)]
+            silent[1].sendall(client_hello()[:50])
+            for sent in b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n", client_hello()[:50]:
+                with suppress(OSError):  # it may be reset
+                    answer_to(registry, sent)
+            connection_to(registry).close()
+            with pytest.raises(httpx.ConnectError):
+                httpx.get(f"{registry.url}/v2/")  # without the authority
+            assert client.get("/v2/").status_code == 200
+        wait_until(lambda: set(threading.enumerate()) <= before)
+
+
+def test_handshake_has_a_timeout(tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("registry_routes.testing.server._HANDSHAKE", 0.05)
+    with serve(ssl_context=tls) as registry, connection_to(registry) as silent:
+        assert silent.recv(1) == b""
+
+
+def test_tls_ends_with_a_close_notify(tls: ssl.SSLContext, certificate: Path) -> None:
+    """Without it, a body that ends with the connection would count as truncated."""
+    client = ssl.create_default_context(cafile=certificate)
+    app = Response(iter([b"0123", b"4567"]))  # without a length
+    with serve(app, ssl_context=tls) as registry, connection_to(registry) as connection:
+        wrapped = client.wrap_socket(
+            connection, server_hostname="localhost", suppress_ragged_eofs=False
+        )
+        with wrapped:
+            wrapped.sendall(b"GET /v2/ HTTP/1.0\r\n\r\n")
+            answer = b"".join(iter(lambda: wrapped.recv(65536), b""))
+        assert answer.endswith(b"\r\n\r\n01234567")
+
+
+@pytest.mark.parametrize(
+    ("context", "error", "message"),
+    [
+        ("adhoc", TypeError, "ssl_context 'adhoc' is not an ssl.SSLContext"),
+        (ssl.create_default_context(), ValueError, "ssl_context is for clients"),
+    ],
+)
+def test_other_ssl_context_is_an_error(context: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message), serve(ssl_context=context):
+        pass
+
+
+# Older and more careful clients.
+
+
+def test_http_1_0_gets_no_chunks() -> None:
+    with serve(Response(iter([b"0123", b"4567"]))) as registry:
+        answer = answer_to(registry, b"GET /v2/ HTTP/1.0\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.0 200 OK\r\n")
+        assert answer.endswith(b"\r\n\r\n01234567")
+        assert b"chunked" not in answer.lower()
+        answer = answer_to(registry, b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"Transfer-Encoding: chunked" in answer
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 5", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("expect", ["100-continue", "100-Continue "])
+def test_expect_100_continue(framing: str, expect: str) -> None:
+    head = f"Host: x\r\nExpect: {expect}\r\n{framing}\r\n\r\n".encode()
+    body = b"5\r\n01234\r\n0\r\n\r\n" if "chunked" in framing else b"01234"
+    digest = digest_of(b"01234")
+    push = f"POST /v2/a/blobs/uploads/?digest={digest}".encode()
+    with serve() as registry:
+        with connection_to(registry) as connection:
+            connection.sendall(push + b" HTTP/1.1\r\n" + head)
+            told = connection.recv(65536)
+            assert told == b"HTTP/1.1 100 Continue\r\n\r\n"  # once
+            connection.sendall(body)
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+            assert answer.startswith(b"HTTP/1.1 201 ")
+        assert registry.requests[0].headers["Expect"].strip() == expect.strip()
+        for refused in b"PUT /v2/a/tags/list HTTP/1.1\r\n", push.upper() + b" HTTP/1.1\r\n":
+            with connection_to(registry) as connection:
+                connection.sendall(refused + head)
+                answer = b"".join(iter(lambda: connection.recv(65536), b""))
+                assert answer.startswith(b"HTTP/1.1 4")
+        # HTTP/1.0 does not know it (RFC 9110, 10.1.1).
+        answer = answer_to(registry, push + b" HTTP/1.0\r\n" + head + body)
+        assert answer.startswith(b"HTTP/1.0 201 ")
 
 
 # Bodies.

@@ -7,6 +7,7 @@ from werkzeug.routing import Rule
 
 from ..app import RegistryApp
 from ..map import RegistryMap
+from ..routes import RouteName
 from .manifests import MAX_MANIFEST, manifest_type, parse_manifest
 from .memory import MemoryStorage
 from .storage import (
@@ -97,14 +98,16 @@ def make_registry(
     _check_storage(storage, ReadStorage, "a registry")
     if blob_urls is not None:
         _check_storage(storage, SigningStorage, "blob_urls")
-    views = Views(cast(Storage, storage), page_size, max_chunk, blob_urls).by_endpoint()
+    views = Views(cast(Storage, storage), page_size, max_chunk, blob_urls)
+    by_endpoint = views.by_endpoint()
     taken = dict[tuple[str, str], Rule]()
     for rule in url_map.iter_rules():
-        if any(rule.endpoint == endpoint for endpoint, _ in views):
+        if any(rule.endpoint == endpoint for endpoint, _ in by_endpoint):
             if rule.methods is None:
                 raise TypeError(f"route {rule.rule!r} lists no methods, so it has no view")
             taken |= {(rule.endpoint, method): rule for method in rule.methods}
-    for (endpoint, method), view in views.items():
+    views.serves_referrers = (RouteName.REFERRERS, "GET") in taken
+    for (endpoint, method), view in by_endpoint.items():
         if (endpoint, method) in taken:
             if method != "GET":
                 route = taken[endpoint, method].rule

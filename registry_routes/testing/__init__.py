@@ -14,21 +14,25 @@ and `ServedRegistry.fail`. For pytest there is the fixture ``oci_registry``.
 
 import gzip
 import json
-import logging
-import socket
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+import ssl
+import sys
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from werkzeug.serving import DechunkedInput, WSGIRequestHandler, make_server
+from werkzeug.routing import Map
 
+from ..converters import DigestConverter
 from ..digests import digest_of
 from ..headers import IMAGE_MANIFEST
 from ..map import RegistryMap
 from ..reference import Reference
 from ..registry import Manifest, MemoryStorage, make_registry
 from .layers import (
+    SERVICE,
+    STORAGE,
+    TOKEN,
     BasicLogin,
     BearerLogin,
     Fault,
@@ -40,29 +44,30 @@ from .layers import (
     RecordedRequest,
     Recorder,
     RedirectedBlobs,
+    ScopeStatus,
     TokenField,
-    recorded_map,
+    TokenMethod,
+    UnfiredFault,
+    api_map,
+    layers_map,
 )
+from .lenient import LENIENT, LENIENT_DIGEST, LenientDigestConverter, MadeUpDigests
+from .server import Server
+from .storage import ServedStorage
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
+    from _typeshed.wsgi import WSGIApplication
 
-__all__ = ["Fault", "RecordedRequest", "ServedRegistry", "serve"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["LENIENT", "Fault", "RecordedRequest", "ServedRegistry", "UnfiredFault", "serve"]
 
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
-_HOST = "127.0.0.1"
 
 Auth: TypeAlias = Literal["basic", "bearer"]
 
 
 class ServedRegistry:
     """The registry that `serve` starts, for a test to talk to."""
-
-    host: str
-    """The host and the port, as in an image reference: ``127.0.0.1:54321``."""
 
     app: "WSGIApplication"
     """The registry as a WSGI application, to call without a socket, with `werkzeug.test.Client` or
@@ -73,18 +78,27 @@ class ServedRegistry:
     """The requests so far, in the order in which they came. ``requests.clear()`` forgets them."""
 
     def __init__(
-        self, host: str, recorder: Recorder, faults: Faults, storage: MemoryStorage | None
+        self, server: Server, recorder: Recorder, faults: Faults, storage: ServedStorage | None
     ) -> None:
-        self.host = host
         self.app = recorder
         self.requests = recorder.requests
+        self._server = server
         self._faults = faults
         self._storage = storage
 
     @property
+    def host(self) -> str:
+        """The host and the port, as in an image reference: ``127.0.0.1:54321``.
+
+        If `serve` chooses the port, the registry opens no socket before `host` or `url` is read.
+        """
+        return self._server.host
+
+    @property
     def url(self) -> str:
         """The URL of the registry, without ``/v2/``: ``http://127.0.0.1:54321``."""
-        return f"http://{self.host}"
+        scheme = "http" if self._server.ssl_context is None else "https"
+        return f"{scheme}://{self.host}"
 
     @property
     def storage(self) -> MemoryStorage:
@@ -112,9 +126,9 @@ class ServedRegistry:
         ...     [client.get("/v2/a/tags/list").status_code for _ in range(3)]
         [429, 429, 404]
 
-        :param endpoint: its name in the route table, such as ``blob``; or ``token``, the token
-            server; or ``storage``, to which `serve` redirects blobs.
-        :param method: the method that fails. GET does not include HEAD.
+        :param endpoint: its name in the route table, such as ``blob``, or in your application's
+            map; or ``token``, the token server; or ``storage``, to which `serve` redirects blobs.
+        :param method: the method that fails. GET includes HEAD, except where a body is cut short.
         :param what: what goes wrong:
 
             - an error of `registry_routes.errors`, or any `werkzeug.exceptions.HTTPException`: it
@@ -129,11 +143,29 @@ class ServedRegistry:
 
         Faults for the same endpoint and method follow one another in the order of the calls.
 
-        Raises `ValueError` or `TypeError` for any other argument.
+        Raises `ValueError` or `TypeError` for any other argument, and for an endpoint or a method
+        that no request can have.
         """
         self._faults.plan(endpoint, method, what, times)
 
-    def add_image(self, reference: str, layers: Sequence[bytes] = ()) -> str:
+    @property
+    def unfired(self) -> list[UnfiredFault]:
+        """The faults that still wait for requests, so that a test can tell whether they came.
+
+        >>> from werkzeug.test import Client
+        >>> with serve() as registry:
+        ...     registry.fail("tags", "GET", 503, times=2)
+        ...     status = Client(registry.app).get("/v2/a/tags/list").status_code
+        ...     [(fault.endpoint, fault.times) for fault in registry.unfired]
+        [('tags', 1)]
+
+        The fixture ``oci_registry`` fails a test that has passed while there are any.
+        """
+        return self._faults.unfired
+
+    def add_image(
+        self, reference: str, layers: Sequence[bytes] = (), *, digest: str | None = None
+    ) -> str:
         """Put an image into the registry, and return the digest of its manifest.
 
         >>> with serve() as registry:
@@ -142,11 +174,19 @@ class ServedRegistry:
 
         :param reference: the repository's name and a tag: ``library/nginx:latest``. The tag is
             ``latest`` if there is none.
-        :param layers: the content of each layer: an archive, gzipped or not. For clients that do
-            not unpack it, it can be any bytes.
+        :param layers: the content of each layer: any bytes. What begins like gzip or zstd has the
+            media type of it. The image's configuration lists the digest of each layer's content:
+            that of the bytes as they are if they are not compressed, or corrupt, or if they are
+            zstd and this Python cannot read it (before 3.14).
+        :param digest: a digest for the manifest, which need not be that of its content, in a
+            registry of the dialect `LENIENT`.
 
         Raises `ValueError` for a malformed reference, and for one with a digest.
         """
+        if digest is not None and self._storage is not None:
+            LENIENT_DIGEST.check(digest)
+            if self._storage.verifies:
+                raise ValueError("digest is for serve(url_map=RegistryMap(LENIENT))")
         parsed = self._parsed(reference)
         if parsed.digest is not None:
             raise ValueError(f"image {reference!r} must have a tag, not a digest")
@@ -164,13 +204,15 @@ class ServedRegistry:
             "layers": [self._add_blob(name, _layer_type(layer), layer) for layer in layers],
         }
         content = json.dumps(manifest).encode()
-        digest = digest_of(content)
+        digest = digest or digest_of(content)
         self.storage.put_manifest(name, digest, Manifest(IMAGE_MANIFEST, content), tags=[tag])
         return digest
 
     def _parsed(self, reference: str) -> Reference:
-        # The domain comes first, so that no part of the name is taken for one.
-        return Reference.parse(f"{self.host}/{reference.removeprefix(f'{self.host}/')}")
+        # The domain comes first, so that no part of the name is taken for one. Who has not read
+        # `host` cannot have written it.
+        host = self.host if self._server.is_listening else "localhost:0"
+        return Reference.parse(f"{host}/{reference.removeprefix(f'{host}/')}")
 
     def _add_blob(self, name: str, media_type: str, content: bytes) -> dict[str, Any]:
         digest = digest_of(content)
@@ -197,17 +239,30 @@ class ServedRegistry:
         return b"".join(blob.read(0, blob.size))
 
 
-def _is_gzipped(layer: bytes) -> bool:
-    return layer.startswith(b"\x1f\x8b")
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
 def _layer_type(layer: bytes) -> str:
-    return f"{_LAYER}+gzip" if _is_gzipped(layer) else _LAYER
+    if layer.startswith(_GZIP):
+        return f"{_LAYER}+gzip"
+    return f"{_LAYER}+zstd" if layer.startswith(_ZSTD) else _LAYER
 
 
 def _diff_id(layer: bytes) -> str:
-    """The digest of the layer without its compression (image-spec, "Layer DiffID")."""
-    return digest_of(gzip.decompress(layer) if _is_gzipped(layer) else layer)
+    """Return the digest of the layer without its compression (image-spec, "Layer DiffID").
+
+    If it cannot be decompressed, that is the digest of the bytes as they are.
+    """
+    if layer.startswith(_GZIP):
+        with suppress(EOFError, OSError, zlib.error):
+            return digest_of(gzip.decompress(layer))
+    if layer.startswith(_ZSTD) and sys.version_info >= (3, 14):
+        with suppress(ImportError):  # a Python that was built without it
+            from compression import zstd
+
+            with suppress(zstd.ZstdError):
+                return digest_of(zstd.decompress(layer))
+    return digest_of(layer)
 
 
 @contextmanager
@@ -217,14 +272,21 @@ def serve(
     port: int = 0,
     users: Mapping[str, str] | None = None,
     auth: Auth | None = None,
+    anonymous_pull: bool = False,
+    service: str = SERVICE,
     token_field: TokenField = "token",  # noqa: S107 - it is not a password
+    token_method: TokenMethod | None = None,
+    granted_actions: Collection[str] | None = None,
+    scope_status: ScopeStatus = 401,
     location: LocationForm | None = None,
     redirect_blobs: bool = False,
     single_post: bool = True,
     page_size: int | None = None,
     min_chunk: int = 0,
     max_chunk: int | None = None,
+    like_docker_registry: bool = False,
     url_map: RegistryMap | None = None,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> Iterator[ServedRegistry]:
     """Serve a registry on 127.0.0.1, in threads of this process, until the ``with`` block ends.
 
@@ -233,13 +295,23 @@ def serve(
     '127.0.0.1'
 
     :param app: the WSGI application to serve; a registry in memory if there is none.
-    :param port: the port; 0 for a free one.
+    :param port: the port; 0 for a free one, which is chosen when `ServedRegistry.host` or
+        `ServedRegistry.url` is first read.
     :param users: the passwords of the users, by their names.
     :param auth: how clients log in: with ``"basic"``, or with a token, ``"bearer"``, for which the
         registry is also the token server. The users may do anything. If there are no users, anyone
         gets a token to pull.
+    :param anonymous_pull: whether anyone may pull, although there are users. A GET of ``/v2/``
+        still asks for a login, because many clients learn there how to log in.
+    :param service: what the token server calls the registry, in its challenges and in the requests
+        for a token.
     :param token_field: where the token server puts the token in its answer to a GET: ``"token"``
         or ``"access_token"``. (To the POST of OAuth2 it is always ``"access_token"``.)
+    :param token_method: the only method that the token server takes, ``"GET"`` or ``"POST"``; by
+        default both. Without a name and a password, only a GET gets a token.
+    :param granted_actions: the most that a token allows, such as ``["pull"]``, whatever the client
+        asks for; by default, the users get all that they ask for.
+    :param scope_status: the status where a token's scopes are too small: 401 or 403.
     :param location: the form of each ``Location``. ``"absolute"`` is a whole URL, and
         ``"relative"`` is a path. ``"opaque"`` is a path too, but for an upload it is outside the
         API, and it has a query without which the upload does not go on. `None` leaves what the
@@ -250,13 +322,23 @@ def serve(
     :param page_size: the maximum number of results in a page of a list.
     :param min_chunk: the minimum size of a chunk in bytes; the last one may be smaller.
     :param max_chunk: the maximum size of a chunk in bytes.
+    :param like_docker_registry: whether to list repositories as docker-registry 2.8 does: the
+        catalog has those that have only blobs, and the tags of one that never had any are a 404.
     :param url_map: the routes. The default is ``app.url_map``, if that is a `RegistryMap`, and
         otherwise a new one. ``RegistryMap(dialect=OCI_1_1.subset(…))`` makes a registry that is
-        read-only, or has no referrers.
+        read-only, or has no referrers. ``RegistryMap(dialect=LENIENT)`` takes digests that a test
+        made up, such as ``sha256:0cd1ee2a9e``: `ServedRegistry.add_image` and the storage then
+        take any digest for any content, but pushes by HTTP are still verified.
+    :param ssl_context: serve TLS with the certificate of this `ssl.SSLContext`. `redirect_blobs`
+        needs it to be valid for ``localhost`` as well as for 127.0.0.1.
 
     Raises `ValueError` for an option that is out of range, or that does not go together with
-    another, and `OSError` if the port is taken.
+    another, `TypeError` for an `ssl_context` of another type, and `OSError` if the port is taken.
     """
+    if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):
+        raise TypeError(f"ssl_context {ssl_context!r:.100} is not an ssl.SSLContext")
+    if ssl_context is not None and ssl_context.protocol == ssl.PROTOCOL_TLS_CLIENT:
+        raise ValueError("ssl_context is for clients: it needs ssl.PROTOCOL_TLS_SERVER")
     if not 0 <= port <= 65535:
         raise ValueError(f"port {port!r} must be 0 to 65535")
     if auth not in (None, "basic", "bearer"):
@@ -265,8 +347,26 @@ def serve(
         raise ValueError("users must have a way to log in: auth='basic' or auth='bearer'")
     if auth == "basic" and not users:
         raise ValueError("auth 'basic' must have users")
-    if token_field not in ("token", "access_token"):
-        raise ValueError(f"token_field {token_field!r} must be 'token' or 'access_token'")
+    if anonymous_pull and auth is None:
+        raise ValueError("anonymous_pull needs a login that others use: auth='basic' or 'bearer'")
+    for name, value, default, values in (
+        ("service", service, SERVICE, ()),
+        ("token_field", token_field, "token", ("token", "access_token")),
+        ("token_method", token_method, None, ("GET", "POST")),
+        ("granted_actions", granted_actions, None, ()),
+        ("scope_status", scope_status, 401, (401, 403)),
+    ):
+        if value != default and auth != "bearer":
+            raise ValueError(f"{name} is for a token server: auth='bearer'")
+        if value != default and values and value not in values:
+            raise ValueError(f"{name} {value!r} is not {values[0]!r} or {values[1]!r}")
+    if not (service.isascii() and service.isprintable() and service.strip()):
+        raise ValueError(f"service {service!r} is empty or has characters that no header can carry")
+    if isinstance(granted_actions, str):
+        raise TypeError(f"granted_actions {granted_actions!r} is one string, not several actions")
+    without_password = anonymous_pull or not users
+    if token_method == "POST" and without_password:  # noqa: S105 - it is not a password
+        raise ValueError("token_method 'POST' gives no tokens without a password: only GET does")
     if min_chunk < 0:
         raise ValueError(f"min_chunk {min_chunk!r} must be 0 or more")
     if max_chunk is not None and max_chunk < min_chunk:
@@ -274,114 +374,61 @@ def serve(
     if location not in (None, "absolute", "relative", "opaque"):
         raise ValueError(f"location {location!r} must be 'absolute', 'relative' or 'opaque'")
     storage = None
-    if url_map is None:
-        of_app = getattr(app, "url_map", None)
-        url_map = of_app if isinstance(of_app, RegistryMap) else RegistryMap()
     if app is None:
-        storage = MemoryStorage()
-        app = make_registry(
-            storage,
-            url_map=url_map,
-            page_size=page_size,
-            max_chunk=max_chunk,
+        storage = ServedStorage(like_docker_registry=like_docker_registry)
+        registry = make_registry(storage, url_map=url_map, page_size=page_size, max_chunk=max_chunk)
+        app = registry
+        converter = registry.url_map.dialect.converters.get("digest", DigestConverter)
+        if issubclass(converter, LenientDigestConverter):
+            storage = storage.without_verifying()
+            app = MadeUpDigests(app, storage, registry.url_map)
+            url_map = registry.url_map
+    elif (page_size, max_chunk, like_docker_registry) != (None, None, False):
+        raise ValueError(
+            "page_size, max_chunk and like_docker_registry are for the registry in memory, "
+            "not for an app"
         )
-    elif (page_size, max_chunk) != (None, None):
-        raise ValueError("page_size and max_chunk are for the registry in memory, not for an app")
-    url_map = recorded_map(url_map.dialect, url_map.table.prefix)
+    of_app = getattr(app, "url_map", None) if url_map is None else url_map
+    known = of_app if isinstance(of_app, RegistryMap) else RegistryMap()
+    api = api_map(known.dialect, known.table.prefix)
+    token_methods = [token_method] if token_method else ["GET", "POST"]
+    of_layers = layers_map(
+        token_methods if auth == "bearer" else [],
+        storage=redirect_blobs,
+        uploads=location == "opaque",
+        converters=known.dialect.converters,
+    )
+    maps = [of_layers, of_app, api] if isinstance(of_app, Map) else [of_layers, api]
+    own = {rule.endpoint for rule in maps[1].iter_rules()}
+    for rule in of_layers.iter_rules():
+        if rule.endpoint in own and rule.endpoint in (TOKEN, STORAGE):
+            raise ValueError(f"endpoint {rule.endpoint!r} of the app is one that an option adds")
     if min_chunk:
         app = MinimumChunks(app, min_chunk)
     if not single_post:
         app = NoSinglePost(app)
     if redirect_blobs:
-        app = RedirectedBlobs(app, url_map)
+        app = RedirectedBlobs(app, api)
     if location is not None:
-        app = Locations(app, location, url_map)
+        app = Locations(app, location, api)
     if auth == "basic":
-        app = BasicLogin(app, users or {})
+        app = BasicLogin(app, users or {}, anonymous_pull)
     if auth == "bearer":
-        app = BearerLogin(app, users or {}, token_field)
-    faults = Faults(app, url_map)
-    recorder = Recorder(faults, url_map)
-    with _listening(recorder, port) as host:
-        try:
-            yield ServedRegistry(host, recorder, faults, storage)
-        finally:
-            faults.stop()
-
-
-@contextmanager
-def _listening(app: "WSGIApplication", port: int) -> Iterator[str]:
-    """Serve `app` in threads of this process, and yield the host and the port."""
-    connections: set[socket.socket] = set()
-
-    class Handler(_Handler):
-        def setup(self) -> None:
-            super().setup()
-            connections.add(self.connection)
-
-        def finish(self) -> None:
-            connections.discard(self.connection)
-            super().finish()
-
-    stopping = threading.Event()
-
-    def accept() -> None:
-        while not stopping.is_set():
-            server.handle_request()  # it starts a thread for each connection
-
-    with (
-        # If the port is taken, Werkzeug would end the process.
-        socket.create_server((_HOST, port), backlog=128) as listener,
-        make_server(
-            _HOST, port, app, threaded=True, request_handler=Handler, fd=listener.fileno()
-        ) as server,
-    ):
-        thread = threading.Thread(target=accept, daemon=True)
-        thread.start()
-        try:
-            yield f"{_HOST}:{server.port}"
-        finally:
-            stopping.set()
-            socket.create_connection((_HOST, server.port)).close()  # ends the wait in accept()
-            thread.join()
-            for connection in list(connections):  # of clients that send nothing, or wait
-                with suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-
-
-class _Handler(WSGIRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def make_environ(self) -> "WSGIEnvironment":
-        environ = super().make_environ()
-        if environ.get("wsgi.input_terminated"):  # a chunked body
-            environ["wsgi.input"] = DechunkedInput(_Whole(self.rfile))  # type: ignore[arg-type]
-        return environ
-
-    def connection_dropped(self, error: BaseException, environ: Any = None) -> None:
-        self.close_connection = True  # otherwise it would wait for the next request
-
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        self.log("info", "%r %s", self.requestline, code)
-
-    def log(self, type: str, message: str, *args: Any) -> None:
-        _log.info(message, *args)
-
-
-class _Whole:
-    """A file that raises an error if it ends too early.
-
-    Without it, Werkzeug would fill up a chunk that is cut short.
-    """
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-
-    def read(self, size: int) -> bytes:
-        content = self.file.read(size)
-        if len(content) < size:
-            raise ConnectionResetError("the client has closed the connection amid a chunk")
-        return content
-
-    def readline(self, limit: int = -1) -> bytes:
-        return self.file.readline(limit)
+        app = BearerLogin(
+            app,
+            users or {},
+            without_password,
+            service,
+            token_field,
+            token_method,
+            granted_actions,
+            scope_status,
+        )
+    faults = Faults(app, maps)
+    recorder = Recorder(faults, maps)
+    server = Server(recorder, port, ssl_context)
+    try:
+        yield ServedRegistry(server, recorder, faults, storage)
+    finally:
+        faults.stop()
+        server.stop()

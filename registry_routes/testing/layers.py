@@ -9,6 +9,7 @@ If all of them are used, they are, from the outermost to the innermost:
 5. `RedirectedBlobs`: redirects clients to another origin for the content of a blob.
 6. `NoSinglePost`: makes clients push a blob with a POST and a PUT, not with a single POST.
 7. `MinimumChunks`: refuses chunks that are too small.
+8. `lenient.MadeUpDigests`: serves content under digests that the registry's views refuse.
 
 The application comes last. All but the first get the recorded request from `request_of`.
 """
@@ -16,18 +17,20 @@ The application comes last. All but the first get the recorded request from `req
 import json
 import secrets
 import threading
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from urllib.parse import quote, unquote, unquote_plus, urljoin, urlsplit
 
 from werkzeug.datastructures import Authorization, Headers, MultiDict
-from werkzeug.exceptions import BadRequest, HTTPException
-from werkzeug.routing import Rule
+from werkzeug.exceptions import BadRequest, HTTPException, MethodNotAllowed
+from werkzeug.routing import BaseConverter, Map, MapAdapter, Rule
 from werkzeug.wrappers import Request, Response
 
 from .. import errors
@@ -49,20 +52,40 @@ SERVICE = "registry"  # what the token server calls the registry; also the realm
 
 
 @lru_cache(maxsize=16)
-def recorded_map(dialect: Dialect, prefix: str) -> RegistryMap:
-    """The map that tells what a recorded request is: every route of the API, with any method.
+def api_map(dialect: Dialect, prefix: str) -> RegistryMap:
+    """Return a map of the whole API.
 
-    It also has what this registry does not serve, because a test wants to know who asks for that.
+    It includes routes that the registry does not serve, so that those requests are recorded too.
     """
-    routes = [replace(route, methods=None) for route in (*dialect.routes, *dialect.left_out)]
-    whole = Dialect(dialect.name, tuple(routes), dialect.converters)
-    others = [
-        Rule("/token", endpoint=TOKEN),
-        Rule("/storage/<repository:name>/<digest:digest>", endpoint=STORAGE),
-        Rule("/uploads/<repository:name>/<upload_id:uuid>", endpoint=RouteName.BLOB_UPLOAD_CHUNK),
+    routes = [*dialect.routes, *dialect.left_out]
+    paths = {route.path for route in routes if route.methods != ()}
+    routes = [
+        route if route.methods != () else replace(route, methods=None)
+        for route in routes
+        if route.methods != () or route.path not in paths
     ]
-    converters = {**CONVERTERS, **dialect.converters}
-    return RegistryMap(whole, prefix=prefix, rules=others, converters=converters)
+    return RegistryMap(Dialect(dialect.name, tuple(routes), dialect.converters), prefix=prefix)
+
+
+def layers_map(
+    token_methods: Sequence[str],
+    *,
+    storage: bool,
+    uploads: bool,
+    converters: Mapping[str, type[BaseConverter]],
+) -> Map:
+    """Return a map of the paths that the layers add to those of the application."""
+    rules = []
+    if token_methods:
+        rules.append(Rule("/token", endpoint=TOKEN, methods=token_methods))
+    if storage:
+        path = "/storage/<repository:name>/<digest:digest>"
+        rules.append(Rule(path, endpoint=STORAGE, methods=["GET"]))
+    if uploads:
+        path = "/uploads/<repository:name>/<upload_id:uuid>"
+        methods = ["GET", "PATCH", "PUT", "DELETE"]
+        rules.append(Rule(path, endpoint=RouteName.BLOB_UPLOAD_CHUNK, methods=methods))
+    return Map(rules, converters={**CONVERTERS, **converters})
 
 
 @dataclass
@@ -73,10 +96,11 @@ class RecordedRequest:
     """``GET``, ``PUT`` and so on."""
 
     endpoint: str | None
-    """The endpoint's name in the map, such as ``manifest``; or ``token``, the token server; or
-    ``storage``, to which blobs are redirected. `None` for any other path."""
+    """The endpoint's name in the map, such as ``manifest``, or that of a rule of your application;
+    or ``token``, the token server; or ``storage``, to which blobs are redirected. `None` for any
+    other path."""
 
-    values: Mapping[str, str]
+    values: Mapping[str, Any]
     """The values in the path: ``name``, ``tag``, ``digest``, ``uuid``."""
 
     path: str
@@ -103,17 +127,20 @@ def request_of(environ: "WSGIEnvironment") -> RecordedRequest:
 
 
 class Recorder:
-    """Records requests, in the order in which they come."""
+    """Records requests, in the order in which they come.
 
-    def __init__(self, app: "WSGIApplication", url_map: RegistryMap) -> None:
+    Of the maps, the first that has the path and the method says what a request is.
+    """
+
+    def __init__(self, app: "WSGIApplication", maps: Sequence[Map]) -> None:
         self.app = app
-        self.url_map = url_map
+        self.maps = maps
         self.requests: list[RecordedRequest] = []
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        request = self._recorded(environ)
+        request = self._record(environ)
         self.requests.append(request)
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
@@ -127,15 +154,29 @@ class Recorder:
             response.headers["Docker-Distribution-API-Version"] = "registry/2.0"
             return response(environ, start)
 
-    def _recorded(self, environ: "WSGIEnvironment") -> RecordedRequest:
+    def _record(self, environ: "WSGIEnvironment") -> RecordedRequest:
         sent = Request(environ)
-        try:
-            found, values = self.url_map.bind_to_environ(environ).match()
-            endpoint = str(found)
-        except HTTPException:
-            endpoint, values = None, {}
+        endpoint, values = self._match(environ)
         headers = Headers(list(sent.headers))
-        return RecordedRequest(sent.method, endpoint, dict(values), sent.path, sent.args, headers)
+        return RecordedRequest(sent.method, endpoint, values, sent.path, sent.args, headers)
+
+    def _match(self, environ: "WSGIEnvironment") -> tuple[str | None, dict[str, Any]]:
+        other_methods: list[tuple[MapAdapter, str]] = []
+        for url_map in self.maps:
+            adapter = url_map.bind_to_environ(environ)
+            try:
+                endpoint, values = adapter.match()
+            except MethodNotAllowed as error:
+                other_methods += [(adapter, method) for method in error.valid_methods or ()]
+            except HTTPException:
+                continue
+            else:
+                return str(endpoint), dict(values)
+        for adapter, method in other_methods:
+            with suppress(HTTPException):
+                endpoint, values = adapter.match(method=method)
+                return str(endpoint), dict(values)
+        return None, {}
 
 
 def _path_info(url_map: RegistryMap, endpoint: str, values: Mapping[str, str]) -> str:
@@ -147,39 +188,76 @@ def _path_info(url_map: RegistryMap, endpoint: str, values: Mapping[str, str]) -
 Fault: TypeAlias = HTTPException | int | timedelta | Literal["body cut short", "connection closed"]
 
 
+class UnfiredFault(NamedTuple):
+    """A fault that still waits for requests."""
+
+    endpoint: str
+    method: str
+    what: Fault
+    times: int | None
+    """How many more requests it would fail; `None` for all of them, if there has been none."""
+
+
 @dataclass
 class _PlannedFault:
     endpoint: str
     method: str
     what: Fault
     times: int | None
+    has_fired: bool = False
+
+    def fits(self, request: RecordedRequest) -> bool:
+        methods = [self.method]
+        if self.method == "GET" and self.what != "body cut short":
+            methods.append("HEAD")
+        return request.endpoint == self.endpoint and request.method in methods
 
 
 class Faults:
     """Fails the requests that it was told to fail."""
 
-    def __init__(self, app: "WSGIApplication", url_map: RegistryMap) -> None:
+    def __init__(self, app: "WSGIApplication", maps: Iterable[Map]) -> None:
         self.app = app
-        self._endpoints = {str(rule.endpoint) for rule in url_map.iter_rules()}
+        self._methods: dict[str, set[str] | None] = {}
+        """The methods of each endpoint; `None` for any method."""
+        for rule in chain.from_iterable(url_map.iter_rules() for url_map in maps):
+            methods = self._methods.setdefault(str(rule.endpoint), set())
+            if methods is not None and rule.methods is not None:
+                methods |= rule.methods
+            else:
+                self._methods[str(rule.endpoint)] = None
         self._planned: list[_PlannedFault] = []
         self._lock = threading.Lock()
         self._stopped = threading.Event()
 
     def plan(self, endpoint: str, method: str, what: Fault, times: int | None) -> None:
         """Make requests fail; see `testing.ServedRegistry.fail`."""
-        if endpoint not in self._endpoints:
-            known = ", ".join(sorted(self._endpoints))
-            raise ValueError(f"endpoint {endpoint!r} must be one of {known}")
+        if endpoint not in self._methods:
+            known = ", ".join(sorted(self._methods))
+            raise ValueError(f"endpoint {endpoint!r} is not served; these are: {known}")
+        if not isinstance(method, str):
+            raise TypeError(f"method {method!r} is not a string")
+        taken = self._methods[endpoint]
+        if taken is not None and method.upper() not in taken:
+            known = ", ".join(sorted(taken))
+            raise ValueError(f"endpoint {endpoint!r} does not take {method!r}, only {known}")
+        if times is not None and not isinstance(times, int):
+            raise TypeError(f"times {times!r} is neither an int nor None")
         if times is not None and times < 1:
             raise ValueError(f"times {times!r} must be 1 or more, or None for every time")
-        if isinstance(what, int) and not 400 <= what <= 599:
-            raise ValueError(f"status {what!r} must be that of an error, 400 to 599")
-        if isinstance(what, str) and what not in ("body cut short", "connection closed"):
-            raise ValueError(f"fault {what!r} must be 'body cut short' or 'connection closed'")
-        if not isinstance(what, HTTPException | int | timedelta | str):
-            raise TypeError(f"fault {what!r} must be an error, a status, a timedelta or a string")
+        _check_fault(what)
         with self._lock:
             self._planned.append(_PlannedFault(endpoint, method.upper(), what, times))
+
+    @property
+    def unfired(self) -> list[UnfiredFault]:
+        """The faults that still wait for requests."""
+        with self._lock:
+            return [
+                UnfiredFault(fault.endpoint, fault.method, fault.what, fault.times)
+                for fault in self._planned
+                if fault.times is not None or not fault.has_fired
+            ]
 
     def stop(self) -> None:
         """End all delays."""
@@ -188,7 +266,8 @@ class Faults:
     def _next(self, request: RecordedRequest) -> Fault | None:
         with self._lock:
             for fault in self._planned:
-                if (fault.endpoint, fault.method) == (request.endpoint, request.method):
+                if fault.fits(request):
+                    fault.has_fired = True
                     if fault.times is not None:
                         fault.times -= 1
                         if not fault.times:
@@ -213,6 +292,24 @@ class Faults:
         return self.app(environ, start_response)
 
 
+def _check_fault(what: object) -> None:
+    """Raise an error for anything that is not a `Fault`, or that would change nothing."""
+    if isinstance(what, HTTPException):
+        if what.code is None and what.response is None:
+            raise ValueError(f"error {what!r} has no status")
+    elif isinstance(what, int):
+        if not 400 <= what <= 599:
+            raise ValueError(f"status {what!r} must be that of an error, 400 to 599")
+    elif isinstance(what, str):
+        if what not in ("body cut short", "connection closed"):
+            raise ValueError(f"fault {what!r} must be 'body cut short' or 'connection closed'")
+    elif isinstance(what, timedelta):
+        if what <= timedelta():
+            raise ValueError(f"delay {what!r} is not longer than nothing")
+    else:
+        raise TypeError(f"fault {what!r} must be an error, a status, a timedelta or a string")
+
+
 def _page(status: int) -> Response:
     """An HTML page, as a proxy sends it, instead of the registry's JSON."""
     known = {one.value: one.phrase for one in HTTPStatus}
@@ -223,7 +320,10 @@ def _page(status: int) -> Response:
 def _cut_short(
     app: "WSGIApplication", environ: "WSGIEnvironment", start_response: "StartResponse"
 ) -> Iterable[bytes]:
-    response = Response.from_app(app, environ, buffered=True)
+    try:
+        response = Response.from_app(app, environ, buffered=True)
+    except HTTPException as error:
+        response = error_response(error, environ)
     content = response.get_data()
     if not content or environ["REQUEST_METHOD"] == "HEAD":
         raise ConnectionAbortedError("the registry has closed the connection: no body to cut short")
@@ -250,40 +350,73 @@ def _checked(name: str | None, password: str | None, users: Mapping[str, str]) -
     return name if name is not None and name in users and users[name] == password else None
 
 
-class BasicLogin:
-    """Requires a name and a password of each request."""
+def _needed_by(request: RecordedRequest) -> list[Scope]:
+    return required_scopes(
+        request.endpoint or RouteName.BASE, request.method, request.values, request.args
+    )
 
-    def __init__(self, app: "WSGIApplication", users: Mapping[str, str]) -> None:
+
+class BasicLogin:
+    """Requires a name and a password of each request, except perhaps of those that only pull."""
+
+    def __init__(
+        self, app: "WSGIApplication", users: Mapping[str, str], anonymous_pull: bool
+    ) -> None:
         self.app = app
         self.users = users
+        self.anonymous_pull = anonymous_pull
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        user = _user_of(_authorization(environ), self.users)
-        if user is None and request_of(environ).endpoint != STORAGE:
+        request = request_of(environ)
+        given = _authorization(environ)
+        if (
+            _user_of(given, self.users) is None
+            and request.endpoint != STORAGE
+            and not (self.anonymous_pull and _is_anonymous(given) and _is_pull(request))
+        ):
             raise errors.Unauthorized(challenge=Challenge("basic", {"realm": SERVICE}))
         return self.app(environ, start_response)
 
 
+def _is_anonymous(given: Authorization | None) -> bool:
+    """Return whether a client names nobody: skopeo then sends an empty name and password."""
+    return given is None or (given.type == "basic" and not given.username and not given.password)
+
+
+def _is_pull(request: RecordedRequest) -> bool:
+    needed = _needed_by(request)
+    return bool(needed) and all(
+        (scope.type, scope.actions) == ("repository", ("pull",)) for scope in needed
+    )
+
+
 TokenField: TypeAlias = Literal["token", "access_token"]
+TokenMethod: TypeAlias = Literal["GET", "POST"]
+ScopeStatus: TypeAlias = Literal[401, 403]
 
 
+@dataclass(eq=False)
 class BearerLogin:
     """Requires a token that allows the request; it is also the token server.
 
     (Docker token authentication specification, and its OAuth2 form.) The users get tokens for
-    whatever they ask for. Others get no token. But if there are no users, anyone gets one to pull.
+    whatever they ask for, unless `granted_actions` limits it. With `anonymous_pull`, anyone gets a
+    token to pull.
     """
 
-    def __init__(
-        self, app: "WSGIApplication", users: Mapping[str, str], token_field: TokenField
-    ) -> None:
-        self.app = app
-        self.users = users
-        self.token_field = token_field
-        self._granted: dict[str, list[Scope]] = {}
-        self._refreshed: dict[str, str] = {}  # the user of each refresh token
+    app: "WSGIApplication"
+    users: Mapping[str, str]
+    anonymous_pull: bool
+    service: str
+    token_field: TokenField
+    token_method: TokenMethod | None
+    granted_actions: Collection[str] | None
+    scope_status: ScopeStatus
+    _granted: dict[str, list[Scope]] = field(default_factory=dict, init=False)
+    _refreshed: dict[str, str] = field(default_factory=dict, init=False)
+    """The user of each refresh token."""
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
@@ -296,9 +429,8 @@ class BearerLogin:
         return self.app(environ, start_response)
 
     def _check(self, request: RecordedRequest, environ: "WSGIEnvironment") -> None:
-        needed = required_scopes(
-            request.endpoint or RouteName.BASE, request.method, request.values, request.args
-        )
+        """Raise the error for a request without a token that allows it."""
+        needed = _needed_by(request)
         given = _authorization(environ)
         granted = None
         if given is not None and given.type == "bearer":
@@ -307,23 +439,28 @@ class BearerLogin:
             return
         # RFC 6750, 3.1: if the request has no token, the challenge should not have an error.
         error = None if given is None else "invalid_token"
-        raise errors.Unauthorized(
+        refusal = errors.Unauthorized(
             realm=f"{Request(environ).root_url}token",
-            service=SERVICE,
+            service=self.service,
             scope=needed,
             error=error if granted is None else "insufficient_scope",
         )
+        if granted is not None and self.scope_status == 403:
+            raise errors.Denied("the token's scopes are too small", headers=refusal.headers)
+        raise refusal
 
     def _answer(self, request: Request) -> Response:
+        only = self.token_method
+        methods = ["GET", "POST"] if only is None else [only]
+        if request.method not in methods:
+            raise errors.Unsupported(valid_methods=methods)
         if request.method == "POST":
             return self._token(request.form, self._user_of_form(request.form), "access_token")
-        if request.method == "GET":
-            return self._token(request.args, self._user_of_get(request), self.token_field)
-        raise errors.Unsupported(valid_methods=["GET", "POST"])
+        return self._token(request.args, self._user_of_get(request), self.token_field)
 
-    def _token(self, sent: MultiDict[str, str], user: str | None, field: str) -> Response:
-        if sent.get("service") != SERVICE:
-            raise BadRequest(f"service must be {SERVICE!r}, as the challenge says")
+    def _token(self, sent: MultiDict[str, str], user: str | None, answer_field: str) -> Response:
+        if sent.get("service") != self.service:
+            raise BadRequest(f"service must be {self.service!r}, as the challenge says")
         try:
             granted = self._scopes_for(user, parse_scopes(" ".join(sent.getlist("scope"))))
         except ValueError as error:
@@ -331,7 +468,7 @@ class BearerLogin:
         token = secrets.token_urlsafe()
         self._granted[token] = granted
         answer: dict[str, Any] = {
-            field: token,
+            answer_field: token,
             "scope": " ".join(map(str, granted)),
             "expires_in": 3600,
             "issued_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -343,7 +480,7 @@ class BearerLogin:
         return Response(json.dumps(answer), mimetype="application/json")
 
     def _user_of_get(self, request: Request) -> str | None:
-        if request.authorization is None and not self.users:
+        if request.authorization is None and self.anonymous_pull:
             return None
         return self._known(_user_of(request.authorization, self.users))
 
@@ -362,9 +499,17 @@ class BearerLogin:
         return user
 
     def _scopes_for(self, user: str | None, asked: list[Scope]) -> list[Scope]:
-        if user is not None:
-            return asked
-        return [replace(scope, actions=("pull",)) for scope in asked if "pull" in scope.actions]
+        """Return what a user, or anyone, is granted of the scopes that were asked for."""
+        limits = [self.granted_actions, ["pull"] if user is None else None]
+        granted = [
+            replace(scope, actions=tuple(filter(partial(_allow, limits), scope.actions)))
+            for scope in asked
+        ]
+        return [scope for scope in granted if scope.actions]
+
+
+def _allow(limits: Iterable[Collection[str] | None], action: str) -> bool:
+    return all(limit is None or action in limit for limit in limits)
 
 
 # How other registries behave.

@@ -1,0 +1,255 @@
+"""Blobs of the proxy of the examples: one fetch that many clients share, and what they get of it."""
+
+import gzip
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sharing import Fetch, Fetches, Source
+from werkzeug.exceptions import BadGateway
+from werkzeug.test import Client
+
+from registry_routes.digests import digest_of
+from registry_routes.testing import ServedRegistry, serve
+
+from .proxies import (
+    BLOB,
+    LATEST,
+    LAYER,
+    SMALL,
+    SMALL_BLOB,
+    ProxyClient,
+    Slow,
+    all_at_once,
+    canned,
+    read_some,
+    registry,
+    requests_to,
+    slow,
+)
+
+
+def test_concurrent_requests_share_one_fetch(upstream: ServedRegistry, proxy: ProxyClient) -> None:
+    for endpoint in "blob", "manifest":  # so that all are there before it comes
+        upstream.fail(endpoint, "GET", timedelta(seconds=0.1))
+    digests = all_at_once(40, lambda: digest_of(Client(proxy.app).get(BLOB, buffered=True).data))
+    assert set(digests) == {digest_of(LAYER)}
+    proxy.wait_until_done()
+    assert proxy.get(BLOB).data == LAYER
+    assert requests_to(upstream) == [("GET", "blob")]
+    statuses = all_at_once(20, lambda: Client(proxy.app).get(LATEST).status_code)
+    assert statuses == [200] * 20
+    assert requests_to(upstream).count(("GET", "manifest")) == 1
+
+
+def test_blob_is_served_while_it_arrives() -> None:
+    source = Slow()
+    with slow(source) as proxy:
+        first, second = (proxy.client.get(BLOB) for _ in range(2))
+        assert first.content_length == len(LAYER)
+        for response in first, second:
+            begin = read_some(response, 500_000)
+            assert LAYER.startswith(begin)
+            assert len(begin) < len(LAYER)
+        resumed = proxy.client.get(BLOB, headers={"Range": "bytes=400000-449999"})
+        assert resumed.status_code == 206
+        assert resumed.headers["Content-Range"] == f"bytes 400000-449999/{len(LAYER)}"
+        assert resumed.data == LAYER[400000:450000]
+        beyond = proxy.get(BLOB, headers={"Range": f"bytes={len(LAYER)}-"})
+        assert (beyond.status_code, beyond.headers["Content-Range"]) == (
+            416,
+            f"bytes */{len(LAYER)}",
+        )
+        source.go_on.set()
+        assert proxy.get(BLOB, headers={"Range": "bytes=-7"}).data == LAYER[-7:]
+        assert proxy.get(BLOB).data == LAYER
+        for response in first, second, resumed:
+            response.close()
+        proxy.wait_until_done()
+        assert len(source.begun) == 1
+        assert proxy.has_blob(digest_of(LAYER))
+
+
+@pytest.mark.parametrize("range_", [None, "bytes=0-"])
+@pytest.mark.parametrize("says_length", [True, False])
+@pytest.mark.parametrize("size", [0, 1, 1000, len(LAYER)])
+def test_no_client_gets_the_whole_of_a_wrong_blob(
+    size: int, says_length: bool, range_: str | None
+) -> None:
+    content = LAYER[:size]
+    wrong = content[:-1] + bytes([~content[-1] & 255]) if content else b""
+    source = Slow(wrong, says_length=says_length)
+    source.go_on.set()
+    path = f"/v2/library/nginx/blobs/{digest_of(content or b'not empty')}"
+    with slow(source) as proxy:
+        response = proxy.client.get(path, headers={"Range": range_} if range_ else {})
+        if size == len(LAYER) and says_length:
+            with pytest.raises(BrokenPipeError):
+                _ = response.data
+            assert response.status_code == (206 if range_ else 200)
+        else:
+            has_no_range = range_ and says_length and not size
+            assert response.status_code == (416 if has_no_range else 502)
+        response.close()
+        proxy.wait_until_done()
+        assert not proxy.has_blob(path.rpartition("/")[2])
+
+
+def test_blob_that_is_cut_short_is_not_kept(upstream: ServedRegistry, proxy: ProxyClient) -> None:
+    for path, content in (BLOB, LAYER), (SMALL_BLOB, SMALL):
+        upstream.fail("blob", "GET", "body cut short")
+        response = proxy.client.get(path)
+        if content is LAYER:
+            with pytest.raises(BrokenPipeError):
+                _ = response.data
+        else:
+            assert response.status_code == 502
+        response.close()
+        proxy.wait_until_done()
+        assert not proxy.has_blob(digest_of(content))
+        assert proxy.get(path).data == content
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Encoding": "gzip", "Content-Length": str(len(gzip.compress(LAYER, 0, mtime=0)))},
+        {"Transfer-Encoding": "chunked", "Content-Length": "5"},
+        {"Content-Length": "nonsense"},
+        {},
+    ],
+)
+def test_meaningless_length_is_ignored(headers: dict[str, str]) -> None:
+    content = gzip.compress(LAYER, 0, mtime=0) if "Content-Encoding" in headers else LAYER
+    proxy, _ = canned({BLOB: (200, headers, content)})
+    response = proxy.get(BLOB)
+    assert (response.status_code, response.data) == (200, LAYER)
+    assert response.content_length == len(LAYER)
+
+
+def test_fetch_ends_when_its_last_client_has_left() -> None:
+    source = Slow()
+    with slow(source) as proxy:
+        leaving = proxy.client.get(BLOB)
+        read_some(leaving, 500_000)  # now the fetch waits for the second half
+        leaving.close()
+        again = proxy.client.get(BLOB)  # before the fetch has ended
+        source.go_on.set()
+        assert again.data == LAYER
+        again.close()
+        assert len(source.begun) == 1
+        proxy.wait_until_done()
+        assert proxy.has_blob(digest_of(LAYER))
+    source = Slow(bytes(30_000_000))
+    with slow(source) as proxy:
+        leaving = proxy.client.get(SMALL_BLOB)
+        read_some(leaving, 1)
+        leaving.close()
+        source.go_on.set()
+        assert source.ended.wait(5)
+        assert source.sent < len(source.content) * 0.8  # the kernel takes some of it
+        proxy.wait_until_done()
+
+
+@given(
+    blocks=st.lists(st.binary(min_size=1, max_size=9), max_size=6),
+    is_wrong=st.booleans(),
+    says_size=st.booleans(),
+    ranges=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 60)), min_size=1, max_size=4),
+)
+def test_every_reader_gets_its_range_or_an_error(
+    blocks: list[bytes], is_wrong: bool, says_size: bool, ranges: list[tuple[int, int]]
+) -> None:
+    whole, kept = b"".join(blocks), []
+
+    def arriving() -> Iterator[bytes]:
+        yield from blocks
+        if is_wrong:
+            raise BadGateway
+
+    def make_fetch() -> Fetch:
+        source = Source(len(whole) if says_size else None, arriving())
+        return Fetch(lambda: source, lambda content: kept.append(b"".join(content)))
+
+    fetches = Fetches()
+
+    def read(start: int, end: int) -> bytes:
+        fetch = fetches.join("key", make_fetch)
+        received = b""
+        try:
+            assert fetch.size() == len(whole)
+            end = min(end, len(whole))
+            for block in fetch.read(min(start, end), end):
+                received += block
+        except (BadGateway, BrokenPipeError):
+            assert is_wrong
+            assert len(received) < max(end - start, 1)
+        else:
+            assert received == whole[start:end]
+            assert not is_wrong or end < len(whole)
+        finally:
+            fetches.leave(fetch)
+        return received
+
+    with ThreadPoolExecutor(len(ranges)) as pool:
+        for job in [pool.submit(read, *bounds) for bounds in ranges]:
+            assert job.result() in whole
+    while fetches._running:
+        time.sleep(0.001)
+    assert all(content == whole and not is_wrong for content in kept)
+
+
+def test_stalled_upstream_leaves_threads_for_other_requests(upstream: ServedRegistry) -> None:
+    source = Slow()
+    with serve(source) as stalling:
+        proxy = ProxyClient(upstream.url, stalling.url)
+        assert proxy.get(SMALL_BLOB).data == SMALL
+        proxy.views.places = threading.BoundedSemaphore(3)
+        stalled = [proxy.client.get(f"{BLOB}?ns={stalling.host}") for _ in range(2)]
+        assert proxy.get("/v2/library/nginx/tags/list").status_code == 200
+        stalled.append(proxy.client.get(f"{BLOB}?ns={stalling.host}"))
+        for path in LATEST, f"{BLOB}?ns={stalling.host}", "/v2/library/nginx/tags/list":
+            refused = proxy.get(path)
+            assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+            assert refused.get_json()["errors"][0]["code"] == "UNAVAILABLE"
+        assert proxy.get(SMALL_BLOB).data == SMALL
+        assert not source.ended.is_set()
+        source.go_on.set()
+        for response in stalled:
+            assert response.data == LAYER
+            response.close()
+        for path in LATEST, "/v2/library/nginx/tags/list":
+            assert [proxy.get(path).status_code for _ in range(4)] == [200] * 4
+        assert proxy.head(BLOB).status_code == 200
+
+
+def test_stalled_upstream_times_out() -> None:
+    with slow(Slow(), timeout=0.2) as proxy:
+        stalled = proxy.client.get(BLOB)
+        with pytest.raises(BrokenPipeError):
+            _ = stalled.data
+        stalled.close()
+        proxy.wait_until_done()
+        assert not proxy.has_blob(digest_of(LAYER))
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_head_of_a_blob_at_a_url_signed_for_get(is_kept: bool) -> None:
+    with registry(redirect_blobs=True) as upstream:
+        upstream.fail("storage", "HEAD", 403, times=None)
+        proxy = ProxyClient(upstream.url)
+        if is_kept:
+            assert proxy.get(BLOB).data == LAYER
+            proxy.wait_until_done()
+        head = proxy.head(BLOB)
+        assert (head.status_code, head.data) == (200, b"")
+        assert head.headers["Content-Length"] == str(len(LAYER))
+        assert head.headers["Docker-Content-Digest"] == digest_of(LAYER)
+        assert head.content_type == "application/octet-stream"
+        assert proxy.head(BLOB.replace("nginx", "other")).status_code == 404
+        assert proxy.get(BLOB).data == LAYER

@@ -1,0 +1,275 @@
+"""Slow clients of the examples' server: without nginx in front, and with it."""
+
+import resource
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+import requests
+from serving import LEAST_RATE, Connection
+
+from registry_routes.digests import digest_of
+
+from .test_nginx import nginx
+from .test_serving import BLOB, BLOB_PATH, UPLOAD_PATH, address_of, push, registry
+
+KINDS = {
+    "half headers": b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+    "silence": b"",
+    "slow bodies": f"POST {UPLOAD_PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n".encode(),
+    "not hanging up": b"GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    "slow readers": f"GET {BLOB_PATH} HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
+}
+
+
+class SlowClients(threading.Thread):
+    """Run `count` clients of each kind until told to stop."""
+
+    def __init__(self, host: str, count: int, kinds: list[str]) -> None:
+        super().__init__()
+        self.address, self.count, self.kinds = address_of(host), count, kinds
+        self.connected = threading.Event()
+        self.stopped = threading.Event()
+        self.sockets: list[tuple[str, socket.socket]] = []
+
+    def connect(self) -> None:
+        for _ in range(self.count):
+            for kind in self.kinds:
+                one = socket.socket()
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                one.settimeout(10)
+                one.connect(self.address)
+                one.sendall(KINDS[kind])
+                one.setblocking(False)
+                self.sockets.append((kind, one))
+
+    def run(self) -> None:
+        try:
+            self.connect()
+            self.connected.set()
+            while not self.stopped.wait(1):
+                for kind, one in self.sockets:
+                    with suppress(OSError):
+                        if kind == "slow readers":
+                            one.recv(1)
+                        elif kind not in ("silence", "not hanging up"):
+                            one.send(b"x")
+        finally:
+            for _, one in self.sockets:
+                one.close()
+
+    def __enter__(self) -> "SlowClients":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        self.join()
+
+
+def slowest_of(host: str, seconds: float, until: threading.Event) -> float:
+    """How long the slowest of ordinary requests takes, until so many seconds after an event."""
+    taken: list[float] = []
+
+    def ask(method: str, path: str, body: bytes = b"") -> bytes:
+        begun = time.monotonic()
+        response = requests.request(method, f"http://{host}{path}", data=body, timeout=30)
+        taken.append(time.monotonic() - begun)
+        assert response.ok, response.text
+        return response.content
+
+    end = None
+    while end is None or time.monotonic() < end:
+        if end is None and until.is_set():
+            end = time.monotonic() + seconds
+        content = f"{time.monotonic()}".encode()
+        digest = digest_of(content)
+        ask("GET", "/v2/")
+        ask("POST", f"/v2/ordinary/blobs/uploads/?digest={digest}", content)
+        assert ask("GET", f"/v2/ordinary/blobs/{digest}") == content
+        time.sleep(0.05)
+    return max(taken)
+
+
+@pytest.mark.slow
+def test_sixty_slow_clients_of_each_kind_do_not_delay_others(tmp_path: Path) -> None:
+    with registry(tmp_path) as host:
+        push(host, "slow", BLOB)
+        with SlowClients(host, 60, list(KINDS)) as slow:
+            assert slowest_of(host, 4, slow.connected) < 1
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """As many open files as this process may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 10_000:
+        pytest.skip(f"a process may have {hard} open files here, and 4,000 clients need 10,000")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("many_files")
+def test_with_nginx_a_thousand_slow_clients_of_each_kind_do_not_delay_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = BLOB * 16
+    path = f"/v2/slow/blobs/{digest_of(blob)}"
+    monkeypatch.setitem(KINDS, "slow readers", f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    options = "--behind-proxy", "--x-accel"
+    with registry(tmp_path, *options) as behind, nginx(tmp_path, behind) as host:
+        push(host, "slow", blob)
+        begun = time.monotonic()
+        for _ in range(1000):
+            assert requests.head(f"http://{host}{path}", timeout=10).ok
+        quick = time.monotonic() - begun
+        with SlowClients(host, 1000, list(KINDS)) as slow:
+            # The requests that are whole are work. On a busy machine it may take its time.
+            assert slowest_of(host, 6, slow.connected) < max(1, quick)
+            assert len(slow.sockets) == 1000 * len(KINDS)
+    assert UPLOAD_PATH not in (tmp_path / "log").read_text()  # none of the bodies was whole
+
+
+# One connection.
+
+
+@pytest.fixture
+def connection() -> Iterator[tuple[Connection, socket.socket]]:
+    """Both ends of a connection: the server's, which has the patience of 0.2 seconds."""
+    end, client = socket.socketpair()
+    with Connection(fileno=end.detach()) as server, client:
+        server.begin(0.2)
+        yield server, client
+
+
+def received_until_given_up(server: Connection) -> int:
+    received = 0
+    with suppress(TimeoutError):
+        while block := server.recv(4096):
+            received += len(block)
+    return received
+
+
+def trickle(client: socket.socket, block: bytes, count: int) -> None:
+    with suppress(OSError):
+        for _ in range(count):
+            client.sendall(block)
+            time.sleep(0.05)
+        client.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize(
+    ("block", "expected"), [(b"x", range(1, 12)), (bytes(LEAST_RATE // 10), [LEAST_RATE])]
+)
+def test_only_enough_bytes_keep_a_client_connected(
+    connection: tuple[Connection, socket.socket], block: bytes, expected: range | list[int]
+) -> None:
+    server, client = connection
+    count = 40 if len(block) == 1 else 10
+    sender = threading.Thread(target=trickle, args=(client, block, count))
+    sender.start()
+    assert received_until_given_up(server) in expected
+    server.shutdown(socket.SHUT_RDWR)
+    sender.join()
+
+
+def test_silent_client_loses_its_patience_however_fast_it_was(
+    connection: tuple[Connection, socket.socket],
+) -> None:
+    server, client = connection
+    client.sendall(bytes(LEAST_RATE * 100))
+    server.recv(4096)
+    assert server.left == server.patience  # it earns no more than that
+    assert received_until_given_up(server) == LEAST_RATE * 100 - 4096
+    for _ in range(3):
+        assert server.left == 0.001
+        assert received_until_given_up(server) == 0
+
+
+CHUNKED = f"POST {UPLOAD_PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+TRICKLES = {
+    "headers": (KINDS["half headers"], b"x"),
+    "a request line": (b"GET /v2/", b"x"),
+    "empty lines before it": (b"", b"\r\n"),
+    "a body": (KINDS["slow bodies"], b"x"),
+    "a body that nobody wants": (
+        b"POST /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n",
+        b"x",
+    ),
+    "a chunk": (CHUNKED + b"ffff\r\n", b"x"),
+    "a chunk's size": (CHUNKED, b"0"),
+    "a chunk's extension": (CHUNKED + b"5;x=", b"x"),
+    "chunks": (CHUNKED, b"1\r\nx\r\n"),
+    "trailers": (CHUNKED + b"0\r\nX: ", b"x"),
+}
+
+
+@pytest.mark.slow
+def test_client_that_trickles_is_disconnected(tmp_path: Path) -> None:
+    with registry(tmp_path, "--patience", "1", "--threads", str(len(TRICKLES))) as host:
+        stayed: list[str] = []
+
+        def send(kind: str) -> None:
+            begin, more = TRICKLES[kind]
+            with socket.create_connection(address_of(host)) as client, suppress(OSError):
+                client.sendall(begin)
+                for _ in range(40):
+                    client.sendall(more)
+                    client.settimeout(0.5)
+                    with suppress(TimeoutError):
+                        if not client.recv(65536):
+                            return
+                stayed.append(kind)
+
+        with ThreadPoolExecutor(len(TRICKLES)) as pool:
+            list(pool.map(send, TRICKLES))
+        assert stayed == []
+        assert requests.get(f"http://{host}/v2/", timeout=5).status_code == 200
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("range_", ["", "Range: bytes=0-60000000\r\n"])
+def test_client_that_reads_slowly_is_disconnected(tmp_path: Path, range_: str) -> None:
+    with registry(tmp_path, "--patience", "1") as host, socket.socket() as client:
+        push(host, "slow", BLOB * 64)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(address_of(host))
+        path = f"/v2/slow/blobs/{digest_of(BLOB * 64)}"
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n{range_}\r\n".encode())
+        for _ in range(50):
+            if "too slow" in (tmp_path / "log").read_text():
+                return
+            client.recv(1)
+            time.sleep(0.2)
+        pytest.fail("it was never too slow")
+
+
+@pytest.mark.slow
+def test_client_that_falls_silent_is_disconnected(tmp_path: Path) -> None:
+    large = BLOB * 16  # more than the kernel takes in
+    with registry(tmp_path, "--patience", "1", "--threads", "5") as host:
+        push(host, "slow", large)
+        with ExitStack() as open_sockets:
+            silent = []
+            for kind in list(KINDS.values()) * 3:
+                client = open_sockets.enter_context(socket.socket())
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                client.settimeout(30)
+                client.connect(address_of(host))
+                client.sendall(kind.replace(digest_of(BLOB).encode(), digest_of(large).encode()))
+                silent.append(client)
+            assert requests.get(f"http://{host}/v2/", timeout=30).status_code == 200
+            for client in silent:
+                received = 0
+                with suppress(ConnectionError):
+                    while block := client.recv(1024 * 1024):
+                        received += len(block)
+                assert received < len(large)
+    assert "[ERROR]" not in (tmp_path / "log").read_text()
