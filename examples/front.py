@@ -4,8 +4,8 @@
         --port 5007 --users ./passwords
 
 Clients log in here, with the token server of `gateway.py`. For each request, a policy is asked:
-``policy(user, endpoint, values)``. What it allows is sent on with the upstream's account, which
-clients never see. Bodies are streamed in both directions.
+``policy(user, endpoint, values)``. Requests that it allows are sent on with an account of the
+upstream, which clients never see. Bodies are streamed in both directions.
 
 Everything that an upstream's answer leads to leads back here. An upload goes on at a URL that the
 upstream chooses, even at another host, and a client that went there would get around the policy. So
@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import requests
 import urllib3
@@ -145,7 +146,9 @@ class Front:
         try:
             if endpoint == RouteName.BLOB_UPLOAD_CHUNK:
                 location = self._unsealed(values["uuid"], user, values["name"])
-                url = resolve_location(location, location, **query)
+                own = parse_qs(urlsplit(location).query, keep_blank_values=True)
+                added = {name: given for name, given in query.items() if name not in own}
+                url = resolve_location(location, location, **added)
             else:
                 url = self.urls.build(endpoint, values, query)
             answer = self._send(request, endpoint, url, values, query)
@@ -162,7 +165,7 @@ class Front:
             log.warning("%s: %s", self.login.root, error)
             raise BadGateway("the registry cannot be reached, or answers nonsense") from error
 
-    # What is allowed.
+    # The policy.
 
     def _user_of(self, request: RegistryRequest) -> str | None:
         """Return the user whose token a request has. Raises `errors.Unauthorized`."""
@@ -444,7 +447,7 @@ def make_app(
     app = Front(login, key, policy, stream_blobs=stream_blobs, timeout=timeout).app()
     metrics = Metrics()
     metrics.watch(app)
-    # A token says who the client is. What it may do, the policy says at each request.
+    # A token says who the client is. The policy decides about each request.
     tokens = TokenServer(key, users, lambda user, scope: scope.actions)
     return DispatcherMiddleware(app, {"/token": tokens, "/metrics": metrics})
 

@@ -238,7 +238,7 @@ class Proxy:
     def _fitting(
         self, upstream: Upstream, name: str, tag: str, accepted: MIMEAccept
     ) -> tuple[kept_tag.Kept | None, Found | None]:
-        """Return what is kept of a tag that a client accepts, and its manifest."""
+        """Return the kept manifest of a tag that a client accepts."""
         for entry in kept_tag.fitting(kept_tag.read(upstream.storage, name, tag), accepted):
             if kept := _kept(upstream, name, entry.digest):
                 return entry, kept
@@ -247,7 +247,7 @@ class Proxy:
     def _confirm(
         self, upstream: Upstream, name: str, tag: str, answer: kept_tag.Kept, accepted: MIMEAccept
     ) -> None:
-        """Record what the upstream has for a tag, at least once an hour."""
+        """Record the upstream's answer for a tag, at least once an hour."""
         entries = kept_tag.read(upstream.storage, name, tag)
         found = kept_tag.with_answer(entries, answer, accepted)
         ages = {(entry.media_type, entry.digest): entry.age for entry in entries}
@@ -314,7 +314,7 @@ class Proxy:
 
     @contextmanager
     def _logged(self, upstream: Upstream, what: str) -> Iterator[None]:
-        """Log the failure to keep something, which is no failure of the request."""
+        """Log an error of the storage. The request goes on without it."""
         try:
             yield
         except MissingError:  # a collection is deleting it
@@ -421,7 +421,7 @@ def _refused(request: RegistryRequest, name: str) -> Response:
 
 
 def head_response(sent: Mapping[str, str]) -> Response:
-    """Return the answer to a HEAD of a manifest: what the upstream has stated, and nothing else."""
+    """Answer a HEAD of a manifest with the upstream's statements, and no defaults."""
     response = Response()
     response.automatically_set_content_length = False
     del response.headers["Content-Type"]

@@ -280,7 +280,8 @@ def test_upload_at_another_host_goes_on_through_the_front() -> None:
         begun = front.open("POST", UPLOADS)
         assert re.fullmatch(f"{UPLOADS}[a-zA-Z0-9_=-]+", begun.location)
         assert "s3cret" not in begun.location
-        front.open("PUT", begun.location, query_string={"digest": "sha256:0"}, data=b"x")
+        query = {"digest": "sha256:0", "token": "another"}
+        front.open("PUT", begun.location, query_string=query, data=b"x")
         [asked] = elsewhere.requests
         assert (asked.path, dict(asked.args)) == (
             "/up",
