@@ -115,7 +115,7 @@ class _Handler(WSGIRequestHandler):
 
     default_request_version = "HTTP/1.1"
     """Even a malformed request gets an answer with a status line: docker and containerd try TLS
-    first, and go on without it if what they get begins with ``HTTP/``."""
+    first, and go on without it if the answer begins with ``HTTP/``."""
 
     def setup(self) -> None:
         if self.owner.ssl_context is not None:
