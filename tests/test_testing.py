@@ -299,6 +299,14 @@ def test_other_rules_of_an_application_are_recorded_and_can_fail(kind: type[Flas
             registry.fail("health", "PUT", 500)
 
 
+def test_other_rules_of_an_application_need_a_token_for_nothing_more() -> None:
+    app = Flask("app")
+    app.get("/healthz", endpoint="health")(lambda: "well")
+    with served(app, auth="bearer") as (_, client):
+        assert client.get("/healthz").status_code == 401
+        assert client.get("/healthz", auth=Login()).text == "well"
+
+
 @pytest.mark.parametrize("name", ["token", "storage"])
 def test_endpoint_that_an_option_adds_is_an_error(name: str) -> None:
     app = Flask("app")

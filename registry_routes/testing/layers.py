@@ -352,9 +352,12 @@ def _checked(name: str | None, password: str | None, users: Mapping[str, str]) -
 
 
 def _needed_by(request: RecordedRequest) -> list[Scope]:
-    return required_scopes(
-        request.endpoint or RouteName.BASE, request.method, request.values, request.args
-    )
+    """Return the scopes for a request of the API; any other path needs none."""
+    if request.endpoint is None or (
+        request.endpoint not in set(RouteName) and "name" not in request.values
+    ):
+        return []
+    return required_scopes(request.endpoint, request.method, request.values, request.args)
 
 
 class BasicLogin:
