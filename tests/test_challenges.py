@@ -342,6 +342,8 @@ TIME = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
         ({"token": "a", "expires_in": 300}, Token("a", 300)),
         ({"token": "a", "expires_in": 0}, Token("a", 0)),
         ({"token": "a", "expires_in": 299.9}, Token("a", 299)),
+        ({"token": "a", "expires_in": 1e308}, Token("a", 999_999_999)),
+        ({"token": "a", "expires_in": 10**400}, Token("a", 999_999_999)),
         ({"token": "a", "issued_at": None, "refresh_token": None}, Token("a")),
         ({"token": "a", "issued_at": "2026-11-24T10:00:00Z"}, Token("a", issued_at=TIME)),
         ({"token": "a", "issued_at": "2026-11-24T11:00:00+01:00"}, Token("a", issued_at=TIME)),

@@ -64,7 +64,9 @@ def api_map(dialect: Dialect, prefix: str) -> RegistryMap:
         for route in routes
         if route.methods != () or route.path not in paths
     ]
-    return RegistryMap(Dialect(dialect.name, tuple(routes), dialect.converters), prefix=prefix)
+    return RegistryMap(
+        dialect=Dialect(dialect.name, tuple(routes), dialect.converters), prefix=prefix
+    )
 
 
 def layers_map(
