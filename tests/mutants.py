@@ -116,8 +116,9 @@ class Suite:
         self.flaky |= {test for test in failed if self.find_failure([test])}
         coverage = CoverageData(basename=str(data))
         coverage.read()
-        for path in coverage.measured_files():
-            file = Path(path).relative_to(self.tree.resolve()).as_posix()
+        own = f"{self.tree}{os.sep}"  # a test may also run a copy of the package
+        for path in (path for path in coverage.measured_files() if path.startswith(own)):
+            file = Path(path.removeprefix(own)).as_posix()
             for line, contexts in coverage.contexts_by_lineno(path).items():
                 # "test|run" is of pytest-cov, "test (call)" of a process that the test started.
                 tests = {re.sub(r"(\|\w+| \(\w+\))$", "", context) for context in contexts}
