@@ -18,7 +18,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -241,10 +240,7 @@ class Walk:
 
 def wait_asked_for(error: BaseException | None) -> float:
     """How many seconds a registry's error asks the client to wait."""
-    after = getattr(error, "retry_after", None) or 0
-    if isinstance(after, datetime):
-        return max(0.0, (after - datetime.now(UTC)).total_seconds())
-    return float(after)
+    return getattr(error, "retry_after", None) or 0
 
 
 def is_passing(error: BaseException) -> bool:
@@ -622,7 +618,7 @@ class Upload(Transfer):
 
 def pull(registry: Registry, reference: Reference, layout: Layout) -> str:
     """Pull an image, or an index with all its images; returns its digest."""
-    top, content = registry.manifest(reference.reference)
+    top, content = registry.manifest(reference.reference())
     walk = Walk(lambda digest: registry.manifest(digest)[1])
     for one, listed, blobs in walk.through(top, content):
         with _progress(one, blobs) as progress:
@@ -635,7 +631,7 @@ def pull(registry: Registry, reference: Reference, layout: Layout) -> str:
         with layout.locked():
             layout.write(one["digest"], listed)
     with layout.locked():
-        layout.add(top, reference.tag if reference.digest else reference.reference)
+        layout.add(top, reference.tag if reference.digest else reference.reference())
     return str(top["digest"])
 
 
@@ -646,13 +642,13 @@ def push(registry: Registry, reference: Reference, layout: Layout) -> str:
     def read(digest: str) -> bytes | None:  # a layout may hold only some platforms
         return layout.read(digest) if layout.blob(digest).exists() else None
 
-    top = layout.descriptor(reference.reference)
+    top = layout.descriptor(reference.reference())
     for one, listed, blobs in Walk(read).through(top, layout.read(top["digest"])):
         with _progress(one, blobs) as progress:
             for blob in blobs:
                 verify_file(layout.blob(blob["digest"]), blob["digest"])
                 Upload(registry, blob, layout, progress).run()
-        target = (reference.tag or reference.reference) if one is top else one["digest"]
+        target = (reference.tag or reference.reference()) if one is top else one["digest"]
         registry.put_manifest(target, listed, one["mediaType"])
     return str(top["digest"])
 

@@ -21,16 +21,19 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import collection
+import kept_tag
 from gateway import name_and_password
 from serving import OneLineParser, Server, server_options, with_health
 from sharing import Fetch, Fetches, Once, Source
 from storage import ObjectStorage, check_place, one_line, storage_at
-from upstream import Upstream, User, stated_digest, stated_type
+from upstream import Upstream, User, is_head_refused, next_query, stated_digest, stated_type
+from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import HTTPException
+from werkzeug.http import parse_accept_header
 from werkzeug.wrappers import Response
 
 from registry_routes import (
@@ -43,7 +46,7 @@ from registry_routes import (
     errors,
     headers,
 )
-from registry_routes.paging import next_link, parse_next_link
+from registry_routes.paging import next_link
 from registry_routes.registry import (
     Blob,
     Manifest,
@@ -58,7 +61,9 @@ log = logging.getLogger(__name__)
 USERS = "UPSTREAM_USERS"  # in the environment
 RETRY = 10  # seconds before an upstream that has failed is asked again about the same tag
 MAX_LIST = 32 * 1024 * 1024  # bytes of a page of tags, repositories or referrers
-USED = 3600  # seconds before the use of a manifest is recorded again
+USED = 3600  # seconds before the use of a manifest, or of a tag, is recorded again
+WEEK = 7 * 24 * 3600  # seconds
+MAX_REMEMBERED = 100_000  # tags and manifests
 
 # The codes of a 404 that is a page, or that of a server which has no such route.
 NOT_FROM_REGISTRY = errors.Unknown.error_code, errors.RouteUnknown.error_code
@@ -66,6 +71,7 @@ NOT_FROM_REGISTRY = errors.Unknown.error_code, errors.RouteUnknown.error_code
 Found = tuple[str, Manifest]  # a digest and its manifest
 Key = tuple[str, ...]
 View = Callable[..., Response]
+Value = TypeVar("Value")
 
 
 class Proxy:
@@ -73,21 +79,30 @@ class Proxy:
 
     :param upstreams: the upstreams by namespace. The first serves requests without one.
     :param fresh_for: how many seconds a tag is served without asking the upstream again.
+    :param stale_for: how many seconds a tag is served while the upstream fails, after it has last
+        confirmed the tag.
     :param most_waiting: how many requests may wait for upstreams at a time. Others are told to try
         again, so that threads are left for what is kept, even if an upstream stalls.
     """
 
     def __init__(
-        self, upstreams: Mapping[str, Upstream], fresh_for: float, most_waiting: int = 256
+        self,
+        upstreams: Mapping[str, Upstream],
+        fresh_for: float,
+        stale_for: float = WEEK,
+        most_waiting: int = 384,
     ) -> None:
         self.upstreams = upstreams
         self.fresh_for = fresh_for
+        self.stale_for = stale_for
         self.places = threading.BoundedSemaphore(most_waiting)
         self.fetches = Fetches()
         self.once = Once()
-        # Each process has its own: until when a tag is served without asking its upstream, with
-        # which warning, and to clients with which Accept; and when a manifest was last used.
-        self.fresh: dict[Key, tuple[float, str, str]] = {}
+        # Each process has its own: until when a tag is served without asking its upstream, and the
+        # manifest for an Accept; until when it is not asked because it has failed, and the warning;
+        # and when a manifest was last used.
+        self.fresh: dict[Key, tuple[float, str]] = {}
+        self.failed: dict[Key, tuple[float, str]] = {}
         self.used: dict[Key, float] = {}
 
     def app(self) -> RegistryApp:
@@ -126,18 +141,28 @@ class Proxy:
 
         return answer
 
-    def _take_place(self) -> None:
-        """Raises `errors.Unavailable` if too many requests wait for upstreams."""
+    def _take_place(self) -> Callable[[], None]:
+        """Return a function that gives the place back, and does nothing when called again.
+
+        Raises `errors.Unavailable` if too many requests wait for upstreams.
+        """
         if not self.places.acquire(blocking=False):
             raise errors.Unavailable("too many requests wait for other registries", retry_after=1)
+        is_given_back = threading.Lock()
+
+        def give_back() -> None:
+            if is_given_back.acquire(blocking=False):
+                self.places.release()
+
+        return give_back
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
-        self._take_place()
+        give_back = self._take_place()
         try:
             yield
         finally:
-            self.places.release()
+            give_back()
 
     def _upstream(self, namespace: str | None) -> Upstream:
         """The upstream that a request is for, always one from the command line."""
@@ -172,40 +197,65 @@ class Proxy:
     def _tagged(
         self, request: RegistryRequest, upstream: Upstream, name: str, tag: str
     ) -> tuple[Found | Response, str]:
-        """The manifest that a tag points at, and a warning if that may have changed."""
-        kept = None
-        with suppress(MissingError):
-            kept = _kept(upstream, name, upstream.storage.tag(name, tag))
-        # An upstream may have several manifests for a tag, and choose by the client's Accept.
-        accepted = request.accept_mimetypes
-        if kept and accepted and not accepted.quality(kept[1].media_type):
-            kept = None
-        key = (upstream.namespace, name, tag)
-        accept = str(accepted)
-        until, warning, same = self.fresh.get(key, (0.0, "", ""))
-        # What one client got for a tag, a client that accepts more may not get: an index's image.
-        if kept and time.monotonic() < until and (warning or accept == same):
+        """Return the manifest that a tag points at, and a warning if that may have changed."""
+        storage, where = upstream.storage, (upstream.namespace, name, tag)
+        accept = accept_of(request)
+        until, digest = self.fresh.get((*where, accept), (0.0, ""))
+        found: Found | Response | None = _kept(upstream, name, digest) if digest else None
+        if found and time.monotonic() < until:
+            return found, ""
+        accepted = parse_accept_header(accept, MIMEAccept)
+        entry, kept = self._fitting(upstream, name, tag, accepted)
+        until, warning = self.failed.get(where, (0.0, ""))
+        if kept and time.monotonic() < until:
             return kept, warning
         try:
             found = self._asked(request, upstream, {"name": name, "tag": tag}, kept)
         except HTTPException as error:
             # A 404 may be that of a server in front of the registry, which has lost it for a while.
-            is_gone = (
-                error.code == 404 and getattr(error, "error_code", "") not in NOT_FROM_REGISTRY
-            )
-            if kept and is_gone:
+            if error.code == 404 and getattr(error, "error_code", "") not in NOT_FROM_REGISTRY:
                 with suppress(MissingError):
-                    upstream.storage.delete_tag(name, tag)
-            if not kept or is_gone:
+                    storage.delete_tag(name, tag)
+                raise
+            if not kept or not entry or entry.age > self.stale_for:
                 raise
             answer = f"{error.code} {error.name}"
             warning = f"{upstream.namespace}: {answer}. {name}:{tag} may have changed meanwhile."
             log.warning("%s The kept manifest is served.", warning)
-            self.fresh[key] = time.monotonic() + min(self.fresh_for, RETRY), warning, accept
+            _remember(self.failed, where, (time.monotonic() + min(self.fresh_for, RETRY), warning))
+            if self._is_due(where):  # for the next collection, the record has been used
+                with self._logged(upstream, f"{name}:{tag}"):
+                    kept_tag.write(storage, name, tag, kept_tag.read(storage, name, tag))
             return kept, warning
         if not isinstance(found, Response):
-            self.fresh[key] = time.monotonic() + self.fresh_for, "", accept
+            digest, manifest = found
+            answered = kept_tag.Kept(manifest.media_type, digest, time.time())
+            confirm = partial(self._confirm, upstream, name, tag, answered, accepted)
+            self.once.do((*where, "confirm"), confirm)
+            _remember(self.fresh, (*where, accept), (time.monotonic() + self.fresh_for, digest))
         return found, ""
+
+    def _fitting(
+        self, upstream: Upstream, name: str, tag: str, accepted: MIMEAccept
+    ) -> tuple[kept_tag.Kept | None, Found | None]:
+        """Return the kept manifest of a tag that a client accepts."""
+        for entry in kept_tag.fitting(kept_tag.read(upstream.storage, name, tag), accepted):
+            if kept := _kept(upstream, name, entry.digest):
+                return entry, kept
+        return None, None
+
+    def _confirm(
+        self, upstream: Upstream, name: str, tag: str, answer: kept_tag.Kept, accepted: MIMEAccept
+    ) -> None:
+        """Record the upstream's answer for a tag, at least once an hour."""
+        entries = kept_tag.read(upstream.storage, name, tag)
+        found = kept_tag.with_answer(entries, answer, accepted)
+        ages = {(entry.media_type, entry.digest): entry.age for entry in entries}
+        age = ages.get((answer.media_type, answer.digest), float("inf"))
+        if len(found) == len(entries) and age <= min(USED, self.stale_for / 2):
+            return
+        with self._logged(upstream, f"{name}:{tag}"):
+            kept_tag.write(upstream.storage, name, tag, found)
 
     def _asked(
         self,
@@ -215,7 +265,7 @@ class Proxy:
         kept: Found | None = None,
     ) -> Found | Response:
         """The upstream's manifest: the kept one, if it is the same; its headers, for a HEAD."""
-        accept = request.headers.get("Accept") or f"{headers.ACCEPT_MANIFESTS}, */*"
+        accept = accept_of(request)
         key = (upstream.namespace, *values.values(), accept)
         with self._waiting():
             if kept or request.method == "HEAD":
@@ -224,10 +274,12 @@ class Proxy:
                 sent: Mapping[str, str]
                 try:
                     sent = self.once.do((*key, "HEAD"), ask).headers
-                except errors.ManifestUnknown:
-                    if not kept:
+                except errors.RegistryError as error:
+                    # The body of a GET's 404 says whether it is that of the registry.
+                    is_unclear = kept and isinstance(error, errors.ManifestUnknown)
+                    if not is_unclear and not is_head_refused(error):
                         raise
-                    return self._got(key, upstream, values, accept)  # which says whose 404 it is
+                    return self._got(key, upstream, values, accept)
                 if kept and stated_digest(sent) == kept[0]:
                     return kept
                 if request.method == "HEAD":
@@ -239,25 +291,36 @@ class Proxy:
 
     def _fetched(self, upstream: Upstream, values: dict[str, str], accept: str) -> Found:
         found = upstream.manifest(values, accept)
-        self._keep(upstream, values["name"], *found, [values["tag"]] if "tag" in values else [])
+        self._keep(upstream, values["name"], *found)
         return found
 
     def _use(self, upstream: Upstream, name: str, digest: str, manifest: Manifest) -> None:
         """Record the use of a manifest, as the time of its file."""
-        last = self.used.get((upstream.namespace, name, digest), -float("inf"))
-        if last + USED < time.monotonic():
-            self._keep(upstream, name, digest, manifest, [])
+        if self._is_due((upstream.namespace, name, digest)):
+            self._keep(upstream, name, digest, manifest)
 
-    def _keep(
-        self, upstream: Upstream, name: str, digest: str, manifest: Manifest, tags: list[str]
-    ) -> None:
-        self.used[upstream.namespace, name, digest] = time.monotonic()
+    def _is_due(self, key: Key) -> bool:
+        """Return whether the use of something must be recorded, as it then is."""
+        now = time.monotonic()
+        if self.used.get(key, -float("inf")) + USED > now:
+            return False
+        _remember(self.used, key, now)
+        return True
+
+    def _keep(self, upstream: Upstream, name: str, digest: str, manifest: Manifest) -> None:
+        _remember(self.used, (upstream.namespace, name, digest), time.monotonic())
+        with self._logged(upstream, digest):
+            upstream.storage.put_manifest(name, digest, manifest)
+
+    @contextmanager
+    def _logged(self, upstream: Upstream, what: str) -> Iterator[None]:
+        """Log an error of the storage. The request goes on without it."""
         try:
-            upstream.storage.put_manifest(name, digest, manifest, tags=tags)
-        except MissingError:  # a collection is deleting one of its blobs
-            log.info("%s: %s of %s is kept without its tags", upstream.namespace, digest, name)
+            yield
+        except MissingError:  # a collection is deleting it
+            log.info("%s: %s is not kept, because of a collection", upstream.namespace, what)
         except OSError as error:
-            log.error("%s: %s is not kept: %s", upstream.namespace, digest, one_line(error))
+            log.error("%s: %s is not kept: %s", upstream.namespace, what, one_line(error))
 
     # Blobs.
 
@@ -283,17 +346,16 @@ class Proxy:
             return upstream.blob(values)
 
         def keep(content: Iterable[bytes]) -> None:
-            try:
+            with self._logged(upstream, digest):
                 storage.put_blob(name, digest, content)
-            except OSError as error:
-                log.error("%s: %s is not kept: %s", upstream.namespace, digest, one_line(error))
 
         key = (upstream.namespace, name, digest)
-        self._take_place()
+        give_back = self._take_place()
         fetch = self.fetches.join(key, lambda: Fetch(source, keep))
+        fetch.when_received(give_back)  # then its readers do not wait for the upstream
 
         def leave() -> None:
-            self.places.release()
+            give_back()
             self.fetches.leave(fetch)
 
         try:
@@ -324,22 +386,29 @@ class Proxy:
                 response.headers[header] = answer.headers[header]
         if not response.is_json:  # a browser might show it as a page of the proxy's
             response.content_type = "application/json"
-        with suppress(ValueError):  # of a link that cannot be read
-            link = parse_next_link(answer.url, answer.headers.get("Link"))
-            # Its path may have a prefix, or a name that only the upstream knows.
-            found = parse_qs(urlsplit(link or "").query, keep_blank_values=True)
-            found.pop("ns", None)
-            if found and found != query:
-                url = request.urls.build(endpoint, values, {**found, "ns": namespace})
-                response.headers["Link"] = next_link(url)
+        if found := next_query(answer, query):
+            url = request.urls.build(endpoint, values, {**found, "ns": namespace})
+            response.headers["Link"] = next_link(url)
         return response
 
 
+def accept_of(request: RegistryRequest) -> str:
+    """Return the types of manifests that the client accepts, as the upstream is told."""
+    return request.headers.get("Accept") or f"{headers.ACCEPT_MANIFESTS}, */*"
+
+
 def _kept(upstream: Upstream, name: str, digest: str) -> Found | None:
-    try:
-        return digest, upstream.storage.manifest(name, digest)
-    except MissingError:
-        return None
+    with suppress(MissingError):
+        manifest = upstream.storage.manifest(name, digest)
+        if manifest.media_type != kept_tag.RECORD:
+            return digest, manifest
+    return None
+
+
+def _remember(memory: dict[Key, Value], key: Key, value: Value) -> None:
+    if len(memory) >= MAX_REMEMBERED:  # endless new keys must not fill the memory
+        memory.clear()
+    memory[key] = value
 
 
 def _never_read(start: int, end: int) -> Iterable[bytes]:
@@ -352,7 +421,7 @@ def _refused(request: RegistryRequest, name: str) -> Response:
 
 
 def head_response(sent: Mapping[str, str]) -> Response:
-    """Return the answer to a HEAD of a manifest: what the upstream has stated, and nothing else."""
+    """Answer a HEAD of a manifest with the upstream's statements, and no defaults."""
     response = Response()
     response.automatically_set_content_length = False
     del response.headers["Content-Type"]
@@ -374,8 +443,9 @@ def make_app(
     storage: str,
     users: Mapping[str, User],
     fresh_for: float = 300,
+    stale_for: float = WEEK,
     timeout: float = 30,
-    most_waiting: int = 256,
+    most_waiting: int = 384,
 ) -> Any:
     """The proxy, with its health check beside it.
 
@@ -392,7 +462,7 @@ def make_app(
         for namespace, root in places.items()
     }
     return with_health(
-        Proxy(upstreams, fresh_for, most_waiting).app(), next(iter(storages.values()))
+        Proxy(upstreams, fresh_for, stale_for, most_waiting).app(), next(iter(storages.values()))
     )
 
 
@@ -493,6 +563,13 @@ def main() -> None:
         help="how long a tag is served before the upstream is asked again, such as 30s, 5m, 1d",
     )
     parser.add_argument(
+        "--stale-for",
+        default="7d",
+        type=collection.seconds,
+        metavar="TIME",
+        help="how long a tag is served while its upstream fails, after the upstream's last answer",
+    )
+    parser.add_argument(
         "--timeout",
         default="30s",
         type=collection.seconds,
@@ -513,8 +590,9 @@ def main() -> None:
             options.storage,
             users,
             options.fresh_for,
+            options.stale_for,
             options.timeout,
-            most_waiting=max(options.threads // 2, 1),
+            most_waiting=max(options.threads * 3 // 4, 1),
         ),
         options,
         f"A proxy at http://{{host}} for {', '.join(places)}",

@@ -6,8 +6,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.cookiejar import DefaultCookiePolicy
+from ipaddress import ip_address
+from socket import inet_aton
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import requests
 from client import body_of, checked
@@ -29,6 +31,7 @@ from registry_routes.challenges import Challenge, parse_challenges, parse_token
 from registry_routes.digests import digest_of, is_registered
 from registry_routes.grammar import DIGEST
 from registry_routes.headers import IMAGE_INDEX
+from registry_routes.paging import parse_next_link
 from registry_routes.registry import (
     MAX_MANIFEST,
     Manifest,
@@ -43,14 +46,11 @@ from registry_routes.urls import same_origin
 log = logging.getLogger(__name__)
 
 BLOCK = 256 * 1024  # bytes of a blob
+MAX_UNSIZED = 16 * 1024**3  # bytes of a blob whose length the registry does not say
 MAX_REDIRECTS = 5
 MAX_CONNECTIONS = 512  # kept open for the next requests
 MAX_TOKENS = 10_000
 CONNECT_TIMEOUT = 10  # seconds
-
-# The statuses of a HEAD whose GET may succeed: the registry does not take the method, or it
-# redirects to a URL that is signed for GET.
-HEAD_REFUSED = 400, 403, 405, 501
 
 # What servers send for any file. It says nothing about a manifest.
 DEFAULT_TYPES = "", "application/json", "application/octet-stream", "text/plain"
@@ -113,12 +113,13 @@ class Upstream:
             url = self.urls.build(endpoint, values, query)
             scopes = " ".join(map(str, required_scopes(endpoint, method, values)))
             sent = self._authorization(scopes)
-            response = self._request(method, url, headers, sent)
+            is_verified = endpoint == RouteName.BLOB
+            response = self._request(method, url, headers, sent, anywhere=is_verified)
             challenge = self._challenge_of(response, sent)
             if challenge is not None and same_origin(response.url, url):
                 body_of(response)  # read it, so that the connection can be reused
                 granted = self._renewed(scopes, challenge, sent)
-                response = self._request(method, url, headers, granted)
+                response = self._request(method, url, headers, granted, anywhere=is_verified)
             if method == "HEAD":
                 _ = response.content  # it is empty; now the connection can be reused
             return checked(response, endpoint)
@@ -141,7 +142,7 @@ class Upstream:
         try:
             answer = self.ask("HEAD", RouteName.BLOB, values)
         except errors.RegistryError as error:
-            if error.code not in HEAD_REFUSED:
+            if not is_head_refused(error):
                 raise
             answer = self.ask("GET", RouteName.BLOB, values)
         with answer:  # the blob is not read
@@ -153,8 +154,13 @@ class Upstream:
         return Source(_size_of(answer), self._blocks(values["digest"], answer))
 
     def _blocks(self, digest: str, answer: requests.Response) -> Iterator[bytes]:
+        received = 0
         with self.failures(), answer:
-            yield from checked_blocks(digest, answer.iter_content(BLOCK))
+            for block in checked_blocks(digest, answer.iter_content(BLOCK)):
+                received += len(block)
+                if received > MAX_UNSIZED and _size_of(answer) is None:
+                    raise ValueError(f"a blob without a length has more than {MAX_UNSIZED} bytes")
+                yield block
 
     def body_of(self, answer: requests.Response, most: int) -> bytes:
         """The body of an answer, which must have at most `most` bytes."""
@@ -181,9 +187,19 @@ class Upstream:
             raise BadGateway(f"{self.namespace} has sent a malformed answer") from error
 
     def _request(
-        self, method: str, url: str, headers: Any, authorization: str | None
+        self,
+        method: str,
+        url: str,
+        headers: Any,
+        authorization: str | None,
+        *,
+        anywhere: bool = False,
     ) -> requests.Response:
-        """The answer, after any redirects. Another origin gets no credentials."""
+        """Return the answer, after any redirects. Another origin gets no credentials.
+
+        :param anywhere: whether a redirect may lead from the Internet to an address within the
+            proxy's own network, as for content that is verified. Clients get to see any other.
+        """
         first = url
         for _ in range(MAX_REDIRECTS + 1):
             response = self.session.request(
@@ -201,6 +217,8 @@ class Upstream:
             url = resolve_location(response.url, response.headers["Location"])
             if urlsplit(first).scheme == "https" != urlsplit(url).scheme:
                 raise ValueError("it redirects from https to http")
+            if not anywhere and is_private(url) and not is_private(first):
+                raise ValueError("it redirects to an address in the proxy's own network")
             if not same_origin(url, first):
                 authorization = None
         raise ValueError(f"it redirects more than {MAX_REDIRECTS} times")
@@ -276,9 +294,21 @@ class _Sent(AuthBase):
 def _without_challenges(error: errors.RegistryError) -> errors.RegistryError:
     headers = [one for one in error.headers if one[0].lower() != "www-authenticate"]
     if error.code == 401:
-        return errors.Denied(error.description, detail=error.detail, headers=headers)
+        return NotLoggedIn(error.description, detail=error.detail, headers=headers)
     error.headers = headers
     return error
+
+
+class NotLoggedIn(errors.Denied):
+    """The registry does not accept the proxy's account, or wants one and the proxy has none."""
+
+
+def is_head_refused(error: errors.RegistryError) -> bool:
+    """Whether a GET may succeed where this was the answer to a HEAD.
+
+    Some registries do not take the method; others redirect to a URL that is signed for GET.
+    """
+    return error.code in (400, 403, 405, 501) and not isinstance(error, NotLoggedIn)
 
 
 def stated_digest(headers: Mapping[str, str]) -> str:
@@ -304,3 +334,29 @@ def _size_of(answer: requests.Response) -> int | None:
     said = answer.headers.get("Content-Length", "")
     is_encoded = "Content-Encoding" in answer.headers or "Transfer-Encoding" in answer.headers
     return None if is_encoded or not re.fullmatch("[0-9]{1,18}", said) else int(said)
+
+
+def is_private(url: str) -> bool:
+    """Return whether the host of a URL is an address, and not one of the Internet's."""
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    try:
+        # The C library also takes 127.1 and 2130706433 for an address, and so does requests.
+        address = ip_address(host if ":" in host else inet_aton(host))
+    except (OSError, ValueError):
+        return host == "localhost" or host.endswith(".localhost")
+    return not (getattr(address, "ipv4_mapped", None) or address).is_global
+
+
+def next_query(answer: requests.Response, query: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Return the query of the next page's URL; an empty one without a page, or if it is `query`.
+
+    The path of a link may have a prefix, or a name that only the upstream knows.
+    """
+    url = answer.url.replace("https:", "http:", 1)  # a link may name the http behind a proxy
+    try:
+        link = parse_next_link(url, answer.headers.get("Link"))
+    except ValueError:  # it cannot be read
+        return {}
+    found = parse_qs(urlsplit(link or "").query, keep_blank_values=True)
+    found.pop("ns", None)
+    return {} if found == query else found

@@ -11,13 +11,13 @@ Where to start:
 
 - To match requests and build URLs in a server: `url_map`, or a `RegistryMap` with your own rules.
   `RegistryRules` and `CONVERTERS` are for a plain Werkzeug map. `OCI_1_1` and `DOCKER_1_5` are the
-  route tables.
+  dialects. A `RouteTable` matches, explains and builds paths without a map.
 - To serve a registry: `RegistryApp`, with your own views; the module `registry_routes.registry`,
   which has all the views; `error_response`, for other frameworks.
 - To write a client: `Reference` parses image references, `URLBuilder` builds URLs,
   `resolve_location` follows a ``Location``, and `match_url` tells which endpoint a URL is.
 - On both sides: `errors` to raise, and `responses` to read those of a registry; `challenges` and
-  `scopes` for tokens; `paging` for lists; `headers` and `digests` for what the API puts into them.
+  `scopes` for tokens; `paging` for lists; `headers` and `digests` to read and write these.
 - To test: the pytest fixture ``oci_registry``, and the module `registry_routes.testing`.
 - To check a repository name, a tag, a digest or an upload id: `grammar`.
 """

@@ -7,10 +7,9 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from difflib import get_close_matches
-from inspect import Parameter, signature
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
 from werkzeug.datastructures import MultiDict
@@ -19,19 +18,20 @@ from werkzeug.routing import BuildError, RequestRedirect
 
 from .app import closest
 from .errors import RegistryError, Unsupported
+from .grammar import ALGORITHM
 from .map import RegistryMap, RouteNotBuilt
 from .reference import Reference
-from .routes import DIALECTS, OCI_1_1
+from .routes import DIALECTS, OCI_1_1, Dialect
 from .scopes import required_scopes
 from .testing import serve
-from .urls import PARAMETERS, URLBuilder, match_url
+from .urls import URLBuilder, match_url
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line with `argv`, and return the exit status.
 
     It is 1 if nothing matches or no URL can be built, 2 if the command line is wrong, and 141 if
-    the reader of the output is gone, as for a program that SIGPIPE has ended.
+    stdout was closed, as for a program that SIGPIPE has ended.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error
@@ -90,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="URL-or-path",
         help="where the registry is, such as https://registry.example.com",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     commands = parser.add_subparsers(required=True)
 
     routes = commands.add_parser("routes", parents=[shared], help="list the routes")
@@ -122,12 +123,20 @@ def _parser() -> argparse.ArgumentParser:
         "values",
         nargs="*",
         type=_pair,
-        metavar="key=value",
-        help="the endpoint's values and query parameters; unknown names go into the query",
+        metavar="name=value",
+        help="the endpoint's values and query parameters, which are checked",
+    )
+    build.add_argument(
+        "--query",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="name=value",
+        help="another query parameter, such as a token of the registry's; may be repeated",
     )
     build.set_defaults(command=_build)
 
-    registry = commands.add_parser("serve", help="serve a registry in memory, for a try or a test")
+    registry = commands.add_parser("serve", help="serve a registry in memory, to try it out")
     registry.add_argument(
         "--port", type=int, default=5000, help="the port on 127.0.0.1; 0 takes a free one"
     )
@@ -135,15 +144,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _version() -> str:
+    try:
+        own = version("registry-routes")
+    except PackageNotFoundError:  # it runs from its source
+        own = "that is not installed"
+    return f"{own} (Werkzeug {version('werkzeug')})"
+
+
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} must be key=value")
+        raise argparse.ArgumentTypeError(f"{text!r} must be name=value")
     return name, value
 
 
 def _map_and_urls(options: argparse.Namespace) -> tuple[RegistryMap, URLBuilder]:
-    routes = RegistryMap(DIALECTS[options.dialect], prefix=options.prefix)
+    routes = RegistryMap(dialect=DIALECTS[options.dialect], prefix=options.prefix)
     root = "/" if options.root is None else options.root
     return routes, URLBuilder(root, relative=root.startswith("/"), url_map=routes)
 
@@ -174,12 +191,40 @@ def _routes(options: argparse.Namespace) -> str:
 
 
 def _match(options: argparse.Namespace) -> str:
+    if "/" in options.method:
+        raise ValueError(f"the method comes first: match {options.url} {options.method}")
     routes, urls = _map_and_urls(options)
     method = options.method.upper()
-    endpoint, values, query = match_url(options.url, method, root=urls.root, url_map=routes)
+    try:
+        endpoint, values, query = match_url(options.url, method, root=urls.root, url_map=routes)
+    except NotFound as error:
+        if isinstance(error, RegistryError):
+            raise
+        root, api, _ = options.url.partition(f"{routes.table.root}/")
+        hint = f"--root {root}" if api and root else "--root"
+        raise ValueError(f"{error.description}; say where it is by {hint}") from None
     scopes = required_scopes(endpoint, method, values, query)
     lines = [["endpoint", endpoint], *values.items(), ["scopes", " ".join(map(str, scopes)) or "-"]]
     return _aligned([[head, repr(value)[1:-1]] for head, value in lines])
+
+
+#: The query parameters of each endpoint. The kind of a value is a number, an algorithm, text, or
+#: the name of a converter.
+_PARAMETERS = {
+    "catalog": {"n": "number", "last": "text"},
+    "tags": {"n": "number", "last": "text"},
+    "manifest": {"tag": "tag", "ns": "text"},
+    "blob": {"ns": "text"},
+    "blob-upload": {
+        "mount": "digest",
+        "from": "repository",
+        "digest": "digest",
+        "digest-algorithm": "algorithm",
+    },
+    "blob-upload-chunk": {"digest": "digest"},
+    "referrers": {"artifactType": "text", "n": "number", "last": "text"},
+}
+_MAY_BE_REPEATED = ("tag", "artifactType")
 
 
 def _build(options: argparse.Namespace) -> str:
@@ -188,37 +233,30 @@ def _build(options: argparse.Namespace) -> str:
         if options.root is None:
             options.root = reference.root()
         _, urls = _map_and_urls(options)
-        return urls.manifest(reference)
+        query: dict[str, Any] = MultiDict(options.query).to_dict(flat=False)
+        return urls.manifest(reference, **query)
     routes, urls = _map_and_urls(options)
     endpoint, given = options.endpoint, MultiDict(options.values)
     choices = routes.table.variables(endpoint)
     if not choices:
         near = closest(endpoint, {route.endpoint for route in routes.dialect.routes})
         raise ValueError(f"endpoint {endpoint!r} must be one of the dialect's, such as {near}")
+    parameters = _PARAMETERS.get(endpoint, {})
+    known = parameters.keys() | {name for names in choices for name in names}
+    for name in given:
+        if name not in known:
+            near = closest(name, known) if known else "nothing"
+            raise ValueError(
+                f"endpoint {endpoint!r} takes {near}, not {name!r}; give others by --query"
+            )
     names = max((names for names in choices if given.keys() >= set(names)), key=len, default=None)
     if names is None:
         raise RouteNotBuilt(BuildError(endpoint, given, None), choices)
-    path = {name: _only(name, given.poplist(name)) for name in names}
-    routes.table.build(endpoint, path)  # which checks the values
-    method, positional, keywords = _signature(endpoint)
-    query: dict[str, Any] = {}
-    for name, values in given.lists():
-        if name in PARAMETERS:
-            raise ValueError(f"parameter {name!r} must be written {PARAMETERS[name]!r}")
-        keyword = keywords.get(name)
-        if keyword is None:
-            query[name] = values
-            for meant in get_close_matches(name, keywords, n=1):
-                _warn(f"parameter {name!r} is not one of {endpoint!r}: is {meant!r} meant?")
-        elif keyword.annotation == int | None:
-            query[keyword.name] = _number(_only(name, values))
-        else:
-            query[keyword.name] = values if len(values) > 1 else values[0]
-    arguments = [path[name] for name in positional if name in path]
-    # A tag or a digest in the path is the reference of a manifest.
-    others = [one for name, one in path.items() if name not in positional]
-    url: str = method(urls, *arguments, *others, **query)
-    return url
+    values = {name: _only(name, given.poplist(name)) for name in names}
+    for name, texts in given.lists():
+        for text in texts if name in _MAY_BE_REPEATED else [_only(name, texts)]:
+            _check(routes.dialect, name, parameters[name], text)
+    return urls.build(endpoint, values, MultiDict([*given.items(multi=True), *options.query]))
 
 
 def _only(name: str, values: list[str]) -> str:
@@ -227,30 +265,22 @@ def _only(name: str, values: list[str]) -> str:
     return values[0]
 
 
-def _number(text: str) -> int | str:
-    return int(text) if text.isascii() and text.isdecimal() else text
-
-
-def _signature(endpoint: str) -> tuple[Callable[..., str], list[str], dict[str, Parameter]]:
-    """The method of `URLBuilder` for an endpoint, the names of its positional parameters, and its
-    keywords by the names that they have in a query."""
-    method: Callable[..., str] = getattr(URLBuilder, endpoint.replace("-", "_"))
-    parameters = [one for one in signature(method).parameters.values() if one.name != "self"]
-    positional = [one.name for one in parameters if one.kind is Parameter.POSITIONAL_ONLY]
-    keywords = {
-        PARAMETERS.get(one.name, one.name): one
-        for one in parameters
-        if one.kind is Parameter.KEYWORD_ONLY
-    }
-    return method, positional, keywords
+def _check(dialect: Dialect, name: str, kind: str, text: str) -> None:
+    if kind == "number":
+        if not (text.isascii() and text.isdecimal()):
+            raise ValueError(f"{name} {text!r} must be a whole number, 0 or more")
+    elif kind == "algorithm":
+        ALGORITHM.check(text)
+    elif kind != "text":
+        dialect.converters[kind].grammar.check(text)
 
 
 def _what_endpoints_take() -> str:
     rows = []
     for route in OCI_1_1.routes:
         variables = OCI_1_1.variables(route)
-        _, _, keywords = _signature(route.endpoint)
-        optional = [f"[{name}]" for name in keywords if name not in variables]
+        parameters = _PARAMETERS.get(route.endpoint, {})
+        optional = [f"[{name}]" for name in parameters if name not in variables]
         rows.append([f"  {route.endpoint}", " ".join([*variables, *optional])])
     return f"what each endpoint takes, optional query parameters in []:\n{_aligned(rows)}"
 
@@ -267,7 +297,7 @@ def _serve(options: argparse.Namespace) -> str:
         with suppress(KeyboardInterrupt):
             while True:
                 time.sleep(3600)
-    return "It has stopped, and what was pushed is gone."
+    return "The registry has stopped, and its content was deleted."
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -279,8 +309,8 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _printable(text: str) -> str:
-    """`text`, with escapes for characters that move the cursor or that look like other text."""
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+    """Return `text` with escapes for characters that move the cursor or look like other text."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _warn(message: str) -> None:

@@ -2,22 +2,30 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from io import RawIOBase
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+from urllib.parse import parse_qsl
 
-from werkzeug.exceptions import HTTPException, LengthRequired, MethodNotAllowed
-from werkzeug.routing import RequestRedirect, Rule
+from werkzeug.datastructures import MultiDict
+from werkzeug.exceptions import (
+    ClientDisconnected,
+    HTTPException,
+    LengthRequired,
+    NotFound,
+    SecurityError,
+)
+from werkzeug.routing import Rule
+from werkzeug.utils import cached_property
 from werkzeug.wrappers import Request, Response
-from werkzeug.wsgi import ClosingIterator
+from werkzeug.wsgi import ClosingIterator, get_host, get_input_stream
 
-from .errors import RouteUnknown, SizeInvalid, Unknown, Unsupported, error_response
+from .errors import NameInvalid, RouteUnknown, SizeInvalid, Unknown, Unsupported, error_response
 from .map import RegistryMap, RegistryMapAdapter
-from .map import url_map as ready_made_map
 from .routes import RouteName
 from .scopes import Scope, required_scopes
-from .urls import URLBuilder
+from .urls import URLBuilder, host_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -34,6 +42,10 @@ class RegistryRequest(Request):
     '/mirror/v2/library/nginx/tags/list'
 
     `url_rule`, `view_args`, `endpoint` and `routing_exception` are named as in Flask.
+
+    `RegistryApp` refuses a request whose host is malformed, or not one of `trusted_hosts`. Reading
+    a body that is shorter than its ``Content-Length`` raises
+    `werkzeug.exceptions.ClientDisconnected`, a 400, whatever the server does.
     """
 
     url_rule: Rule | None = None
@@ -51,25 +63,92 @@ class RegistryRequest(Request):
         self._url_map = url_map
 
     @property
+    def host(self) -> str:
+        """The host and port, without the default port of the scheme.
+
+        Raises `werkzeug.exceptions.SecurityError`, a 400, if the ``Host`` is malformed, or not one
+        of `trusted_hosts`. A host may have a ``_``, like the service names of Docker Compose.
+        """
+        environ = self.environ
+        host = host_of(environ) if "HTTP_HOST" in environ else get_host(environ)
+        if self.trusted_hosts and not _is_trusted(host, self.trusted_hosts):
+            raise SecurityError("the request's Host is not trusted")
+        return host
+
+    @cached_property
+    def args(self) -> MultiDict[str, str]:
+        """The query parameters. Bytes that are not UTF-8 become U+FFFD, as in `match_url`."""
+        query = self.query_string.decode(errors="replace")
+        return self.parameter_storage_class(parse_qsl(query, keep_blank_values=True))
+
+    @property
+    def full_path(self) -> str:
+        """The path and the query. Bytes that are not UTF-8 become U+FFFD."""
+        return f"{self.path}?{self.query_string.decode(errors='replace')}"
+
+    @cached_property
+    def stream(self) -> IO[bytes]:
+        """The body. Reading it raises `werkzeug.exceptions.ClientDisconnected` if it ends before
+        its ``Content-Length``, even under a server that ignores this, and if the server fails."""
+        environ = self.environ
+        if environ.get("CONTENT_LENGTH") and "HTTP_TRANSFER_ENCODING" not in environ:
+            environ = {**environ}
+            environ.pop("wsgi.input_terminated", None)  # with it, Werkzeug would not compare them
+        stream = get_input_stream(environ, max_content_length=self.max_content_length)
+        return cast(IO[bytes], _Body(stream))
+
+    @property
     def endpoint(self) -> str | None:
         """The endpoint that the request matches, such as ``tags``; `None` if it matches none."""
         return None if self.url_rule is None else self.url_rule.endpoint
 
     @property
     def scopes(self) -> list[Scope]:
-        """What a token must allow for this request; see `scopes.required_scopes`.
+        """The scopes that a token needs for this request; see `scopes.required_scopes`.
 
-        The list is empty for `base`, and if no rule matches. Any token will do then.
+        The list is empty for `base`, and if no rule matches. Any token will do then. Raises
+        `errors.NameInvalid` for a malformed repository name, which a rule of your own may match.
         """
         if self.url_rule is None:
             return []
-        return required_scopes(str(self.endpoint), self.method, self.view_args or {}, self.args)
+        try:
+            return required_scopes(str(self.endpoint), self.method, self.view_args or {}, self.args)
+        except ValueError as error:
+            raise NameInvalid(str(error)) from None
 
     @cached_property
     def urls(self) -> URLBuilder:
         """Builds URLs of this registry as paths. A ``Location`` or a ``Link`` should be a path,
         which cannot lead to another host, or from https to http behind a proxy."""
         return URLBuilder.from_environ(self.environ, relative=True, url_map=self._url_map)
+
+
+class _Body(RawIOBase):
+    """The body of a request. Any exception of the server becomes a 400."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        block = self._read(len(buffer))
+        buffer[: len(block)] = block
+        return len(block)
+
+    def readall(self) -> bytes:
+        return self._read()  # without a size, as not every server knows that -1 means all
+
+    def _read(self, *size: int) -> bytes:
+        try:
+            return self._stream.read(*size)
+        except HTTPException:
+            raise
+        except (
+            Exception
+        ) as error:  # a timeout, a reset, or what servers raise for a malformed chunk
+            raise ClientDisconnected from error
 
 
 View = TypeVar("View", bound=Callable[..., Response])
@@ -124,7 +203,7 @@ class RegistryApp:
     /v2/<repository:name>/tags/list 404
     none 400
 
-    After the call, WSGI middleware around the application finds the same request as
+    After the call, WSGI middleware around the application finds the same request in
     ``environ["werkzeug.request"]``.
 
     **Errors.** A `werkzeug.exceptions.HTTPException` becomes the registry's JSON, whether a view, a
@@ -134,7 +213,10 @@ class RegistryApp:
     ``Connection``. If a body raises an exception while it is being sent, it is too late for an
     error: the exception reaches the server, which closes the connection.
 
-    A chunked request body (``Transfer-Encoding: chunked``) is a 411 if the server does not set
+    **Requests.** A request with a malformed ``Host`` is a 400 before any hook. So is one for
+    another host, if ``RegistryRequest.trusted_hosts`` is set. A body that ends before its
+    ``Content-Length`` is a 400 as soon as a view reads it, whatever the server does. A chunked body
+    (``Transfer-Encoding: chunked``) is a 411 if the server does not set
     ``wsgi.input_terminated``: the views would get an empty body instead.
 
     **Testing.** If ``app.testing`` is set, the exceptions that would be logged are raised.
@@ -142,8 +224,7 @@ class RegistryApp:
     Every response has the headers ``Docker-Distribution-API-Version`` and
     ``X-Content-Type-Options``.
 
-    :param url_map: the routes; by default, those of `registry_routes.url_map`. Its own rules may
-        have views too.
+    :param url_map: the routes; by default, a new `RegistryMap()`. Its own rules may have views too.
     """
 
     testing: bool = False
@@ -152,13 +233,17 @@ class RegistryApp:
     def __init__(self, url_map: RegistryMap | None = None) -> None:
         if not isinstance(url_map, RegistryMap | None):
             raise TypeError(
-                f"url_map {url_map!r} must be a RegistryMap, such as RegistryMap(OCI_1_1)"
+                f"url_map must be a RegistryMap, such as RegistryMap(), not {url_map!r}"
             )
-        self.url_map: RegistryMap = url_map or ready_made_map
+        self.url_map: RegistryMap = RegistryMap() if url_map is None else url_map
         # By endpoint and method; `None` stands for any other method.
         self._views: dict[Any, dict[str | None, Callable[..., Response]]] = {}
         self._before: list[Callable[[RegistryRequest], Response | None]] = []
         self._after: list[Callable[[RegistryRequest, Response], Response]] = []
+
+    def __repr__(self) -> str:
+        views = ", ".join(map(repr, sorted(map(str, self._views)))) or "none"
+        return f"<RegistryApp of {self.url_map.dialect.name!r}, with views: {views}>"
 
     def view(self, endpoint: str, *methods: str | None) -> Callable[[View], View]:
         """Register the decorated function as the view of `endpoint` for `methods`.
@@ -181,15 +266,17 @@ class RegistryApp:
         for rule in self.url_map.iter_rules():
             if rule.endpoint == endpoint:
                 taken.update((None,) if rule.methods is None else rule.methods)
-        if not taken:
-            near = closest(endpoint, {str(rule.endpoint) for rule in self.url_map.iter_rules()})
+        known = {rule.endpoint for rule in self.url_map.iter_rules()}
+        if endpoint not in known:
+            near = closest(endpoint, map(str, known))
             raise ValueError(f"endpoint {endpoint!r} must be one of the map's, such as {near}")
         wanted = [method and method.upper() for method in methods]
         if not wanted or None in wanted:
             wanted = [method for method in taken if method != "HEAD" or "GET" not in taken]
         for method in wanted:
             if taken.isdisjoint((method, None)):
-                raise ValueError(f"endpoint {endpoint!r} must take the method {method!r}")
+                takes = ", ".join(sorted(map(str, taken)))
+                raise ValueError(f"endpoint {endpoint!r} takes {takes}, not {method}")
 
         def register(view: View) -> View:
             views = self._views.setdefault(endpoint, {})
@@ -231,8 +318,9 @@ class RegistryApp:
         It returns the response to send: the same one, changed or not, or another. It is called for
         every response, including errors, redirects and those of other hooks.
 
-        Hooks are called in reverse order: the one that was registered first is called last, and
-        sees what is sent. If a hook raises an exception, the next one gets the error's response.
+        Hooks are called in reverse order: the hook that was registered first is called last, and
+        sees the response that is sent. If a hook raises an exception, the next hook gets the
+        error's response.
         """
         self._after.insert(0, hook)
         return hook
@@ -241,45 +329,40 @@ class RegistryApp:
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         request = RegistryRequest(environ, self.url_map)
-        response, sent = self._answer(request, self._respond, request)
-        replaced: list[Response] = []
-        for hook in self._after:
-            before = response
-            response, sent = self._answer(request, hook, request, before)
-            if response is not before:
-                replaced.append(before)
-        body, status, headers = sent
-        if replaced:  # only now, as the new response may read what the old one holds
-            body = ClosingIterator(body, [one.close for one in replaced])
-        start_response(status, headers)
-        return body
-
-    def _answer(
-        self, request: RegistryRequest, respond: Callable[..., Response], *arguments: Any
-    ) -> "tuple[Response, _Sent]":
-        """What `respond` returns or raises, as a response, and as what the server gets."""
-        failure: HTTPException
+        answer = _Answer(environ)
         try:
-            response = respond(*arguments)
-            if not isinstance(response, Response):
-                raise _misreturned(respond, response)
+            response = self._guard(answer, self._respond, request)
+            for hook in self._after:
+                response = self._guard(answer, hook, request, response)
+            body = response.get_app_iter(environ)
+            start_response(answer.status, answer.headers)
+        except BaseException:
+            answer.close()
+            raise
+        if len(answer.responses) == 1:
+            return body
+        # They are closed last, because the new response may read from them.
+        del answer.responses[id(response)]
+        return ClosingIterator(body, answer.close)
+
+    def _guard(
+        self, answer: "_Answer", respond: Callable[..., Response], *arguments: Any
+    ) -> Response:
+        """Return the response that `respond` returns; if it fails, the response for the error."""
+        environ = answer.environ
+        try:
             try:
-                return response, _sent(response, request.environ)
-            except Exception:
-                if response not in arguments:  # else it is replaced, and closed for that
-                    response.close()
-                raise
-        except HTTPException as error:
-            failure = error
+                return answer.take(_checked(respond(*arguments), respond))
+            except HTTPException as error:
+                return answer.take(error_response(error, environ))
         except Exception:
             if self.testing:
                 raise
-            environ = request.environ
             _log.exception("%s %r", environ["REQUEST_METHOD"], environ.get("PATH_INFO"))
-            failure = Unknown()
-        return self._answer(request, error_response, failure, request.environ)
+            return answer.take(error_response(Unknown()))
 
     def _respond(self, request: RegistryRequest) -> Response:
+        request.host  # noqa: B018  It raises an error if it is malformed or not trusted.
         adapter = self.url_map.bind_to_environ(request.environ)
         try:
             request.url_rule, request.view_args = adapter.match(return_rule=True)
@@ -288,23 +371,33 @@ class RegistryApp:
         _check_length(request)
         for hook in self._before:
             response = hook(request)
-            if isinstance(response, Response):
-                return response
             if response is not None:
-                raise _misreturned(hook, response)
-        if request.routing_exception is not None:
-            return self._refuse(request, adapter, request.routing_exception)
-        view = self._view_of(request.endpoint, request.method)
-        if view is None:
-            methods = adapter.allowed_methods()
-            if not methods:  # a rule that takes any method does not list them
-                views = self._views.get(request.endpoint, {})
-                methods = ["GET", "HEAD", *filter(None, views)]
-            return self._refuse(request, adapter, MethodNotAllowed(methods))
-        response = view(request, **request.view_args or {})
-        if not isinstance(response, Response):
-            raise _misreturned(view, response)
-        return response
+                return _checked(response, hook)
+        if request.routing_exception is None:
+            view = self._view_of(request.endpoint, request.method)
+            if view is not None:
+                return _checked(view(request, **request.view_args or {}), view)
+        elif not getattr(request.routing_exception, "valid_methods", None):
+            # No 405, or one for a path that takes no method, as in a read-only registry.
+            raise _explained(request.routing_exception, request.environ, self.url_map)
+        methods = self._methods_with_views(adapter)
+        if not methods:
+            raise RouteUnknown
+        if request.method == "OPTIONS":
+            return Response(headers={"Allow": ", ".join(sorted({*methods, "OPTIONS"}))})
+        raise Unsupported(valid_methods=methods)
+
+    def _methods_with_views(self, adapter: RegistryMapAdapter) -> list[str]:
+        endpoints = dict(adapter.endpoints())
+        if None in endpoints:  # a rule that takes any method
+            endpoint = endpoints.pop(None)
+            for method in "GET", "HEAD", *filter(None, self._views.get(endpoint, ())):
+                endpoints.setdefault(method, endpoint)
+        return sorted(
+            method
+            for method, endpoint in endpoints.items()
+            if method and (endpoint is None or self._view_of(endpoint, method) is not None)
+        )
 
     def _view_of(self, endpoint: Any, method: str) -> Callable[..., Response] | None:
         views = self._views.get(endpoint, {})
@@ -313,32 +406,61 @@ class RegistryApp:
         view = views.get(method) or views.get(None)
         return _base if view is None and (endpoint, method) == (RouteName.BASE, "GET") else view
 
-    def _refuse(
-        self, request: RegistryRequest, adapter: RegistryMapAdapter, error: HTTPException
-    ) -> Response:
-        """Raise the error. If it is a 405, list only the methods that have a view."""
-        if not isinstance(error, MethodNotAllowed):
-            raise error
-        viewed = set()
-        for method in error.valid_methods or ():
-            try:
-                endpoint, _ = adapter.match(method=method)
-            except RequestRedirect:  # to the canonical path of the route, or somewhere else
-                endpoint = getattr(error, "endpoint", None)
-            except HTTPException:  # the rule that takes the method does not serve this path
-                continue
-            if endpoint is None or self._view_of(endpoint, method) is not None:
-                viewed.add(method)
-        if not viewed:
-            raise RouteUnknown
-        if request.method == "OPTIONS":
-            return Response(headers={"Allow": ", ".join(sorted({*viewed, "OPTIONS"}))})
-        raise Unsupported(valid_methods=sorted(viewed))
+
+class _Answer:
+    """The responses to a request. The last is sent, and all are closed."""
+
+    def __init__(self, environ: "WSGIEnvironment") -> None:
+        self.environ = environ
+        self.responses: dict[int, Response] = {}  # by `id`, because responses may be equal
+
+    def take(self, response: Response) -> Response:
+        """Return the response, if a server can send it. Raise `ValueError` if none can."""
+        self.responses[id(response)] = response
+        self.status, self.headers = _head_of(response, self.environ)
+        return response
+
+    def close(self) -> None:
+        """Close all responses."""
+        for response in self.responses.values():
+            response.close()
 
 
-def _misreturned(function: Callable[..., Any], returned: object) -> TypeError:
+def _checked(response: Any, function: Callable[..., Any]) -> Response:
+    """Return what `function` has returned. Raise `TypeError` if that is not a response."""
+    if isinstance(response, Response):
+        return response
     name = getattr(function, "__name__", function)
-    return TypeError(f"{name!r} must return a Response, not {returned!r}")
+    raise TypeError(f"{name!r} must return a Response, not {response!r}")
+
+
+def _explained(
+    error: HTTPException, environ: "WSGIEnvironment", url_map: RegistryMap
+) -> HTTPException:
+    """Return a 404 that names the cause if the application is mounted at its own root."""
+    mount, root = environ.get("SCRIPT_NAME", "").rstrip("/"), url_map.table.root
+    if type(error) is not NotFound or not mount.endswith(root):
+        return error
+    return RouteUnknown(
+        f"the registry expects {root!r} at the start of the path, but the server has taken it "
+        f"away: mount the registry at {mount.removesuffix(root) or '/'!r} instead of {mount!r}"
+    )
+
+
+def _is_trusted(host: str, trusted: Collection[str]) -> bool:
+    """Whether a host is one of `trusted`, or under one of them that starts with a dot."""
+    name = _name_of(host)
+    for given in [trusted] if isinstance(trusted, str) else trusted:
+        suffix = _name_of(given.removeprefix("."))
+        if name == suffix or (given.startswith(".") and name.endswith(f".{suffix}")):
+            return True
+    return False
+
+
+def _name_of(host: str) -> str:
+    """Return a host without its port, in lowercase ASCII."""
+    name = re.sub(":[0-9]*$", "", host).lower()
+    return name if name.isascii() else name.encode("idna").decode()
 
 
 def _check_length(request: RegistryRequest) -> None:
@@ -355,14 +477,6 @@ def _check_length(request: RegistryRequest) -> None:
         raise LengthRequired("the body must have a Content-Length")
 
 
-#: What a WSGI server gets: the body, the status and the headers.
-_Sent: TypeAlias = tuple[Iterable[bytes], str, list[tuple[str, str]]]
-
-_OWN_HEADERS = {
-    "docker-distribution-api-version": ("Docker-Distribution-API-Version", "registry/2.0"),
-    "x-content-type-options": ("X-Content-Type-Options", "nosniff"),
-}
-
 #: Headers that only a server may send (PEP 3333; RFC 9110, 7.6.1), and the empty name.
 _NEVER_SENT = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 _NEVER_SENT |= {"proxy-authenticate", "proxy-authorization", "proxy-connection", ""}
@@ -372,14 +486,19 @@ _is_token = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch  # RFC 9110, 5.
 _is_text = re.compile(r"[ -~\x80-\xff]*").fullmatch  # PEP 3333: Latin-1, without control characters
 
 
-def _sent(response: Response, environ: "WSGIEnvironment") -> _Sent:
-    """A response as a server gets it. Raises `ValueError` if no server can send it."""
-    body, status, headers = response.get_wsgi_response(environ)
+_is_length = re.compile("[0-9]{1,18}").fullmatch
+
+
+def _head_of(response: Response, environ: "WSGIEnvironment") -> tuple[str, list[tuple[str, str]]]:
+    """Return the status and the headers of a response, as a server gets them.
+
+    Raise `ValueError` if no server can send them.
+    """
+    status, headers = response.status, response.get_wsgi_headers(environ).to_wsgi_list()
     if not _is_status(status):
         raise ValueError(f"status {status!r} must be a number from 200 to 999 and a reason")
-    names = {name.lower() for name, _ in headers}
-    letters = "".join([name for name, _ in headers]).replace("-", "")
-    text = "".join([value for _, value in headers])
+    names, values = zip(*headers, strict=True) if headers else ((), ())
+    letters, text = "".join(names).replace("-", ""), "".join(values)
     is_plain = letters.isascii() and letters.isalnum() and text.isascii()
     if not (is_plain and text.isprintable()):  # it may still be valid
         for name, value in headers:
@@ -387,10 +506,21 @@ def _sent(response: Response, environ: "WSGIEnvironment") -> _Sent:
                 raise ValueError(
                     f"header {name!r}: {value!r} must be a token and one line of Latin-1"
                 )
-    if not names.isdisjoint(_NEVER_SENT):
-        raise ValueError(f"header {min(names & _NEVER_SENT)!r} must be left to the server")
-    headers += [header for name, header in _OWN_HEADERS.items() if name not in names]
-    return body, status, headers
+    lowered = [name.lower() for name in names]
+    if not _NEVER_SENT.isdisjoint(lowered):
+        name = min(_NEVER_SENT.intersection(lowered))
+        raise ValueError(f"header {name!r} must be left to the server")
+    if "content-length" in lowered:
+        length = values[lowered.index("content-length")]
+        if not _is_length(length):
+            raise ValueError(f"Content-Length {length!r} must be a whole number of bytes")
+        if lowered.count("content-length") > 1:
+            raise ValueError("header 'Content-Length' must be given once")
+    if "docker-distribution-api-version" not in lowered:
+        headers.append(("Docker-Distribution-API-Version", "registry/2.0"))
+    if "x-content-type-options" not in lowered:
+        headers.append(("X-Content-Type-Options", "nosniff"))
+    return status, headers
 
 
 def _base(request: RegistryRequest) -> Response:

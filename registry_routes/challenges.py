@@ -8,6 +8,7 @@ token authentication specification).
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 
 from .grammar import append_query
 from .headers import Headers, header_values, unescape
+from .scopes import Scope
 
 
 class TokenForm(NamedTuple):
@@ -69,11 +71,17 @@ class Challenge:
 
     @property
     def scope(self) -> str:
-        """The scopes that the token must have, separated by spaces; "" if there are none.
-
-        `registry_routes.scopes.parse_scopes` reads them.
-        """
+        """The scopes that the token must have, separated by spaces; "" if there are none."""
         return self.parameters.get("scope", "")
+
+    @property
+    def scopes(self) -> list[Scope]:
+        """The scopes that the token must have, without those that cannot be read."""
+        found = []
+        for text in self.scope.split():
+            with suppress(ValueError):
+                found.append(Scope.parse(text))
+        return found
 
     @property
     def error(self) -> str:
@@ -303,6 +311,8 @@ def parse_token(body: bytes | str) -> Token:
 
     Raises `ValueError`, which names the field that is wrong, for any other body.
     """
+    if not isinstance(body, bytes | str):
+        raise TypeError(f"token response is a {type(body).__name__}: parse_token reads its body")
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
@@ -323,7 +333,12 @@ def parse_token(body: bytes | str) -> Token:
     refresh_token = content.get("refresh_token")
     if not isinstance(refresh_token, str | None):
         raise ValueError("refresh_token of a token response must be a string")
-    return Token(token, int(seconds), _time(content.get("issued_at")), refresh_token or None)
+    return Token(
+        token, int(min(seconds, _LONGEST)), _time(content.get("issued_at")), refresh_token or None
+    )
+
+
+_LONGEST = 999_999_999  # seconds, which a `timedelta` can hold
 
 
 def _time(text: object) -> datetime | None:

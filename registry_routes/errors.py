@@ -8,6 +8,7 @@ Docker's: Go distribution, ``registry/api``.) `responses.parse_errors` reads tho
 # The codes and descriptions narrow the types of HTTPException, as those of Werkzeug itself do.
 # pyright: reportIncompatibleVariableOverride=false
 
+import copyreg
 import json
 import re
 import reprlib
@@ -20,10 +21,12 @@ from urllib.parse import quote
 
 from werkzeug import exceptions
 from werkzeug.exceptions import HTTPException
+from werkzeug.http import http_date
 from werkzeug.routing import RequestRedirect
 from werkzeug.wrappers import Response
 
 from .challenges import Challenge, parse_challenges
+from .headers import header_values, seconds_until
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -78,8 +81,8 @@ class RegistryError(HTTPException):
 
     error_code = "UNKNOWN"
 
-    retry_after: datetime | int | None = None
-    """When to try again: in how many seconds, or at what time; `None` if that is not known."""
+    retry_after: int | None = None
+    """In how many seconds to try again; `None` if that is not known."""
 
     def __init_subclass__(cls) -> None:
         more = f"\n\n{cleandoc(cls.__doc__)}" if cls.__doc__ else ""
@@ -97,11 +100,25 @@ class RegistryError(HTTPException):
         self.code: int = self.code or 500
         self.detail = detail
         self.headers: list[tuple[str, str]] = list(headers)
+        if isinstance(after := options.get("retry_after"), datetime):
+            self.headers.append(("Retry-After", http_date(after)))
+            self.retry_after = seconds_until(after)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} '{self.code} {self.error_code}: {self.message}'>"
+
+    def __reduce__(self) -> tuple[Any, ...]:  # by default, pickle would call __init__
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
+
+    @property
+    def message(self) -> str:
+        """What went wrong, for a person to read."""
+        return self.description or self.name
 
     @property
     def entry(self) -> dict[str, Any]:
         """The entry of this error in the body of the response."""
-        return error_entry(self.error_code, self.description or self.name, self.detail)
+        return error_entry(self.error_code, self.message, self.detail)
 
     def get_body(self, environ: Any = None, scope: Any = None) -> str:
         """The JSON body, as text."""
@@ -202,22 +219,24 @@ class TagInvalid(RegistryError, exceptions.BadRequest):
     description: str = "the tag is not valid"
 
 
-class TooManyRequests(RegistryError, exceptions.TooManyRequests):
-    """`retry_after`, in seconds or as a `datetime`, goes into the ``Retry-After`` header."""
+class TooManyRequests(RegistryError, exceptions.TooManyRequests):  # type: ignore[misc]
+    """`retry_after`, seconds or a `datetime`, goes into the ``Retry-After`` header."""
 
     error_code = "TOOMANYREQUESTS"
     description: str = "too many requests"
 
 
 class Unauthorized(RegistryError, exceptions.Unauthorized):
-    """With a `realm`, the URL of a token server, the response asks the client to get a token there.
+    """A 401 must say how to log in (RFC 9110, 15.5.2), or the constructor raises `TypeError`.
+
+    With a `realm`, the URL of a token server, the response asks the client to get a token there.
 
     `service` is what the token server calls this registry. `scope` has the scopes that the token
     must have: a string, or an iterable of scopes, which may be any objects that print as one.
     (Docker token authentication specification.) `error` says why the client's token is not enough:
     ``insufficient_scope`` or another code of RFC 6750, 3.1. `challenge` replaces all of these: it
     is a whole header value, such as ``Basic realm="…"``, or a `Challenge`. `headers` may add more
-    challenges. Without any of these arguments, the response has no challenge.
+    challenges.
 
     >>> scopes = ["repository:library/nginx:pull,push"]
     >>> error = Unauthorized(realm="https://auth.example/token", service="r.example", scope=scopes)
@@ -256,6 +275,8 @@ class Unauthorized(RegistryError, exceptions.Unauthorized):
         challenges = [*(self.www_authenticate or ()), *([challenge] if challenge else [])]
         vars(self)["www_authenticate"] = None  # Werkzeug's objects cannot be pickled
         self.headers.extend(("WWW-Authenticate", str(one)) for one in challenges)
+        if not header_values(self.headers, "WWW-Authenticate"):
+            raise TypeError("Unauthorized() has no challenge: give it a realm= or a challenge=")
 
     @property
     def challenges(self) -> list[Challenge]:
@@ -263,8 +284,8 @@ class Unauthorized(RegistryError, exceptions.Unauthorized):
         return parse_challenges(self.headers)
 
 
-class Unavailable(RegistryError, exceptions.ServiceUnavailable):
-    """`retry_after`, in seconds or as a `datetime`, goes into the ``Retry-After`` header."""
+class Unavailable(RegistryError, exceptions.ServiceUnavailable):  # type: ignore[misc]
+    """`retry_after`, seconds or a `datetime`, goes into the ``Retry-After`` header."""
 
     error_code = "UNAVAILABLE"
     description: str = "the registry is temporarily unavailable"
@@ -294,6 +315,12 @@ class Unsupported(RegistryError, exceptions.MethodNotAllowed):
     ) -> None:
         super().__init__(message, detail=detail, **options)
         self.endpoint = endpoint
+
+    def get_headers(self, environ: Any = None, scope: Any = None) -> list[tuple[str, str]]:
+        headers = super().get_headers(environ, scope)
+        if self.valid_methods is not None and not self.valid_methods:
+            headers.append(("Allow", ""))  # no method is allowed (RFC 9110, 10.2.1)
+        return headers
 
 
 class RouteUnknown(RegistryError, exceptions.NotFound):

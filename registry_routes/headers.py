@@ -4,11 +4,13 @@ Each function takes or returns the text of a header. Nothing here needs a reques
 number of bytes may have at most 18 digits, which is more than any blob needs.
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from typing import Any, Protocol, TypeAlias
 
-from werkzeug.http import quote_header_value
+from werkzeug.http import parse_date, quote_header_value
 
 IMAGE_INDEX = "application/vnd.oci.image.index.v1+json"
 IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -182,6 +184,46 @@ def field_lines(value: str | Iterable[str] | None) -> list[str]:
     (['1.2.3, 1.2', 'latest'], ['latest'], [])
     """
     return [value] if isinstance(value, str) else list(value or ())
+
+
+def seconds_until(time: datetime, now: datetime | None = None) -> int:
+    """Return how many seconds there are from `now` to `time`, rounded up, and at least 0.
+
+    A time without a timezone is UTC, as in Werkzeug.
+    """
+    aware = time if time.tzinfo else time.replace(tzinfo=UTC)
+    return _capped(math.ceil((aware - (now or datetime.now(UTC))).total_seconds()))
+
+
+def retry_after(value: str | Iterable[str] | None, date: str | None = None) -> int | None:
+    """Return how many seconds to wait, from ``Retry-After``; `None` if it does not say.
+
+    (RFC 9110, section 10.2.3.) Fractions are rounded up. A time counts from `date`, the response's
+    own ``Date``, or else from now. The result is at least 0, and at most 999,999,999.
+
+    >>> retry_after("30"), retry_after("1.2"), retry_after("soon")
+    (30, 2, None)
+    >>> retry_after("Tue, 24 Nov 2026 10:00:30 GMT", "Tue, 24 Nov 2026 10:00:00 GMT")
+    30
+    """
+    for line in field_lines(value):
+        first = line.partition(",")[0].strip(" \t")  # two lines may have been joined
+        if re.fullmatch(r"[0-9]+(?:\.[0-9]*)?", first):
+            return _capped(math.ceil(min(float(first), 1e9)))
+        if (time := _time(line)) is not None:
+            return seconds_until(time, _time(date or ""))
+    return None
+
+
+def _capped(seconds: int) -> int:
+    return min(max(seconds, 0), 999_999_999)
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        return parse_date(text)
+    except (OverflowError, ValueError):  # a date that does not exist
+        return None
 
 
 _ELEMENT = re.compile(r"""(?>(?:[^",]++|"(?>(?:[^"\\]++|\\.)*)"?)+)""", re.DOTALL)

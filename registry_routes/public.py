@@ -15,6 +15,7 @@ from .errors import error_response
 from .map import RegistryMap, RegistryMapAdapter, url_map
 from .reference import Reference
 from .routes import DOCKER_1_5, OCI_1_1, Dialect, RegistryRules, Route, RouteName
+from .table import RouteTable
 from .urls import URLBuilder, match_url, resolve_location
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "RepositoryNameConverter",
     "Route",
     "RouteName",
+    "RouteTable",
     "TagConverter",
     "URLBuilder",
     "UploadIdConverter",

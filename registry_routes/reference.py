@@ -6,6 +6,7 @@ from typing import Self
 
 from .digests import check_algorithm
 from .grammar import DIGEST, DOMAIN, NAME, TAG, shortened
+from .scopes import Scope
 
 _DOCKER_HUB = "docker.io"
 _OFFICIAL = "library/"
@@ -20,7 +21,7 @@ class Reference:
     Reference(domain='docker.io', name='library/nginx', tag='1.27', digest=None)
     >>> str(reference), reference.familiar()
     ('docker.io/library/nginx:1.27', 'nginx:1.27')
-    >>> reference.root(), reference.reference
+    >>> reference.root(), reference.reference()
     ('https://registry-1.docker.io', '1.27')
     >>> Reference.parse("localhost:5000/Foo")
     Traceback (most recent call last):
@@ -73,7 +74,7 @@ class Reference:
             )
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, *, default_domain: str = _DOCKER_HUB) -> Self:
         """Read a reference, in its short or its full form.
 
         The first component is the domain if a ``/`` follows it and it is ``localhost`` or has a
@@ -87,13 +88,20 @@ class Reference:
         'localhost'
         >>> Reference.parse("localhost:5000").name  # without a "/", it names no registry
         'library/localhost'
+        >>> str(Reference.parse("org/app", default_domain="quay.io"))
+        'quay.io/org/app'
+
+        :param default_domain: the registry of a reference without a domain, for tools whose default
+            is not Docker Hub. Only Docker Hub has names of one component in ``library``.
         """
         if not isinstance(text, str):
             kind = type(text).__name__
             raise ValueError(f"reference {shortened(text)} must be a string, not {kind}")
+        if scheme := re.match("([a-z][a-z0-9+.-]*:)//", text):
+            raise ValueError(f"domain {shortened(scheme[1])} must not be the scheme of a URL")
         if re.fullmatch("[a-f0-9]{64}", text):
             raise ValueError(f"reference {text!r} must not be 64 hexadecimal digits, an image ID")
-        return cls(*_parts(str.__str__(text)))
+        return cls(*_parts(str.__str__(text), DOMAIN.check(default_domain)))
 
     def __str__(self) -> str:
         """The full form, with the domain."""
@@ -117,10 +125,17 @@ class Reference:
         official = self.name.removeprefix(_OFFICIAL)
         return self._with_tag_and_digest(self.name if "/" in official else official)
 
-    @property
     def reference(self) -> str:
-        """What the URL of the manifest ends with: the digest, else the tag, else ``latest``."""
+        """Return what the manifest's URL ends with: the digest, else the tag, else ``latest``."""
         return self.digest or self.tag or "latest"
+
+    def scope(self, *actions: str) -> Scope:
+        """Return the scope of a token for these actions on the repository.
+
+        >>> print(Reference.parse("nginx").scope("pull", "push"))
+        repository:library/nginx:pull,push
+        """
+        return Scope("repository", self.name, actions)
 
     def root(self, scheme: str = "https") -> str:
         """The URL of the registry, for `URLBuilder`.
@@ -143,12 +158,12 @@ class Reference:
         return f"{name}{tag}{digest}"
 
 
-def _parts(text: str) -> tuple[str, str, str | None, str | None]:
+def _parts(text: str, default_domain: str = _DOCKER_HUB) -> tuple[str, str, str | None, str | None]:
     """The parts of a reference, with Docker's defaults, well-formed or not."""
     named, at, digest = text.partition("@")
     domain, slash, rest = named.partition("/")
     if not slash or not (domain == "localhost" or re.search("[.:A-Z]", domain)):
-        domain, rest = _DOCKER_HUB, named
+        domain, rest = default_domain, named
     name, colon, tag = rest.partition(":")
     if domain == "index.docker.io":
         domain = _DOCKER_HUB

@@ -3,13 +3,11 @@
 import json
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from functools import cache
 from html import unescape
 from typing import Any
 
 from werkzeug import exceptions
-from werkzeug.http import parse_date
 
 from .challenges import Challenge, parse_challenges
 from .errors import (
@@ -21,7 +19,7 @@ from .errors import (
     Unauthorized,
     Unsupported,
 )
-from .headers import Headers, header_pairs, header_values
+from .headers import Headers, header_pairs, header_values, retry_after
 
 
 def parse_errors(
@@ -46,8 +44,8 @@ def parse_errors(
     - A 405 is an `Unsupported` with its `valid_methods`.
     - A 429 is a `TooManyRequests`, and a 503 is an `Unavailable`.
 
-    If the response has a ``Retry-After``, each error has it as `retry_after`, in seconds or as a
-    `datetime`.
+    If the response has a ``Retry-After``, each error has it as `retry_after`, in seconds. A time
+    counts from the response's own ``Date``, or else from now.
 
     The response to a HEAD has no body. If `endpoint` names the endpoint that was requested, as the
     map does, a 404 without a body becomes the error that the specification has for it: a
@@ -58,17 +56,17 @@ def parse_errors(
     about the error.
 
     >>> [error] = parse_errors(404, b'{"errors": [{"code": "NAME_UNKNOWN", "message": "no"}]}')
-    >>> error, error.description
-    (<NameUnknown '404: Not Found'>, 'no')
+    >>> error
+    <NameUnknown '404 NAME_UNKNOWN: no'>
     >>> [error] = parse_errors(502, b"<html><title>Bad gateway</title></html>")
-    >>> error.error_code, error.description, isinstance(error, exceptions.BadGateway)
+    >>> error.error_code, error.message, isinstance(error, exceptions.BadGateway)
     ('UNKNOWN', 'Bad gateway', True)
     >>> headers = {"WWW-Authenticate": 'Bearer realm="https://auth.example/"'}
     >>> [error] = parse_errors(401, b"", headers)
     >>> error.realm, error.scope
     ('https://auth.example/', '')
     >>> parse_errors(404, endpoint="blob")
-    [<BlobUnknown '404: Not Found'>]
+    [<BlobUnknown '404 BLOB_UNKNOWN: the repository has no such blob'>]
 
     Raises `TypeError` if the status is not an `int`, the body neither `bytes` nor a string, or the
     headers not headers; and `ValueError` if the status is not 400 to 999.
@@ -80,12 +78,42 @@ def parse_errors(
     if not isinstance(body, str | bytes):
         raise TypeError(f"body must be bytes or a string, not {body!r:.100}")
     text = body if isinstance(body, str) else str(body, errors="replace")
-    forwarded = [pair for pair in header_pairs(headers) if pair[0].lower() in FORWARDED]
+    pairs = header_pairs(headers)
+    forwarded = [pair for pair in pairs if pair[0].lower() in FORWARDED]
     default = MISSING.get((endpoint or "").rpartition(".")[2]) if status == 404 else None
     if text.strip() or default is None:
         default = BY_STATUS.get(status)
     entries = _entries(text) or [{"message": _plain_text(text)}]
-    return [_read(int(status), forwarded, default, entry) for entry in entries]
+    date = next(iter(header_values(pairs, "Date")), None)
+    wait = retry_after(header_values(forwarded, "Retry-After"), date)
+    return [_read(int(status), forwarded, wait, default, entry) for entry in entries]
+
+
+def raise_for_status(response: Any, *, endpoint: str | None = None) -> None:
+    """Raise the registry's error if the status of a response is 400 or more.
+
+    `response` is one of requests or httpx. At most 64 KiB of its body are read; one of an
+    ``httpx.AsyncClient`` must have been read before. `endpoint` is as in `parse_errors`, which
+    tells all errors of a response; this is the first of them.
+    """
+    if response.status_code >= 400:
+        content = beginning_of(response)
+        raise parse_errors(response.status_code, content, response.headers, endpoint=endpoint)[0]
+
+
+LONGEST_BODY = 64 * 1024  # bytes that are read of an error, or of a token server's answer
+
+
+def beginning_of(response: Any) -> bytes:
+    """Return at most 64 KiB of the body of a response of requests or httpx."""
+    blocks = response.iter_content if hasattr(response, "iter_content") else response.iter_bytes
+    content = bytearray()
+    for block in blocks(LONGEST_BODY):
+        content += block
+        if len(content) >= LONGEST_BODY:
+            response.close()
+            break
+    return bytes(content[:LONGEST_BODY])
 
 
 #: The headers that are about an error, which a proxy passes on.
@@ -119,6 +147,7 @@ def _entries(text: str) -> list[dict[str, Any]]:
 def _read(
     status: int,
     headers: list[tuple[str, str]],
+    wait: int | None,
     default: type[RegistryError] | None,
     entry: Mapping[str, Any],
 ) -> RegistryError:
@@ -133,6 +162,7 @@ def _read(
         bearers = [one for one in parse_challenges(headers) if one.scheme == "bearer"]
         challenge = bearers[0] if bearers else Challenge("bearer")
         options = {name: getattr(challenge, name) for name in _OF_A_CHALLENGE}
+        options["challenge"] = challenge  # if there was none, it is not sent either
     elif known is Unsupported:
         allow = ",".join(header_values(headers, "Allow"))
         options["valid_methods"] = re.findall(r"[^\s,]+", allow) or None
@@ -143,7 +173,7 @@ def _read(
     )
     error.code = status
     error.headers = list(headers)  # exactly as they were sent
-    error.retry_after = _retry_after(header_values(headers, "Retry-After"))
+    error.retry_after = wait
     if isinstance(code, str) and code:
         error.error_code = code
     return error
@@ -167,23 +197,11 @@ def _new_of_status(status: int) -> RegistryError:
     return _of_status(status)()
 
 
-def _retry_after(values: list[str]) -> datetime | int | None:
-    for value in values:
-        seconds = value.partition(",")[0].strip()  # two lines may have been joined
-        if seconds.isascii() and seconds.isdecimal():
-            return int(seconds[:9])  # no client waits longer
-        try:
-            if date := parse_date(value):
-                return date.astimezone(UTC)
-        except (OverflowError, ValueError):  # a date that does not exist
-            pass
-    return None
-
-
 def _plain_text(text: str) -> str:
     """The title of a page, or the first words of a text, to show as the message."""
     text = text[:10_000]
     if "<" in text:
         title = re.search(r"<title[^<>]*>([^<]*)", text, re.IGNORECASE)
-        text = unescape(title[1] if title else re.sub(r"<[^<>]*>", " ", text))
+        text = title[1] if title else re.sub(r"<[^<>]*>", " ", text)
+        text = unescape(re.sub("&#[0-9]{10,}", " ", text))  # int() refuses several thousand digits
     return " ".join(text.split())[:500]

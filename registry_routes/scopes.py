@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
 
-from .grammar import NAME
+from .grammar import NAME, shortened
 
 
 @dataclass(frozen=True)
@@ -27,34 +27,44 @@ class Scope:
     """
 
     type: str
-    """``repository`` or ``registry``."""
+    """``repository`` or ``registry``; or all of a scope in another form, such as ``aws``."""
 
-    name: str
+    name: str = ""
     """The repository name, or ``catalog`` for the registry."""
 
-    actions: tuple[str, ...]
+    actions: tuple[str, ...] = ()
     """``pull``, ``push``, ``delete``, or ``*`` for all actions. A string such as ``"pull,push"`` is
     split at its commas."""
 
     def __post_init__(self) -> None:
         actions = self.actions.split(",") if isinstance(self.actions, str) else self.actions
         object.__setattr__(self, "actions", tuple(filter(None, actions)))
+        text = str(self)
+        if not re.fullmatch(_WORD, text):  # a blank in a name would begin another scope
+            raise ValueError(
+                f"scope {shortened(text)} must be printable ASCII, without blanks, '\"' and '\\'"
+            )
+        if _parts(text) != (self.type, self.name, self.actions):
+            raise ValueError(f"scope {shortened(text)} must have its ':' and ',' between its parts")
 
     def __str__(self) -> str:
+        if not self.name and not self.actions:
+            return self.type
         return f"{self.type}:{self.name}:{','.join(self.actions)}"
 
     @classmethod
     def parse(cls, text: str) -> "Scope":
-        """Parse a scope. Raises `ValueError` if `text` is malformed.
+        """Read a scope, as registries and token servers write it.
 
-        An empty action, as in ``repository:a:pull,``, asks for nothing, and is left out.
+        An empty action, as in ``repository:a:pull,``, asks for nothing, and is left out. A scope
+        without a name and actions is kept as it is: it equals only itself.
+
+        >>> Scope.parse("aws"), str(Scope.parse("aws"))
+        (Scope(type='aws', name='', actions=()), 'aws')
+
+        Raises `ValueError` for characters that no scope has (RFC 6749, 3.3), and for no text.
         """
-        # A name that starts with a host and a port has ":" in it. The characters of a name are
-        # those of a scope in RFC 6749, 3.3.
-        found = re.fullmatch(r"([a-z0-9]+(?:\([a-z0-9]+\))?):([!#-\[\]-~]+):([a-z*,]*)", text)
-        if not found:
-            raise ValueError(f"scope {text!r} must be a type, a name and actions, joined by ':'")
-        return cls(found[1], found[2], tuple(found[3].split(",")))
+        return cls(*_parts(text))
 
     def is_granted_by(self, granted: Iterable["Scope"]) -> bool:
         """Whether the scopes in `granted` together allow everything that this scope asks for.
@@ -63,13 +73,29 @@ class Scope:
         >>> Scope("repository", "a", ("pull",)).is_granted_by(granted)
         True
         """
+        granted = list(granted)
         actions = {
             action
             for scope in granted
             if (scope.type, scope.name) == (self.type, self.name)
             for action in scope.actions
         }
+        if not self.name:
+            return self in granted
         return "*" in actions or actions.issuperset(self.actions)
+
+
+_WORD = r"[!#-\[\]-~]+"  # RFC 6749, 3.3
+
+# A name that starts with a host and a port has ":" in it.
+_SCOPE = re.compile(rf"([a-z0-9]+(?:\([a-z0-9]+\))?):({_WORD}):([a-zA-Z0-9_.*,-]*)")
+
+
+def _parts(text: str) -> tuple[str, str, tuple[str, ...]]:
+    found = _SCOPE.fullmatch(text)
+    if not found:
+        return text, "", ()
+    return found[1], found[2], tuple(filter(None, found[3].split(",")))
 
 
 def parse_scopes(text: str) -> list[Scope]:
@@ -80,7 +106,7 @@ def parse_scopes(text: str) -> list[Scope]:
 
     Raises `ValueError`, which names the scope, if one is malformed.
     """
-    return [Scope.parse(one) for one in text.split()]
+    return [Scope.parse(scope) for scope in text.split()]
 
 
 def required_scopes(
@@ -106,13 +132,15 @@ def required_scopes(
     registry, or your own endpoint. A POST with ``from`` in its query counts as a mount at any
     endpoint. If ``from`` is empty or not a repository name, the request needs only the scope of its
     target. The registry must then begin an ordinary upload instead of a mount.
+
+    Raises `ValueError` for a malformed repository name, which a rule of your own may let through.
     """
     name = values.get("name")
     if name is None:
         is_base = endpoint.rpartition(".")[2] == "base"
         return [] if is_base else [Scope("registry", "catalog", ("*",))]
     # An unknown method might do anything.
-    scopes = [Scope("repository", name, _ACTIONS.get(method.upper(), ("*",)))]
+    scopes = [Scope("repository", NAME.check(name), _ACTIONS.get(method.upper(), ("*",)))]
     if method.upper() == "POST":  # at any endpoint, as a map may rename them
         for source in _values_of(query, "from"):
             if source != name and NAME.fits(source):

@@ -4,14 +4,16 @@ A URL is a string, or an object that prints as a URL, such as those of httpx and
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache, partial, wraps
+from inspect import signature
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
-from urllib.parse import SplitResult, parse_qsl, quote, unquote, urljoin, urlsplit
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeAlias
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from werkzeug.datastructures import MultiDict
-from werkzeug.exceptions import NotFound, SecurityError
-from werkzeug.routing import BuildError
+from werkzeug.exceptions import MethodNotAllowed, NotFound, SecurityError
+from werkzeug.routing import BuildError, MapAdapter, RequestRedirect
 from werkzeug.wsgi import get_host
 
 from .errors import RegistryError
@@ -36,6 +38,33 @@ PARAMETERS: Mapping[str, str] = MappingProxyType(
         "artifact_type": "artifactType",
     }
 )
+
+
+P = ParamSpec("P")
+
+
+def _by_position(method: Callable[P, str]) -> Callable[P, str]:
+    """Return the method; its error for an argument given by name shows how to write the call."""
+    parameters = signature(method).parameters.values()
+    names = [one.name for one in parameters if one.kind is one.POSITIONAL_ONLY]
+    others = {"reference": ["digest", "tag"]}  # names that a reference may be given by
+
+    @wraps(method)
+    def build(*args: P.args, **options: P.kwargs) -> str:
+        try:
+            return method(*args, **options)
+        except TypeError:
+            absent = [name for slot in names[len(args) :] for name in (slot, *others.get(slot, ()))]
+            misplaced = [name for name in absent if name in options]
+            if not misplaced:
+                raise
+            values = ", ".join(map(shortened, [*args[1:], *(options[name] for name in misplaced)]))
+            raise TypeError(
+                f"URLBuilder.{method.__name__}() takes {' and '.join(misplaced)} by position: "
+                f"{method.__name__}({values})"
+            ) from None
+
+    return build
 
 
 class URLBuilder:
@@ -67,13 +96,26 @@ class URLBuilder:
     :param url_map: the routes; by default, those of `registry_routes.url_map`.
     """
 
+    root: str
+    """What every URL starts with."""
+
     def __init__(
         self, root: object, *, relative: bool = False, url_map: RegistryMap | None = None
     ) -> None:
-        parts = _parsed_root(root, may_be_path=relative)
-        self.root: str = parts.path if relative else f"{parts.scheme}://{parts.netloc}{parts.path}"
-        """What every URL starts with."""
         self._table = (url_map or ready_made_map).table
+        self._set_root(root, relative)
+        if self.root.endswith("/v2"):  # every URL would have it twice
+            right = shortened(self.root.removesuffix("/v2") or "/")
+            raise ValueError(
+                f"root {shortened(str(root))} contains the '/v2' of the API: give {right}"
+            )
+
+    def _set_root(self, root: object, relative: bool) -> None:
+        parts = _parsed_root(root, may_be_path=relative)
+        self.root = parts.path if relative else f"{parts.scheme}://{parts.netloc}{parts.path}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.root!r})"
 
     @classmethod
     def from_environ(
@@ -97,8 +139,10 @@ class URLBuilder:
         script_name = quote(environ.get("SCRIPT_NAME", ""), safe=SAFE_IN_PATH, encoding="latin-1")
         root = f"/{script_name.strip('/')}"
         if not relative:
-            root = f"{environ['wsgi.url_scheme']}://{_host_of(environ)}{root}"
-        return cls(root, relative=relative, url_map=url_map)
+            root = f"{environ['wsgi.url_scheme']}://{host_of(environ)}{root}"
+        builder = cls("/", relative=True, url_map=url_map)
+        builder._set_root(root, relative)  # it may be mounted at a path that ends in "/v2"
+        return builder
 
     def base(self, /, **query: QueryValue) -> str:
         """The root of the API, ``/v2/``."""
@@ -110,16 +154,18 @@ class URLBuilder:
         """The repositories: at most `n` of them, after `last`."""
         return self._url(RouteName.CATALOG, {}, {"n": _count(n), "last": last}, query)
 
+    @_by_position
     def tags(
         self, name: str, /, *, n: int | None = None, last: str | None = None, **query: QueryValue
     ) -> str:
         """The tags of a repository: at most `n` of them, after `last`."""
         return self._url(RouteName.TAGS, {"name": name}, {"n": _count(n), "last": last}, query)
 
+    @_by_position
     def manifest(
         self,
         name: str | Reference,
-        reference: str = "",
+        reference: str | None = None,
         /,
         *,
         tag: str | Iterable[str] | None = None,
@@ -139,12 +185,14 @@ class URLBuilder:
         :param ns: the registry that a proxy should pull from.
         """
         if isinstance(name, Reference):
-            if reference:
+            if reference is not None:
                 raise ValueError(
                     f"reference {shortened(str(name))} must be given alone, not with "
                     f"{shortened(reference)}"
                 )
-            reference, name = name.reference, name.name
+            reference, name = name.reference(), name.name
+        elif reference is None:
+            raise TypeError("URLBuilder.manifest() needs a tag or a digest, or a Reference")
         kind = "digest" if isinstance(reference, str) and ":" in reference else "tag"
         tags = _listed(tag)
         for one in tags:
@@ -156,10 +204,12 @@ class URLBuilder:
         values = {"name": name, kind: reference}
         return self._url(RouteName.MANIFEST, values, {"tag": tags, "ns": ns}, query)
 
+    @_by_position
     def blob(self, name: str, digest: str, /, *, ns: str | None = None, **query: QueryValue) -> str:
         """A blob. For `ns` see `manifest`."""
         return self._url(RouteName.BLOB, {"name": name, "digest": digest}, {"ns": ns}, query)
 
+    @_by_position
     def blob_upload(
         self,
         name: str,
@@ -190,6 +240,7 @@ class URLBuilder:
         }
         return self._url(RouteName.BLOB_UPLOAD, {"name": name}, parameters, query)
 
+    @_by_position
     def blob_upload_chunk(
         self, name: str, uuid: str, /, *, digest: str | None = None, **query: QueryValue
     ) -> str:
@@ -201,6 +252,7 @@ class URLBuilder:
         parameters = {"digest": self._checked_digest(digest)}
         return self._url(RouteName.BLOB_UPLOAD_CHUNK, values, parameters, query)
 
+    @_by_position
     def referrers(
         self,
         name: str,
@@ -222,6 +274,7 @@ class URLBuilder:
         parameters = {"artifact_type": artifact_type, "n": _count(n), "last": last}
         return self._url(RouteName.REFERRERS, values, parameters, query)
 
+    @_by_position
     def extension(
         self,
         extension: str,
@@ -266,10 +319,12 @@ class URLBuilder:
         parameters: Mapping[str, Any],
         more: Mapping[str, Any],
     ) -> str:
-        parameters = {PARAMETERS.get(name, name): value for name, value in parameters.items()}
+        parameters = _spelled(parameters)
         for name in parameters:
             if name in more:  # it would not be checked there
                 raise ValueError(f"parameter {name!r} must be given by its own argument")
+        if "n" in parameters and (other := more.keys() & _NOT_N):
+            raise TypeError(f"{min(other)}= is not a parameter of the API: n= limits the results")
         for name, value in values.items():
             if value is None:  # Werkzeug would treat it as missing
                 raise ValueError(f"{name} None must be a string")
@@ -285,6 +340,10 @@ class URLBuilder:
         return digest if digest is None else self._grammar("digest").check(digest)
 
 
+#: What others call ``n``. A registry would ignore it.
+_NOT_N = {"limit", "page_size", "count"}
+
+
 class MatchedURL(NamedTuple):
     """What `match_url` finds in a URL."""
 
@@ -297,15 +356,21 @@ class MatchedURL(NamedTuple):
 
 
 def match_url(
-    url: object, method: str = "GET", *, root: object = "/", url_map: RegistryMap | None = None
+    url: object,
+    method: str | None = "GET",
+    *,
+    root: object = "/",
+    url_map: RegistryMap | None = None,
 ) -> MatchedURL:
-    """The endpoint that a request for `url` reaches, with the values in its path and its query.
+    """Return the endpoint that a request for `url` reaches, the values in its path, and its query.
 
     >>> endpoint, values, query = match_url("https://h/v2/library/nginx/tags/list?n=100")
     >>> endpoint, values, query["n"]
     ('tags', {'name': 'library/nginx'}, '100')
     >>> match_url("/mirror/v2/a%2Fb/manifests/v1", "PUT", root="/mirror").values
     {'name': 'a/b', 'tag': 'v1'}
+    >>> match_url("//v2/a/blobs/uploads", None).endpoint
+    'blob-upload'
 
     It decodes a URL as WSGI does: ``%2F`` in a name is a slash, and bytes that are not UTF-8
     become U+FFFD. A fragment and credentials are ignored.
@@ -317,6 +382,8 @@ def match_url(
 
     :param url: a whole URL, or a path with or without a query, percent-encoded as it is sent. A
         text that starts with ``//`` is also a path.
+    :param method: `None` for any method; then a URL that a request would be redirected from also
+        matches. If two endpoints have the same path, that of GET counts.
     :param root: where the registry is, as in `URLBuilder`. If it is a URL, a whole `url` must have
         the same scheme, host and port. If it is a path, any host will do.
     :param url_map: the routes; by default, those of `registry_routes.url_map`. The map is bound to
@@ -336,7 +403,8 @@ def match_url(
         raise NotFound(f"URL {named} must be under the root {shortened(str(root))}")
     adapter = routes.bind(_ANY_HOST, mount, query_args=parts.query)
     try:
-        endpoint, values = adapter.match(path[len(mount) :], method)
+        match = adapter.match if method is not None else partial(_match_any, adapter)
+        endpoint, values = match(path[len(mount) :], method or "GET")
     except NotFound as error:
         if isinstance(error, RegistryError):
             raise
@@ -347,6 +415,20 @@ def match_url(
 
 
 _ANY_HOST = "registry.invalid"
+
+
+def _match_any(adapter: MapAdapter, path: str, method: str) -> tuple[Any, Mapping[str, Any]]:
+    """Return the match of `path` for the first method that it takes, and without a redirect."""
+    try:
+        return adapter.match(path, method)
+    except RequestRedirect as redirect:
+        mount = adapter.script_name.rstrip("/")
+        path = unquote(urlsplit(redirect.new_url).path).removeprefix(mount)
+        return _match_any(adapter, path, method)
+    except MethodNotAllowed as error:
+        if not error.valid_methods:
+            raise
+        return _match_any(adapter, path, min(error.valid_methods))
 
 
 def _parsed(kind: str, url: object, origin: str = "") -> SplitResult:
@@ -393,11 +475,20 @@ def _origin(parts: SplitResult) -> tuple[str, str | None, int]:
     return parts.scheme, parts.hostname, default if parts.port is None else parts.port
 
 
-def _host_of(environ: "WSGIEnvironment") -> str:
-    """The host of a request, without the default port of its scheme."""
+def host_of(environ: "WSGIEnvironment") -> str:
+    """Return the host of a request, without the default port of its scheme.
+
+    Raises `werkzeug.exceptions.SecurityError` if the ``Host`` is malformed.
+    """
     host = environ.get("HTTP_HOST")
     if host is None:
         host = get_host(environ)
+    _check_host(host)
+    return host.removesuffix(":443" if environ["wsgi.url_scheme"] == "https" else ":80")
+
+
+@lru_cache(maxsize=100)
+def _check_host(host: str) -> None:
     # Since 3.1.7, Werkzeug's own check refuses "_".
     if not re.fullmatch(r"(?:[a-zA-Z0-9._-]+|\[[0-9a-fA-F:.]+\])(?::[0-9]+)?", host):
         raise SecurityError("the request's Host is malformed")
@@ -405,7 +496,6 @@ def _host_of(environ: "WSGIEnvironment") -> str:
         _parsed("Host", f"//{host}")
     except ValueError:  # the port or the IPv6 address is impossible
         raise SecurityError("the request's Host is malformed") from None
-    return host.removesuffix(":443" if environ["wsgi.url_scheme"] == "https" else ":80")
 
 
 def same_origin(url: object, other: object, /) -> bool:
@@ -429,6 +519,11 @@ def same_origin(url: object, other: object, /) -> bool:
             raise ValueError(f"URL {shortened(str(one))} must be a URL of http or https")
         origins.append(_origin(parts))
     return origins[0] == origins[1]
+
+
+def _spelled(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the query parameters of keywords."""
+    return {PARAMETERS.get(name, name): value for name, value in keywords.items()}
 
 
 def _count(n: int | None) -> int | None:
@@ -459,11 +554,11 @@ def _with_query(url: str, query: Mapping[str, Any]) -> str:
 
 
 def resolve_location(request_url: object, location: object, /, **query: QueryValue) -> str:
-    """Where a ``Location`` leads, as an absolute URL; for clients.
+    """Return where a ``Location`` leads, as an absolute URL; for clients.
 
     Registries send absolute URLs, paths from the root of the host, or URLs relative to that of the
     request. They put their own parameters into the query, which is kept byte for byte. `query` is
-    appended to it: ``digest=…`` to complete an upload, or ``**{"digest-algorithm": …}``. A list
+    appended to it, with the keywords of `URLBuilder`: ``digest=…`` to complete an upload. A list
     repeats the parameter, and `None` leaves it out.
 
     >>> resolve_location(
@@ -474,15 +569,36 @@ def resolve_location(request_url: object, location: object, /, **query: QueryVal
     'https://registry.example.com/v2/a/blobs/uploads/1?_state=x%2By==&digest=sha256%3Aabc'
 
     It may lead to another host, which must not get the registry's credentials; see `same_origin`.
-    Raises `ValueError` if it does not lead to a URL of ``http`` or ``https``.
+    If a registry that was asked by https names its own host by http, because a proxy in front of it
+    ends TLS, the result has the origin of the request. Raises `ValueError` if the location leads
+    from https to another host by http, or not to a URL of ``http`` or ``https``.
     """
-    given = _parsed("Location", location)
-    _parsed("URL", request_url)
-    target = urljoin(str(request_url), str(location)).partition("#")[0]
-    # "https:///x" has no host, but urljoin would give it that of the request.
-    if not _is_http(urlsplit(target)) or (given.scheme and not given.netloc):
-        raise ValueError(
-            f"Location {shortened(str(location))} of {shortened(str(request_url))} must lead to "
-            "a URL of http or https"
-        )
-    return _with_query(target, query)
+    named = f"Location {shortened(str(location))} of {shortened(str(request_url))}"
+    given, asked = _parsed("Location", location), _parsed("URL", request_url)
+    target = _joined(asked, given) if _is_http(asked) else given
+    if not _is_http(target) or (str(location).startswith("//") and not given.netloc):
+        raise ValueError(f"{named} must lead to a URL of http or https")
+    if (asked.scheme, target.scheme) == ("https", "http"):
+        if target.hostname != asked.hostname:
+            raise ValueError(f"{named} leads from https to http")
+        target = target._replace(scheme="https", netloc=asked.netloc)
+    return _with_query(target.geturl(), _spelled(query))
+
+
+def _joined(base: SplitResult, target: SplitResult) -> SplitResult:
+    """Return `target`, seen from `base` (RFC 3986, 5.2.2). `urljoin` would drop empty segments."""
+    if target.scheme or target.netloc:
+        return target._replace(scheme=target.scheme or base.scheme)
+    path, query = target.path, target.query
+    if not path:
+        path, query = base.path, query or base.query
+    elif not path.startswith("/"):
+        path = f"{base.path.rpartition('/')[0]}/{path}"
+    kept: list[str] = []
+    for segment in path.split("/")[1:]:
+        if segment == "..":
+            del kept[-1:]
+        elif segment != ".":
+            kept.append(segment)
+    end = "/" if kept and path.endswith(("/.", "/..")) else ""
+    return base._replace(path=f"/{'/'.join(kept)}{end}", query=query)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from flask import abort
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from werkzeug import exceptions
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
@@ -23,13 +23,18 @@ from registry_routes import (
     RegistryApp,
     RegistryMap,
     RegistryRequest,
+    RouteName,
+    URLBuilder,
     error_response,
     errors,
+    match_url,
     responses,
+    url_map,
 )
 
 from .applications import VERSION, app_with_view, code_of, fail, requests_of, small_registry
 from .nasty import SHA256
+from .wsgi import environ_for
 
 
 @pytest.fixture
@@ -75,7 +80,7 @@ def test_base_has_a_view_that_can_be_replaced(client: Client) -> None:
     assert response.status_code == 401
     assert response.headers["WWW-Authenticate"] == 'Bearer realm="https://a.example/"'
     assert code_of(response) == "UNAUTHORIZED"
-    app = RegistryApp(RegistryMap(DOCKER_1_5))
+    app = RegistryApp(RegistryMap(dialect=DOCKER_1_5))
     app.view("base")(lambda request: Response(request.method))
     for method in "GET", "POST":
         assert Client(app).open("/v2/", method=method).text == method
@@ -95,7 +100,7 @@ class Proxy:
     ],
 )
 def test_one_function_as_the_view_of_every_route(dialect: Dialect, by: str) -> None:
-    app = RegistryApp(RegistryMap(dialect))
+    app = RegistryApp(RegistryMap(dialect=dialect))
     proxy = Proxy()
     for route in dialect.routes:
         methods = {"methods": route.methods or (), "endpoint": (), "None": (None,)}[by]
@@ -104,7 +109,7 @@ def test_one_function_as_the_view_of_every_route(dialect: Dialect, by: str) -> N
         path = re.sub("<repository:name>", "a/b", route.path)
         path = re.sub("<digest:[^>]*>", SHA256, path)
         path = re.sub("<[^>]*>", "x", path)
-        for method in route.taken_methods or {"GET", "PUT", "PROPFIND", "OPTIONS"}:
+        for method in dialect.methods(route) or {"GET", "PUT", "PROPFIND", "OPTIONS"}:
             response = Client(app).open(path, method=method)
             name = "a/b" if "name" in route.path else None
             answer = "" if method == "HEAD" else f"{method} {route.endpoint} {name}"
@@ -112,7 +117,7 @@ def test_one_function_as_the_view_of_every_route(dialect: Dialect, by: str) -> N
 
 
 def test_view_for_a_method_precedes_view_for_any_method() -> None:
-    app = RegistryApp(RegistryMap(DOCKER_1_5))
+    app = RegistryApp(RegistryMap(dialect=DOCKER_1_5))
     app.view("tags")(lambda request, name: Response("any"))
     app.view("tags", "PUT")(lambda request, name: Response("put"))
     for method, text in {"GET": "any", "PUT": "put", "POST": "any"}.items():
@@ -126,7 +131,7 @@ def test_view_for_a_method_precedes_view_for_any_method() -> None:
     [
         ("tag", ["GET"], "endpoint 'tag' must be one of the map's, such as 'tags'"),
         ("nothing", [], "endpoint 'nothing' must be one of the map's, such as 'base' or 'blob' or"),
-        ("catalog", ["GET", "POST"], "endpoint 'catalog' must take the method 'POST'"),
+        ("catalog", ["GET", "POST"], "endpoint 'catalog' takes GET, HEAD, not POST$"),
         ("tags", [], "endpoint 'tags' already has a view for 'GET'"),
         ("tags", [None], "endpoint 'tags' already has a view for 'GET'"),
         ("tags", ["HEAD", "get"], "endpoint 'tags' already has a view for 'GET'"),
@@ -154,8 +159,26 @@ def test_view_may_be_registered_again_for_more_methods() -> None:
 
 @pytest.mark.parametrize("url_map", [DOCKER_1_5, "docker-1.5", RegistryMap, Map()])
 def test_map_that_is_no_registry_map_is_refused(url_map: Any) -> None:
-    with pytest.raises(TypeError, match=r"^url_map .* must be a RegistryMap"):
+    with pytest.raises(TypeError, match=r"^url_map must be a RegistryMap, such as .*, not "):
         RegistryApp(url_map)
+
+
+def test_every_application_has_its_own_map() -> None:
+    app = RegistryApp()
+    app.url_map.add(Rule("/mine", endpoint="mine"))
+    app.view("mine")(forward)
+    assert Client(app).get("/mine").status_code == 200
+    for other in RegistryApp().url_map, url_map:
+        assert "mine" not in {rule.endpoint for rule in other.iter_rules()}
+    assert RegistryApp(url_map).url_map is url_map
+
+
+def test_repr_names_the_dialect_and_the_endpoints_with_views() -> None:
+    app = RegistryApp(RegistryMap(dialect=DOCKER_1_5))
+    assert repr(app) == "<RegistryApp of 'docker-1.5', with views: none>"
+    for endpoint in RouteName.TAGS, "blob":
+        app.view(endpoint)(forward)
+    assert repr(app) == "<RegistryApp of 'docker-1.5', with views: 'blob', 'tags'>"
 
 
 # Paths and methods without a view.
@@ -231,11 +254,11 @@ def test_rule_that_does_not_serve_a_path_allows_no_method_there(rule: Rule, path
 
 
 def test_allow_of_a_rule_for_any_method() -> None:
-    app = small_registry(RegistryMap(DOCKER_1_5))
+    app = small_registry(RegistryMap(dialect=DOCKER_1_5))
     app.view("tags", "PUT")(forward)
     for path, allowed in ("/v2/", "GET, HEAD"), ("/v2/a/b/tags/list", "GET, HEAD, PUT"):
         assert Client(app).post(path).headers["Allow"] == allowed
-    app = RegistryApp(RegistryMap(DOCKER_1_5))
+    app = RegistryApp(RegistryMap(dialect=DOCKER_1_5))
     app.view("tags", "PUT")(forward)
     assert Client(app).post("/v2/a/b/tags/list").headers["Allow"] == "PUT"
 
@@ -334,29 +357,137 @@ def test_any_other_failure_is_500(view: Any, caplog: pytest.LogCaptureFixture) -
     assert (response.status_code, code_of(response)) == (500, "UNKNOWN")
 
 
+def start(app: RegistryApp, environ: dict[str, Any]) -> tuple[int, bytes]:
+    """The status and the body of a response to an environ that no client would send."""
+    started: list[Any] = []
+    body = b"".join(app(environ, lambda *args: started.append(args)))  # type: ignore[arg-type]
+    return int(started[0][0][:3]), body
+
+
 @given(
     st.text(max_size=20)
     | st.lists(st.sampled_from(["v2", "a", "..", "", "tags", "list", "\n"])).map("/".join),
     st.sampled_from(["GET", "HEAD", "POST", "get", "é", "TRACE", ""]),
-    st.sampled_from(["h", "", "a..b", "é", "x" * 300, "[", "h:x"]),
+    st.sampled_from(["h", "", "a..b", "é", "x" * 300, "[", "h:x"]) | st.text(max_size=5),
+    st.binary(max_size=9).map(lambda query: query.decode("latin-1")),
 )
-def test_no_target_or_method_causes_a_500(path: str, method: str, host: str) -> None:
-    environ = {
-        "REQUEST_METHOD": method,
-        "PATH_INFO": f"/{path}".encode(errors="replace").decode("latin-1"),
-        "HTTP_HOST": host,
-        "SERVER_NAME": "h",
-        "SERVER_PORT": "80",
-        "wsgi.url_scheme": "http",
-    }
-    started: list[Any] = []
+def test_no_request_line_or_host_causes_a_500(
+    path: str, method: str, host: str, query: str
+) -> None:
+    environ = environ_for("", method, HTTP_HOST=host, QUERY_STRING=query)
+    environ["PATH_INFO"] = f"/{path}".encode(errors="replace").decode("latin-1")
     app = RegistryApp()
-    app.view("tags", "GET")(lambda request, name: Response(request.urls.tags(name)))
-    body = b"".join(app(environ, lambda *args: started.append(args)))  # type: ignore[arg-type]
-    status = int(started[0][0][:3])
+    app.view("tags", "GET")(
+        lambda request, name: Response(
+            f"{request.args} {request.scopes} {request.url} {request.full_path}"
+        )
+    )
+    status, body = start(app, environ)
     assert status < 500
     if status >= 400 and method.upper() != "HEAD":
         assert json.loads(body)["errors"]
+
+
+# Hosts and queries.
+
+MALFORMED_HOSTS = [
+    *("", "h:abc", "h/", "u@h", "h h", "h, i", "[::1", "h\0", "h\r\nX: y", "é", "h:99999", "h?x"),
+    *(" h", "h:-1", "h\\", "h#", "h%41", "[::g]", ":80", "h\t"),
+]
+
+
+@pytest.mark.parametrize("host", MALFORMED_HOSTS)
+def test_malformed_host_is_400(host: str) -> None:
+    app = app_with_view(Response)
+    called: list[Any] = []
+    app.before_request(called.append)
+    answered = requests_of(app)
+    status, body = start(app, environ_for("/v2/_catalog", HTTP_HOST=host))
+    assert (status, len(called), len(answered)) == (400, 0, 1)
+    assert json.loads(body)["errors"]
+    with pytest.raises(exceptions.SecurityError):
+        URLBuilder.from_environ(environ_for("/v2/_catalog", HTTP_HOST=host))
+
+
+@pytest.mark.parametrize("host", ["h", "H.example:5000", "my_registry:5000", "[::1]:80", "1.2.3.4"])
+def test_wellformed_host_is_served(host: str) -> None:
+    app = app_with_view(Response)
+    requests = requests_of(app)
+    for _ in range(2):  # the map remembers a host
+        assert start(app, environ_for("/v2/_catalog", HTTP_HOST=host))[0] == 200
+    host = host.removesuffix(":80")
+    assert requests[1].host == host
+    assert requests[1].url == f"http://{host.lower()}/v2/_catalog"
+    environ = environ_for("/v2/_catalog")
+    del environ["HTTP_HOST"]
+    assert start(app, environ)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("trusted", "host", "status"),
+    [
+        (["r.example"], "r.example", 200),
+        (["r.example"], "R.Example:5000", 200),
+        (["R.example:443"], "r.example", 200),
+        (["r.example"], "s.r.example", 400),
+        (["r.example"], "evil.example", 400),
+        ([".r.example"], "s.r.example", 200),
+        ([".r.example"], "r.example", 200),
+        ([".r.example"], "evilr.example", 400),
+        (["my_registry"], "my_registry:5000", 200),
+        (["[::1]"], "[::1]:5000", 200),
+        (["[::1]"], "[::2]", 400),
+        (["bücher.example"], "xn--bcher-kva.example", 200),
+        ("r.example", "r.example", 200),
+        ([], "any.example", 200),
+        (None, "any.example", 200),
+    ],
+)
+def test_trusted_hosts(
+    trusted: Any, host: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RegistryRequest, "trusted_hosts", trusted)
+    app = app_with_view(Response)
+    for _ in range(2):
+        assert start(app, environ_for("/v2/_catalog", HTTP_HOST=host))[0] == status
+    if "_" not in host:  # Werkzeug knows no such names of servers
+        environ = environ_for("/v2/_catalog", SERVER_NAME=host.removesuffix(":5000"))
+        del environ["HTTP_HOST"]
+        assert start(app, environ)[0] == status
+
+
+@given(st.lists(st.sampled_from([*{*range(0x21, 0x100)} - {*b"#\\\x7f"}])).map(bytes))
+@example(b"a=\xff&\xe9")
+@example(b"a=%ff&b=\xc3\xa9&from=b")
+def test_query_is_read_as_in_match_url(query: bytes) -> None:
+    environ = environ_for("/v2/a/blobs/uploads/", "POST", QUERY_STRING=query.decode("latin-1"))
+    request = RegistryRequest(environ)
+    text = query.decode(errors="replace")
+    assert request.full_path == f"/v2/a/blobs/uploads/?{text}"
+    matched = match_url(request.full_path, "POST").query
+    assert list(request.args.items(multi=True)) == list(matched.items(multi=True))
+
+
+def test_mount_at_the_root_of_the_api_is_explained() -> None:
+    site = exceptions.NotFound()
+    for routes, mount, better in (
+        (RegistryMap(), "/v2", "/"),
+        (RegistryMap(), "/registry/v2", "/registry"),
+        (RegistryMap(prefix="/r"), "/r/v2", "/"),
+    ):
+        client = Client(DispatcherMiddleware(site, {mount: small_registry(routes)}))
+        for path in "/", "/a/tags/list":
+            response = client.get(f"{mount}{path}")
+            assert (response.status_code, code_of(response)) == (404, "UNSUPPORTED")
+            message = response.get_json()["errors"][0]["message"]
+            assert f"mount the registry at {better!r} instead of {mount!r}" in message
+    for app, path in (
+        (DispatcherMiddleware(site, {"/m": small_registry()}), "/m/a/tags/list"),
+        (DispatcherMiddleware(site, {"/xv2": small_registry()}), "/xv2/a/tags/list"),
+        (DispatcherMiddleware(site, {"/v2": small_registry()}), "/v2/v2/x"),
+        (small_registry(), "/a/tags/list"),
+    ):
+        assert "mount" not in Client(app).get(path).text
 
 
 def test_response_for_several_errors() -> None:
@@ -381,7 +512,7 @@ def test_response_for_several_errors() -> None:
         error_response([])
 
 
-# What a request knows.
+# Attributes of a request.
 
 
 def test_request_knows_its_rule() -> None:
@@ -420,7 +551,10 @@ def test_request_without_a_rule_knows_why(method: str, path: str, error: type[Ex
     [
         ("GET", "/v2/", ""),
         ("HEAD", "/v2/a/manifests/v1", "repository:a:pull"),
-        ("post", "/v2/a/blobs/uploads/?from=b", "repository:a:pull,push repository:b:pull"),
+        (
+            *("post", "/v2/a/blobs/uploads/?from=b&from=c&mount=x"),
+            "repository:a:pull,push repository:b:pull repository:c:pull",
+        ),
         ("DELETE", "/v2/a/manifests/v1", "repository:a:delete"),  # which has no view
     ],
 )
@@ -472,3 +606,16 @@ def test_mounts(app: Any, mount: str, path: str, headers: dict[str, str]) -> Non
     slashed = client.get(f"{path}/v2/a/manifests/v1/", headers=headers)
     assert slashed.headers["Location"] == f"{mount}/v2/a/manifests/v1"
     assert code_of(client.get(f"{path}/v2/A/tags/list", headers=headers)) == "NAME_INVALID"
+
+
+def test_scopes_of_a_malformed_name_are_name_invalid() -> None:
+    """A rule of a user's own may match it; it must not add a scope to the challenge."""
+    rule = Rule("/v2/any/<path:name>", endpoint="mine", methods=["GET"])
+    app = RegistryApp(RegistryMap(rules=[rule]))
+
+    @app.view("mine", "GET")
+    def mine(request: RegistryRequest, name: str) -> Response:
+        raise errors.Unauthorized(scope=request.scopes)
+
+    response = Client(app).get("/v2/any/a:pull repository:secret/x")
+    assert (response.status_code, code_of(response)) == (400, "NAME_INVALID")

@@ -1,4 +1,4 @@
-"""Hooks of `RegistryApp`: what they see, what they answer, and which responses are closed."""
+"""Hooks of `RegistryApp`: their order and answers, and which responses are closed."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -9,14 +9,14 @@ import pytest
 from flask import abort
 from hypothesis import example, given
 from hypothesis import strategies as st
-from werkzeug.test import Client
+from werkzeug.test import Client, create_environ
 from werkzeug.wrappers import Response
 
 from registry_routes import RegistryApp, RegistryRequest, errors
 
 from .applications import code_of, fail, small_registry
 
-#: What a view or a hook may do, and the status that follows (`None`: no change).
+#: The deeds of a view or a hook, each with the status that follows (`None`: no change).
 DEEDS: dict[str, tuple[int | None, Callable[[], Any]]] = {
     "nothing": (None, lambda: None),
     "answer": (202, lambda: Response(status=202)),
@@ -138,6 +138,27 @@ def test_response_is_closed_once_whatever_a_hook_makes_of_it(
     assert response.data is not None
     response.close()
     assert closed == [True]
+
+
+@pytest.mark.parametrize("testing", [True, False])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_responses_are_closed_where_nothing_is_sent(method: str, testing: bool) -> None:
+    app = RegistryApp()
+    app.testing = testing
+    closed: list[str] = []
+
+    def response_of(name: str) -> Response:
+        response = Response([name])
+        response.call_on_close(lambda: closed.append(name))
+        return response
+
+    app.view("catalog")(lambda request: response_of("view"))
+    app.after_request(lambda request, response: response_of("hook"))
+    if testing:
+        app.after_request(lambda request, response: fail(ZeroDivisionError))
+    with pytest.raises(ZeroDivisionError):
+        app(create_environ("/v2/_catalog", method=method), lambda *_: fail(ZeroDivisionError))
+    assert closed == (["view"] if testing else ["view", "hook"])
 
 
 @pytest.mark.parametrize("place", ["view", "before", "after", "header"])

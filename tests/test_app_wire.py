@@ -1,11 +1,14 @@
-"""`RegistryApp` and WSGI servers: what is sent, and which bodies are read."""
+"""`RegistryApp` and WSGI servers: the responses that are sent, the bodies that are read."""
 
 import json
 import logging
 import re
+import shutil
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,15 +16,19 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pytest
 import requests
+import werkzeug
 from hypothesis import given
 from hypothesis import strategies as st
-from werkzeug import exceptions
+from werkzeug.datastructures import MultiDict
 from werkzeug.test import Client, create_environ
 from werkzeug.wrappers import Response
+from werkzeug.wsgi import FileWrapper
 
-from registry_routes import DOCKER_1_5, RegistryApp, RegistryMap, RegistryRequest, errors
+from registry_routes import DOCKER_1_5, RegistryApp, RegistryMap, RegistryRequest
 
-from .applications import VERSION, app_with_view, code_of, fail, requests_of, small_registry
+from . import wire_app
+from .applications import VERSION, app_with_view, code_of, requests_of, small_registry
+from .nasty import SHA256
 from .servers import free_port, serving
 
 # Responses.
@@ -77,39 +84,27 @@ def test_every_response_can_be_sent(fields: list[tuple[Any, Any]], status: str) 
     assert good or json.loads(body)["errors"][0]["code"] == "UNKNOWN"
 
 
-def bad_responses() -> dict[str, Callable[[], Response]]:
-    """Responses that a server cannot send, each at the path of an extension."""
-    return {
-        "newline-in-name": lambda: Response(headers={"X-A\r\nX-B": "a"}),
-        "newline-in-value": lambda: Response(headers={"X": "a\r\nX-B: b"}),
-        "another-alphabet": lambda: Response(headers={"X": "ж"}),
-        "control-character": lambda: Response(headers={"X": "a\0"}),
-        "empty-name": lambda: Response(headers={"": "a"}),
-        "kelvin": lambda: Response(headers={"\N{KELVIN SIGN}": "a"}),
-        "connection": lambda: Response(headers={"Connection": "close"}),
-        "chunked": lambda: Response(headers={"transfer-encoding": "chunked"}),
-        "location": lambda: Response(status=307, headers={"Location": "http://["}),
-        "status": lambda: Response(status="over the moon"),
-        "interim-status": lambda: Response(status=100),
-        "newline-in-status": lambda: Response(status="200 OK\r\nX-B: b"),
-        "error": lambda: fail(errors.Denied(headers=[("X\n", "a")])),
-        "carried": lambda: fail(exceptions.NotFound(response=Response(headers={"X": "ж"}))),
-    }
+ROOT = Path(__file__).parent.parent
 
-
-def badly_responding_app() -> RegistryApp:
-    app = RegistryApp()
-    made = bad_responses()
-
-    @app.view("extension")
-    def extension(request: RegistryRequest, module: str, **values: str) -> Response:
-        return made[module]()
-
-    @app.view("blob-upload")
-    def upload(request: RegistryRequest, name: str) -> Response:
-        return Response(f"{len(request.get_data())} bytes")
-
-    return app
+#: The command of each server, for a port.
+SERVERS: dict[str, Callable[[int], list[str]]] = {
+    "gunicorn": lambda port: [
+        *(sys.executable, "-m", "gunicorn", "--no-control-socket", "-b", f"127.0.0.1:{port}"),
+        "tests.wire_app:app",
+    ],
+    "cheroot": lambda port: [
+        *(sys.executable, "-m", "cheroot", "--bind", f"127.0.0.1:{port}", "tests.wire_app:app")
+    ],
+    "granian": lambda port: [
+        *(sys.executable, "-m", "granian", "--interface", "wsgi", "--port", str(port)),
+        "tests.wire_app:app",
+    ],
+    "uwsgi": lambda port: [
+        *("uwsgi", "--plugin", "python3", "--http-socket", f"127.0.0.1:{port}", "--die-on-term"),
+        *(f"--pythonpath={path}" for path in (ROOT, Path(werkzeug.__file__).parent.parent)),
+        *("--need-app", "--wsgi", "tests.wire_app:app"),
+    ],
+}
 
 
 class WsgirefHandler(WSGIRequestHandler):
@@ -118,33 +113,33 @@ class WsgirefHandler(WSGIRequestHandler):
 
 
 @pytest.fixture(
-    scope="module", params=["wsgiref", pytest.param("gunicorn", marks=pytest.mark.slow)]
+    scope="module",
+    params=["wsgiref", *(pytest.param(name, marks=pytest.mark.slow) for name in SERVERS)],
 )
-def real_server(
+def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, str]]:
-    """A server of `badly_responding_app`, and where it is."""
-    if request.param == "gunicorn":
-        port = free_port()
-        log = tmp_path_factory.mktemp("gunicorn") / "log"
-        command = [sys.executable, "-m", "gunicorn", "-b", f"127.0.0.1:{port}"]
-        command += ["--no-control-socket", f"{__name__}:badly_responding_app()"]
-        with serving(command, port, log, clean=False, cwd=Path(__file__).parent.parent) as host:
-            yield request.param, host
+    """The name of a server of `wire_app`, and its host and port."""
+    if request.param == "wsgiref":
+        with make_server("127.0.0.1", 0, wire_app.app, handler_class=WsgirefHandler) as wsgiref:
+            thread = threading.Thread(target=wsgiref.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            yield request.param, f"127.0.0.1:{wsgiref.server_port}"
+            wsgiref.shutdown()
+            thread.join()
         return
-    with make_server(
-        "127.0.0.1", 0, badly_responding_app(), handler_class=WsgirefHandler
-    ) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield request.param, f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    if not (shutil.which(request.param) if request.param == "uwsgi" else find_spec(request.param)):
+        pytest.skip(f"{request.param} is not installed")
+    port = free_port()
+    log = tmp_path_factory.mktemp(request.param) / "log"
+    command = SERVERS[request.param](port)
+    with serving(command, port, log, clean=False, cwd=ROOT) as host:
+        yield request.param, host
 
 
-@pytest.mark.parametrize("bad", bad_responses())
-def test_response_that_no_server_can_send_is_500(real_server: tuple[str, str], bad: str) -> None:
-    _, host = real_server
+@pytest.mark.parametrize("bad", wire_app.BAD_RESPONSES)
+def test_response_that_no_server_can_send_is_500(server: tuple[str, str], bad: str) -> None:
+    _, host = server
     response = requests.get(f"http://{host}/v2/_a/b/{bad}", timeout=10, allow_redirects=False)
     assert response.status_code == 500
     assert response.json()["errors"][0]["code"] == "UNKNOWN"
@@ -161,9 +156,24 @@ def test_response_that_no_server_can_send_is_logged_and_closed(
         response.call_on_close(lambda: closed.append(True))
         return response
 
-    assert Client(app_with_view(view)).get("/v2/_catalog").status_code == 500
+    response = Client(app_with_view(view)).get("/v2/_catalog")
+    assert response.status_code == 500
+    response.close()
     assert closed == [True]
     assert "header 'X-Y': 'ж' must be a token and one line of Latin-1" in caplog.text
+
+
+@pytest.mark.parametrize("lengths", [["x"], ["3, 3"], [""], ["-1"], ["٣"], ["9" * 19], ["3", "3"]])
+def test_malformed_content_length_of_a_response_is_logged(
+    lengths: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def view() -> Response:
+        response = Unchecked()
+        response.unchecked = [("content-length", length) for length in lengths]
+        return response
+
+    assert Client(app_with_view(view)).get("/v2/_catalog").status_code == 500
+    assert "Content-Length" in caplog.text or "header 'content-length'" in caplog.text
 
 
 def test_headers_that_servers_can_send_are_unchanged() -> None:
@@ -212,7 +222,7 @@ def test_malformed_content_length_is_400(length: str) -> None:
 def test_body_whose_end_is_unknown_is_411(
     protocol: str, method: str, more: dict[str, Any], status: int
 ) -> None:
-    app = RegistryApp(RegistryMap(DOCKER_1_5))
+    app = RegistryApp(RegistryMap(dialect=DOCKER_1_5))
     app.view("tags")(lambda request, name: Response())
     called: list[Any] = []
     app.before_request(lambda request: called.append(request))
@@ -228,12 +238,133 @@ def test_body_whose_end_is_unknown_is_411(
     assert Response.from_app(app, environ).status_code == 200
 
 
-def test_chunked_body_on_real_servers_is_whole_or_411(real_server: tuple[str, str]) -> None:
-    server, host = real_server
+class Cut:
+    """A stream that ends early: with no more bytes, or with an exception."""
+
+    def __init__(self, content: bytes, error: Exception | None = None) -> None:
+        self.content, self.error = BytesIO(content), error
+
+    def read(self, size: int = -1) -> bytes:
+        block = self.content.read(size)
+        if self.error is not None and (size < 0 or not block):
+            raise self.error
+        return block
+
+
+READS: dict[str, Callable[[RegistryRequest], object]] = {
+    "get_data": lambda request: request.get_data(),
+    "get_json": lambda request: request.get_json(force=True),
+    "form": lambda request: request.form,
+    "blocks": lambda request: b"".join(iter(lambda: request.stream.read(2), b"")),
+    "lines": lambda request: list(request.stream),
+}
+
+
+@pytest.mark.parametrize("ended_by_server", [True, False])
+@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize("error", [None, OSError(), RuntimeError("reset")])
+@pytest.mark.parametrize("sent", [b"", b'"he'])
+def test_body_cut_short_is_400(
+    sent: bytes, error: Exception | None, read: str, ended_by_server: bool
+) -> None:
+    results: list[object] = []
+    app = RegistryApp()
+
+    @app.view("blob-upload")
+    def upload(request: RegistryRequest, name: str) -> Response:
+        results.append(READS[read](request))
+        return Response()
+
+    environ = create_environ("/v2/a/blobs/uploads/", method="POST")
+    environ |= {"CONTENT_LENGTH": "7", "wsgi.input": Cut(sent, error)}
+    environ["CONTENT_TYPE"] = "application/x-www-form-urlencoded" if read == "form" else ""
+    if ended_by_server:
+        environ["wsgi.input_terminated"] = True
+    response = Response.from_app(app, environ)
+    assert (response.status_code, results) == (400, [])
+    whole = {**environ, "wsgi.input": BytesIO(b'"hello"and more')}
+    assert Response.from_app(app, whole).status_code == 200
+    expected = {"get_json": "hello", "lines": [b'"hello"'], "form": MultiDict({'"hello"': ""})}
+    assert results == [expected.get(read, b'"hello"')]
+
+
+def test_chunked_body_that_the_server_cannot_read_is_400() -> None:
+    app = RegistryApp()
+    app.view("blob-upload")(lambda request, name: Response(request.get_data()))
+    environ = create_environ("/v2/a/blobs/uploads/", method="POST")
+    environ |= {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
+    environ["CONTENT_LENGTH"] = "9"  # which a chunked body overrides (RFC 9112, 6.3)
+    for error, status in (RuntimeError("bad chunk"), 400), (OSError(), 400), (None, 200):
+        environ["wsgi.input"] = Cut(b"hello", error)
+        response = Response.from_app(app, environ)
+        assert response.status_code == status
+    assert response.data == b"hello"
+
+
+def test_body_above_max_content_length_is_413(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RegistryRequest, "max_content_length", 3)
+    environ = {"wsgi.input_terminated": True}
+    for body, status in (b"abc", 200), (b"abcd", 413):
+        response = Client(small_registry()).post(
+            "/v2/a/blobs/uploads/", data=body, environ_overrides=environ
+        )
+        assert response.status_code == status
+
+
+def sent_raw(host: str, head: str, body: bytes) -> bytes:
+    """The first line of the response to a request that ends after `body`."""
+    name, _, port = host.partition(":")
+    with socket.create_connection((name, int(port)), timeout=10) as connection:
+        lines = f"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{head}"
+        connection.sendall(f"{lines}\r\n\r\n".encode() + body)
+        connection.shutdown(socket.SHUT_WR)
+        return connection.makefile("rb").readline()
+
+
+def test_bodies_on_real_servers(server: tuple[str, str]) -> None:
+    name, host = server
     url = f"http://{host}/v2/a/blobs/uploads/"
+    assert requests.post(url, data=b"some bytes", timeout=10).text == "10 bytes"
+    assert b" 400 " in sent_raw(host, "Content-Length: 5", b"hel")
+    assert b" 400 " in sent_raw(host, "Content-Length: 5", b"")
     response = requests.post(url, data=iter([b"some ", b"bytes"]), timeout=10)
-    if server == "gunicorn":
-        assert response.text == "10 bytes"
-    else:
+    if name in ("wsgiref", "uwsgi"):
         assert response.status_code == 411
         assert response.json()["errors"][0]["code"] == "SIZE_INVALID"
+    else:
+        assert response.text == "10 bytes"
+    if name in ("gunicorn", "cheroot"):  # granian says that a chunked body is whole
+        assert b" 400 " in sent_raw(host, "Transfer-Encoding: chunked", b"5\r\nhel")
+
+
+def test_ranges_of_a_file_on_real_servers(server: tuple[str, str]) -> None:
+    _, host = server
+    url = f"http://{host}/v2/a/blobs/{SHA256}"
+    size = len(wire_app.CONTENT)
+    for header, start, end in (
+        ("", 0, size),
+        ("bytes=0-", 0, size),
+        (f"bytes={size - 1000}-", size - 1000, size),
+    ):
+        response = requests.get(url, headers={"Range": header}, timeout=10)
+        assert response.status_code == (206 if header else 200)
+        assert response.content == wire_app.CONTENT[start:end]
+
+
+@pytest.mark.parametrize(("header", "wrapped"), [("", 1), ("bytes=0-", 1), ("bytes=1-", 0)])
+def test_only_a_file_from_its_start_is_left_to_the_server(header: str, wrapped: int) -> None:
+    """uWSGI sends any file from its first byte, whatever its position is."""
+    calls: list[Any] = []
+
+    def wrap(file: Any, size: int) -> Any:
+        calls.append(file)
+        return FileWrapper(file, size)
+
+    response = Client(wire_app.app).get(
+        f"/v2/a/blobs/{SHA256}",
+        headers={"Range": header},
+        environ_overrides={"wsgi.file_wrapper": wrap},
+    )
+    assert response.data == wire_app.CONTENT[1 - wrapped :]
+    response.close()
+    assert len(calls) == wrapped

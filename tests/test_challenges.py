@@ -248,6 +248,12 @@ def test_scopes_default_to_the_challenges(scopes: Any, asked: list[str]) -> None
     assert form.get("scope", "") == " ".join(asked)
 
 
+def test_scopes_that_can_be_read() -> None:
+    challenge = bearer(scope='repository:a:pull,push aws "b"é x:y:z')
+    assert list(map(str, challenge.scopes)) == ["repository:a:pull,push", "aws", "x:y:z"]
+    assert bearer().scopes == []
+
+
 def asks(challenge: Challenge, **options: Any) -> list[Callable[[], object]]:
     return [
         lambda: challenge.token_url(**options),
@@ -336,6 +342,8 @@ TIME = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
         ({"token": "a", "expires_in": 300}, Token("a", 300)),
         ({"token": "a", "expires_in": 0}, Token("a", 0)),
         ({"token": "a", "expires_in": 299.9}, Token("a", 299)),
+        ({"token": "a", "expires_in": 1e308}, Token("a", 999_999_999)),
+        ({"token": "a", "expires_in": 10**400}, Token("a", 999_999_999)),
         ({"token": "a", "issued_at": None, "refresh_token": None}, Token("a")),
         ({"token": "a", "issued_at": "2026-11-24T10:00:00Z"}, Token("a", issued_at=TIME)),
         ({"token": "a", "issued_at": "2026-11-24T11:00:00+01:00"}, Token("a", issued_at=TIME)),
@@ -387,6 +395,13 @@ def test_malformed_token_response_is_named(body: str | bytes, message: str) -> N
     with pytest.raises(ValueError) as error:  # noqa: PT011
         parse_token(body)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("body", [{"token": "a"}, None, 3])
+def test_token_response_that_is_no_body_is_a_type_error(body: Any) -> None:
+    message = f"^token response is a {type(body).__name__}: parse_token reads its body$"
+    with pytest.raises(TypeError, match=message):
+        parse_token(body)
 
 
 def test_token_repr_has_no_secrets() -> None:

@@ -4,7 +4,7 @@ import copy
 import json
 import pickle
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,9 +56,10 @@ def test_response_of_each_error(code: str) -> None:
     error_class = ERRORS[code]
     assert error_class.__doc__
     assert issubclass(error_class, implied)
+    login: dict[str, Any] = {"challenge": "Basic"} if code == "UNAUTHORIZED" else {}
     for message, detail in (None, None), ("é\n", {"a": [1]}):
         with pytest.raises(implied) as raised:
-            raise error_class(message, detail=detail)
+            raise error_class(message, detail=detail, **login)
         response = raised.value.get_response()
         assert response.status_code == status
         assert response.headers.getlist("Content-Type") == ["application/json"]
@@ -70,6 +71,16 @@ def test_response_of_each_error(code: str) -> None:
         [read] = parse_errors(status, response.get_data(), dict(response.headers))
         assert type(read) is error_class
         assert (read.description, read.detail) == (entry["message"], detail)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"realm": ""}, {"scope": []}, {"headers": [("Allow", "x")]}]
+)
+def test_unauthorized_without_a_challenge_is_a_type_error(options: Any) -> None:
+    with pytest.raises(TypeError, match=r"^Unauthorized\(\) has no challenge: give it a realm= or"):
+        Unauthorized("no", **options)
+    [read] = parse_errors(401)
+    assert "WWW-Authenticate" not in read.get_response().headers
 
 
 def test_challenge_of_unauthorized_is_quoted() -> None:
@@ -87,7 +98,6 @@ def test_challenge_of_unauthorized_is_quoted() -> None:
     [challenge] = error.challenges
     assert (challenge.realm, challenge.service) == (error.realm, error.service)
     assert challenge.scope == error.scope
-    assert "WWW-Authenticate" not in Unauthorized().get_response().headers
     bare = Unauthorized(realm="r").get_response().headers["WWW-Authenticate"]
     assert bare == 'Bearer realm="r"'
 
@@ -164,7 +174,8 @@ def test_realm_outside_ascii_is_percent_encoded() -> None:
 
 def everything() -> Iterator[RegistryError]:
     for error_class in [*ERRORS.values(), errors.RouteUnknown, RegistryError]:
-        yield error_class("é", detail={"a": [1]}, headers=[("X-Thing", "1")])
+        headers = [("X-Thing", "1"), ("WWW-Authenticate", "Basic")]
+        yield error_class("é", detail={"a": [1]}, headers=headers)
     yield Unauthorized(realm="https://a/t", service="s", scope="a:b:c", error="e")
     yield Unauthorized(www_authenticate=WWWAuthenticate("basic", {"realm": "r"}))
     yield Unsupported(valid_methods=["GET"])
@@ -234,8 +245,18 @@ def test_deeply_nested_detail_is_rendered(depth: int) -> None:
 
 
 def test_allow_and_retry_after_are_written() -> None:
+    time = datetime(2026, 11, 24, tzinfo=UTC)
     for error_class in errors.TooManyRequests, errors.Unavailable:
         assert error_class(retry_after=30).get_response().headers["Retry-After"] == "30"
+        for moment in (
+            time,
+            time.replace(tzinfo=None),
+            time.astimezone(timezone(timedelta(hours=1))),
+        ):
+            error = error_class(retry_after=moment)
+            [sent] = error.get_response().headers.getlist("Retry-After")
+            assert sent == "Tue, 24 Nov 2026 00:00:00 GMT"
+            assert type(error.retry_after) is int
     allow = Unsupported(valid_methods=["GET", "HEAD"]).get_response().headers["Allow"]
     assert allow == "GET, HEAD"
 

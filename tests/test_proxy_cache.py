@@ -7,15 +7,21 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import kept_tag
 import proxy as program
 import pytest
 import requests
+from hypothesis import given
+from hypothesis import strategies as st
 from storage import storage_at
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.exceptions import default_exceptions
+from werkzeug.http import parse_accept_header
 
 from registry_routes import errors
 from registry_routes.digests import digest_of
 from registry_routes.headers import IMAGE_INDEX, IMAGE_MANIFEST, parse_warnings
-from registry_routes.registry import MAX_MANIFEST, Blob, MemoryStorage, MissingError
+from registry_routes.registry import MAX_MANIFEST, Blob, Manifest, MemoryStorage, MissingError
 from registry_routes.testing import ServedRegistry, serve
 
 from . import fakes
@@ -36,6 +42,9 @@ from .proxies import (
 
 GET_MANIFEST, HEAD_MANIFEST, GET_BLOB = ("GET", "manifest"), ("HEAD", "manifest"), ("GET", "blob")
 MANIFEST = "/v2/a/manifests/v1"
+V1 = "/v2/team/app/manifests/v1"
+OFFICIAL = "/v2/library/app/manifests/v1"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 
 # Tags.
 
@@ -116,9 +125,169 @@ def test_deleted_upstream_tag_is_404(upstream: ServedRegistry, proxy: ProxyClien
     proxy.get(LATEST)
     upstream.storage.delete_tag("library/nginx", "latest")
     assert proxy.get(LATEST).status_code == 404
-    for method in "GET", "HEAD":
-        upstream.fail("manifest", method, 503, times=None)
+    upstream.fail("manifest", "GET", 503, times=None)
     assert proxy.get(LATEST).status_code == 503
+
+
+@pytest.mark.parametrize("status", [400, 403, 405, 501])
+def test_refused_head_is_asked_by_get(status: int) -> None:
+    """As Artifactory and ECR refuse it. No kept tag was ever refreshed then."""
+    app = fakes.artifactory(default_exceptions[status])
+    with serve(app) as upstream:
+        proxy = ProxyClient(upstream.url)
+        head = proxy.head(V1)
+        assert (head.status_code, head.content_type, head.data) == (200, IMAGE_INDEX, b"")
+        assert head.headers["Docker-Content-Digest"] == digest_of(fakes.INDEX)
+        assert proxy.get(V1).data == fakes.INDEX
+        path = f"{upstream.url}/v2/team/app/manifests/v1"
+        changed = requests.put(
+            path, fakes.IMAGE, headers={"Content-Type": IMAGE_MANIFEST}, timeout=5
+        )
+        assert changed.status_code == 201
+        fresh = proxy.get(V1)
+        assert (fresh.data, fresh.headers.get("Warning")) == (fakes.IMAGE, None)
+        assert proxy.head(V1.replace("v1", "none")).status_code == 404
+
+
+def test_account_that_is_refused_is_not_asked_again_by_get() -> None:
+    with registry(auth="bearer", users={"alice": "secret"}) as upstream:
+        assert ProxyClient(upstream.url).head(LATEST).status_code == 403
+        assert requests_to(upstream) == [HEAD_MANIFEST, ("GET", "token")]
+
+
+def test_stale_tag_is_served_until_its_last_confirmation_is_too_old(
+    upstream: ServedRegistry, proxy: ProxyClient
+) -> None:
+    def age(seconds: float) -> None:
+        entries = [
+            entry._replace(confirmed=time.time() - seconds)
+            for entry in kept_tag.read(proxy.storage, "library/nginx", "latest")
+        ]
+        kept_tag.write(proxy.storage, "library/nginx", "latest", entries)
+
+    week = 7 * 24 * 3600
+    content = proxy.get(LATEST).data
+    upstream.fail("manifest", "GET", 503, times=3)
+    # Also in another process, or after a restart.
+    for seconds, status in (week - 60, 200), (week + 60, 503), (-3600, 200):
+        age(seconds)
+        response = ProxyClient(upstream.url, storage=proxy.storage).get(LATEST)
+        assert (response.status_code, "Warning" in response.headers) == (status, status == 200)
+    # The upstream confirms it, by a HEAD.
+    age(week + 60)
+    assert "Warning" not in proxy.get(LATEST).headers
+    upstream.fail("manifest", "GET", 503, times=None)
+    assert proxy.get(LATEST).data == content
+
+
+def test_confirmation_is_recorded_once_an_hour(upstream: ServedRegistry) -> None:
+    class Counting(MemoryStorage):
+        records = 0
+
+        def put_manifest(self, name: str, digest: str, manifest: Manifest, **options: Any) -> None:
+            self.records += manifest.media_type == kept_tag.RECORD
+            super().put_manifest(name, digest, manifest, **options)
+
+    storage = Counting()
+    proxy = ProxyClient(upstream.url, storage=storage)
+    for _ in range(4):
+        proxy.get(LATEST)
+    assert storage.records == 1
+    digest = storage.tag("library/nginx", "latest")
+    assert proxy.get(f"/v2/library/nginx/manifests/{digest}").status_code == 404  # it is ours
+    [kept] = kept_tag.read(storage, "library/nginx", "latest")
+    kept_tag.write(
+        storage, "library/nginx", "latest", [kept._replace(confirmed=kept.confirmed - 3601)]
+    )
+    for _ in range(4):
+        proxy.get(LATEST)
+    assert storage.records == 3
+    with pytest.raises(MissingError):  # the record that was replaced
+        storage.manifest("library/nginx", digest)
+
+
+def test_tag_kept_without_a_record_is_confirmed_by_a_head(
+    upstream: ServedRegistry, proxy: ProxyClient
+) -> None:
+    """As earlier versions of the proxy kept it."""
+    digest = upstream.storage.tag("library/nginx", "latest")
+    manifest = upstream.storage.manifest("library/nginx", digest)
+    proxy.storage.put_manifest("library/nginx", digest, manifest, tags=["latest"])
+    upstream.fail("manifest", "GET", 503)
+    assert proxy.get(LATEST).status_code == 503  # nobody knows how old it is
+    assert proxy.get(LATEST).data == manifest.content
+    assert requests_to(upstream) == [HEAD_MANIFEST] * 2
+    [kept] = kept_tag.read(proxy.storage, "library/nginx", "latest")
+    assert (kept.digest, kept.age < 3600) == (digest, True)
+
+
+BOTH = f"{IMAGE_INDEX}, {IMAGE_MANIFEST}"
+
+
+@pytest.mark.parametrize("accepts", [(IMAGE_MANIFEST, BOTH), (BOTH, IMAGE_MANIFEST)])
+def test_each_client_gets_a_kept_manifest_of_a_type_that_it_accepts(
+    accepts: tuple[str, str],
+) -> None:
+    with serve(fakes.docker_hub()) as upstream:
+        proxy = ProxyClient(upstream.url)
+        for accept in accepts:
+            expected = fakes.IMAGE if accept == IMAGE_MANIFEST else fakes.INDEX
+            assert proxy.get(OFFICIAL, headers={"Accept": accept}).data == expected
+    cases: list[tuple[str | None, bytes | None]] = [
+        (BOTH, fakes.INDEX),
+        (IMAGE_MANIFEST, fakes.IMAGE),
+        (IMAGE_INDEX, fakes.INDEX),
+        (f"{IMAGE_MANIFEST};q=0.5, application/*", fakes.INDEX),
+        ("*/*", fakes.INDEX),
+        (None, fakes.INDEX),
+        (DOCKER_LIST, None),
+    ]
+    for wanted, content in cases:
+        response = proxy.get(OFFICIAL, headers={"Accept": wanted} if wanted else {})
+        if content is None:
+            assert response.status_code == 502
+        else:
+            assert (response.status_code, response.data) == (200, content)
+            assert "Warning" in response.headers
+
+
+def test_type_that_the_upstream_no_longer_has_is_not_served() -> None:
+    with serve(fakes.docker_hub()) as upstream:
+        proxy = ProxyClient(upstream.url)
+        for accept in BOTH, IMAGE_MANIFEST:
+            proxy.get(OFFICIAL, headers={"Accept": accept})
+        newer = fakes.manifest_of(b"newer")
+        path = f"{upstream.url}/v2/library/app/blobs/uploads/?digest={digest_of(b'newer')}"
+        assert requests.post(path, b"newer", timeout=5).status_code == 201
+        path = f"{upstream.url}{OFFICIAL}"
+        pushed = requests.put(path, newer, headers={"Content-Type": IMAGE_MANIFEST}, timeout=5)
+        assert pushed.status_code == 201
+        assert proxy.get(OFFICIAL, headers={"Accept": BOTH}).data == newer
+    for accept in BOTH, IMAGE_MANIFEST, "*/*":
+        assert proxy.get(OFFICIAL, headers={"Accept": accept}).data == newer
+    assert proxy.get(OFFICIAL, headers={"Accept": IMAGE_INDEX}).status_code == 502
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([IMAGE_INDEX, DOCKER_LIST, IMAGE_MANIFEST, "application/x+json"]),
+            st.lists(st.sampled_from([IMAGE_INDEX, DOCKER_LIST, IMAGE_MANIFEST, "*/*"])),
+        ),
+        max_size=12,
+    )
+)
+def test_client_gets_what_a_client_like_it_got_last(answers: list[tuple[str, list[str]]]) -> None:
+    entries: list[kept_tag.Kept] = []
+    for number, (media_type, named) in enumerate(answers):
+        accept = ", ".join([media_type, *named])
+        answer = kept_tag.Kept(media_type, f"sha256:{number}", number)
+        accepted = parse_accept_header(accept, MIMEAccept)
+        entries = kept_tag.with_answer(entries, answer, accepted)
+        assert len({entry.media_type for entry in entries}) == len(entries)
+        for like_it in media_type, accept.replace(", */*", ""):
+            fitting = kept_tag.fitting(entries, parse_accept_header(like_it, MIMEAccept))
+            assert next(fitting) == answer
 
 
 @pytest.mark.parametrize(
@@ -144,12 +313,12 @@ def test_only_the_registrys_own_404_ends_a_kept_tag(
     answer = proxy.client.open(LATEST, method=method)
     if is_gone:
         assert answer.status_code == 404
-        with pytest.raises(MissingError):
-            proxy.storage.tag("library/nginx", "latest")
+        assert kept_tag.read(proxy.storage, "library/nginx", "latest") == []
     else:
         assert answer.headers["Docker-Content-Digest"] == digest
         assert ": 404 " in parse_warnings(answer.headers["Warning"])[0]
-        assert proxy.storage.tag("library/nginx", "latest") == digest
+        [kept] = kept_tag.read(proxy.storage, "library/nginx", "latest")
+        assert kept.digest == digest
 
 
 @pytest.mark.parametrize(
@@ -181,8 +350,7 @@ def test_upstreams_error_is_answered_unless_a_manifest_is_kept(
     kept = proxy.get(LATEST)
     if isinstance(fault, timedelta):
         proxy.upstream.timeout = 0.1
-    for method in "GET", "HEAD":
-        upstream.fail("manifest", method, fault, times=None)
+    upstream.fail("manifest", "GET", fault, times=None)
     stale = proxy.get(LATEST)
     assert (stale.status_code, stale.data) == (200, kept.data)
     assert f": {status} " in parse_warnings(stale.headers["Warning"])[0]
@@ -229,9 +397,6 @@ def test_malformed_manifest_is_502_and_not_kept(content: bytes, headers: Any, wo
     else:
         assert response.status_code == 502
         assert list(proxy.storage.repositories()) == []
-
-
-DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 
 
 @pytest.mark.parametrize(
@@ -337,13 +502,14 @@ def test_use_of_a_manifest_is_recorded_once_an_hour(upstream: ServedRegistry) ->
     class Counting(MemoryStorage):
         puts = 0
 
-        def put_manifest(self, *arguments: Any, **options: Any) -> None:
-            self.puts += 1
-            super().put_manifest(*arguments, **options)
+        def put_manifest(self, name: str, digest: str, *arguments: Any, **options: Any) -> None:
+            self.puts += path.endswith(digest)
+            super().put_manifest(name, digest, *arguments, **options)
 
     storage = Counting()
+    path = f"/v2/library/nginx/manifests/{upstream.storage.tag('library/nginx', 'latest')}"
     proxy = ProxyClient(upstream.url, storage=storage)
-    path = f"/v2/library/nginx/manifests/{proxy.get(LATEST).headers['Docker-Content-Digest']}"
+    proxy.get(LATEST)
     for puts in 1, 2:
         for _ in range(3):
             assert proxy.get(path).status_code == 200
@@ -426,19 +592,24 @@ def test_unused_images_are_collected(tmp_path: Path, capsys: pytest.CaptureFixtu
                 assert proxy.get(f"/v2/library/nginx/blobs/{blob['digest']}").status_code == 200
         proxy.wait_until_done()
         assert "  0 unreferenced contents" in collect("--older-than", "1h")
+        for tag in "old", "latest":
+            kept = kept_tag.read(storage, "library/nginx", tag)
+            aged = [entry._replace(confirmed=entry.confirmed - 10_000) for entry in kept]
+            kept_tag.write(storage, "library/nginx", tag, aged)
         long_ago = time.time() - 10_000
         for path in tmp_path.rglob("*"):
             if path.is_file():
                 os.utime(path, (long_ago, long_ago))
         ProxyClient(upstream.url, storage=storage).get(LATEST)  # as after a restart
         dry = collect("--older-than", "1h", "--dry-run")
-        assert dry.startswith(f"{upstream.host}: it would delete\n  1 manifests")
+        # The image and the record of its tag.
+        assert dry.startswith(f"{upstream.host}: it would delete\n  2 manifests")
         done = collect("--older-than", "1h")
         assert done == dry.replace("it would delete", "deleted")
-        kept = {blob["digest"] for blob in [new["config"], *new["layers"]]}
-        gone = {blob["digest"] for blob in [old["config"], *old["layers"]]} - kept
+        needed = {blob["digest"] for blob in [new["config"], *new["layers"]]}
+        gone = {blob["digest"] for blob in [old["config"], *old["layers"]]} - needed
         assert len(gone) == 2
-        assert {digest for digest in kept | gone if proxy.has_blob(digest)} == kept
+        assert {digest for digest in needed | gone if proxy.has_blob(digest)} == needed
         assert list(storage.tags("library/nginx")) == ["latest"]
         assert proxy.get(LATEST.replace("latest", "old")).get_json(force=True) == old
     older = "--older-than", "1s"

@@ -1,19 +1,24 @@
 """What a client reads in the answers of a registry: its errors, and how long to wait."""
 
+import asyncio
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http import HTTPStatus
+from io import BytesIO
 from typing import Any
 
+import httpx
 import pytest
+import requests
 from hypothesis import example, given
 from hypothesis import strategies as st
 from werkzeug import exceptions
 
 from registry_routes import errors
 from registry_routes.errors import RegistryError, Unauthorized
-from registry_routes.responses import parse_errors
+from registry_routes.responses import parse_errors, raise_for_status
 from registry_routes.routes import RouteName
 
 
@@ -44,6 +49,8 @@ BODIES: dict[tuple[int, str], Read] = {
     (400, '{"message": "no", "error": "x"}'): (exceptions.BadRequest, "UNKNOWN", "no"),
     (403, "\ufeff{}"): (errors.Denied, "DENIED", "\ufeff{}"),
     (599, "?"): (RegistryError, "UNKNOWN", "?"),
+    (502, "<&#" + "9" * 4301): (exceptions.BadGateway, "UNKNOWN", "<"),
+    (502, "<title>&#" + "9" * 5000 + ";&#65;"): (exceptions.BadGateway, "UNKNOWN", ";A"),
     (500, "[" * 100_000): (exceptions.InternalServerError, "UNKNOWN", "[" * 500),
     # Statuses whose headers say more than the code.
     (401, with_code("DENIED")): (errors.Unauthorized, "DENIED", "no"),
@@ -63,7 +70,8 @@ def test_bodies_of_real_registries(response: tuple[int, str], read: Read) -> Non
     if isinstance(error, errors.Unauthorized):
         assert error.realm == "r"
     assert error.code == status
-    assert (error.error_code, error.description) == read[1:]
+    assert (error.error_code, error.message) == read[1:]
+    assert repr(error) == f"<{type(error).__name__} '{status} {read[1]}: {read[2]}'>"
     assert json.loads(error.get_response().get_data())
 
 
@@ -92,18 +100,29 @@ def test_bearer_challenge_is_found_among_all_lines() -> None:
 @pytest.mark.parametrize(
     ("value", "wait"),
     [
-        *(("30", 30), (" 30 ", 30), ("30, 60", 30), ("0", 0), ("9" * 5000, 999_999_999)),
-        ("Tue, 24 Nov 2026 00:00:00 GMT", datetime(2026, 11, 24, tzinfo=UTC)),
-        *(("soon", None), ("Mon, 01 Jan 99999999999 00:00:00 GMT", None)),
+        *(("30", 30), (" 30 ", 30), ("30, 60", 30), ("0", 0), ("0.2", 1), ("2.", 2), ("030", 30)),
+        *(("9" * 5000, 999_999_999), ("-1", None), ("soon", None)),
+        *(("Tue, 24 Nov 2026 00:00:07 GMT", 7), ("Mon, 23 Nov 2026 00:00:00 GMT", 0)),
+        ("Sun, 31 Dec 9999 23:59:59 -2300", 999_999_999),
+        ("Mon, 01 Jan 99999999999 00:00:00 GMT", None),
         ("Mon, 01 Jan 2026 99999999999999999999:00:00 GMT", None),
-        ("Sun, 31 Dec 9999 23:59:59 -2300", None),
     ],
     ids=lambda value: str(value)[:30],
 )
 @pytest.mark.parametrize("status", [429, 502])
 def test_retry_after(status: int, value: str, wait: object) -> None:
-    [error] = parse_errors(status, "", {"Retry-After": value})
+    headers = {"Retry-After": value, "Date": "Tue, 24 Nov 2026 00:00:00 GMT"}
+    [error] = parse_errors(status, "", headers)
     assert error.retry_after == wait
+    assert error.get_response().headers["Retry-After"] == value.strip()
+
+
+@pytest.mark.parametrize("date", [{}, {"Date": "yesterday"}])
+def test_retry_after_counts_from_now_without_a_date(date: dict[str, str]) -> None:
+    time = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+    [error] = parse_errors(503, "", {"Retry-After": time, **date})
+    assert error.retry_after is not None
+    assert 3500 < error.retry_after <= 3600
 
 
 @pytest.mark.parametrize("allow", [["GET, HEAD"], ["GET", " HEAD,"], ["GET HEAD"]])
@@ -111,6 +130,68 @@ def test_allow_of_a_405(allow: list[str]) -> None:
     [error] = parse_errors(405, with_code("DENIED"), {"Allow": allow})
     assert isinstance(error, errors.Unsupported)
     assert (error.error_code, error.valid_methods) == ("DENIED", ["GET", "HEAD"])
+
+
+def response_of(library: Any, status: int, body: bytes, **headers: str) -> Any:
+    if library is httpx:
+        transport = httpx.MockTransport(
+            lambda _: httpx.Response(status, content=body, headers=headers)
+        )
+        return httpx.Client(transport=transport).get("http://h/")
+    response = requests.Response()
+    response.status_code, response.raw = status, BytesIO(body)
+    response.headers.update(headers)
+    return response
+
+
+@pytest.mark.parametrize("library", [requests, httpx])
+class TestRaiseForStatus:
+    def test_first_error_is_raised(self, library: Any) -> None:
+        body = b'{"errors": [{"code": "NAME_UNKNOWN", "message": "no"}, {"code": "DENIED"}]}'
+        with pytest.raises(errors.NameUnknown) as raised:
+            raise_for_status(response_of(library, 404, body, **{"Retry-After": "9"}))
+        assert (raised.value.message, raised.value.retry_after) == ("no", 9)
+        with pytest.raises(errors.BlobUnknown):
+            raise_for_status(response_of(library, 404, b""), endpoint="blob")
+
+    def test_success_is_not_read(self, library: Any) -> None:
+        for status in 200, 206, 307, 399:
+            raise_for_status(response_of(library, status, b"content"))
+
+    def test_only_the_beginning_of_a_body_is_read(self, library: Any) -> None:
+        body = b'{"errors": [{"code": "DENIED", "message": "' + b"x" * 10**6 + b'"}]}'
+        with pytest.raises(RegistryError) as raised:
+            raise_for_status(response_of(library, 500, body))
+        assert raised.value.message == body[:500].decode()
+
+
+def test_streamed_responses_of_httpx_are_read() -> None:
+    content = b'{"errors": [{"code": "DENIED"}]}'
+
+    async def ask(has_read: bool) -> None:
+        async with (
+            httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client,
+            client.stream("GET", "http://h/") as response,
+        ):
+            if has_read:
+                await response.aread()
+            raise_for_status(response)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 403})
+        await send({"type": "http.response.body", "body": content})
+
+    with pytest.raises(errors.Denied):
+        asyncio.run(ask(True))
+    with pytest.raises(RuntimeError, match="async"):
+        asyncio.run(ask(False))
+    transport = httpx.MockTransport(lambda _: httpx.Response(403, content=iter([content])))
+    with (
+        httpx.Client(transport=transport) as client,
+        client.stream("GET", "http://h/") as answer,
+        pytest.raises(errors.Denied),
+    ):
+        raise_for_status(answer)
 
 
 PASSED_ON = {

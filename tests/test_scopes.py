@@ -111,27 +111,70 @@ def test_unknown_method_needs_every_action() -> None:
         ("repository(plugin):a:pull", ("repository(plugin)", "a", ("pull",))),
         ("registry:catalog:*", ("registry", "catalog", ("*",))),
         ("repository:a:", ("repository", "a", ())),
-        ("repository:a.b:5000/c:pull,push", ("repository", "a.b:5000/c", ("pull", "push"))),
         ("repository:[::1]:5000/c:pull", ("repository", "[::1]:5000/c", ("pull",))),
+        # What other registries write: GitHub, Artifactory, and Amazon's.
+        ("repository:x:metadata_read", ("repository", "x", ("metadata_read",))),
+        ("repository:x:pull,scanner-pull", ("repository", "x", ("pull", "scanner-pull"))),
+        ("repository:x:PULL", ("repository", "x", ("PULL",))),
+        *((text, (text, "", ())) for text in ("aws", "repository:a", ":a:b", "r::b", "::", "*")),
+        *((text, (text, "", ())) for text in ("Read:a:b", "repository:h:5000/a", "a:b:c?d")),
     ],
 )
-def test_scopes_are_parsed(text: str, parsed: tuple[str, str, tuple[str, ...]]) -> None:
+def test_scopes_are_parsed_and_written_back(
+    text: str, parsed: tuple[str, str, tuple[str, ...]]
+) -> None:
     scope = Scope.parse(text)
     assert (scope.type, scope.name, scope.actions) == parsed
     assert str(scope) == text
+    assert scope.is_granted_by(parse_scopes(f"x:y:z {text}"))
+    assert not scope.actions or not scope.is_granted_by(parse_scopes("aws repository:b:pull"))
+
+
+def test_scope_without_a_name_is_granted_only_by_itself() -> None:
+    assert not Scope.parse("aws").is_granted_by([])
+    assert not Scope.parse("aws").is_granted_by(parse_scopes("aws:a:* gcp"))
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "repository", "repository:a", ":a:pull", "repository::pull", "r:a:PULL", 'r:a":pull'),
-        *("repository:a b:pull", "repository:localhost:5000/a", "repository:a:5000", "r:a\\:pull"),
-        *("repository:a\x00:pull", "repository:é:pull", "repository:a:pull\n"),
+        "",
+        "repository:a b:pull",
+        'r:a":pull',
+        "r:a\\:pull",
+        "r:a\x00:pull",
+        "r:é:pull",
+        "r:a:pull\n",
     ],
 )
 def test_malformed_scope_is_named(text: str) -> None:
-    with pytest.raises(ValueError, match=r"^scope .* must be a type, a name and actions"):
+    with pytest.raises(ValueError, match=r"^scope .* must be printable ASCII, without blanks"):
         Scope.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("type_", "name", "actions"),
+    [
+        *(("repository", name, ("pull",)) for name in ("a:pull repository:b", "a b", "a\n", 'a"')),
+        *(("repository", "a", (action,)) for action in ("pull repository:b:pull", "a:b", "a/b")),
+        *(
+            ("repository", "", ("pull",)),
+            ("repository:b:pull a", "a", ("pull",)),
+            ("", "a", ("b",)),
+        ),
+        ("a:b", "c", ("d",)),
+    ],
+)
+def test_part_cannot_add_a_scope(type_: str, name: str, actions: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"^scope .* must "):
+        Scope(type_, name, actions)
+
+
+@pytest.mark.parametrize("name", ["a:pull repository:secret/x", "a:pull,push", "A", "", "a ", 5])
+def test_scopes_of_a_malformed_name_are_refused(name: Any) -> None:
+    """A rule of a user's own may let it through."""
+    with pytest.raises(ValueError, match=r"^repository name .* must "):
+        required_scopes("tags", "GET", {"name": name})
 
 
 @pytest.mark.parametrize(
@@ -157,15 +200,28 @@ def test_actions_are_normalized_to_words(actions: Any) -> None:
     assert hash(scope) == hash(Scope.parse("repository:a:pull,push"))
 
 
-@given(st.text(alphabet="a:,*(/) \n"))
+PARTS = st.text(alphabet="a:,*(/) \n-")
+
+
+@given(PARTS)
 def test_written_scope_is_parsed_back(text: str) -> None:
     try:
         scope = Scope.parse(text)
     except ValueError:
         return
     assert Scope.parse(str(scope)) == scope
+    assert parse_scopes(str(scope)) == [scope]
     if ",," not in f",{text.rpartition(':')[2]},":
         assert str(scope) == text
+
+
+@given(PARTS, PARTS, st.lists(PARTS))
+def test_constructed_scope_is_parsed_back(type_: str, name: str, actions: list[str]) -> None:
+    try:
+        scope = Scope(type_, name, tuple(actions))
+    except ValueError:
+        return
+    assert parse_scopes(str(scope)) == [scope]
 
 
 def test_is_granted_by() -> None:

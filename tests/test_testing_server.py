@@ -1,6 +1,7 @@
 """The server of `registry_routes.testing`: its port, its threads, and bodies on the wire."""
 
 import atexit
+import gc
 import os
 import re
 import socket
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from datetime import timedelta
 from functools import cache
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import httpx
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
 from registry_routes import errors
@@ -25,6 +28,7 @@ from registry_routes.digests import digest_of
 from registry_routes.testing import ServedRegistry, serve
 
 from .served import Login, push_image, served, wait_until
+from .servers import free_port
 
 
 def connection_to(registry: ServedRegistry) -> socket.socket:
@@ -69,6 +73,36 @@ def test_stopped_registry_leaves_no_thread_and_no_listener(error: type[Exception
     wait_until(lambda: set(threading.enumerate()) <= before)
 
 
+def test_many_starts_and_stops_leave_nothing() -> None:
+    descriptors = Path("/proc/self/fd")
+    before = set(threading.enumerate())
+    open_before = len(list(descriptors.iterdir())) if descriptors.exists() else 0
+    for _ in range(200):
+        with serve() as registry, connection_to(registry) as connection:
+            connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(12) == b"HTTP/1.1 200"
+    wait_until(lambda: set(threading.enumerate()) <= before)
+    gc.collect()  # an unclosed socket is a warning, which is an error here
+    if descriptors.exists():
+        assert len(list(descriptors.iterdir())) <= open_before
+
+
+@pytest.mark.parametrize("port", [0, 1])
+def test_socket_is_opened_late_unless_a_port_is_given(port: int) -> None:
+    with serve(port=port and free_port()) as registry:
+        before = set(threading.enumerate())
+        registry.add_image("a:v1")
+        assert Client(registry.app).get("/v2/a/manifests/v1").status_code == 200
+        assert set(threading.enumerate()) == before
+        host = registry.host
+        assert registry.host == host
+        assert len(set(threading.enumerate()) - before) == (0 if port else 1)
+    with serve() as registry:
+        pass
+    with pytest.raises(RuntimeError, match="the registry has stopped"):
+        registry.host  # noqa: B018
+
+
 def test_waiting_clients_do_not_keep_the_registry_from_stopping() -> None:
     before = set(threading.enumerate())
     with ExitStack() as clients:
@@ -93,6 +127,18 @@ def test_taken_port_is_an_error() -> None:
             pass
     with serve(port=port) as again:
         assert again.host == registry.host
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 8", "Transfer-Encoding: chunked"])
+def test_body_is_a_binary_file(framing: str) -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        body = BufferedReader(environ["wsgi.input"])
+        return Response(body.readline() + b"|" + body.read(4))(environ, start_response)
+
+    sent = b"8\r\none\ntwo\n\r\n0\r\n\r\n" if "chunked" in framing else b"one\ntwo\n"
+    with serve(app) as registry:
+        head = f"POST /v2/ HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode()
+        assert answer_to(registry, head + sent).endswith(b"\r\n\r\none\n|two\n")
 
 
 # Requests that are not HTTP.
@@ -130,6 +176,8 @@ def test_client_hello_is_answered_at_its_first_byte(sent: int | None) -> None:
 @example(b"POST /v2/\r\n\r\n")
 @example(b"GET /v2/ HTTP/1\r\n\r\n")
 @example(b"GET /v2/ HTTP/1.1")
+@example(b"GET /v2/ HTTP/2.0\r\n\r\n")
+@example(b"GET /v2/ HTTP/1.1\r\n" + 200 * b"a: b\r\n")
 @example(b"GET /v2/ HTTPS/1.1\r\n\r\n")
 @example(b"GET http://[/v2/ HTTP/1.1\r\n\r\n")
 @example(b"GET /v2/ x HTTP/1.1\r\n\r\n")
@@ -139,7 +187,7 @@ def test_client_hello_is_answered_at_its_first_byte(sent: int | None) -> None:
 def test_malformed_request_line_has_an_answer(sent: bytes) -> None:
     answer = answer_to(shared_registry(), sent)
     if sent:
-        assert re.match(rb"HTTP/1\.[01] (400|404|405|414|505) ", answer), answer[:80]
+        assert re.match(rb"HTTP/1\.[01] (400|404|405|414|431|505) ", answer), answer[:80]
     if (
         not re.match(rb"(\r?\n)?[!-~]+ [!-~\x80-\xff]+ HTTP/\d\.\d\r?\n", sent)
         and len(sent) < 65536

@@ -107,8 +107,8 @@ def test_only_the_proxys_account_is_used_and_only_at_the_registry(auth: Any) -> 
 @pytest.mark.parametrize(
     ("answers", "reached"),
     [
-        # A redirect from https to http, to another host and back, without end, to nowhere.
-        ({BLOB: (307, {"Location": "http://r.example/other"}, b"")}, [BLOB]),
+        # Redirects from https to http, to another host and back, without end, to nowhere.
+        ({BLOB: (307, {"Location": "http://cdn.example/other"}, b"")}, [BLOB]),
         ({BLOB: (307, {"Location": "//cdn.example/x"}, b"")}, [BLOB, "/x"]),
         (
             {
@@ -137,6 +137,27 @@ def test_credentials_stay_at_the_upstream_and_within_https(
         assert str(sent.url).startswith("https://")
         has_left = has_left or urlsplit(str(sent.url)).netloc != "r.example"
         assert sent.headers.get("Authorization") == (None if has_left else known)
+
+
+PRIVATE = [
+    *("127.0.0.1", "127.1", "2130706433", "0x7f.0.0.1", "0.0.0.0", "10.1.2.3:5000", "192.168.0.1"),
+    *("169.254.169.254", "172.16.0.1", "100.64.0.1", "[::1]", "[fe80::1]", "[fd00::1]"),
+    *("[::ffff:10.0.0.1]", "localhost", "LOCALHOST.", "a.localhost"),
+]
+
+
+@pytest.mark.parametrize("host", [*PRIVATE, "8.8.8.8", "[2606:4700::1]", "localhost.example"])
+def test_redirect_to_the_proxys_own_network_is_refused(host: str) -> None:
+    """Clients would see what is there. But a blob is verified, and may be stored there."""
+    for path in "/v2/a/manifests/v1", "/v2/a/tags/list", BLOB:
+        for root in "https://r.example", "https://10.9.9.9":
+            answers = {path: (307, {"Location": f"https://{host}/x"}, b"")}
+            proxy, upstream = canned(answers, root)
+            content = LAYER if path == BLOB else b"{}"
+            upstream.answers["/x"] = (200, INDEX, content)
+            is_refused = host in PRIVATE and root == "https://r.example" and path != BLOB
+            assert proxy.get(path).status_code == (502 if is_refused else 200)
+            assert upstream.paths == ([path] if is_refused else [path, "/x"])
 
 
 @pytest.mark.parametrize("challenge", ['Basic realm="r"', 'Bearer realm="https://r.example/token"'])

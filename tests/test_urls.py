@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 import pytest
@@ -131,11 +131,9 @@ def test_every_parameter_is_in_the_table() -> None:
         ("manifest", ("a", ".x"), {}, "tag '.x' must start with"),
         ("manifest", ("a", "a/../b"), {}, "tag 'a/../b' must contain only"),
         ("manifest", ("a", ""), {}, "tag '' must not be empty"),
-        ("manifest", ("a", None), {}, "tag None must be a string"),
         ("manifest", ("a", "sha256:x"), {}, "digest 'sha256:x' must have 64"),
         ("manifest", ("a", SHA256), {"tag": ["v1", "!"]}, "tag '!' must start with"),
         ("manifest", ("a", "v1"), {"tag": "v2"}, "manifest 'v1' must be named by its digest"),
-        ("manifest", ("a",), {}, "tag '' must not be empty"),
         (
             *("manifest", (Reference.parse("h:5/a"), "v1"), {}),
             "reference 'h:5/a' must be given alone, not with 'v1'",
@@ -165,6 +163,80 @@ def test_malformed_argument_is_named(
         with pytest.raises(ValueError, match="must") as error:
             getattr(builder, method)(*arguments, **options)
         assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "options", "message"),
+    [
+        ("tags", (), {"name": "a"}, "URLBuilder.tags() takes name by position: tags('a')"),
+        ("tags", (), {"name": "a", "n": 5}, "URLBuilder.tags() takes name by position: tags('a')"),
+        ("manifest", ("a",), {"tag": "v1"}, "takes tag by position: manifest('a', 'v1')"),
+        ("manifest", ("a",), {"reference": "v1"}, "reference by position: manifest('a', 'v1')"),
+        (
+            "manifest",
+            ("a",),
+            {"digest": SHA256},
+            f"takes digest by position: manifest('a', '{SHA256}')",
+        ),
+        ("manifest", (), {"name": "a", "tag": "v"}, "name and tag by position: manifest('a', 'v')"),
+        ("manifest", ("a",), {}, "URLBuilder.manifest() needs a tag or a digest, or a Reference"),
+        ("manifest", ("a", None), {"ns": "x"}, "URLBuilder.manifest() needs a tag or a digest"),
+        ("blob", ("a",), {"digest": "sha256:1"}, "takes digest by position: blob('a', 'sha256:1')"),
+        ("referrers", ("a",), {"digest": "x"}, "takes digest by position: referrers('a', 'x')"),
+        ("blob_upload", (), {"name": "a"}, "takes name by position: blob_upload('a')"),
+        (
+            "blob_upload_chunk",
+            ("a",),
+            {"uuid": "i"},
+            "uuid by position: blob_upload_chunk('a', 'i')",
+        ),
+        (
+            "extension",
+            ("a", "b"),
+            {"module": "c"},
+            "takes module by position: extension('a', 'b', 'c')",
+        ),
+        ("tags", (), {}, "missing 1 required positional argument: 'name'"),
+        ("tags", ("a", 5), {}, "positional argument"),
+        (
+            "tags",
+            ("a",),
+            {"limit": 5},
+            "limit= is not a parameter of the API: n= limits the results",
+        ),
+        ("catalog", (), {"page_size": 5}, "page_size= is not a parameter of the API: n= limits"),
+        (
+            "referrers",
+            ("a", SHA256),
+            {"count": 5},
+            "count= is not a parameter of the API: n= limits",
+        ),
+    ],
+)
+def test_misplaced_argument_is_named_with_the_call_to_write(
+    method: str, arguments: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TypeError) as error:
+        getattr(URLBuilder("https://h"), method)(*arguments, **options)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("root", "right"),
+    [("https://h/v2/", "'https://h'"), ("https://h/m/v2", "'https://h/m'"), ("/v2", "'/'")],
+)
+def test_root_with_the_root_of_the_api_is_refused(root: str, right: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"^root '{root}' contains the '/v2' of the API: give {right}$"
+    ):
+        URLBuilder(root, relative=root.startswith("/"))
+    mounted = environ_for("/v2/", SCRIPT_NAME="/v2")
+    assert URLBuilder.from_environ(mounted).base() == "http://registry.example/v2/v2/"
+    assert URLBuilder("https://h/xv2").base() == "https://h/xv2/v2/"
+
+
+def test_builder_shows_its_root() -> None:
+    assert repr(URLBuilder("https://h/m/")) == "URLBuilder('https://h/m')"
 
 
 @pytest.mark.parametrize(
@@ -239,7 +311,8 @@ ARGUMENT_NAMES = sorted(
 @pytest.mark.parametrize("parameter", ARGUMENT_NAMES)
 def test_parameter_with_the_name_of_an_argument(parameter: str) -> None:
     query = {parameter: "x"}
-    assert resolve_location("http://h/", "/y", **query) == f"http://h/y?{parameter}=x"
+    sent = PARAMETERS.get(parameter, parameter)
+    assert resolve_location("http://h/", "/y", **query) == f"http://h/y?{sent}=x"
     for method, arguments, options, path, _ in CALLS:
         taken = inspect.signature(getattr(URLBuilder, method)).parameters.get(parameter)
         if taken is not None and taken.kind is taken.KEYWORD_ONLY:
@@ -250,7 +323,7 @@ def test_parameter_with_the_name_of_an_argument(parameter: str) -> None:
 
 
 def test_urls_of_another_dialect() -> None:
-    docker = URLBuilder("https://h", url_map=RegistryMap(DOCKER_1_5))
+    docker = URLBuilder("https://h", url_map=RegistryMap(dialect=DOCKER_1_5))
     assert (
         docker.blob("a/b", "tarsum.v1+sha256:abc") == "https://h/v2/a/b/blobs/tarsum.v1+sha256:abc"
     )
@@ -392,10 +465,27 @@ AT = "https://r.example/v2/a/blobs/uploads/"
             {"digest-algorithm": "sha512", "tag": ["a", "b"], "none": None},
             "https://r.example/x?digest-algorithm=sha512&tag=a&tag=b",
         ),
+        (
+            "/x",
+            {"from_": "a/b", "digest_algorithm": "sha512", "artifact_type": ["c", "d"]},
+            "https://r.example/x?from=a%2Fb&digest-algorithm=sha512&artifactType=c&artifactType=d",
+        ),
         ("//other.example/x", {}, "https://other.example/x"),
         ("../../tags", {}, "https://r.example/v2/a/tags"),
         ("/a%2Fb/%3A;p=1", {}, "https://r.example/a%2Fb/%3A;p=1"),
-        ("http://r.example:5000", {"digest": "d"}, "http://r.example:5000?digest=d"),
+        ("https://r.example:5000", {"digest": "d"}, "https://r.example:5000?digest=d"),
+        # Empty segments are kept, and those of dots are not (RFC 3986, 5.2.4).
+        ("a//b/?x", {}, f"{AT}a//b/?x"),
+        ("/a//b///c", {}, "https://r.example/a//b///c"),
+        ("../../..//x/./y/..", {}, "https://r.example/v2//x/"),
+        ("../../../../../../x", {}, "https://r.example/x"),
+        ("/./..", {}, "https://r.example/"),
+        ("https://cdn.example/a//b/../c", {}, "https://cdn.example/a//b/../c"),
+        ("", {"digest": "d"}, f"{AT}?mount=x&digest=d"),
+        # A proxy ends the TLS of the registry.
+        ("http://r.example/v2/x?y", {}, "https://r.example/v2/x?y"),
+        ("http://R.example:80/x", {}, "https://r.example/x"),
+        ("http://r.example:5000/x", {}, "https://r.example/x"),
     ],
 )
 def test_resolve_location(location: str, query: dict[str, Any], expected: str) -> None:
@@ -414,6 +504,25 @@ def test_location_that_leads_nowhere_is_named(location: str) -> None:
         resolve_location("https://r.example/v2/", location)
     with pytest.raises(ValueError, match="must"):
         resolve_location("r.example/v2/", "x")
+
+
+def test_location_that_leads_from_https_to_http_is_refused() -> None:
+    for location in "http://cdn.example/x", "http://127.0.0.1/x", "http://r.example.evil/":
+        with pytest.raises(ValueError, match=r"^Location .* leads from https to http$"):
+            resolve_location(AT, location)
+        assert resolve_location("http://r.example/", location) == location
+
+
+SEGMENTS = st.lists(st.sampled_from(["a", "EMPTY", ".", "..", "b%2F", "c;d"]), min_size=1)
+
+
+@given(SEGMENTS.map("/".join), st.sampled_from(["", "/"]), st.sampled_from(["", "/", "?x=/../y"]))
+def test_location_is_joined_as_urljoin_does(path: str, begin: str, end: str) -> None:
+    """Except for empty segments: ``urljoin`` keeps them only if they have a name here."""
+    expected = urljoin(AT, f"{begin}{path}{end}").replace("EMPTY", "")
+    location = f"{begin}{path}{end}".replace("EMPTY", "")
+    if not location.startswith("//") and (location[:1] == "/") == (begin == "/"):
+        assert resolve_location(AT, location) == expected
 
 
 @given(st.text(alphabet="ab=&%+;?/:@!$'()*,~._-", max_size=30))
@@ -535,7 +644,8 @@ def test_every_built_url_is_matched_back(
     for name, parameter in inspect.signature(getattr(URLBuilder, method)).parameters.items():
         if parameter.kind is parameter.POSITIONAL_ONLY and name != "self":
             value = data.draw(
-                POSITIONAL[name] | (st.none() if parameter.default is None else st.nothing())
+                POSITIONAL[name]
+                | (st.none() if parameter.default is None and name != "reference" else st.nothing())
             )
             arguments.append(value)
             if value is not None:
@@ -545,9 +655,8 @@ def test_every_built_url_is_matched_back(
             if name == "tag" and "tag" in values:
                 continue
             query[name] = data.draw(KEYWORDS[name])
-    more = {
-        name: value for name, value in more.items() if name not in {*KEYWORDS, *PARAMETERS.values()}
-    }
+    taken = {*KEYWORDS, *PARAMETERS.values(), "limit", "page_size", "count"}
+    more = {name: value for name, value in more.items() if name not in taken}
     urls = URLBuilder(root, relative=relative, url_map=MAPS[prefix])
     url = getattr(urls, method)(*arguments, **query, **more)
     verb = "POST" if method == "blob_upload" else "GET"
@@ -566,7 +675,7 @@ def test_every_built_url_is_matched_back(
 
 @given(TEXT.filter(grammar.DOCKER_UPLOAD_ID.fits))
 def test_percent_encoded_value_is_matched_back(uuid: str) -> None:
-    routes = RegistryMap(DOCKER_1_5)
+    routes = RegistryMap(dialect=DOCKER_1_5)
     url = URLBuilder("https://h/m", url_map=routes).blob_upload_chunk("a/b", uuid)
     matched = match_url(url, root="https://h/m", url_map=routes)
     assert matched.values == {"name": "a/b", "uuid": uuid}

@@ -15,8 +15,10 @@ and `ServedRegistry.fail`. For pytest there is the fixture ``oci_registry``.
 import gzip
 import json
 import ssl
+import sys
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from werkzeug.routing import Map
@@ -44,16 +46,19 @@ from .layers import (
     ScopeStatus,
     TokenField,
     TokenMethod,
+    TokenServer,
     UnfiredFault,
     api_map,
     layers_map,
 )
+from .lenient import LENIENT, LENIENT_DIGEST, MadeUpDigests, takes_any_digest
 from .server import Server
+from .storage import ServedStorage
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-__all__ = ["Fault", "RecordedRequest", "ServedRegistry", "UnfiredFault", "serve"]
+__all__ = ["LENIENT", "Fault", "RecordedRequest", "ServedRegistry", "UnfiredFault", "serve"]
 
 _CONFIG = "application/vnd.oci.image.config.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar"
@@ -73,7 +78,7 @@ class ServedRegistry:
     """The requests so far, in the order in which they came. ``requests.clear()`` forgets them."""
 
     def __init__(
-        self, server: Server, recorder: Recorder, faults: Faults, storage: MemoryStorage | None
+        self, server: Server, recorder: Recorder, faults: Faults, storage: ServedStorage | None
     ) -> None:
         self.app = recorder
         self.requests = recorder.requests
@@ -136,7 +141,8 @@ class ServedRegistry:
               has no effect.
         :param times: how many requests fail; `None` for all of them.
 
-        Faults for the same endpoint and method follow one another in the order of the calls.
+        Faults for the same endpoint and method follow one another in the order of the calls. A HEAD
+        meets those for HEAD before those for GET.
 
         Raises `ValueError` or `TypeError` for any other argument, and for an endpoint or a method
         that no request can have.
@@ -158,7 +164,9 @@ class ServedRegistry:
         """
         return self._faults.unfired
 
-    def add_image(self, reference: str, layers: Sequence[bytes] = ()) -> str:
+    def add_image(
+        self, reference: str, layers: Sequence[bytes] = (), *, digest: str | None = None
+    ) -> str:
         """Put an image into the registry, and return the digest of its manifest.
 
         >>> with serve() as registry:
@@ -167,15 +175,23 @@ class ServedRegistry:
 
         :param reference: the repository's name and a tag: ``library/nginx:latest``. The tag is
             ``latest`` if there is none.
-        :param layers: the content of each layer: an archive, gzipped or not. For clients that do
-            not unpack it, it can be any bytes.
+        :param layers: the content of each layer: any bytes. What begins like gzip or zstd has the
+            media type of it. The image's configuration lists the digest of each layer's content:
+            that of the bytes as they are if they are not compressed, or corrupt, or if they are
+            zstd and this Python cannot read it (before 3.14).
+        :param digest: a digest for the manifest, which need not be that of its content, in a
+            registry of the dialect `LENIENT`.
 
-        Raises `ValueError` for a malformed reference, and for one with a digest.
+        Raises `ValueError` for a malformed reference, and for a reference with a digest.
         """
+        if digest is not None and self._storage is not None:
+            LENIENT_DIGEST.check(digest)
+            if self._storage.verifies:
+                raise ValueError("digest is for serve(url_map=RegistryMap(LENIENT))")
         parsed = self._parsed(reference)
         if parsed.digest is not None:
             raise ValueError(f"image {reference!r} must have a tag, not a digest")
-        name, tag = parsed.name, parsed.reference
+        name, tag = parsed.name, parsed.reference()
         config = {
             "architecture": "amd64",
             "os": "linux",
@@ -189,13 +205,13 @@ class ServedRegistry:
             "layers": [self._add_blob(name, _layer_type(layer), layer) for layer in layers],
         }
         content = json.dumps(manifest).encode()
-        digest = digest_of(content)
+        digest = digest or digest_of(content)
         self.storage.put_manifest(name, digest, Manifest(IMAGE_MANIFEST, content), tags=[tag])
         return digest
 
     def _parsed(self, reference: str) -> Reference:
-        # The domain comes first, so that no part of the name is taken for one. Who has not read
-        # `host` cannot have written it.
+        # The domain comes first, so that no part of the name is mistaken for a domain. A reference
+        # cannot contain a host that the registry does not have yet.
         host = self.host if self._server.is_listening else "localhost:0"
         return Reference.parse(f"{host}/{reference.removeprefix(f'{host}/')}")
 
@@ -211,7 +227,7 @@ class ServedRegistry:
         registry does not have it, and `ValueError` for a malformed reference.
         """
         parsed = self._parsed(reference)
-        digest = parsed.digest or self.storage.tag(parsed.name, parsed.reference)
+        digest = parsed.digest or self.storage.tag(parsed.name, parsed.reference())
         manifest: dict[str, Any] = json.loads(self.storage.manifest(parsed.name, digest).content)
         return manifest
 
@@ -224,17 +240,30 @@ class ServedRegistry:
         return b"".join(blob.read(0, blob.size))
 
 
-def _is_gzipped(layer: bytes) -> bool:
-    return layer.startswith(b"\x1f\x8b")
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
 def _layer_type(layer: bytes) -> str:
-    return f"{_LAYER}+gzip" if _is_gzipped(layer) else _LAYER
+    if layer.startswith(_GZIP):
+        return f"{_LAYER}+gzip"
+    return f"{_LAYER}+zstd" if layer.startswith(_ZSTD) else _LAYER
 
 
 def _diff_id(layer: bytes) -> str:
-    """The digest of the layer without its compression (image-spec, "Layer DiffID")."""
-    return digest_of(gzip.decompress(layer) if _is_gzipped(layer) else layer)
+    """Return the digest of the layer without its compression (image-spec, "Layer DiffID").
+
+    If it cannot be decompressed, that is the digest of the bytes as they are.
+    """
+    if layer.startswith(_GZIP):
+        with suppress(EOFError, OSError, zlib.error):
+            return digest_of(gzip.decompress(layer))
+    if layer.startswith(_ZSTD) and sys.version_info >= (3, 14):
+        with suppress(ImportError):  # a Python that was built without it
+            from compression import zstd
+
+            with suppress(zstd.ZstdError):
+                return digest_of(zstd.decompress(layer))
+    return digest_of(layer)
 
 
 @contextmanager
@@ -256,6 +285,7 @@ def serve(
     page_size: int | None = None,
     min_chunk: int = 0,
     max_chunk: int | None = None,
+    like_docker_registry: bool = False,
     url_map: RegistryMap | None = None,
     ssl_context: ssl.SSLContext | None = None,
 ) -> Iterator[ServedRegistry]:
@@ -274,7 +304,7 @@ def serve(
         gets a token to pull.
     :param anonymous_pull: whether anyone may pull, although there are users. A GET of ``/v2/``
         still asks for a login, because many clients learn there how to log in.
-    :param service: what the token server calls the registry, in its challenges and in the requests
+    :param service: the token server's name for the registry, in its challenges and in the requests
         for a token.
     :param token_field: where the token server puts the token in its answer to a GET: ``"token"``
         or ``"access_token"``. (To the POST of OAuth2 it is always ``"access_token"``.)
@@ -293,9 +323,14 @@ def serve(
     :param page_size: the maximum number of results in a page of a list.
     :param min_chunk: the minimum size of a chunk in bytes; the last one may be smaller.
     :param max_chunk: the maximum size of a chunk in bytes.
+    :param like_docker_registry: whether to list repositories as docker-registry 2.8 does: the
+        catalog includes those with only blobs, and a list of tags is a 404 until there has been a
+        tag.
     :param url_map: the routes. The default is ``app.url_map``, if that is a `RegistryMap`, and
         otherwise a new one. ``RegistryMap(dialect=OCI_1_1.subset(…))`` makes a registry that is
-        read-only, or has no referrers.
+        read-only, or has no referrers. ``RegistryMap(dialect=LENIENT)`` takes digests that a test
+        made up, such as ``sha256:0cd1ee2a9e``: `ServedRegistry.add_image` and the storage then
+        take any digest for any content, but pushes by HTTP are still verified.
     :param ssl_context: serve TLS with the certificate of this `ssl.SSLContext`. `redirect_blobs`
         needs it to be valid for ``localhost`` as well as for 127.0.0.1.
 
@@ -308,58 +343,37 @@ def serve(
         raise ValueError("ssl_context is for clients: it needs ssl.PROTOCOL_TLS_SERVER")
     if not 0 <= port <= 65535:
         raise ValueError(f"port {port!r} must be 0 to 65535")
-    if auth not in (None, "basic", "bearer"):
-        raise ValueError(f"auth {auth!r} must be 'basic' or 'bearer'")
-    if users and auth is None:
-        raise ValueError("users must have a way to log in: auth='basic' or auth='bearer'")
-    if auth == "basic" and not users:
-        raise ValueError("auth 'basic' must have users")
-    if anonymous_pull and auth is None:
-        raise ValueError("anonymous_pull needs a login that others use: auth='basic' or 'bearer'")
-    for name, value, default, values in (
-        ("service", service, SERVICE, ()),
-        ("token_field", token_field, "token", ("token", "access_token")),
-        ("token_method", token_method, None, ("GET", "POST")),
-        ("granted_actions", granted_actions, None, ()),
-        ("scope_status", scope_status, 401, (401, 403)),
-    ):
-        if value != default and auth != "bearer":
-            raise ValueError(f"{name} is for a token server: auth='bearer'")
-        if value != default and values and value not in values:
-            raise ValueError(f"{name} {value!r} is not {values[0]!r} or {values[1]!r}")
-    if not (service.isascii() and service.isprintable() and service.strip()):
-        raise ValueError(f"service {service!r} is empty or has characters that no header can carry")
-    if isinstance(granted_actions, str):
-        raise TypeError(f"granted_actions {granted_actions!r} is one string, not several actions")
-    without_password = anonymous_pull or not users
-    if token_method == "POST" and without_password:  # noqa: S105 - it is not a password
-        raise ValueError("token_method 'POST' gives no tokens without a password: only GET does")
     if min_chunk < 0:
         raise ValueError(f"min_chunk {min_chunk!r} must be 0 or more")
     if max_chunk is not None and max_chunk < min_chunk:
         raise ValueError(f"max_chunk {max_chunk!r} must be {min_chunk} or more, as min_chunk is")
     if location not in (None, "absolute", "relative", "opaque"):
         raise ValueError(f"location {location!r} must be 'absolute', 'relative' or 'opaque'")
+    token_server = TokenServer(service, token_field, token_method, granted_actions, scope_status)
+    _check_login(users, auth, anonymous_pull, token_server)
     storage = None
     if app is None:
-        storage = MemoryStorage()
+        storage = ServedStorage(like_docker_registry=like_docker_registry)
         app = make_registry(storage, url_map=url_map, page_size=page_size, max_chunk=max_chunk)
-    elif (page_size, max_chunk) != (None, None):
-        raise ValueError("page_size and max_chunk are for the registry in memory, not for an app")
-    of_app = getattr(app, "url_map", None) if url_map is None else url_map
-    known = of_app if isinstance(of_app, RegistryMap) else RegistryMap()
+    elif (page_size, max_chunk, like_docker_registry) != (None, None, False):
+        raise ValueError(
+            "page_size, max_chunk and like_docker_registry are for the registry in memory, "
+            "not for an app"
+        )
+    own_map = getattr(app, "url_map", None) if url_map is None else url_map
+    known = own_map if isinstance(own_map, RegistryMap) else RegistryMap()
     api = api_map(known.dialect, known.table.prefix)
-    token_methods = [token_method] if token_method else ["GET", "POST"]
-    of_layers = layers_map(
-        token_methods if auth == "bearer" else [],
+    added = layers_map(
+        token_server.methods if auth == "bearer" else (),
         storage=redirect_blobs,
         uploads=location == "opaque",
+        converters=known.dialect.converters,
     )
-    maps = [of_layers, of_app, api] if isinstance(of_app, Map) else [of_layers, api]
-    own = {rule.endpoint for rule in maps[1].iter_rules()}
-    for rule in of_layers.iter_rules():
-        if rule.endpoint in own and rule.endpoint in (TOKEN, STORAGE):
-            raise ValueError(f"endpoint {rule.endpoint!r} of the app is one that an option adds")
+    maps = [added, own_map, api] if isinstance(own_map, Map) else [added, api]
+    _check_endpoints(added, maps[1])
+    if storage is not None and takes_any_digest(known.dialect):
+        storage = storage.without_verifying()
+        app = MadeUpDigests(app, storage, known)
     if min_chunk:
         app = MinimumChunks(app, min_chunk)
     if not single_post:
@@ -371,16 +385,7 @@ def serve(
     if auth == "basic":
         app = BasicLogin(app, users or {}, anonymous_pull)
     if auth == "bearer":
-        app = BearerLogin(
-            app,
-            users or {},
-            without_password,
-            service,
-            token_field,
-            token_method,
-            granted_actions,
-            scope_status,
-        )
+        app = BearerLogin(app, users or {}, anonymous_pull or not users, token_server)
     faults = Faults(app, maps)
     recorder = Recorder(faults, maps)
     server = Server(recorder, port, ssl_context)
@@ -389,3 +394,33 @@ def serve(
     finally:
         faults.stop()
         server.stop()
+
+
+def _check_login(
+    users: Mapping[str, str] | None,
+    auth: Auth | None,
+    anonymous_pull: bool,
+    token_server: TokenServer,
+) -> None:
+    """Raise `ValueError` for options of a login that do not go together."""
+    if auth not in (None, "basic", "bearer"):
+        raise ValueError(f"auth {auth!r} must be 'basic' or 'bearer'")
+    if users and auth is None:
+        raise ValueError("users must have a way to log in: auth='basic' or auth='bearer'")
+    if auth == "basic" and not users:
+        raise ValueError("auth 'basic' must have users")
+    if anonymous_pull and auth is None:
+        raise ValueError("anonymous_pull needs a login that others use: auth='basic' or 'bearer'")
+    for option, default in vars(TokenServer()).items():
+        if auth != "bearer" and getattr(token_server, option) != default:
+            raise ValueError(f"{option} is for a token server: auth='bearer'")
+    if token_server.methods == ["POST"] and (anonymous_pull or not users):
+        raise ValueError("token_method 'POST' gives no tokens without a password: only GET does")
+
+
+def _check_endpoints(added: Map, own: Map) -> None:
+    """Raise `ValueError` if an endpoint that the layers add is one of the application too."""
+    of_app = {rule.endpoint for rule in own.iter_rules()}
+    for rule in added.iter_rules():
+        if rule.endpoint in (TOKEN, STORAGE) and rule.endpoint in of_app:
+            raise ValueError(f"endpoint {rule.endpoint!r} of the app is one that an option adds")

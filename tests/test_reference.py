@@ -14,6 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from registry_routes.reference import Reference
+from registry_routes.scopes import Scope
 
 from .nasty import SHA256, SHA512
 
@@ -217,7 +218,11 @@ LONG = "a" * 248
         ("nginx@latest", "digest 'latest' must have an algorithm, ':' and an encoded hash"),
         ("nginx@sha256:abc", "digest 'sha256:abc' must have 64 lowercase hexadecimal digits "),
         ("nginx@md5:abc", "digest algorithm 'md5' must be sha256 or sha512"),
-        ("https://a.b/nginx", "domain 'https:' must not be the scheme of a URL"),
+        *(
+            (f"{scheme}://{rest}", f"domain '{scheme}:' must not be the scheme of a URL")
+            for scheme in ("https", "docker", "oci", "containers-storage")
+            for rest in ("a.b/nginx", "nginx:v1", "")
+        ),
         ("☃.com/nginx", "domain '☃.com' must contain only "),
         ("a_b.com/Nginx", "domain 'a_b.com' must contain only "),
         ("a.b:http/nginx", "domain 'a.b:http' must have only a port's digits after its ':'"),
@@ -286,7 +291,7 @@ def test_name_of_256_characters_is_refused() -> None:
     ],
 )
 def test_reference_is_digest_tag_or_latest(text: str, reference: str) -> None:
-    assert Reference.parse(text).reference == reference
+    assert Reference.parse(text).reference() == reference
 
 
 @pytest.mark.parametrize(
@@ -318,6 +323,40 @@ def test_root_without_a_domain_is_refused() -> None:
     assert reference == Reference("", "a_b.com/app", "v1")
     with pytest.raises(ValueError, match=r"^domain 'a_b\.com' must contain only "):
         reference.root()
+
+
+@pytest.mark.parametrize(
+    ("text", "default", "whole"),
+    [
+        ("nginx", "quay.io", "quay.io/nginx"),
+        ("nginx:v1", "localhost:5000", "localhost:5000/nginx:v1"),
+        ("org/app", "ghcr.io", "ghcr.io/org/app"),
+        ("a.b/app", "quay.io", "a.b/app"),
+        ("docker.io/nginx", "quay.io", "docker.io/library/nginx"),
+        ("nginx", "index.docker.io", "docker.io/library/nginx"),
+    ],
+)
+def test_default_domain(text: str, default: str, whole: str) -> None:
+    assert str(Reference.parse(text, default_domain=default)) == whole
+
+
+@pytest.mark.parametrize(
+    ("default", "message"),
+    [
+        ("https://quay.io", "domain 'https://quay.io' must "),
+        ("", "domain '' must not be empty"),
+        ("foo", "reference 'foo/nginx' must have the domain 'docker.io' and "),
+    ],
+)
+def test_malformed_default_domain_is_named(default: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        Reference.parse("nginx", default_domain=default)
+
+
+def test_scope() -> None:
+    reference = Reference.parse("ghcr.io/org/app:v1")
+    assert reference.scope("pull") == Scope("repository", "org/app", ("pull",))
+    assert str(reference.scope("pull", "push")) == "repository:org/app:pull,push"
 
 
 def test_references_are_values() -> None:
