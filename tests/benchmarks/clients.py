@@ -1,4 +1,4 @@
-"""A client that costs little, and what it pushes."""
+"""A client that costs little, and its pushes."""
 
 import os
 import threading

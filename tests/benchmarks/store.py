@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.registry --s3
 
-Each row is a function of a registry's host; what it prepares is not counted. Beside the example
-registry is Debian's ``docker-registry``, with its S3 driver, if it is installed. Requests are what an
-object store bills, and each takes milliseconds.
+Each row is a function of a registry's host; only the requests of the function that it returns count.
+The example registry is compared with Debian's ``docker-registry`` and its S3 driver, if that is
+installed. An object store bills requests, and each takes milliseconds.
 """
 
 import os
@@ -132,7 +132,7 @@ def debians(directory: Path, store: str) -> Iterator[str]:
         yield host
 
 
-# What is counted: each function prepares something, and returns what is to be done.
+# Each function prepares a measurement, and returns the function whose requests count.
 
 
 def push_small(host: str) -> Act:
@@ -170,9 +170,9 @@ def put_manifest(blobs: int) -> Callable[[str], Act]:
         for content in contents:
             push_blob(host, name, content)
         layers = ",".join(
-            f'{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{digest_of(one)}",'
-            f'"size":{len(one)}}}'
-            for one in contents[1:]
+            f'{{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"{digest_of(content)}",'
+            f'"size":{len(content)}}}'
+            for content in contents[1:]
         )
         manifest = (
             f'{{"schemaVersion":2,"mediaType":"{IMAGE_MANIFEST}","layers":[{layers}],'
