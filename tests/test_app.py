@@ -109,7 +109,8 @@ def test_one_function_as_the_view_of_every_route(dialect: Dialect, by: str) -> N
         path = re.sub("<repository:name>", "a/b", route.path)
         path = re.sub("<digest:[^>]*>", SHA256, path)
         path = re.sub("<[^>]*>", "x", path)
-        for method in dialect.methods(route) or {"GET", "PUT", "PROPFIND", "OPTIONS"}:
+        taken = dialect.methods(route)
+        for method in {"GET", "PUT", "PROPFIND", "OPTIONS"} if taken is None else taken:
             response = Client(app).open(path, method=method)
             name = "a/b" if "name" in route.path else None
             answer = "" if method == "HEAD" else f"{method} {route.endpoint} {name}"
