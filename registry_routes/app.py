@@ -266,8 +266,9 @@ class RegistryApp:
         for rule in self.url_map.iter_rules():
             if rule.endpoint == endpoint:
                 taken.update((None,) if rule.methods is None else rule.methods)
-        if not taken:
-            near = closest(endpoint, {str(rule.endpoint) for rule in self.url_map.iter_rules()})
+        known = {rule.endpoint for rule in self.url_map.iter_rules()}
+        if endpoint not in known:
+            near = closest(endpoint, map(str, known))
             raise ValueError(f"endpoint {endpoint!r} must be one of the map's, such as {near}")
         wanted = [method and method.upper() for method in methods]
         if not wanted or None in wanted:
@@ -377,7 +378,7 @@ class RegistryApp:
             if view is not None:
                 return _checked(view(request, **request.view_args or {}), view)
         elif not getattr(request.routing_exception, "valid_methods", None):
-            # No 405, or one for a path that takes no method: a read-only registry has no views to ask.
+            # No 405, or one for a path that takes no method, as in a read-only registry.
             raise _explained(request.routing_exception, request.environ, self.url_map)
         methods = self._methods_with_views(adapter)
         if not methods:

@@ -164,7 +164,7 @@ def test_build(capsys: pytest.CaptureFixture[str], command: str, url: str) -> No
         ("build nothing", "endpoint 'nothing' must be one of the dialect's, such as 'base' or"),
         ("build tag name=a", "endpoint 'tag' must be one of the dialect's, such as 'tags'"),
         ("build --dialect docker-1.5 referrers", "endpoint 'referrers' must be one of the"),
-        ("build tags", "endpoint 'tags' must be built with name, not with nothing alone"),
+        ("build tags", "endpoint 'tags' takes name, but was given nothing"),
         (
             "build tags nam=a",
             "endpoint 'tags' takes 'name' or 'n', not 'nam'; give others by --query\n",
