@@ -38,9 +38,12 @@ class Kept(NamedTuple):
 def read(storage: Storage, name: str, tag: str) -> list[Kept]:
     """Return what is kept of a tag, the latest first; nothing if the tag is not kept."""
     try:
-        record = storage.manifest(name, storage.tag(name, tag))
+        digest = storage.tag(name, tag)
+        record = storage.manifest(name, digest)
     except MissingError:
         return []
+    if record.media_type != RECORD:  # as earlier versions kept a tag
+        return [Kept(record.media_type, digest, confirmed=0)]
     return [Kept(*entry) for entry in json.loads(record.content)["manifests"]]
 
 

@@ -90,7 +90,7 @@ class Proxy:
         upstreams: Mapping[str, Upstream],
         fresh_for: float,
         stale_for: float = WEEK,
-        most_waiting: int = 256,
+        most_waiting: int = 384,
     ) -> None:
         self.upstreams = upstreams
         self.fresh_for = fresh_for
@@ -141,18 +141,28 @@ class Proxy:
 
         return answer
 
-    def _take_place(self) -> None:
-        """Raises `errors.Unavailable` if too many requests wait for upstreams."""
+    def _take_place(self) -> Callable[[], None]:
+        """Return a function that gives the place back, and does nothing when called again.
+
+        Raises `errors.Unavailable` if too many requests wait for upstreams.
+        """
         if not self.places.acquire(blocking=False):
             raise errors.Unavailable("too many requests wait for other registries", retry_after=1)
+        is_given_back = threading.Lock()
+
+        def give_back() -> None:
+            if is_given_back.acquire(blocking=False):
+                self.places.release()
+
+        return give_back
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
-        self._take_place()
+        give_back = self._take_place()
         try:
             yield
         finally:
-            self.places.release()
+            give_back()
 
     def _upstream(self, namespace: str | None) -> Upstream:
         """The upstream that a request is for, always one from the command line."""
@@ -340,11 +350,12 @@ class Proxy:
                 storage.put_blob(name, digest, content)
 
         key = (upstream.namespace, name, digest)
-        self._take_place()
+        give_back = self._take_place()
         fetch = self.fetches.join(key, lambda: Fetch(source, keep))
+        fetch.when_received(give_back)  # then its readers do not wait for the upstream
 
         def leave() -> None:
-            self.places.release()
+            give_back()
             self.fetches.leave(fetch)
 
         try:
@@ -439,7 +450,7 @@ def make_app(
     fresh_for: float = 300,
     stale_for: float = WEEK,
     timeout: float = 30,
-    most_waiting: int = 256,
+    most_waiting: int = 384,
 ) -> Any:
     """The proxy, with its health check beside it.
 
@@ -588,7 +599,7 @@ def main() -> None:
             options.fresh_for,
             options.stale_for,
             options.timeout,
-            most_waiting=max(options.threads // 2, 1),
+            most_waiting=max(options.threads * 3 // 4, 1),
         ),
         options,
         f"A proxy at http://{{host}} for {', '.join(places)}",

@@ -71,6 +71,7 @@ class Fetch:
         self._size: int | None = None
         self._readable = 0
         self._error: BaseException | None = None
+        self._when_received: list[Callable[[], object]] = []
         self._changed = threading.Condition()
         self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - its last reader closes it
 
@@ -84,9 +85,21 @@ class Fetch:
         except BaseException as error:
             with self._changed:
                 self._error = error
-                self._changed.notify_all()
+                self._received()
             return
         self.keep(self._blocks(0, size))
+
+    def when_received(self, act: Callable[[], object]) -> None:
+        """Call `act` as soon as the source has ended, with an error or without."""
+        with self._changed:
+            self._when_received.append(act)
+            if self._is_whole or self._error is not None:
+                act()
+
+    def _received(self) -> None:
+        self._changed.notify_all()
+        for act in self._when_received:
+            act()
 
     def _fetch(self, is_wanted: Callable[[], bool]) -> int:
         size, blocks = self.open_source()
@@ -108,7 +121,7 @@ class Fetch:
         with self._changed:
             self._size = self._readable = received
             self._is_whole = True
-            self._changed.notify_all()
+            self._received()
         return received
 
     def size(self) -> int:

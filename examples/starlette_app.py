@@ -167,7 +167,7 @@ def make_routes(layout: Layout) -> list[BaseRoute]:
         return HTMLResponse(f"<!doctype html><h1>{escape(layout.name)}</h1><ul>{items}</ul>")
 
     views: dict[str, View] = {"base": base, "tags": tags, "manifest": manifest, "blob": blob}
-    url_map = RegistryMap(OCI_1_1.subset(*views, methods=["GET"]))
+    url_map = RegistryMap(dialect=OCI_1_1.subset(*views, methods=["GET"]))
     return [Route("/", front_page), RegistryRoute(url_map, views)]
 
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.cookiejar import DefaultCookiePolicy
+from ipaddress import ip_address
+from socket import inet_aton
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -43,6 +45,7 @@ from registry_routes.urls import same_origin
 log = logging.getLogger(__name__)
 
 BLOCK = 256 * 1024  # bytes of a blob
+MAX_UNSIZED = 16 * 1024**3  # bytes of a blob whose length the registry does not say
 MAX_REDIRECTS = 5
 MAX_CONNECTIONS = 512  # kept open for the next requests
 MAX_TOKENS = 10_000
@@ -109,12 +112,13 @@ class Upstream:
             url = self.urls.build(endpoint, values, query)
             scopes = " ".join(map(str, required_scopes(endpoint, method, values)))
             sent = self._authorization(scopes)
-            response = self._request(method, url, headers, sent)
+            is_verified = endpoint == RouteName.BLOB
+            response = self._request(method, url, headers, sent, anywhere=is_verified)
             challenge = self._challenge_of(response, sent)
             if challenge is not None and same_origin(response.url, url):
                 body_of(response)  # read it, so that the connection can be reused
                 granted = self._renewed(scopes, challenge, sent)
-                response = self._request(method, url, headers, granted)
+                response = self._request(method, url, headers, granted, anywhere=is_verified)
             if method == "HEAD":
                 _ = response.content  # it is empty; now the connection can be reused
             return checked(response, endpoint)
@@ -149,8 +153,13 @@ class Upstream:
         return Source(_size_of(answer), self._blocks(values["digest"], answer))
 
     def _blocks(self, digest: str, answer: requests.Response) -> Iterator[bytes]:
+        received = 0
         with self.failures(), answer:
-            yield from checked_blocks(digest, answer.iter_content(BLOCK))
+            for block in checked_blocks(digest, answer.iter_content(BLOCK)):
+                received += len(block)
+                if received > MAX_UNSIZED and _size_of(answer) is None:
+                    raise ValueError(f"a blob without a length has more than {MAX_UNSIZED} bytes")
+                yield block
 
     def body_of(self, answer: requests.Response, most: int) -> bytes:
         """The body of an answer, which must have at most `most` bytes."""
@@ -177,9 +186,19 @@ class Upstream:
             raise BadGateway(f"{self.namespace} has sent a malformed answer") from error
 
     def _request(
-        self, method: str, url: str, headers: Any, authorization: str | None
+        self,
+        method: str,
+        url: str,
+        headers: Any,
+        authorization: str | None,
+        *,
+        anywhere: bool = False,
     ) -> requests.Response:
-        """The answer, after any redirects. Another origin gets no credentials."""
+        """Return the answer, after any redirects. Another origin gets no credentials.
+
+        :param anywhere: whether a redirect may lead from the Internet to an address within the
+            proxy's own network, as for content that is verified. Clients get to see any other.
+        """
         first = url
         for _ in range(MAX_REDIRECTS + 1):
             response = self.session.request(
@@ -197,6 +216,8 @@ class Upstream:
             url = resolve_location(response.url, response.headers["Location"])
             if urlsplit(first).scheme == "https" != urlsplit(url).scheme:
                 raise ValueError("it redirects from https to http")
+            if not anywhere and is_private(url) and not is_private(first):
+                raise ValueError("it redirects to an address in the proxy's own network")
             if not same_origin(url, first):
                 authorization = None
         raise ValueError(f"it redirects more than {MAX_REDIRECTS} times")
@@ -312,3 +333,14 @@ def _size_of(answer: requests.Response) -> int | None:
     said = answer.headers.get("Content-Length", "")
     is_encoded = "Content-Encoding" in answer.headers or "Transfer-Encoding" in answer.headers
     return None if is_encoded or not re.fullmatch("[0-9]{1,18}", said) else int(said)
+
+
+def is_private(url: str) -> bool:
+    """Return whether the host of a URL is an address, and not one of the Internet's."""
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    try:
+        # The C library also takes 127.1 and 2130706433 for an address, and so does requests.
+        address = ip_address(host if ":" in host else inet_aton(host))
+    except (OSError, ValueError):
+        return host == "localhost" or host.endswith(".localhost")
+    return not (getattr(address, "ipv4_mapped", None) or address).is_global

@@ -109,7 +109,7 @@ def test_one_function_as_the_view_of_every_route(dialect: Dialect, by: str) -> N
         path = re.sub("<repository:name>", "a/b", route.path)
         path = re.sub("<digest:[^>]*>", SHA256, path)
         path = re.sub("<[^>]*>", "x", path)
-        for method in route.taken_methods or {"GET", "PUT", "PROPFIND", "OPTIONS"}:
+        for method in dialect.methods(route) or {"GET", "PUT", "PROPFIND", "OPTIONS"}:
             response = Client(app).open(path, method=method)
             name = "a/b" if "name" in route.path else None
             answer = "" if method == "HEAD" else f"{method} {route.endpoint} {name}"
@@ -512,7 +512,7 @@ def test_response_for_several_errors() -> None:
         error_response([])
 
 
-# What a request knows.
+# Attributes of a request.
 
 
 def test_request_knows_its_rule() -> None:

@@ -284,7 +284,7 @@ def test_a_registry_in_memory(tmp_path: Path) -> None:
         assert "in use" in second.stderr
         assert second.stderr.count("\n") == 1
         server.send_signal(signal.SIGINT)
-        assert "what was pushed is gone" in server.communicate(timeout=10)[0]
+        assert "its content was deleted" in server.communicate(timeout=10)[0]
         assert server.returncode == 0
     logged = (tmp_path / "log").read_text()
     assert "'PUT /v2/a/manifests/v1 HTTP/1.1' 201\n" in logged

@@ -57,9 +57,9 @@ def test_under_a_prefix() -> None:
 
 @pytest.mark.parametrize("dialect", ["docker-1.5", [], None, CONVERTERS])
 def test_a_value_that_is_not_a_dialect_is_named_in_the_error(dialect: Any) -> None:
-    for kind in RegistryMap, RegistryRules:
-        with pytest.raises(TypeError, match=r"^dialect .* must be a Dialect, such as OCI_1_1$"):
-            kind(dialect)
+    for make in lambda: RegistryMap(dialect=dialect), lambda: RegistryRules(dialect):
+        with pytest.raises(TypeError, match=r"^dialect .* is not a Dialect, such as OCI_1_1$"):
+            make()
 
 
 def test_in_another_map_with_converters_of_the_same_names() -> None:
@@ -128,7 +128,7 @@ def test_custom_rules_and_converters() -> None:
     assert adapter.match("/r/library/nginx/") == ("page", {"name": "library/nginx"})
     assert adapter.match("/cafe") == ("hex", {"n": "cafe"})
     assert adapter.match("/t/v1") == ("tag", {"tag": "v1"})
-    docker = RegistryMap(DOCKER_1_5, rules=[Rule("/r/<repository:name>/", endpoint="page")])
+    docker = RegistryMap(dialect=DOCKER_1_5, rules=[Rule("/r/<repository:name>/", endpoint="page")])
     assert docker.bind("h").test("/r/a/b/")
     assert not docker.bind("h").test("/r/a/")
     own.add(Rule("/late", endpoint="late"))

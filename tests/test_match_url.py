@@ -211,7 +211,7 @@ def test_malformed_root_of_match_url_is_named(root: str) -> None:
 
 def test_url_is_matched_with_another_map() -> None:
     routes = RegistryMap(
-        OCI_1_1.subset("tags"), prefix="/r é", rules=[Rule("/v2/token", endpoint="token")]
+        dialect=OCI_1_1.subset("tags"), prefix="/r é", rules=[Rule("/v2/token", endpoint="token")]
     )
     assert match_url("/r%20%C3%A9/v2/a/tags/list", url_map=routes).values == {"name": "a"}
     matched = match_url("/m/v2/token?a=b", root="/m", url_map=routes)

@@ -263,3 +263,30 @@ def test_large_layer_goes_both_ways_through_nginx(tmp_path: Path) -> None:
             for part in response.iter_content(len(block)):
                 pulled.update(part)
         assert pulled.hexdigest() == hashed.hexdigest()
+
+
+@pytest.mark.parametrize("with_tls", [False, True])
+def test_line_of_the_page_makes_locations_whole_urls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_tls: bool
+) -> None:
+    """Charliecloud takes the `Location` of an upload for a URL, though it may be a path."""
+    [line] = re.findall("^proxy_redirect .*;$", (EXAMPLES / "README.md").read_text(), re.MULTILINE)
+    config = (EXAMPLES / "nginx.conf").read_text()
+    assert config.count("proxy_redirect off;") == 1
+    (tmp_path / "nginx.conf").write_text(config.replace("proxy_redirect off;", line))
+    monkeypatch.setattr("tests.test_nginx.EXAMPLES", tmp_path)
+    with (
+        registry(tmp_path, "--behind-proxy") as behind,
+        nginx(tmp_path, behind, with_tls=with_tls) as host,
+        requests.Session() as session,
+    ):
+        root = f"http{'s' if with_tls else ''}://{host}"
+        session.trust_env = False  # which may name other certificates
+        session.verify = str(tmp_path / "nginx" / "certificate.pem") if with_tls else True
+        begun = session.post(f"{root}/v2/a/b/blobs/uploads/", timeout=10)
+        assert begun.headers["Location"].startswith(f"{root}/v2/a/b/blobs/uploads/")
+        query = {"digest": digest_of(b"x")}
+        done = session.put(begun.headers["Location"], b"x", params=query, timeout=10)
+        assert done.headers["Location"] == f"{root}/v2/a/b/blobs/{digest_of(b'x')}"
+        moved = session.get(f"{root}/v2?a=b", allow_redirects=False, timeout=10)
+        assert moved.headers["Location"] == f"{root}/v2/?a=b"

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import requests
 from proxy import main, make_app, place_of, users_of
+from storage import storage_at
 from werkzeug.wrappers import Response
 
 from registry_routes import RegistryApp
@@ -30,6 +31,7 @@ from .servers import (
     ended,
     example,
     files_of,
+    free_port,
     peak_of,
     podman_or_buildah,
     skopeo,
@@ -301,6 +303,18 @@ def test_wrong_command_line_is_an_error_in_one_line(
     assert (status, printed) == (2, "")
     assert re.fullmatch(f"proxy.py: error: .*{re.escape(message)}.*\n", said)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_s3_endpoint_by_http_needs_aws_allow_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    for name in "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION":
+        monkeypatch.setenv(name, "x")
+    monkeypatch.delenv("AWS_ALLOW_HTTP", raising=False)
+    for allowed, message in (None, "builder error"), ("true", "error sending request"):
+        if allowed:
+            monkeypatch.setenv("AWS_ALLOW_HTTP", allowed)
+        with pytest.raises(OSError, match=message):
+            storage_at("s3://images").check()
 
 
 # The program.

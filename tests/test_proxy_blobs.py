@@ -228,6 +228,47 @@ def test_stalled_upstream_leaves_threads_for_other_requests(upstream: ServedRegi
         assert proxy.head(BLOB).status_code == 200
 
 
+def test_more_clients_than_places_get_a_blob_that_has_been_fetched() -> None:
+    """300 clients of a blob, whose places are given back when the upstream has answered."""
+    source = Slow()
+    with slow(source) as proxy:
+        proxy.views.places = threading.BoundedSemaphore(2)
+        readers = [proxy.client.get(BLOB) for _ in range(2)]
+        assert proxy.head(BLOB).status_code == 503
+        source.go_on.set()
+        while proxy.head(BLOB).status_code == 503:  # they have read nothing, nor left
+            time.sleep(0.005)
+        readers += [proxy.client.get(BLOB) for _ in range(20)]
+        assert proxy.get("/v2/library/nginx/tags/list").status_code == 200
+        assert [response.data == LAYER for response in readers] == [True] * 22
+        for response in readers:
+            response.close()
+        proxy.wait_until_done()
+        assert [proxy.views.places.acquire(blocking=False) for _ in range(3)] == [True, True, False]
+
+
+def test_three_hundred_clients_share_a_fetch(upstream: ServedRegistry, proxy: ProxyClient) -> None:
+    upstream.fail("blob", "GET", timedelta(seconds=0.5))
+    got = all_at_once(300, lambda: Client(proxy.app).get(SMALL_BLOB, buffered=True).data)
+    assert got == [SMALL] * 300
+    assert requests_to(upstream) == [("GET", "blob")]
+
+
+def test_endless_blob_without_a_length_is_502(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("upstream.MAX_UNSIZED", 5_000_000)
+    source = Slow(bytes(60_000_000), says_length=False)
+    source.go_on.set()
+    with slow(source) as proxy:
+        assert proxy.get(BLOB).status_code == 502
+        assert source.ended.wait(5)
+        assert source.sent < 50_000_000
+    for says_length, content in (False, LAYER), (True, bytes(6_000_000)):
+        source = Slow(content, says_length=says_length)
+        source.go_on.set()
+        with slow(source) as proxy:
+            assert proxy.get(f"/v2/a/blobs/{digest_of(content)}").data == content
+
+
 def test_stalled_upstream_times_out() -> None:
     with slow(Slow(), timeout=0.2) as proxy:
         stalled = proxy.client.get(BLOB)

@@ -77,7 +77,7 @@ def test_request_is_recorded_before_it_is_answered() -> None:
 
 def test_requests_for_routes_that_are_not_served_are_recorded() -> None:
     dialect = OCI_1_1.subset("base", "manifest", "blob", "tags", methods=["GET"])
-    with serve(url_map=RegistryMap(dialect)) as registry:
+    with serve(url_map=RegistryMap(dialect=dialect)) as registry:
         client = Client(registry.app)
         digest = registry.add_image("a:v1")
         registry.fail("catalog", "GET", 503)
@@ -314,12 +314,12 @@ def test_endpoint_that_an_option_adds_is_an_error(name: str) -> None:
 
 
 def test_another_dialect_has_its_own_routes() -> None:
-    app = RegistryApp(RegistryMap(DOCKER_1_5))
+    app = RegistryApp(RegistryMap(dialect=DOCKER_1_5))
     with serve(app) as registry:
         Client(registry.app).get("/v2/a/b/tags/list")
         Client(registry.app).get("/v2/a/tags/list")
         assert [sent.endpoint for sent in registry.requests] == ["tags", None]
-    with serve(app.__call__, url_map=RegistryMap(DOCKER_1_5)) as registry:
+    with serve(app.__call__, url_map=RegistryMap(dialect=DOCKER_1_5)) as registry:
         Client(registry.app).get("/v2/a/tags/list")
         assert registry.requests[0].endpoint is None
 

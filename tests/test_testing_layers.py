@@ -146,6 +146,18 @@ def test_faults_follow_one_another_and_spare_other_requests() -> None:
         assert statuses == [500, 502, 502, 503, 503, 503]
 
 
+def test_faults_of_head_come_before_those_of_get() -> None:
+    with serve() as registry:
+        client = Client(registry.app)
+        registry.fail("base", "GET", 503, times=2)
+        registry.fail("base", "HEAD", 502)
+        statuses = [
+            client.open("/v2/", method=method).status_code for method in ("HEAD", "GET", "HEAD")
+        ]
+        assert statuses == [502, 503, 503]
+        assert registry.unfired == []
+
+
 @pytest.mark.parametrize(
     ("method", "what", "status"),
     [

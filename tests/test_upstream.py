@@ -139,6 +139,27 @@ def test_credentials_stay_at_the_upstream_and_within_https(
         assert sent.headers.get("Authorization") == (None if has_left else known)
 
 
+PRIVATE = [
+    *("127.0.0.1", "127.1", "2130706433", "0x7f.0.0.1", "0.0.0.0", "10.1.2.3:5000", "192.168.0.1"),
+    *("169.254.169.254", "172.16.0.1", "100.64.0.1", "[::1]", "[fe80::1]", "[fd00::1]"),
+    *("[::ffff:10.0.0.1]", "localhost", "LOCALHOST.", "a.localhost"),
+]
+
+
+@pytest.mark.parametrize("host", [*PRIVATE, "8.8.8.8", "[2606:4700::1]", "localhost.example"])
+def test_redirect_to_the_proxys_own_network_is_refused(host: str) -> None:
+    """Clients would see what is there. But a blob is verified, and may be stored there."""
+    for path in "/v2/a/manifests/v1", "/v2/a/tags/list", BLOB:
+        for root in "https://r.example", "https://10.9.9.9":
+            answers = {path: (307, {"Location": f"https://{host}/x"}, b"")}
+            proxy, upstream = canned(answers, root)
+            content = LAYER if path == BLOB else b"{}"
+            upstream.answers["/x"] = (200, INDEX, content)
+            is_refused = host in PRIVATE and root == "https://r.example" and path != BLOB
+            assert proxy.get(path).status_code == (502 if is_refused else 200)
+            assert upstream.paths == ([path] if is_refused else [path, "/x"])
+
+
 @pytest.mark.parametrize("challenge", ['Basic realm="r"', 'Bearer realm="https://r.example/token"'])
 def test_challenge_of_a_redirects_target_is_not_answered(challenge: str) -> None:
     answers = {

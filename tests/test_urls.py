@@ -323,7 +323,7 @@ def test_parameter_with_the_name_of_an_argument(parameter: str) -> None:
 
 
 def test_urls_of_another_dialect() -> None:
-    docker = URLBuilder("https://h", url_map=RegistryMap(DOCKER_1_5))
+    docker = URLBuilder("https://h", url_map=RegistryMap(dialect=DOCKER_1_5))
     assert (
         docker.blob("a/b", "tarsum.v1+sha256:abc") == "https://h/v2/a/b/blobs/tarsum.v1+sha256:abc"
     )
@@ -675,7 +675,7 @@ def test_every_built_url_is_matched_back(
 
 @given(TEXT.filter(grammar.DOCKER_UPLOAD_ID.fits))
 def test_percent_encoded_value_is_matched_back(uuid: str) -> None:
-    routes = RegistryMap(DOCKER_1_5)
+    routes = RegistryMap(dialect=DOCKER_1_5)
     url = URLBuilder("https://h/m", url_map=routes).blob_upload_chunk("a/b", uuid)
     matched = match_url(url, root="https://h/m", url_map=routes)
     assert matched.values == {"name": "a/b", "uuid": uuid}

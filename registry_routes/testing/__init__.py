@@ -141,7 +141,8 @@ class ServedRegistry:
               has no effect.
         :param times: how many requests fail; `None` for all of them.
 
-        Faults for the same endpoint and method follow one another in the order of the calls.
+        Faults for the same endpoint and method follow one another in the order of the calls. A HEAD
+        meets those for HEAD before those for GET.
 
         Raises `ValueError` or `TypeError` for any other argument, and for an endpoint or a method
         that no request can have.

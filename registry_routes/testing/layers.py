@@ -64,7 +64,9 @@ def api_map(dialect: Dialect, prefix: str) -> RegistryMap:
         for route in routes
         if route.methods != () or route.path not in paths
     ]
-    return RegistryMap(Dialect(dialect.name, tuple(routes), dialect.converters), prefix=prefix)
+    return RegistryMap(
+        dialect=Dialect(dialect.name, tuple(routes), dialect.converters), prefix=prefix
+    )
 
 
 def layers_map(
@@ -265,7 +267,8 @@ class Faults:
 
     def _next(self, request: RecordedRequest) -> Fault | None:
         with self._lock:
-            for fault in self._planned:
+            # What is for HEAD alone comes before what is for GET.
+            for fault in sorted(self._planned, key=lambda fault: fault.method != request.method):
                 if fault.fits(request):
                     fault.has_fired = True
                     if fault.times is not None:

@@ -38,7 +38,7 @@ class Server:
         self.app = app
         self.ssl_context = ssl_context
         self.connections: dict[socket.socket, threading.Thread] = {}
-        self.stopping = threading.Event()
+        self.stopping: threading.Event = threading.Event()
         self._server: BaseWSGIServer | None = None
         self._accepting: threading.Thread | None = None
         self._lock = threading.Lock()
