@@ -11,7 +11,7 @@
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -30,6 +30,7 @@ from .urls import URLBuilder, match_url, same_origin
 if TYPE_CHECKING:
     import httpx
     import requests
+    from requests.adapters import BaseAdapter
     from requests.auth import AuthBase
 
 _MOST_TOKENS = 10_000  # kept; endless new names must not fill the memory
@@ -62,6 +63,7 @@ class _Grant:
     authorization: str = ""
     end: float = 0  # by the monotonic clock
     request: TokenRequest | None = None
+    error: Exception | None = None  # of the last attempt to get it
 
 
 class Login:
@@ -268,16 +270,27 @@ class Login:
             self._grants.clear()
         return self._grants.setdefault(key, _Grant())
 
-    def _asking(self, scopes: Iterable[object] | None) -> threading.Lock:
-        """The lock to hold while a token is asked for, so that other threads wait for it."""
+    @contextmanager
+    def _asking(self, scopes: Iterable[object] | None) -> Iterator[None]:
+        """Make other threads that need the same token wait for it, or for the error."""
         with self._lock:
-            return self._grant_of(frozenset() if scopes is None else _key(scopes)).lock
+            grant = self._grant_of(frozenset() if scopes is None else _key(scopes))
+            before = grant.error
+        with grant.lock:
+            if grant.error is not None and grant.error is not before:
+                raise grant.error
+            try:
+                yield
+            except Exception as error:
+                grant.error = error
+                raise
 
     def for_requests(self) -> "AuthBase":
         """Return the ``auth`` of a session or a request of requests.
 
-        A request whose body cannot be sent again, such as a generator, gets its 401 back. A plain
-        session adds the passwords of a ``.netrc`` to redirects; that of `session` does not.
+        A request whose body cannot be sent again, such as a generator, gets its 401 back. Tokens
+        are asked for by the adapter and with the options of the last request. A plain session adds
+        the passwords of a ``.netrc`` to redirects; that of `session` does not.
         """
         return _requests_auth(self)
 
@@ -311,7 +324,9 @@ def _lifetime(token: Token) -> float:
 # requests.
 
 
-def _requests_auth(login: Login) -> "AuthBase":
+def _requests_auth(
+    login: Login, adapter_for: "Callable[[str], BaseAdapter] | None" = None
+) -> "AuthBase":
     from requests import PreparedRequest, Request, Response
     from requests.auth import AuthBase
 
@@ -322,23 +337,26 @@ def _requests_auth(login: Login) -> "AuthBase":
         def __call__(self, request: PreparedRequest) -> PreparedRequest:
             url = str(request.url)
             scopes = login.scopes(str(request.method), url)
-            position = None
-            with suppress(AttributeError, OSError):  # a pipe has no position
-                position = request.body.tell()
-            if self.send is not None and not self.rewind(request.body, position):
+            if self.send is not None:
                 with login._asking(scopes):
                     self.ask(login.prepare(url, scopes), self.send)
             if (authorization := login.authorization(url, scopes)) is not None:
                 request.headers["Authorization"] = authorization
+            position = None
+            with suppress(AttributeError, OSError):  # a pipe has no position
+                position = request.body.tell()  # type: ignore[union-attr]
             answer: Any = partial(self.answer, position)
             request.register_hook("response", answer)  # type: ignore[no-untyped-call]
             return request
 
         def answer(self, position: int | None, response: Response, **options: Any) -> Response:
-            connection = response.connection
+            find = adapter_for
+            if find is None:
+                connection = response.connection
+                find = lambda _: connection  # noqa: E731
 
             def send(prepared: PreparedRequest) -> Response:
-                return connection.send(prepared, **options)
+                return find(str(prepared.url)).send(prepared, **options)
 
             self.send = send
             if response.status_code not in (401, 403):
@@ -393,7 +411,7 @@ def _requests_session(login: Login) -> "requests.Session":
                 prepared_request.headers.pop("Authorization", None)
 
     session = Session()
-    session.auth = login.for_requests()
+    session.auth = _requests_auth(login, session.get_adapter)
     return session
 
 

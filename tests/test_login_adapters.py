@@ -185,14 +185,14 @@ class TestEveryLibrary:
 
     def test_token_server_that_is_down_slow_or_not_one(self, library: Any) -> None:
         with serve(auth="bearer", users=USERS) as registry:
-            ask = library(Login(registry.url, "alice", "secret"))
             url = f"{registry.url}/v2/a/tags/list"
+            registry.fail("token", "GET", timedelta(seconds=30))
+            with pytest.raises(LATE):
+                library(Login(registry.url, "alice", "secret"))("GET", url, timeout=0.3)
+            ask = library(Login(registry.url, "alice", "secret"))
             registry.fail("token", "GET", "connection closed")
             with pytest.raises(UNREACHABLE):
                 ask("GET", url)
-            registry.fail("token", "GET", timedelta(seconds=30))
-            with pytest.raises(LATE):
-                ask("GET", url, timeout=0.3)
             registry.fail("token", "GET", 502)
             with pytest.raises(errors.RegistryError, match="502"):
                 ask("GET", url)
@@ -321,6 +321,29 @@ def test_threads_that_need_one_token_ask_for_it_once(library: Any) -> None:
             thread.join()
         assert found == [200] * 8
         assert statuses(registry, "token") == [200]
+
+
+@pytest.mark.parametrize("library", [plain_session, own_session])
+def test_threads_get_the_error_that_they_have_waited_for(library: Any) -> None:
+    with serve(auth="bearer", users=USERS) as registry:
+        for fault in timedelta(seconds=0.5), 503:
+            registry.fail("token", "GET", fault)
+        ask = library(Login(registry.url, "alice", "secret"))
+        found = list[object]()
+
+        def pull() -> None:
+            try:
+                found.append(ask("GET", f"{registry.url}/v2/a/tags/list", timeout=0.3))
+            except requests.Timeout as error:
+                found.append(type(error))
+
+        threads = [threading.Thread(target=pull) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == [requests.ReadTimeout] * 8
+        assert len(statuses(registry, "token")) == 1
 
 
 def test_tasks_get_a_token_each() -> None:
