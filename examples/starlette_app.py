@@ -113,7 +113,7 @@ def _path_of(scope: Scope) -> tuple[str, str]:
 
 
 def as_starlette(answer: WSGIResponse, scope: Scope) -> Response:
-    """Return a response of Werkzeug's as one of Starlette's, which reads it in a thread."""
+    """Convert a response of Werkzeug to Starlette's, which iterates it in a thread."""
     blocks, _, headers = answer.get_wsgi_response(environ_of(scope))
 
     async def content() -> AsyncIterator[bytes]:

@@ -377,7 +377,7 @@ class RegistryApp:
             if view is not None:
                 return _checked(view(request, **request.view_args or {}), view)
         elif not getattr(request.routing_exception, "valid_methods", None):
-            # No 405, or one for a path that takes no method: a read-only registry has no views to ask.
+            # No 405, or one for a path that takes no method, as in a read-only registry.
             raise _explained(request.routing_exception, request.environ, self.url_map)
         methods = self._methods_with_views(adapter)
         if not methods:

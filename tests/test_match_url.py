@@ -99,7 +99,7 @@ def test_endpoint_of_get_is_matched_for_any_method() -> None:
         Rule("/v2/y", endpoint="patch", methods=["PATCH"]),
         Rule("/v2/y", endpoint="delete", methods=["DELETE"]),
     ]
-    routes = RegistryMap(rules, dialect=OCI_1_1.subset("manifest", methods=["PUT"]))
+    routes = RegistryMap(dialect=OCI_1_1.subset("manifest", methods=["PUT"]), rules=rules)
     found = [match_url(f"/v2/{name}", None, url_map=routes).endpoint for name in "xy"]
     assert found == ["get", "delete"]
     assert match_url("/v2/a/manifests/v1", None, url_map=routes).values["tag"] == "v1"

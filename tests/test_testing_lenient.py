@@ -109,7 +109,7 @@ def test_only_lenient_takes_made_up_digests() -> None:
 
 
 def test_subset_of_lenient_serves_no_more() -> None:
-    url_map = RegistryMap(LENIENT.subset("manifest", methods=["GET"]), prefix="/r")
+    url_map = RegistryMap(dialect=LENIENT.subset("manifest", methods=["GET"]), prefix="/r")
     with served(url_map=url_map) as (registry, client):
         registry.add_image("a", digest="sha256:1")
         registry.storage.put_blob("a", "sha256:2", [b"x"])

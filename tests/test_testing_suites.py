@@ -118,7 +118,7 @@ class TestLikeFlatpakIndexer:
             raise AssertionError("this suite has no network")
 
         monkeypatch.setattr(socket, "socket", forbidden)
-        with serve(url_map=RegistryMap(LENIENT)) as registry:
+        with serve(url_map=RegistryMap(dialect=LENIENT)) as registry:
             session = bridge["session_for"](registry.app)
             adapter = session.get_adapter("https://registry.example.com")
             monkeypatch.setattr(requests.Session, "get_adapter", lambda self, url: adapter)
