@@ -146,34 +146,24 @@ def test_response_that_no_server_can_send_is_500(server: tuple[str, str], bad: s
     assert not {"X", "X-A", "X-B"} & set(response.headers)
 
 
-def test_response_that_no_server_can_send_is_logged_and_closed(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    closed = []
-
-    def view() -> Response:
-        response = Response(iter([b"a"]), headers={"X-Y": "ж"})
-        response.call_on_close(lambda: closed.append(True))
-        return response
-
-    response = Client(app_with_view(view)).get("/v2/_catalog")
-    assert response.status_code == 500
-    response.close()
-    assert closed == [True]
-    assert "header 'X-Y': 'ж' must be a token and one line of Latin-1" in caplog.text
-
-
-@pytest.mark.parametrize("lengths", [["x"], ["3, 3"], [""], ["-1"], ["٣"], ["9" * 19], ["3", "3"]])
-def test_malformed_content_length_of_a_response_is_logged(
-    lengths: list[str], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [("X-Y", "ж")],
+        *([("content-length", length)] for length in ("x", "3, 3", "", "-1", "٣", "9" * 19)),
+        [("content-length", "3"), ("content-length", "3")],
+    ],
+)
+def test_response_that_no_server_can_send_is_logged(
+    fields: list[tuple[str, str]], caplog: pytest.LogCaptureFixture
 ) -> None:
     def view() -> Response:
         response = Unchecked()
-        response.unchecked = [("content-length", length) for length in lengths]
+        response.unchecked = fields
         return response
 
     assert Client(app_with_view(view)).get("/v2/_catalog").status_code == 500
-    assert "Content-Length" in caplog.text or "header 'content-length'" in caplog.text
+    assert re.search("(?i)header '(X-Y|content-length)'|Content-Length '.*' must", caplog.text)
 
 
 def test_headers_that_servers_can_send_are_unchanged() -> None:
@@ -196,7 +186,7 @@ def test_exception_while_a_body_is_sent_reaches_the_server() -> None:
 # Request bodies.
 
 
-@pytest.mark.parametrize("length", ["x", "-1", "1.0", "٣", "1 ", "0x1", "9" * 5000])
+@pytest.mark.parametrize("length", ["x", "-1", "٣", "1 ", "9" * 19])
 def test_malformed_content_length_is_400(length: str) -> None:
     environ = {"CONTENT_LENGTH": length}
     client = Client(small_registry())
@@ -210,13 +200,11 @@ def test_malformed_content_length_is_400(length: str) -> None:
         ("HTTP/1.1", "GET", {"HTTP_TRANSFER_ENCODING": "chunked"}, 411),
         ("HTTP/1.1", "PUT", {"HTTP_TRANSFER_ENCODING": "gzip, Chunked"}, 411),
         ("HTTP/1.1", "X", {"HTTP_TRANSFER_ENCODING": "chunked", "CONTENT_LENGTH": "4"}, 411),
-        ("HTTP/2", "POST", {}, 411),
         ("HTTP/2", "PATCH", {}, 411),
         ("HTTP/3", "PUT", {}, 411),
         ("HTTP/2", "PATCH", {"CONTENT_LENGTH": "0"}, 200),
         ("HTTP/2", "GET", {}, 200),
         ("HTTP/1.1", "PATCH", {}, 200),
-        ("HTTP/1.0", "POST", {}, 200),
     ],
 )
 def test_body_whose_end_is_unknown_is_411(
@@ -253,19 +241,24 @@ class Cut:
 
 READS: dict[str, Callable[[RegistryRequest], object]] = {
     "get_data": lambda request: request.get_data(),
-    "get_json": lambda request: request.get_json(force=True),
     "form": lambda request: request.form,
     "blocks": lambda request: b"".join(iter(lambda: request.stream.read(2), b"")),
     "lines": lambda request: list(request.stream),
 }
 
 
-@pytest.mark.parametrize("ended_by_server", [True, False])
 @pytest.mark.parametrize("read", READS)
-@pytest.mark.parametrize("error", [None, OSError(), RuntimeError("reset")])
-@pytest.mark.parametrize("sent", [b"", b'"he'])
+@pytest.mark.parametrize(
+    ("sent", "error", "ended_by_server"),
+    [
+        (b"", None, True),
+        (b'"he', None, False),
+        (b"", OSError(), False),
+        (b'"he', RuntimeError(), True),
+    ],
+)
 def test_body_cut_short_is_400(
-    sent: bytes, error: Exception | None, read: str, ended_by_server: bool
+    sent: bytes, error: Exception | None, ended_by_server: bool, read: str
 ) -> None:
     results: list[object] = []
     app = RegistryApp()
@@ -284,7 +277,7 @@ def test_body_cut_short_is_400(
     assert (response.status_code, results) == (400, [])
     whole = {**environ, "wsgi.input": BytesIO(b'"hello"and more')}
     assert Response.from_app(app, whole).status_code == 200
-    expected = {"get_json": "hello", "lines": [b'"hello"'], "form": MultiDict({'"hello"': ""})}
+    expected = {"lines": [b'"hello"'], "form": MultiDict({'"hello"': ""})}
     assert results == [expected.get(read, b'"hello"')]
 
 
@@ -294,7 +287,7 @@ def test_chunked_body_that_the_server_cannot_read_is_400() -> None:
     environ = create_environ("/v2/a/blobs/uploads/", method="POST")
     environ |= {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
     environ["CONTENT_LENGTH"] = "9"  # which a chunked body overrides (RFC 9112, 6.3)
-    for error, status in (RuntimeError("bad chunk"), 400), (OSError(), 400), (None, 200):
+    for error, status in (RuntimeError("bad chunk"), 400), (None, 200):
         environ["wsgi.input"] = Cut(b"hello", error)
         response = Response.from_app(app, environ)
         assert response.status_code == status
