@@ -65,7 +65,6 @@ URLBuilder("https://h").tags("a", n="three")
 
 
 def test_public_names_are_imported_on_first_use() -> None:
-    """They are listed and found, though the modules are imported only then."""
     code = """
 import registry_routes
 assert "map" not in dir() and "registry_routes.map" not in __import__("sys").modules
@@ -143,22 +142,14 @@ def test_wheel_has_the_package_alone(built: Path) -> None:
         (metadata,) = [archive.read(name).decode() for name in names if name.endswith("METADATA")]
         (entry,) = [archive.read(name).decode() for name in names if "entry_points" in name]
     package = {name for name in names if ".dist-info/" not in name}
-    assert package == {
-        str(path.relative_to(ROOT))
-        for path in (ROOT / "registry_routes").rglob("*")
-        if path.suffix in (".py", ".typed")
-    }
+    files = (ROOT / "registry_routes").rglob("*")
+    assert package == {str(p.relative_to(ROOT)) for p in files if p.suffix in (".py", ".typed")}
     assert "registry_routes/py.typed" in package
     assert any(name.endswith("licenses/LICENSE") for name in names)
     for field in (
-        "Name: registry-routes",
-        "Requires-Python: >=3.11",
-        "Requires-Dist: werkzeug>=3.1",
-        "License-Expression: Apache-2.0",
-        "Keywords: ",
-        "Project-URL: ",
-        "Classifier: Typing :: Typed",
-        "Description-Content-Type: text/markdown",
+        *("Name: registry-routes", "Requires-Python: >=3.11", "Requires-Dist: werkzeug>=3.1"),
+        *("License-Expression: Apache-2.0", "Keywords: ", "Project-URL: "),
+        *("Classifier: Typing :: Typed", "Description-Content-Type: text/markdown"),
     ):
         assert field in metadata
     points = configparser.ConfigParser()
