@@ -1,7 +1,6 @@
 """`RegistryApp` and WSGI servers: what is sent, and which bodies are read."""
 
 import json
-import logging
 import re
 import shutil
 import socket
@@ -50,6 +49,12 @@ class Unchecked(Response):
     unchecked: list[tuple[Any, Any]] = []
 
 
+def can_be_sent(field: tuple[Any, Any]) -> bool:
+    name, value = field
+    good = isinstance(value, str) and re.fullmatch("[ -~\x80-\xff]*", value)
+    return bool(good and re.fullmatch("[!#$%&'*+.^_`|~0-9A-Za-z-]+", name))
+
+
 @given(
     st.lists(st.tuples(FIELD_TEXT | st.just("X-Y"), FIELD_TEXT | st.integers() | st.none())),
     st.text(max_size=6) | st.from_regex("[1-9][0-9]{2}( .*)?", fullmatch=True),
@@ -63,25 +68,12 @@ def test_every_response_can_be_sent(fields: list[tuple[Any, Any]], status: str) 
         return response
 
     started: list[Any] = []
-    logging.disable(logging.CRITICAL)
-    try:
-        environ = create_environ("/v2/_catalog")
-        body = b"".join(app_with_view(view)(environ, lambda *start: started.append(start)))  # type: ignore
-    finally:
-        logging.disable(logging.NOTSET)
+    environ = create_environ("/v2/_catalog")
+    body = b"".join(app_with_view(view)(environ, lambda *start: started.append(start)))  # type: ignore
     ((sent_status, sent_fields),) = started
     assert re.fullmatch("[2-9][0-9][0-9] [ -~\x80-\xff]*", sent_status)
-    for name, value in sent_fields:
-        assert re.fullmatch("[!#$%&'*+.^_`|~0-9A-Za-z-]+", name)
-        assert not set(map(chr, [*range(32), 127])) & set(value)
-        value.encode("latin-1")
-    good = all(
-        isinstance(value, str)
-        and re.fullmatch("[!#$%&'*+.^_`|~0-9A-Za-z-]+", name)
-        and re.fullmatch("[ -~\x80-\xff]*", value)
-        for name, value in fields
-    )
-    assert good or json.loads(body)["errors"][0]["code"] == "UNKNOWN"
+    assert all(map(can_be_sent, sent_fields))
+    assert all(map(can_be_sent, fields)) or json.loads(body)["errors"][0]["code"] == "UNKNOWN"
 
 
 ROOT = Path(__file__).parent.parent
@@ -147,23 +139,18 @@ def test_response_that_no_server_can_send_is_500(server: tuple[str, str], bad: s
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("name", "value", "logged"),
     [
-        [("X-Y", "ж")],
-        *([("content-length", length)] for length in ("x", "3, 3", "", "-1", "٣", "9" * 19)),
-        [("content-length", "3"), ("content-length", "3")],
+        ("X-Y", "ж", "header 'X-Y': 'ж' must be a token and one line of Latin-1"),
+        ("Content-Length", "9" * 19, f"Content-Length '{'9' * 19}' must be a whole number"),
     ],
 )
 def test_response_that_no_server_can_send_is_logged(
-    fields: list[tuple[str, str]], caplog: pytest.LogCaptureFixture
+    name: str, value: str, logged: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def view() -> Response:
-        response = Unchecked()
-        response.unchecked = fields
-        return response
-
-    assert Client(app_with_view(view)).get("/v2/_catalog").status_code == 500
-    assert re.search("(?i)header '(X-Y|content-length)'|Content-Length '.*' must", caplog.text)
+    app = app_with_view(lambda: Response(headers={name: value}))
+    assert Client(app).get("/v2/_catalog").status_code == 500
+    assert logged in caplog.text
 
 
 def test_headers_that_servers_can_send_are_unchanged() -> None:

@@ -46,9 +46,7 @@ SENT: dict[str, list[Challenge]] = {
     f'Basic realm="r", Bearer realm="{URL}",service="s"': [BASIC, BEARER],
     f'Bearer realm="{URL}",service="s",Basic realm=r': [BEARER, BASIC],
     f"Bearer realm={URL},service=s,Negotiate": [BEARER, NEGOTIATE],
-    f"Negotiate ab==, {BEARER}": [Challenge("negotiate", token68="ab=="), BEARER],
     f'Negotiate ,, Bearer realm="{URL}",service="s",': [NEGOTIATE, BEARER],
-    "Negotiate a.b_c~+/-": [Challenge("negotiate", token68="a.b_c~+/-")],
     f"Basic realm=r Bearer realm={URL} service=s": [BASIC, BEARER],
     f"Bearer realm={URL},scope={PUSH},Basic realm=r": [bearer(realm=URL, scope=PUSH), BASIC],
     # Names in any case, blanks around "=", parameters in any order.
@@ -56,10 +54,6 @@ SENT: dict[str, list[Challenge]] = {
     f'Bearer, realm="{URL}", service=s': [BEARER],
     # Commas, blanks and quotes in values.
     r'Basic realm="a \"quoted\" \\ b\c"': [Challenge("basic", {"realm": r'a "quoted" \ bc'})],
-    f'Basic realm="r, Bearer realm=x", {BEARER}': [
-        Challenge("basic", {"realm": "r, Bearer realm=x"}),
-        BEARER,
-    ],
     f"Bearer service=SUSE Linux,realm={URL}": [bearer(service="SUSE Linux", realm=URL)],
     f"Bearer scope=repository:a:pull {PUSH} service=s": [
         bearer(scope=f"repository:a:pull {PUSH}", service="s")
@@ -160,7 +154,7 @@ def test_challenges_are_values() -> None:
     assert pickle.loads(pickle.dumps(challenge)) == copy.deepcopy(challenge) == challenge
     assert Challenge("BEARER", {"Realm": URL, "service": "s"}) == challenge
     absent = Challenge("bearer")
-    assert (absent.realm, absent.service, absent.scope, absent.error) == ("", "", "", "")
+    assert absent.realm == absent.service == absent.scope == absent.error == ""
 
 
 # The request for a token.

@@ -14,7 +14,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import BuildError
-from werkzeug.test import Client, create_environ
+from werkzeug.test import Client
 from werkzeug.wrappers import Request, Response
 
 from registry_routes import (
@@ -148,7 +148,7 @@ def test_root_with_the_root_of_the_api_is_refused(root: str, right: str) -> None
     [
         *("", "h", "/x", "//h", "ftp://h", "https:///x", "https://:5000", "https://h:x"),
         *("https://h:99999", "https://@h", "https://h\x7f", "https://h?x", "https://h#x"),
-        *("https://h/ x", "https://h\\x", "http://["),
+        *("https://h/ x", "https://h\\x", "http://[", "////evil.example", "http://h//evil.example"),
     ],
 )
 def test_malformed_root_is_named(root: str) -> None:
@@ -156,12 +156,6 @@ def test_malformed_root_is_named(root: str) -> None:
         URLBuilder(root)
     if root not in ("", "/x"):
         with pytest.raises(ValueError, match=r"^root .* must"):
-            URLBuilder(root, relative=True)
-
-
-def test_root_cannot_name_another_host() -> None:
-    for root in "////evil.example", "http://h//evil.example":
-        with pytest.raises(ValueError, match="must have a path that starts with one '/'"):
             URLBuilder(root, relative=True)
 
 
@@ -232,18 +226,17 @@ class TestFromEnviron:
         ("host", "scheme", "expected"),
         [
             ("docker_registry:5000", "http", "docker_registry:5000"),  # a service of Compose
-            ("_registry_1", "https", "_registry_1"),
             ("docker_registry:80", "http", "docker_registry"),
             ("registry:443", "https", "registry"),
-            ("registry:443", "http", "registry:443"),
+            ("Registry:443", "http", "Registry:443"),
             ("registry:80", "https", "registry:80"),
-            ("[::1]:443", "https", "[::1]"),
             ("[::80]", "http", "[::80]"),
         ],
     )
     def test_host_of_a_request(self, host: str, scheme: str, expected: str) -> None:
         environ = environ_for("/v2/", HTTP_HOST=host, **{"wsgi.url_scheme": scheme})
         assert URLBuilder.from_environ(environ).base() == f"{scheme}://{expected}/v2/"
+        assert RegistryRequest(environ).host == expected
 
     def test_without_a_host_the_servers_counts(self) -> None:
         environ = environ_for("/v2/", SERVER_NAME="registry.local", SERVER_PORT="5000")
@@ -323,15 +316,6 @@ def test_query_of_a_location_is_kept_byte_for_byte(query: str) -> None:
     assert digest == "sha256%3Ax"
     expected = f"https://h/b?{query}"
     assert kept == (expected if expected.endswith(("?", "&")) else f"{expected}&")
-
-
-def test_map_with_host_matching_builds_the_same_urls() -> None:
-    url_map = RegistryMap(host_matching=True)
-    environ = create_environ("/v2/", "https://registry.example/m")
-    assert URLBuilder("https://h", url_map=url_map).base() == "https://h/v2/"
-    urls = URLBuilder.from_environ(environ, url_map=url_map)
-    assert urls.tags("a") == "https://registry.example/m/v2/a/tags/list"
-    assert RegistryRequest(environ, url_map).urls.tags("a") == "/m/v2/a/tags/list"
 
 
 def test_url_objects_are_accepted() -> None:
@@ -444,14 +428,6 @@ def test_every_built_url_is_matched_back(
         assert match_url(rebuilt, verb, root=base, url_map=MAPS[prefix]) == matched
 
 
-@given(TEXT.filter(grammar.DOCKER_UPLOAD_ID.fits))
-def test_percent_encoded_value_is_matched_back(uuid: str) -> None:
-    routes = RegistryMap(DOCKER_1_5)
-    url = URLBuilder("https://h/m", url_map=routes).blob_upload_chunk("a/b", uuid)
-    matched = match_url(url, root="https://h/m", url_map=routes)
-    assert matched.values == {"name": "a/b", "uuid": uuid}
-
-
 HUGE = "x" * 10**6
 
 
@@ -463,17 +439,13 @@ HUGE = "x" * 10**6
         lambda: URLBuilder(f"https://h/?{HUGE}"),
         lambda: URLBuilder(f"https://h//{HUGE}"),
         lambda: URLBuilder(f"https://h/ {HUGE}"),
-        lambda: URLBuilder(f"//h/{HUGE}", relative=True),
         lambda: URLS.tags("a", n=-(10**4000)),
-        lambda: URLS.tags("a", n=HUGE),  # type: ignore[arg-type]
         lambda: URLS.tags("a", last=HUGE.encode()),  # type: ignore[arg-type]
         lambda: URLS.tags("a", last=f"{HUGE}\udcff"),
         lambda: URLS.manifest("a", HUGE, tag="v1"),
         lambda: URLS.manifest(Reference.parse("a"), HUGE),
         lambda: resolve_location("https://h", f"ftp://{HUGE}"),
         lambda: resolve_location(f"urn:{HUGE}", "/x"),
-        lambda: resolve_location("https://h", f"/ {HUGE}"),
-        lambda: resolve_location("https://h", f"http://[{HUGE}/"),
         lambda: resolve_location("https://h", f"http://\u2100{HUGE}/"),
         lambda: match_url(HUGE),
         lambda: match_url(f"/{HUGE}"),
