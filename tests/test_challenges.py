@@ -229,8 +229,7 @@ def asks(challenge: Challenge, **options: Any) -> list[Callable[[], object]]:
             "https://:443/t",
             "https://[::1/t",
         ),
-        *("https://a:x/t", "https://a b/t", "https://a/\n", " https://a/t", "https://a\\@b/t"),
-        *("https://é/t", "https://a/\x7f"),
+        *("https://a:x/t", "https://a b/t", "https://a/\n", "https://a\\@b/t", "https://é/t"),
     ],
 )
 def test_realm_that_is_no_url_is_refused(realm: str) -> None:

@@ -1,11 +1,9 @@
-"""The same routes under a prefix, mounted, in another map, and in Flask."""
+"""The same routes under a prefix and in another map."""
 
 from typing import Any
 
 import pytest
-from flask import Flask, Response, url_for
 from werkzeug.exceptions import NotFound
-from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.routing import (
     BaseConverter,
     EndpointPrefix,
@@ -16,8 +14,6 @@ from werkzeug.routing import (
     Subdomain,
     Submount,
 )
-from werkzeug.test import Client
-from werkzeug.wrappers import Request
 
 from registry_routes import DOCKER_1_5, RegistryMap, RegistryRules, url_map
 
@@ -123,45 +119,3 @@ def test_custom_rules_and_converters() -> None:
     assert adapter.match("/t/v1") == ("tag", {"tag": "v1"})
     own.add(Rule("/late", endpoint="late"))
     assert adapter.match("/late") == ("late", {})
-
-
-@Request.application
-def echo(request: Request) -> Any:
-    adapter = url_map.bind_to_environ(request.environ)
-    return adapter.dispatch(
-        lambda endpoint, values: Response(f"{endpoint} {dict(values)} {adapter.build('base')}"),
-        catch_http_exceptions=True,
-    )
-
-
-def test_mounted_with_dispatcher_middleware() -> None:
-    client = Client(DispatcherMiddleware(NotFound(), {"/a/registry": echo}))
-    text = client.get("/a/registry/v2/a/tags/list").text
-    assert text == "tags {'name': 'a'} /a/registry/v2/"
-    assert client.get("/a/registry//v2/a/./tags/list/?x").location == "/a/registry/v2/a/tags/list?x"
-
-
-@pytest.mark.parametrize(
-    ("map_class", "extra"), [(RegistryMap, []), (Map, [RegistryRules()])], ids=["map", "rules"]
-)
-def test_in_flask(map_class: type[Map], extra: list[Any]) -> None:
-    class App(Flask):
-        url_map_class = map_class
-
-    app = App(__name__)
-    for rules in extra:
-        app.url_map.add(rules)
-    app.add_url_rule("/page/", "page", lambda: url_for("tags", name="library/nginx", n=3))
-    for endpoint in {example.endpoint for example in EXAMPLES}:
-        app.view_functions[endpoint] = lambda endpoint=endpoint, **values: f"{endpoint} {values}"
-    client = app.test_client()
-    for path, (method, *_), endpoint, values in EXAMPLES:
-        response = client.open(path, method=method)
-        assert response.status_code == 200
-        if method != "HEAD":
-            assert response.text == f"{endpoint} {values}"
-    assert client.get("/page/").text == "/v2/library/nginx/tags/list?n=3"
-    assert client.post("/v2/a/tags/list").status_code == 405
-    assert client.get("/v2/A/tags/list").status_code == (400 if map_class is RegistryMap else 404)
-    redirected = client.get("/v2/a/tags/list/")
-    assert redirected.location == ("/v2/a/tags/list" if map_class is RegistryMap else None)

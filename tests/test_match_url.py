@@ -107,17 +107,8 @@ def test_redirect_keeps_the_query_and_leads_to_no_other_host() -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        *(
-            "",
-            "v2/",
-            "?n=1",
-            "h:5000/v2/",
-            "ftp://h/v2/",
-            "https:/v2/",
-            "https:///v2/",
-            "http://[/",
-        ),
-        *("https://h:x/v2/", "https://h:99999/v2/", "/v2/ x", "/v2\\", "/v2/\x00", "https://h\n/"),
+        *("", "v2/", "h:5000/v2/", "ftp://h/v2/", "https:/v2/", "https:///v2/", "http://[/v2/"),
+        *("https://h:x/v2/", "https://h:99999/v2/", "/v2/ x", "/v2\\", "/v2/\x7f", "https://h\n/"),
     ],
 )
 def test_malformed_url_is_a_value_error(url: str) -> None:

@@ -292,13 +292,7 @@ def test_resolve_location(location: str, query: dict[str, Any], expected: str) -
 @pytest.mark.parametrize(
     "location",
     [
-        "ftp://h/x",
-        "urn:x",
-        "http:///x",
-        "https://?x",
-        "/x y",
-        "http://[x",
-        "http://h:x/",
+        *("ftp://h/x", "urn:x", "http:///x", "https://?x", "/x y", "http://[x", "http://h:x/"),
         "//h:99999/",
     ],
 )
@@ -311,11 +305,9 @@ def test_location_that_leads_nowhere_is_named(location: str) -> None:
 
 @given(st.text(alphabet="ab=&%+;?/:@!$'()*,~._-", max_size=30))
 def test_query_of_a_location_is_kept_byte_for_byte(query: str) -> None:
-    resolved = resolve_location("https://h/a", f"/b?{query}", digest="sha256:x")
-    kept, _, digest = resolved.rpartition("digest=")
-    assert digest == "sha256%3Ax"
-    expected = f"https://h/b?{query}"
-    assert kept == (expected if expected.endswith(("?", "&")) else f"{expected}&")
+    resolved = resolve_location("https://h/a", f"/b?{query}", digest="x")
+    separator = "" if f"?{query}".endswith(("?", "&")) else "&"
+    assert resolved == f"https://h/b?{query}{separator}digest=x"
 
 
 def test_url_objects_are_accepted() -> None:
