@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -35,18 +36,13 @@ from .servers import free_port, serving
 FIELD_TEXT = st.text(st.characters(max_codepoint=0x250) | st.sampled_from("\r\n\0\x7f\u2028Kſ:"))
 
 
-class Headers(list[tuple[Any, Any]]):
-    """Headers that nobody has checked, unlike Werkzeug's."""
-
-    def to_wsgi_list(self) -> list[tuple[Any, Any]]:
-        return list(self)
-
-
 class Unchecked(Response):
-    def get_wsgi_headers(self, environ: Any) -> Any:
-        return Headers(self.unchecked)
+    """A response whose headers nobody has checked, unlike Werkzeug's."""
 
     unchecked: list[tuple[Any, Any]] = []
+
+    def get_wsgi_headers(self, environ: Any) -> Any:
+        return SimpleNamespace(to_wsgi_list=lambda: [*self.unchecked])
 
 
 def can_be_sent(field: tuple[Any, Any]) -> bool:

@@ -113,12 +113,7 @@ def test_headers_of_any_library(carrier: str) -> None:
 def test_malformed_line_leaves_the_others() -> None:
     lines = [("WWW-Authenticate", 'Basic realm="r'), LINES[2]]
     assert parse_challenges(lines) == [BASIC, BEARER]
-
-
-def test_no_headers_no_challenges() -> None:
-    none: list[Any] = [None, {}, [], {"WWW-Authenticate": None}]
-    for headers in none:
-        assert parse_challenges(headers) == []
+    assert parse_challenges(None) == parse_challenges({"WWW-Authenticate": None}) == []
 
 
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~", min_size=1)
@@ -219,17 +214,8 @@ def asks(challenge: Challenge, **options: Any) -> list[Callable[[], object]]:
 @pytest.mark.parametrize(
     "realm",
     [
-        *(
-            "",
-            "r",
-            "//a/t",
-            "/token",
-            "ftp://a/t",
-            "https:///t",
-            "https://:443/t",
-            "https://[::1/t",
-        ),
-        *("https://a:x/t", "https://a b/t", "https://a/\n", "https://a\\@b/t", "https://é/t"),
+        *("", "r", "//a/t", "/token", "ftp://a/t", "https:///t", "https://:443/t", "https://é/t"),
+        *("https://[::1/t", "https://a:x/t", "https://a b/t", "https://a/\n", "https://a\\@b/t"),
     ],
 )
 def test_realm_that_is_no_url_is_refused(realm: str) -> None:

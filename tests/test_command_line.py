@@ -165,23 +165,12 @@ def test_routes_in_each_format(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "routes --format markdown")[1] in README.read_text()
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        [sys.executable, "-m", "registry_routes"],
-        [str(Path(sys.executable).parent / "registry-routes")],
-    ],
-)
-def test_as_a_program(command: list[str]) -> None:
-    shown = subprocess.run([*command, "--version"], capture_output=True, text=True)
+def test_installed_script() -> None:
+    script = str(Path(sys.executable).parent / "registry-routes")
+    shown = subprocess.run([script, "--version"], capture_output=True, text=True)
     assert re.fullmatch(r"registry-routes [0-9.]+ \(Werkzeug [0-9.]+\S*\)\n", shown.stdout)
-    good = subprocess.run([*command, "build", "base"], capture_output=True, text=True)
-    assert (good.returncode, good.stdout, good.stderr) == (0, "/v2/\n", "")
-    bad = subprocess.run([*command, "match", "/v2/A/tags/list"], capture_output=True, text=True)
-    assert bad.returncode == 1
-    assert "must be lowercase" in bad.stderr
-    helped = subprocess.run([*command, "--help"], capture_output=True, text=True)
-    assert helped.stdout.startswith("usage: registry-routes")
+    bad = subprocess.run([script, "match", "/v2/A/tags/list"], capture_output=True, text=True)
+    assert (bad.returncode, bad.stdout, "must be lowercase" in bad.stderr) == (1, "", True)
 
 
 def test_a_registry_in_memory(tmp_path: Path) -> None:

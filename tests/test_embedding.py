@@ -1,4 +1,4 @@
-"""The same routes under a prefix and in another map."""
+"""The routes in the ready-made map, in another map, and within factories of rules."""
 
 from typing import Any
 
@@ -34,14 +34,6 @@ def assert_routes(adapter: Any, prefix: str = "", endpoint_prefix: str = "", **m
 def test_ready_made_map() -> None:
     assert_routes(url_map.bind("registry.example"))
     assert len(EXAMPLES) == len(list(url_map.iter_rules()))
-
-
-@pytest.mark.parametrize("prefix", ["/registry/", "/a/v2/v2", "/with space/é", "/"])
-def test_under_a_prefix(prefix: str) -> None:
-    adapter = RegistryMap(prefix=prefix).bind("registry.example")
-    for path, (method, *_), endpoint, values in EXAMPLES:
-        assert adapter.match(prefix.rstrip("/") + path, method) == (endpoint, values)
-    assert adapter.test("/v2/") == (prefix == "/")
 
 
 @pytest.mark.parametrize("dialect", ["docker-1.5", [], None])

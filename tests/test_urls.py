@@ -12,10 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
-from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import BuildError
-from werkzeug.test import Client
-from werkzeug.wrappers import Request, Response
 
 from registry_routes import (
     DOCKER_1_5,
@@ -251,20 +248,10 @@ class TestFromEnviron:
                 assert urlsplit(built).netloc == ("" if relative else "registry.example")
                 assert "\\" not in built
 
-    def test_forwarded_headers_count_only_through_proxy_fix(self) -> None:
-        @Request.application
-        def app(request: Request) -> Response:
-            return Response(URLBuilder.from_environ(request.environ).base())
-
-        headers = {
-            "X-Forwarded-Proto": "https",
-            "X-Forwarded-Host": "public.example",
-            "X-Forwarded-Prefix": "/mirror",
-            "Forwarded": "proto=https;host=evil.example",
-        }
-        assert Client(app).get("/", headers=headers).text == "http://localhost/v2/"
-        behind = ProxyFix(app, x_proto=1, x_host=1, x_prefix=1)
-        assert Client(behind).get("/", headers=headers).text == "https://public.example/mirror/v2/"
+    def test_forwarded_headers_do_not_count(self) -> None:
+        forwarded = {"HTTP_X_FORWARDED_PROTO": "https", "HTTP_X_FORWARDED_HOST": "evil.example"}
+        environ = environ_for("/", HTTP_X_FORWARDED_PREFIX="/m", **forwarded)
+        assert URLBuilder.from_environ(environ).base() == "http://registry.example/v2/"
 
 
 AT = "https://r.example/v2/a/blobs/uploads/"
