@@ -30,7 +30,7 @@ PAGE = """<!doctype html>
 class Routes(RegistryMap):
     def __init__(self, **options: Any) -> None:  # Flask's
         served = OCI_1_1.subset("base", "tags", "manifest", "blob", methods=["GET"])
-        super().__init__(served, **options)
+        super().__init__(dialect=served, **options)
 
 
 class App(Flask):

@@ -75,23 +75,31 @@ class Gateway:
             )
 
     def granted(self, request: Request) -> list[scopes.Scope] | None:
-        """The scopes of the request's token; `None` if it has no valid token."""
-        authorization = request.authorization
-        if authorization is None or authorization.type != "bearer" or not authorization.token:
-            return None
+        """Return the scopes of the request's token; `None` if it has no valid token."""
+        claims = claims_of(request, self.key)
         try:
-            claims = jwt.decode(
-                authorization.token,
-                self.key,
-                algorithms=["HS256"],
-                audience=SERVICE,
-                leeway=LEEWAY,
-                options={"require": ["exp", "aud", "access"]},
-            )
-            return [_scope_of(entry) for entry in claims["access"]]
-        # RecursionError: the header is parsed before the signature is checked, however deep it is.
-        except (jwt.InvalidTokenError, LookupError, TypeError, ValueError, RecursionError):
+            return None if claims is None else [_scope_of(entry) for entry in claims["access"]]
+        except (LookupError, TypeError, ValueError):
             return None
+
+
+def claims_of(request: Request, key: bytes) -> dict[str, Any] | None:
+    """Return the claims of a request's token; `None` if it has no valid token."""
+    authorization = request.authorization
+    if authorization is None or authorization.type != "bearer" or not authorization.token:
+        return None
+    try:
+        return jwt.decode(
+            authorization.token,
+            key,
+            algorithms=["HS256"],
+            audience=SERVICE,
+            leeway=LEEWAY,
+            options={"require": ["exp", "aud", "access"]},
+        )
+    # RecursionError: the header is parsed before the signature is checked, however deep it is.
+    except (jwt.InvalidTokenError, LookupError, TypeError, ValueError, RecursionError):
+        return None
 
 
 def _scope_of(entry: dict[str, Any]) -> scopes.Scope:

@@ -1,7 +1,7 @@
-"""What a proxy keeps of a tag: a manifest of each media type, and when its upstream confirmed it.
+"""The manifests that a proxy keeps for a tag: one of each media type, and when it was confirmed.
 
-An upstream may have several manifests for a tag, and choose by what the client accepts: an index,
-or the image in it for one platform. The tag in the proxy's storage points at a record of them.
+An upstream may have several manifests for a tag, and choose by the client's ``Accept``: an index,
+or the image for one platform. The tag in the proxy's storage points at a record of them.
 """
 
 import json
@@ -36,16 +36,19 @@ class Kept(NamedTuple):
 
 
 def read(storage: Storage, name: str, tag: str) -> list[Kept]:
-    """Return what is kept of a tag, the latest first; nothing if the tag is not kept."""
+    """Return the manifests of a tag, the latest first; none if the tag is not kept."""
     try:
-        record = storage.manifest(name, storage.tag(name, tag))
+        digest = storage.tag(name, tag)
+        record = storage.manifest(name, digest)
     except MissingError:
         return []
+    if record.media_type != RECORD:  # as earlier versions kept a tag
+        return [Kept(record.media_type, digest, confirmed=0)]
     return [Kept(*entry) for entry in json.loads(record.content)["manifests"]]
 
 
 def write(storage: Storage, name: str, tag: str, entries: Sequence[Kept]) -> None:
-    """Keep this of a tag, in place of what was kept. Raises `MissingError` as the storage does."""
+    """Replace the record of a tag. Raises `MissingError` as the storage does."""
     content = json.dumps({"manifests": entries}).encode()
     digest, old = digest_of(content), ""
     with suppress(MissingError):
@@ -57,14 +60,14 @@ def write(storage: Storage, name: str, tag: str, entries: Sequence[Kept]) -> Non
 
 
 def fitting(entries: Sequence[Kept], accepted: MIMEAccept) -> Iterator[Kept]:
-    """Yield what a client accepts, indexes first: an upstream would choose them, too."""
+    """Yield the manifests that a client accepts, indexes first, as an upstream would choose."""
     for kept in sorted(entries, key=lambda kept: kept.media_type not in INDEXES):
         if accepted.quality(kept.media_type):
             yield kept
 
 
 def with_answer(entries: Sequence[Kept], answer: Kept, accepted: MIMEAccept) -> list[Kept]:
-    """Return what is kept after the upstream has answered a client that accepts these types.
+    """Return the new record after the upstream has answered a client that accepts these types.
 
     If the client has named another type and did not get it, the tag no longer has a manifest of
     that type. But an index may hide an image.

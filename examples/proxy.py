@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import collection
 import kept_tag
@@ -30,7 +30,7 @@ from gateway import name_and_password
 from serving import OneLineParser, Server, server_options, with_health
 from sharing import Fetch, Fetches, Once, Source
 from storage import ObjectStorage, check_place, one_line, raising_oserrors, storage_at
-from upstream import Upstream, User, is_head_refused, stated_digest, stated_type
+from upstream import Upstream, User, is_head_refused, next_query, stated_digest, stated_type
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import parse_accept_header
@@ -46,7 +46,7 @@ from registry_routes import (
     errors,
     headers,
 )
-from registry_routes.paging import next_link, parse_next_link
+from registry_routes.paging import next_link
 from registry_routes.registry import (
     Blob,
     Manifest,
@@ -238,7 +238,7 @@ class Proxy:
     def _fitting(
         self, upstream: Upstream, name: str, tag: str, accepted: MIMEAccept
     ) -> tuple[kept_tag.Kept | None, Found | None]:
-        """Return what is kept of a tag that a client accepts, and its manifest."""
+        """Return the kept manifest of a tag that a client accepts."""
         for entry in kept_tag.fitting(kept_tag.read(upstream.storage, name, tag), accepted):
             if kept := _kept(upstream, name, entry.digest):
                 return entry, kept
@@ -247,7 +247,7 @@ class Proxy:
     def _confirm(
         self, upstream: Upstream, name: str, tag: str, answer: kept_tag.Kept, accepted: MIMEAccept
     ) -> None:
-        """Record what the upstream has for a tag, at least once an hour."""
+        """Record the upstream's answer for a tag, at least once an hour."""
         entries = kept_tag.read(upstream.storage, name, tag)
         found = kept_tag.with_answer(entries, answer, accepted)
         ages = {(entry.media_type, entry.digest): entry.age for entry in entries}
@@ -314,7 +314,7 @@ class Proxy:
 
     @contextmanager
     def _logged(self, upstream: Upstream, what: str) -> Iterator[None]:
-        """Log the failure to keep something, which is no failure of the request."""
+        """Log an error of the storage. The request goes on without it."""
         try:
             yield
         except MissingError:  # a collection is deleting it
@@ -386,14 +386,9 @@ class Proxy:
                 response.headers[header] = answer.headers[header]
         if not response.is_json:  # a browser might show it as a page of the proxy's
             response.content_type = "application/json"
-        with suppress(ValueError):  # of a link that cannot be read
-            link = parse_next_link(answer.url, answer.headers.get("Link"))
-            # Its path may have a prefix, or a name that only the upstream knows.
-            found = parse_qs(urlsplit(link or "").query, keep_blank_values=True)
-            found.pop("ns", None)
-            if found and found != query:
-                url = request.urls.build(endpoint, values, {**found, "ns": namespace})
-                response.headers["Link"] = next_link(url)
+        if found := next_query(answer, query):
+            url = request.urls.build(endpoint, values, {**found, "ns": namespace})
+            response.headers["Link"] = next_link(url)
         return response
 
 
@@ -426,7 +421,7 @@ def _refused(request: RegistryRequest, name: str) -> Response:
 
 
 def head_response(sent: Mapping[str, str]) -> Response:
-    """Return the answer to a HEAD of a manifest: what the upstream has stated, and nothing else."""
+    """Answer a HEAD of a manifest with the upstream's statements, and no defaults."""
     response = Response()
     response.automatically_set_content_length = False
     del response.headers["Content-Type"]

@@ -365,17 +365,18 @@ def _between(kind: Callable[[str], float], least: float, most: float) -> Callabl
     return number
 
 
-def server_options(parser: argparse.ArgumentParser, port: int) -> None:
-    """Add what a `Server` needs to a command line."""
+def server_options(parser: argparse.ArgumentParser, port: int, *, storage: bool = True) -> None:
+    """Add what a `Server` needs to a command line, and the `storage` of its application."""
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
     parser.add_argument(
         "--port", default=port, type=_between(int, 0, 65535), help="the port; 0 takes a free one"
     )
-    parser.add_argument(
-        "--storage",
-        default="./registry-data",
-        help="a directory, or memory://, s3://bucket/prefix, gs://…, az://…",
-    )
+    if storage:
+        parser.add_argument(
+            "--storage",
+            default="./registry-data",
+            help="a directory, or memory://, s3://bucket/prefix, gs://…, az://…",
+        )
     parser.add_argument(
         "--workers", default=1, type=_between(int, 1, 1000), help="processes that serve"
     )

@@ -113,7 +113,7 @@ def _path_of(scope: Scope) -> tuple[str, str]:
 
 
 def as_starlette(answer: WSGIResponse, scope: Scope) -> Response:
-    """Return a response of Werkzeug's as one of Starlette's, which reads it in a thread."""
+    """Convert a response of Werkzeug to Starlette's, which iterates it in a thread."""
     blocks, _, headers = answer.get_wsgi_response(environ_of(scope))
 
     async def content() -> AsyncIterator[bytes]:
@@ -167,7 +167,7 @@ def make_routes(layout: Layout) -> list[BaseRoute]:
         return HTMLResponse(f"<!doctype html><h1>{escape(layout.name)}</h1><ul>{items}</ul>")
 
     views: dict[str, View] = {"base": base, "tags": tags, "manifest": manifest, "blob": blob}
-    url_map = RegistryMap(OCI_1_1.subset(*views, methods=["GET"]))
+    url_map = RegistryMap(dialect=OCI_1_1.subset(*views, methods=["GET"]))
     return [Route("/", front_page), RegistryRoute(url_map, views)]
 
 

@@ -9,7 +9,7 @@ from http.cookiejar import DefaultCookiePolicy
 from ipaddress import ip_address
 from socket import inet_aton
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import requests
 from client import body_of, checked
@@ -31,6 +31,7 @@ from registry_routes.challenges import Challenge, parse_challenges, parse_token
 from registry_routes.digests import digest_of, is_registered
 from registry_routes.grammar import DIGEST
 from registry_routes.headers import IMAGE_INDEX
+from registry_routes.paging import parse_next_link
 from registry_routes.registry import (
     MAX_MANIFEST,
     Manifest,
@@ -344,3 +345,18 @@ def is_private(url: str) -> bool:
     except (OSError, ValueError):
         return host == "localhost" or host.endswith(".localhost")
     return not (getattr(address, "ipv4_mapped", None) or address).is_global
+
+
+def next_query(answer: requests.Response, query: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Return the query of the next page's URL; an empty one without a page, or if it is `query`.
+
+    The path of a link may have a prefix, or a name that only the upstream knows.
+    """
+    url = answer.url.replace("https:", "http:", 1)  # a link may name the http behind a proxy
+    try:
+        link = parse_next_link(url, answer.headers.get("Link"))
+    except ValueError:  # it cannot be read
+        return {}
+    found = parse_qs(urlsplit(link or "").query, keep_blank_values=True)
+    found.pop("ns", None)
+    return {} if found == query else found

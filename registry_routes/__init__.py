@@ -17,7 +17,7 @@ Where to start:
 - To write a client: `Reference` parses image references, `URLBuilder` builds URLs,
   `resolve_location` follows a ``Location``, and `match_url` tells which endpoint a URL is.
 - On both sides: `errors` to raise, and `responses` to read those of a registry; `challenges` and
-  `scopes` for tokens; `paging` for lists; `headers` and `digests` for what the API puts into them.
+  `scopes` for tokens; `paging` for lists; `headers` and `digests` to read and write these.
 - To test: the pytest fixture ``oci_registry``, and the module `registry_routes.testing`.
 - To check a repository name, a tag, a digest or an upload id: `grammar`.
 """

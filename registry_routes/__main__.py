@@ -208,8 +208,8 @@ def _match(options: argparse.Namespace) -> str:
     return _aligned([[head, repr(value)[1:-1]] for head, value in lines])
 
 
-#: The query parameters of each endpoint, each with what it is: a number, an algorithm, text, or a
-#: value that a converter of the dialect checks.
+#: The query parameters of each endpoint. The kind of a value is a number, an algorithm, text, or
+#: the name of a converter.
 _PARAMETERS = {
     "catalog": {"n": "number", "last": "text"},
     "tags": {"n": "number", "last": "text"},
@@ -297,7 +297,7 @@ def _serve(options: argparse.Namespace) -> str:
         with suppress(KeyboardInterrupt):
             while True:
                 time.sleep(3600)
-    return "It has stopped, and what was pushed is gone."
+    return "The registry has stopped, and its content was deleted."
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -309,8 +309,8 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _printable(text: str) -> str:
-    """`text`, with escapes for characters that move the cursor or that look like other text."""
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+    """Return `text` with escapes for characters that move the cursor or look like other text."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _warn(message: str) -> None:

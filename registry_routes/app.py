@@ -4,7 +4,6 @@ import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
-from functools import cached_property
 from io import RawIOBase
 from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import parse_qsl
@@ -14,11 +13,11 @@ from werkzeug.exceptions import (
     ClientDisconnected,
     HTTPException,
     LengthRequired,
-    MethodNotAllowed,
     NotFound,
     SecurityError,
 )
 from werkzeug.routing import Rule
+from werkzeug.utils import cached_property
 from werkzeug.wrappers import Request, Response
 from werkzeug.wsgi import ClosingIterator, get_host, get_input_stream
 
@@ -105,7 +104,7 @@ class RegistryRequest(Request):
 
     @property
     def scopes(self) -> list[Scope]:
-        """What a token must allow for this request; see `scopes.required_scopes`.
+        """The scopes that a token needs for this request; see `scopes.required_scopes`.
 
         The list is empty for `base`, and if no rule matches. Any token will do then. Raises
         `errors.NameInvalid` for a malformed repository name, which a rule of your own may match.
@@ -125,7 +124,7 @@ class RegistryRequest(Request):
 
 
 class _Body(RawIOBase):
-    """The body of a request, which raises a 400 for whatever the server raises."""
+    """The body of a request. Any exception of the server becomes a 400."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -204,7 +203,7 @@ class RegistryApp:
     /v2/<repository:name>/tags/list 404
     none 400
 
-    After the call, WSGI middleware around the application finds the same request as
+    After the call, WSGI middleware around the application finds the same request in
     ``environ["werkzeug.request"]``.
 
     **Errors.** A `werkzeug.exceptions.HTTPException` becomes the registry's JSON, whether a view, a
@@ -267,8 +266,9 @@ class RegistryApp:
         for rule in self.url_map.iter_rules():
             if rule.endpoint == endpoint:
                 taken.update((None,) if rule.methods is None else rule.methods)
-        if not taken:
-            near = closest(endpoint, {str(rule.endpoint) for rule in self.url_map.iter_rules()})
+        known = {rule.endpoint for rule in self.url_map.iter_rules()}
+        if endpoint not in known:
+            near = closest(endpoint, map(str, known))
             raise ValueError(f"endpoint {endpoint!r} must be one of the map's, such as {near}")
         wanted = [method and method.upper() for method in methods]
         if not wanted or None in wanted:
@@ -318,8 +318,9 @@ class RegistryApp:
         It returns the response to send: the same one, changed or not, or another. It is called for
         every response, including errors, redirects and those of other hooks.
 
-        Hooks are called in reverse order: the one that was registered first is called last, and
-        sees what is sent. If a hook raises an exception, the next one gets the error's response.
+        Hooks are called in reverse order: the hook that was registered first is called last, and
+        sees the response that is sent. If a hook raises an exception, the next hook gets the
+        error's response.
         """
         self._after.insert(0, hook)
         return hook
@@ -340,7 +341,7 @@ class RegistryApp:
             raise
         if len(answer.responses) == 1:
             return body
-        # Only now, as the new response may read what the old one holds.
+        # They are closed last, because the new response may read from them.
         del answer.responses[id(response)]
         return ClosingIterator(body, answer.close)
 
@@ -376,7 +377,8 @@ class RegistryApp:
             view = self._view_of(request.endpoint, request.method)
             if view is not None:
                 return _checked(view(request, **request.view_args or {}), view)
-        elif not isinstance(request.routing_exception, MethodNotAllowed):
+        elif not getattr(request.routing_exception, "valid_methods", None):
+            # No 405, or one for a path that takes no method, as in a read-only registry.
             raise _explained(request.routing_exception, request.environ, self.url_map)
         methods = self._methods_with_views(adapter)
         if not methods:
@@ -406,11 +408,11 @@ class RegistryApp:
 
 
 class _Answer:
-    """The responses that are made for a request. The last is sent; all are closed."""
+    """The responses to a request. The last is sent, and all are closed."""
 
     def __init__(self, environ: "WSGIEnvironment") -> None:
         self.environ = environ
-        self.responses: dict[int, Response] = {}  # by identity, as they may be equal
+        self.responses: dict[int, Response] = {}  # by `id`, because responses may be equal
 
     def take(self, response: Response) -> Response:
         """Return the response, if a server can send it. Raise `ValueError` if none can."""

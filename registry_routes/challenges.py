@@ -333,7 +333,12 @@ def parse_token(body: bytes | str) -> Token:
     refresh_token = content.get("refresh_token")
     if not isinstance(refresh_token, str | None):
         raise ValueError("refresh_token of a token response must be a string")
-    return Token(token, int(seconds), _time(content.get("issued_at")), refresh_token or None)
+    return Token(
+        token, int(min(seconds, _LONGEST)), _time(content.get("issued_at")), refresh_token or None
+    )
+
+
+_LONGEST = 999_999_999  # seconds, which a `timedelta` can hold
 
 
 def _time(text: object) -> datetime | None:

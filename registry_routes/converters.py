@@ -19,6 +19,9 @@ from .errors import (
 )
 from .grammar import Grammar
 
+#: A `GrammarConverter.looks_like` for a whole segment, whatever it is.
+ANYTHING = "[^/]+"
+
 
 class GrammarConverter(BaseConverter):
     """Matches and builds the values that a `Grammar` allows, unchanged.
@@ -34,9 +37,9 @@ class GrammarConverter(BaseConverter):
     grammar: ClassVar[Grammar]
 
     looks_like: ClassVar[str | None] = None
-    """A regular expression for what a client may have meant as such a value: every well-formed
-    value, and the malformed ones that get their own error. If it is `None`, only well-formed values
-    are recognized. (`RouteTable` finds repository names by itself.)"""
+    """A regular expression for the malformed values that get their own error, because a client may
+    have meant them as such a value. If it is `None`, only well-formed values are recognized. A name
+    right after the root may look like anything."""
 
     def __init_subclass__(cls, grammar: Grammar | None = None, **kwargs: Any) -> None:
         if grammar is not None:
@@ -104,7 +107,7 @@ class DigestConverter(GrammarConverter, grammar=grammar.DIGEST):
     "digest 'sha256:abc' must have 64 lowercase hexadecimal digits after 'sha256:'"
     """
 
-    looks_like: ClassVar[str | None] = "[^/]+"
+    looks_like: ClassVar[str | None] = ANYTHING
 
     @classmethod
     def malformed(cls, method: str) -> type[RegistryError]:
@@ -118,7 +121,7 @@ class UploadIdConverter(GrammarConverter, grammar=grammar.UPLOAD_ID):
     (True, False)
     """
 
-    looks_like: ClassVar[str | None] = "[^/]+"
+    looks_like: ClassVar[str | None] = ANYTHING
 
     @classmethod
     def malformed(cls, method: str) -> type[RegistryError]:

@@ -2,8 +2,10 @@
 
 import hashlib
 import re
+from collections.abc import Iterable
 
 from .grammar import DIGEST, REGISTERED_ALGORITHMS
+from .headers import field_lines
 
 
 class DigestMismatchError(ValueError):
@@ -29,6 +31,22 @@ def is_registered(digest: str) -> bool:
     (True, False)
     """
     return digest.partition(":")[0] in REGISTERED_ALGORITHMS
+
+
+def content_digest(value: str | Iterable[str] | None) -> str | None:
+    """Return the digest in a ``Docker-Content-Digest`` header; `None` if it has none to verify by.
+
+    (distribution-spec 1.1, "Pulling manifests".) Some registries send bare hexadecimal digits, add
+    quotes, or have the header twice; for others the algorithm is unknown. A client then computes
+    the digest itself. It must verify the content by a digest that is returned.
+
+    >>> content_digest(digest_of(b"")) == digest_of(b""), content_digest("e3b0c44298fc1c14")
+    (True, None)
+    """
+    lines = field_lines(value)
+    if len(lines) != 1 or not DIGEST.fits(lines[0]) or not is_registered(lines[0]):
+        return None
+    return lines[0]
 
 
 def check_algorithm(algorithm: str) -> str:

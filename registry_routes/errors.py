@@ -316,6 +316,12 @@ class Unsupported(RegistryError, exceptions.MethodNotAllowed):
         super().__init__(message, detail=detail, **options)
         self.endpoint = endpoint
 
+    def get_headers(self, environ: Any = None, scope: Any = None) -> list[tuple[str, str]]:
+        headers = super().get_headers(environ, scope)
+        if self.valid_methods is not None and not self.valid_methods:
+            headers.append(("Allow", ""))  # no method is allowed (RFC 9110, 10.2.1)
+        return headers
+
 
 class RouteUnknown(RegistryError, exceptions.NotFound):
     """Clients then do without the endpoint. (`Unsupported` has the same code, for a method.)"""

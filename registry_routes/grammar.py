@@ -44,12 +44,26 @@ class Grammar:
     """Where the rule comes from."""
 
     rules: tuple[tuple[str, str], ...]
-    """The rules that a malformed value can break: a pattern that finds the fault, and the rule in
-    words. The first pattern that finds something counts. The last one is empty, so it always does.
-    """
+    """The rules that a malformed value can break: a pattern that *finds the fault*, and the rule in
+    words. The first pattern that finds something wins. The last is empty, and always matches."""
+
+    example: str
+    """A well-formed value. It must match the pattern, and no rule may find a fault in it."""
 
     is_url_safe: bool = True
     """Whether every well-formed value can go into a path without any percent-encoding."""
+
+    def __post_init__(self) -> None:
+        if not self.fits(self.example):
+            raise ValueError(f"example {self.example!r} does not match {self.pattern!r}")
+        if not self.rules or self.rules[-1][0]:
+            raise ValueError("the last rule has a pattern: write '', which any value matches")
+        for fault, rule in self.rules[:-1]:
+            if re.search(fault, self.example):
+                raise ValueError(
+                    f"pattern {fault!r} of the rule {rule!r} matches the example "
+                    f"{self.example!r}, but a rule's pattern finds a fault"
+                )
 
     @cached_property
     def fullmatch(self) -> Callable[[str], re.Match[str] | None]:
@@ -127,6 +141,7 @@ NAME = Grammar(
         *_NAME_RULES,
         ("", "must separate alphanumerics by one '.', one or two '_', or any number of '-'"),
     ),
+    example="library/nginx",
 )
 
 TAG = Grammar(
@@ -139,6 +154,7 @@ TAG = Grammar(
         (r"[^a-zA-Z0-9._-]", "must contain only a-z, A-Z, 0-9, '.', '_' and '-'"),
         ("", "must have at most 128 characters"),
     ),
+    example="latest",
 )
 
 #: The hash algorithms of OCI image-spec 1.1, "Registered Algorithms": for each, how many lowercase
@@ -152,6 +168,7 @@ ALGORITHM = Grammar(
     pattern=r"[a-z0-9]++(?>(?:[+._-][a-z0-9]++)*)",
     source="OCI image-spec 1.1, Digests",
     rules=(("", f"must be {_ALGORITHM_IS}"),),
+    example="sha256",
 )
 
 _REGISTERED = "|".join(f"{name}:[a-f0-9]{{{n}}}" for name, n in REGISTERED_ALGORITHMS.items())
@@ -165,7 +182,10 @@ DIGEST = Grammar(
         _EMPTY,
         (r"\A[^:]*\Z", "must have an algorithm, ':' and an encoded hash"),
         *(
-            (rf"\A{name}:", f"must have {n} lowercase hexadecimal digits after '{name}:'")
+            (
+                rf"\A{name}:(?![a-f0-9]{{{n}}}\Z)",
+                f"must have {n} lowercase hexadecimal digits after '{name}:'",
+            )
             for name, n in REGISTERED_ALGORITHMS.items()
         ),
         (rf"\A(?!{ALGORITHM.pattern}:)", f"must have an algorithm of {_ALGORITHM_IS}"),
@@ -174,6 +194,7 @@ DIGEST = Grammar(
             "must have only a-z, A-Z, 0-9, '=', '_' and '-' after its first ':', and at least one",
         ),
     ),
+    example="sha256:" + 64 * "0",
 )
 
 _DOMAIN_COMPONENT = r"[a-zA-Z0-9]++(?>(?:-++[a-zA-Z0-9]++)*)"
@@ -199,6 +220,7 @@ DOMAIN = Grammar(
         ),
         ("", "must have only components that start and end with a letter or a digit"),
     ),
+    example="localhost:5000",
 )
 
 UPLOAD_ID = Grammar(
@@ -210,6 +232,7 @@ UPLOAD_ID = Grammar(
         (r"\A\.", "must not start with '.'"),
         ("", "must contain only a-z, A-Z, 0-9, '.', '_', '=' and '-'"),
     ),
+    example="b8e1d5ae-3d4a",
 )
 
 EXTENSION = Grammar(
@@ -222,6 +245,7 @@ EXTENSION = Grammar(
         (r"[A-Z]", "must be lowercase"),
         ("", "must be a-z and 0-9, separated by one '.', '_' or '-'"),
     ),
+    example="oci",
 )
 
 _DOCKER_COMPONENT = r"[a-z0-9]++(?>(?:[._-][a-z0-9]++)*)"
@@ -235,6 +259,7 @@ DOCKER_NAME = Grammar(
         (r"[._-]{2}", "must separate alphanumerics by one '.', '_' or '-'"),
         ("", "must have two to five components"),
     ),
+    example="library/nginx",
 )
 
 DOCKER_DIGEST = Grammar(
@@ -250,6 +275,7 @@ DOCKER_DIGEST = Grammar(
             " and of these and '=' after it",
         ),
     ),
+    example="tarsum.v1+sha256:abc",
 )
 
 DOCKER_UPLOAD_ID = Grammar(
@@ -258,6 +284,7 @@ DOCKER_UPLOAD_ID = Grammar(
     pattern=r"(?!\.\.?(?:/|\Z))[^/]++",
     source="Docker 1.5.0, registry/v2/routes.go",
     rules=(_EMPTY, ("/", "must have no '/'"), ("", "must not be '.' or '..'")),
+    example="b8e1d5ae-3d4a",
     is_url_safe=False,
 )
 

@@ -1,18 +1,25 @@
 """`RegistryMap`: the registry's routes, and your own rules, as a `werkzeug.routing.Map`.
 
+A route of the registry is found by one regular expression of the table, without Werkzeug's matcher
+and converters. The map is a real `Map` nevertheless: each route is also one of its rules, so it
+lists, builds and adds rules as any map does, and Werkzeug's and Flask's own tests pass with it.
+
 The table matches first, then Werkzeug, and then the table explains what has not matched.
 """
 
+import copy
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, Literal, overload
 from urllib.parse import quote
 
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import (
     BaseConverter,
     BuildError,
     Map,
+    MapAdapter,
     RequestRedirect,
     Rule,
     RuleFactory,
@@ -85,80 +92,42 @@ class RegistryMapAdapter(LateMapAdapter):
             found = self.map.table.match(path, method)
             if found is not None:
                 route, values = found
-                return (self.map._rule_at[route.path] if return_rule else route.endpoint), values
-            rule, values = self._match_slowly(path, method.upper(), query_args)
+                return (self.map._rules_of[id(route)] if return_rule else route.endpoint), values
+            rule, values, location = self._match_slowly(path, method.upper(), query_args)
+            if location is not None:
+                raise RequestRedirect(location)
         else:
-            rule, values = self._match_by_werkzeug(path, method, query_args, websocket)
+            rule, values = _ask(self, path, method, query_args, websocket)
         return (rule if return_rule else rule.endpoint), values
-
-    def _match_by_werkzeug(
-        self,
-        path: str,
-        method: str | None,
-        query_args: Mapping[str, Any] | str | None,
-        websocket: bool | None,
-    ) -> tuple[Rule, Mapping[str, Any]]:
-        try:
-            return super().match(path, method, True, query_args, websocket)
-        except (ValueError, BuildError):
-            # A converter, or the target of an alias, does not accept a value.
-            raise NotFound from None
 
     def _match_slowly(
         self, path: str, method: str, query_args: Mapping[str, Any] | str | None
-    ) -> tuple[Rule, Mapping[str, Any]]:
-        """The match of a path that is not exactly a route, or not one that takes `method`."""
+    ) -> tuple[Rule, Mapping[str, Any], str | None]:
+        """Match any path. The third value is the location to redirect to, if the path is another
+        form of a route's."""
         table, merges = self.map.table, self.map.merge_slashes
         stripped = f"/{path.lstrip('/')}"  # Werkzeug matches this
+        refusal: HTTPException | None = None
+        try:
+            if not table.is_under_root(_merged(stripped) if merges else stripped):
+                return *_ask(self, path, method, query_args), None
+            if self.map._below_root and not table.match(stripped, method):
+                return *self.map._below_root.match(self, path, method, query_args), None
+        except HTTPException as error:
+            refusal = None if type(error) is NotFound else error
         given = path if merges and path[:1] == "/" else stripped
         cleaned = clean_path(given) if merges else given
-        under_root = table.is_under_root(_merged(stripped) if merges else stripped)
-        error: HTTPException = NotFound()
-        if self.map._has_rules_under_root or not under_root:
-            try:
-                rule, values = self._match_by_werkzeug(path, method, query_args, False)
-            except HTTPException as e:
-                error = e
-            else:
-                if not under_root or self.map._may_answer_for_the_api(rule, stripped, method):
-                    return rule, values
-        if not under_root and type(error) is not NotFound:
-            raise error
         meaning = table.explain(cleaned, method)
-        if not isinstance(meaning, Meaning):
-            raise error if type(error) is not NotFound else meaning or error
-        route, values, canonical = meaning
-        if route.taken_methods is not None and method not in route.taken_methods:
-            others = getattr(error, "valid_methods", None) or ()
-            methods = sorted(route.taken_methods.union(others))
-            raise Unsupported(valid_methods=methods, endpoint=route.endpoint)
-        if cleaned == given and (cleaned == canonical or not self.map.strict_slashes):
-            return self.map._rule_at[route.path], values
-        raise RequestRedirect(self._location(canonical, query_args))
-
-    def endpoints(self, path_info: str | None = None) -> Mapping[str | None, Any]:
-        """Return the endpoint that each method reaches at a path, after a redirect of the registry.
-
-        >>> RegistryMap().bind("registry.example.com").endpoints("/v2/library/nginx/tags/list")
-        {'GET': 'tags', 'HEAD': 'tags'}
-
-        The key `None` stands for any other method. The endpoint `None` stands for a redirect of one
-        of your own rules.
-        """
-        endpoints: dict[str | None, Any] = {}
-        try:
-            endpoints[None], _ = self.match(path_info, "--")
-        except MethodNotAllowed as refusal:
-            for method in refusal.valid_methods or ():
-                try:
-                    endpoints[method], _ = self.match(path_info, method)
-                except RequestRedirect:  # to the canonical path of the route, or elsewhere
-                    endpoints[method] = getattr(refusal, "endpoint", None)
-                except HTTPException:  # the rule that takes the method does not serve this path
-                    pass
-        except HTTPException:
-            pass
-        return endpoints
+        if isinstance(meaning, Meaning):
+            rule, values = self.map._rules_of[id(meaning.route)], meaning.values
+            if cleaned == given and (cleaned == meaning.path or not self.map.strict_slashes):
+                return rule, values, None
+            return rule, values, self._location(meaning.path, query_args)
+        if isinstance(meaning, Unsupported):
+            more = getattr(refusal, "valid_methods", None) or ()
+            meaning.valid_methods = sorted({*(meaning.valid_methods or ()), *more})
+            raise meaning
+        raise refusal or meaning or NotFound()
 
     def _location(self, path: str, query_args: Mapping[str, Any] | str | None) -> str:
         """The target of a redirect: a path that starts with one slash only, so it names no host."""
@@ -168,6 +137,35 @@ class RegistryMapAdapter(LateMapAdapter):
         location = quote(location, safe=SAFE_IN_PATH, errors="replace")
         query = quote(self.encode_query_args(query_args), safe=SAFE_IN_QUERY, errors="replace")
         return f"{location}?{query}" if query else location
+
+    def endpoints(self, path_info: str | None = None) -> dict[str | None, Any]:
+        """Return the endpoint that each method reaches at a path, after a redirect of the registry.
+
+        >>> adapter = RegistryMap().bind("registry.example.com")
+        >>> adapter.endpoints("/v2/library/nginx/blobs/uploads")
+        {'POST': 'blob-upload'}
+
+        The key `None` stands for any other method. The endpoint `None` stands for a redirect of one
+        of your own rules.
+
+        :param path_info: the path; by default, that of the request.
+        """
+        path = self.path_info if path_info is None else path_info
+        is_tables = not self.websocket and self.subdomain == self.map._subdomain
+        methods = {method for rule in self.map.iter_rules() for method in rule.methods or ()}
+        endpoints: dict[str | None, Any] = {}
+        for method in [*sorted(methods), None]:
+            try:
+                found: Any = is_tables and self.map.table.match(path, method or "--")
+                if not found:
+                    ask = self._match_slowly if is_tables else partial(_ask, self)
+                    found = ask(path, method or "--", None)
+                endpoints[method] = found[0].endpoint
+            except RequestRedirect:
+                endpoints[method] = None
+            except HTTPException:
+                continue
+        return endpoints
 
     def build(
         self,
@@ -185,7 +183,7 @@ class RegistryMapAdapter(LateMapAdapter):
         `werkzeug.routing.BuildError` if no rule of the endpoint can be built from these values.
         """
         if type(values) is dict and method is None and self.subdomain == self.map._subdomain:
-            path = self.map.table.build(endpoint, values)
+            path = self.map.table.build(endpoint, values, self.default_method)
             if path is not None:
                 if not force_external:
                     return self.script_name.rstrip("/") + path
@@ -211,21 +209,107 @@ class RouteNotBuilt(BuildError):
         self.variables = variables
 
     def __str__(self) -> str:
-        choices = ", or with ".join(" and ".join(names) for names in self.variables)
+        choices = ", or ".join(" and ".join(names) for names in self.variables)
         given = ", ".join(sorted(map(str, self.values))) or "nothing"
-        return f"endpoint {self.endpoint!r} must be built with {choices}, not with {given} alone"
+        return f"endpoint {self.endpoint!r} takes {choices}, but was given {given}"
+
+
+def _ask(
+    adapter: MapAdapter,
+    path: str,
+    method: str | None,
+    query_args: Mapping[str, Any] | str | None,
+    websocket: bool | None = False,
+) -> tuple[Rule, Mapping[str, Any]]:
+    """Match as Werkzeug does, among all rules of the adapter's map."""
+    try:
+        return MapAdapter.match(adapter, path, method, True, query_args, websocket)
+    except (ValueError, BuildError):
+        # A converter, or the target of an alias, does not accept a value.
+        raise NotFound from None
+
+
+class _BelowRoot:
+    """Your own rules that begin with the root of the API: only these match there.
+
+    They are copies in a map of their own, so no other rule of the whole map can match there, and
+    none can redirect or refuse a request.
+    """
+
+    def __init__(self) -> None:
+        self.map = Map()
+        self.originals: dict[int, Rule] = {}
+
+    def add(self, whole: "RegistryMap", original: Rule, copied: Rule) -> None:
+        """Add a rule of the whole map, by a copy that was made before it was bound."""
+        self._follow(whole)
+        self.originals[id(copied)] = original
+        self.map.add(_Bare(copied))
+
+    def match(
+        self,
+        whole: RegistryMapAdapter,
+        path: str,
+        method: str,
+        query_args: Mapping[str, Any] | str | None,
+    ) -> tuple[Rule, Mapping[str, Any]]:
+        self._follow(whole.map)
+        rule, values = _ask(_BelowRootAdapter(self.map, whole), path, method, query_args)
+        return self.originals[id(rule)], values
+
+    def _follow(self, whole: "RegistryMap") -> None:
+        self.map.converters = whole.converters
+        self.map.default_subdomain = whole.default_subdomain
+        self.map.strict_slashes = whole.strict_slashes
+        self.map.merge_slashes = whole.merge_slashes
+        self.map.redirect_defaults = whole.redirect_defaults
+
+
+class _Bare(RuleFactory):
+    """A rule alone, even if it is of a class whose `get_rules` yields more than the rule."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+
+    def get_rules(self, map: Map) -> Iterator[Rule]:
+        yield self.rule
+
+
+class _BelowRootAdapter(MapAdapter):
+    """An adapter of `_BelowRoot`. For a rule's ``redirect_to``, it is as good as the whole one."""
+
+    def __init__(self, url_map: Map, whole: RegistryMapAdapter) -> None:
+        super().__init__(
+            map=url_map,
+            server_name=whole.server_name,
+            script_name=whole.script_name,
+            subdomain=whole.subdomain,
+            url_scheme=whole.url_scheme,
+            path_info=whole.path_info,
+            default_method=whole.default_method,
+            query_args=whole.query_args,
+        )
+        self.whole = whole
+
+    def match(self, *args: Any, **options: Any) -> Any:
+        return self.whole.match(*args, **options)
+
+    def build(self, *args: Any, **options: Any) -> str:
+        return self.whole.build(*args, **options)
 
 
 class _Watched(RuleFactory):
-    """The rules of another factory, each of which is shown to `watch` before a map adds it."""
+    """The rules of another factory, while a map adds them."""
 
-    def __init__(self, rules: RuleFactory, watch: Callable[[Rule], None]) -> None:
-        self.rules, self.watch = rules, watch
+    def __init__(self, rules: RuleFactory, url_map: "RegistryMap") -> None:
+        self.rules, self.map = rules, url_map
 
     def get_rules(self, map: Map) -> Iterator[Rule]:
         for rule in self.rules.get_rules(map):
-            self.watch(rule)
-            yield rule
+            copied = copy.copy(rule)  # `Rule.empty` would lose `websocket` and `merge_slashes`
+            yield rule  # now the map binds it, or raises an error
+            if self.map.table.is_under_root(_merged(rule.rule)):
+                self.map._add_below_root(rule, copied)
 
 
 class RegistryMap(LateMap[RegistryMapAdapter]):
@@ -269,9 +353,8 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
 
     - The registry always answers for the path and method of a route. Your rule for the same path
       and method is accepted, but never matches. For another method it does.
-    - Under ``/v2``, only rules that begin with ``/v2`` match: a catch-all such as ``/<path:page>``
-      does not answer for the API. (If you have a rule under ``/v2``, a 405 there may also list
-      methods that only a catch-all takes.)
+    - Under ``/v2``, only rules that begin with ``/v2`` match, redirect or refuse: nothing of a
+      catch-all such as ``/<path:page>`` shows there.
     - If you add the routes a second time, as by ``Submount("/mirror", [RegistryRules()])``, these
       treat slashes and errors as Werkzeug does.
     - With ``host_matching``, at a subdomain other than the default one, and for a WebSocket, only
@@ -281,11 +364,11 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
     >>> beside.bind("registry.example.com").match("/v2/token")
     ('token', {})
 
-    :param dialect: the route table: `OCI_1_1`, `DOCKER_1_5`, or a subset of one.
+    :param rules: your own rules.
+    :param dialect: the route table: `OCI_1_1`, `DOCKER_1_5`, a subset of one, or your own.
     :param prefix: a path before every route of the registry, such as ``/registry``, without
         variables. Raises `ValueError` for any other.
-    :param rules: your own rules.
-    :param strict_slashes: whether a path with a missing or an extra slash at its end is redirected;
+    :param strict_slashes: whether a path with a missing or an extra trailing slash is redirected;
         if `False`, it is served. If you change the attribute later, this affects the routes of the
         registry at once, and only those of your own rules that you add afterwards.
     :param converters: converters for your own rules, in addition to those of the dialect.
@@ -296,18 +379,22 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
 
     def __init__(
         self,
-        dialect: Dialect = OCI_1_1,
-        *,
-        prefix: str = "",
         rules: Iterable[RuleFactory] | None = None,
+        *,
+        dialect: Dialect = OCI_1_1,
+        prefix: str = "",
         strict_slashes: bool = True,
         converters: Mapping[str, type[BaseConverter]] | None = None,
         **options: Any,
     ) -> None:
+        if isinstance(rules, Dialect):
+            raise TypeError(f"rules is {rules!r}: write RegistryMap(dialect=…) for a dialect")
+        if isinstance(rules, str | RuleFactory):
+            raise TypeError(f"rules is {rules!r}: write a list of rules, such as [Rule(…)]")
         registry_rules = RegistryRules(dialect)  # it refuses what is not a dialect
         self.table: RouteTable = RouteTable(dialect, prefix)
         """What a path means to the registry."""
-        self._has_rules_under_root = False
+        self._below_root: _BelowRoot | None = None
         super().__init__(
             strict_slashes=strict_slashes,
             converters={**dialect.converters, **(converters or {})},
@@ -318,11 +405,11 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
         self._subdomain: object = self.default_subdomain
         if self.host_matching or "<" in (self.default_subdomain or ""):
             self._subdomain = object()
-        #: The rule of each route, by the path of the route.
-        self._rule_at: dict[str, Rule] = {}
+        #: The rule of each route, by the id of the route, whose hash would take longer.
+        self._rules_of: dict[int, Rule] = {}
         bound = Submount(prefix, [registry_rules]).get_rules(self)
         for route, rule in zip(dialect.routes, bound, strict=True):
-            self._rule_at[route.path] = rule
+            self._rules_of[id(route)] = rule
             super().add(rule)
         for more in rules or ():
             self.add(more)
@@ -334,25 +421,14 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
 
     def add(self, rulefactory: RuleFactory) -> None:
         """Add your own rules, as `werkzeug.routing.Map.add` does."""
-        super().add(_Watched(rulefactory, self._watch))
+        if not hasattr(rulefactory, "get_rules"):
+            raise TypeError(f"rule {rulefactory!r} is not a Rule: write Rule(…, endpoint=…)")
+        super().add(_Watched(rulefactory, self))
 
-    def _watch(self, rule: Rule) -> None:
-        if not rule.build_only and self._begins_with_root(rule):
-            self._has_rules_under_root = True
-
-    def _begins_with_root(self, rule: Rule) -> bool:
-        return self.table.is_under_root(_merged(rule.rule))
-
-    def _may_answer_for_the_api(self, rule: Rule, path: str, method: str) -> bool:
-        """Whether a match of `rule` counts for a path under the API's root.
-
-        It does not if the rule is a catch-all, or is one of the registry's, or is shadowed by one.
-        """
-        return (
-            self._begins_with_root(rule)
-            and all(rule is not one for one in self._rule_at.values())
-            and self.table.match(path, method) is None
-        )
+    def _add_below_root(self, original: Rule, copied: Rule) -> None:
+        below_root = self._below_root or _BelowRoot()
+        below_root.add(self, original, copied)
+        self._below_root = below_root
 
 
 def _merged(path: str) -> str:

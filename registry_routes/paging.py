@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import TypeVar
 from urllib.parse import quote
@@ -83,9 +84,10 @@ def parse_next_link(request_url: object, header: str | Iterable[str] | None) -> 
     >>> parse_next_link("https://registry.example.com/v2/a/tags/list", '</next?n=2>; rel="next"')
     'https://registry.example.com/next?n=2'
 
-    The link may lead to another host: do not send the registry's credentials there. Raises
-    `ValueError` if it is not a URL of ``http`` or ``https``.
+    The link may lead to another host: do not send the registry's credentials there. A link that
+    `resolve_location` refuses is no next page.
     """
+    resolve_location(request_url, "")  # which checks it
     for line in field_lines(header):
         position = 0
         while target := _TARGET.match(line, position):
@@ -99,5 +101,6 @@ def parse_next_link(request_url: object, header: str | Iterable[str] | None) -> 
                 parameters.setdefault(name.lower(), value)
             relations = parameters.get("rel", "").lower().split()
             if "next" in relations and "anchor" not in parameters:
-                return resolve_location(request_url, target[1])
+                with suppress(ValueError):
+                    return resolve_location(request_url, target[1])
     return None

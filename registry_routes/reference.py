@@ -74,7 +74,7 @@ class Reference:
             )
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, *, default_domain: str = _DOCKER_HUB) -> Self:
         """Read a reference, in its short or its full form.
 
         The first component is the domain if a ``/`` follows it and it is ``localhost`` or has a
@@ -88,6 +88,11 @@ class Reference:
         'localhost'
         >>> Reference.parse("localhost:5000").name  # without a "/", it names no registry
         'library/localhost'
+        >>> str(Reference.parse("org/app", default_domain="quay.io"))
+        'quay.io/org/app'
+
+        :param default_domain: the registry of a reference without a domain, for tools whose default
+            is not Docker Hub. Only Docker Hub has names of one component in ``library``.
         """
         if not isinstance(text, str):
             kind = type(text).__name__
@@ -96,7 +101,7 @@ class Reference:
             raise ValueError(f"domain {shortened(scheme[1])} must not be the scheme of a URL")
         if re.fullmatch("[a-f0-9]{64}", text):
             raise ValueError(f"reference {text!r} must not be 64 hexadecimal digits, an image ID")
-        return cls(*_parts(str.__str__(text)))
+        return cls(*_parts(str.__str__(text), DOMAIN.check(default_domain)))
 
     def __str__(self) -> str:
         """The full form, with the domain."""
@@ -153,12 +158,12 @@ class Reference:
         return f"{name}{tag}{digest}"
 
 
-def _parts(text: str) -> tuple[str, str, str | None, str | None]:
+def _parts(text: str, default_domain: str = _DOCKER_HUB) -> tuple[str, str, str | None, str | None]:
     """The parts of a reference, with Docker's defaults, well-formed or not."""
     named, at, digest = text.partition("@")
     domain, slash, rest = named.partition("/")
     if not slash or not (domain == "localhost" or re.search("[.:A-Z]", domain)):
-        domain, rest = _DOCKER_HUB, named
+        domain, rest = default_domain, named
     name, colon, tag = rest.partition(":")
     if domain == "index.docker.io":
         domain = _DOCKER_HUB

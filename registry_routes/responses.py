@@ -89,6 +89,33 @@ def parse_errors(
     return [_read(int(status), forwarded, wait, default, entry) for entry in entries]
 
 
+def raise_for_status(response: Any, *, endpoint: str | None = None) -> None:
+    """Raise the registry's error if the status of a response is 400 or more.
+
+    `response` is one of requests or httpx. At most 64 KiB of its body are read; one of an
+    ``httpx.AsyncClient`` must have been read before. `endpoint` is as in `parse_errors`, which
+    tells all errors of a response; this is the first of them.
+    """
+    if response.status_code >= 400:
+        content = beginning_of(response)
+        raise parse_errors(response.status_code, content, response.headers, endpoint=endpoint)[0]
+
+
+LONGEST_BODY = 64 * 1024  # bytes that are read of an error, or of a token server's answer
+
+
+def beginning_of(response: Any) -> bytes:
+    """Return at most 64 KiB of the body of a response of requests or httpx."""
+    blocks = response.iter_content if hasattr(response, "iter_content") else response.iter_bytes
+    content = bytearray()
+    for block in blocks(LONGEST_BODY):
+        content += block
+        if len(content) >= LONGEST_BODY:
+            response.close()
+            break
+    return bytes(content[:LONGEST_BODY])
+
+
 #: The headers that are about an error, which a proxy passes on.
 FORWARDED = (
     "www-authenticate",
@@ -175,5 +202,6 @@ def _plain_text(text: str) -> str:
     text = text[:10_000]
     if "<" in text:
         title = re.search(r"<title[^<>]*>([^<]*)", text, re.IGNORECASE)
-        text = unescape(title[1] if title else re.sub(r"<[^<>]*>", " ", text))
+        text = title[1] if title else re.sub(r"<[^<>]*>", " ", text)
+        text = unescape(re.sub("&#[0-9]{10,}", " ", text))  # int() refuses several thousand digits
     return " ".join(text.split())[:500]

@@ -67,7 +67,8 @@ class Route:
     """The rule, as `werkzeug.routing.Rule` writes it."""
 
     methods: tuple[str, ...] | None
-    """The methods that it takes, or `None` for any method. GET implies HEAD."""
+    """The methods that it takes, or `None` for any method. GET implies HEAD, unless another route
+    of the same path lists HEAD; see `Dialect.methods`."""
 
     spec: str = ""
     """The ids of its endpoints in the distribution-spec, or the document that it comes from."""
@@ -78,22 +79,15 @@ class Route:
     endpoint: str = field(init=False, repr=False, compare=False)
     """The endpoint as a plain string, which is what a match returns."""
 
-    taken_methods: frozenset[str] | None = field(init=False, repr=False, compare=False)
-    """The methods that it takes, with HEAD if there is GET; `None` for any method."""
-
     def __post_init__(self) -> None:
         if isinstance(self.methods, str):
             raise TypeError(
                 f"methods must be an iterable of strings, not the string {self.methods!r}"
             )
-        taken = None if self.methods is None else {method.upper() for method in self.methods}
-        if taken is not None and "GET" in taken:
-            taken.add("HEAD")
         object.__setattr__(self, "endpoint", str(self.name))
-        object.__setattr__(self, "taken_methods", None if taken is None else frozenset(taken))
 
     def pieces(self) -> list[tuple[str, str, str]]:
-        """The path in pieces: each is a text, or the name of a converter and that of a variable.
+        """Return the path in pieces: each is a text, or the names of a converter and a variable.
 
         >>> Route(RouteName.TAGS, "/v2/<repository:name>/tags/list", ("GET",)).pieces()
         [('/v2/', '', ''), ('', 'repository', 'name'), ('/tags/list', '', '')]
@@ -105,19 +99,21 @@ class Route:
 class Dialect:
     """A route table, and the converters that its rules use.
 
-    Its routes must follow some rules:
+    Any dialect that can be made is matched, explained, redirected and built exactly:
 
-    - No path fits two routes, whatever the method, with or without a slash at its end.
-    - A variable extends to the next slash or to the end of the path.
-    - The converter of a variable is a `GrammarConverter` that does not change the value.
-    - A repository name comes right after the root.
-
-    Raises `ValueError` for a route that breaks a rule, and if there are no routes. (A path that
-    fits two routes is noticed only if both routes are written the same.) `URLBuilder` needs the
-    converters "repository", "tag" and "digest".
+    - A variable right after the root may contain slashes, as a repository name does. Each other
+      variable is one path segment, whatever its grammar allows.
+    - Routes may share a path, with or without a trailing slash, if no method is in two of them: an
+      endpoint for each method. GET implies HEAD, unless another route of that path lists HEAD.
+    - If a path fits several routes that take its method, the route with the most literal segments
+      has it, and among these the first.
 
     >>> OCI_1_1, OCI_1_1.root
     (Dialect(name='oci-1.1'), '/v2')
+
+    Raises `ValueError`, which names the route, for a route that cannot work: if a converter is not
+    a `GrammarConverter` or changes the value, if something other than a slash follows a variable,
+    and so on. `URLBuilder` needs the converters "repository", "tag" and "digest".
     """
 
     name: str
@@ -125,61 +121,137 @@ class Dialect:
     converters: Mapping[str, type[GrammarConverter]] = field(repr=False)
 
     left_out: tuple[Route, ...] = field(default=(), repr=False)
-    """Routes of the API that this dialect does not have. A path of one of them is a plain 404, and
-    not a malformed path of another route."""
+    """Routes of the API that this dialect does not have. Paths of these routes get a plain 404,
+    rather than an error about another route."""
+
+    root: str = field(init=False, repr=False)
+    """The path above all its routes, and those left out; without a trailing slash."""
 
     def __post_init__(self) -> None:
         if not self.routes:
-            raise ValueError(f"dialect {self.name!r} must have a route")
-        paths = set()
-        for route in self.routes:
-            if fault := self._fault_of(route):
-                raise ValueError(f"route {route.path!r} {fault}")
-            path = re.sub(":[^>]*>", ">", route.path).rstrip("/")
-            if path in paths:
-                raise ValueError(f"route {route.path!r} must not have the path of another route")
-            paths.add(path)
+            raise ValueError(f"dialect {self.name!r} has no route")
+        routes = (*self.routes, *self.left_out)
+        for i, route in enumerate(routes):
+            # The root of the routes so far, so that the error names the route that cannot join.
+            object.__setattr__(self, "root", self._find_root(routes[: i + 1]))
+            fault = self._fault_of(route) or self._conflict_of(route, routes[:i])
+            if fault:
+                raise ValueError(f"route {route.path!r}: {fault}")
+
+    def _find_root(self, routes: Iterable[Route]) -> str:
+        """Return what comes before the first repository name; without one, the common folder."""
+        folders = []
+        for route in routes:
+            start, *variable = re.split("[<:>]", route.path, maxsplit=2)
+            if start.endswith("/") and variable and self._may_have_slashes(variable[0]):
+                return start.rstrip("/")
+            folders.append(dirname(f"/{start.lstrip('/')}"))
+        return commonpath(folders).rstrip("/")
+
+    def _may_have_slashes(self, kind: str) -> bool:
+        grammar = getattr(self.converters.get(kind), "grammar", None)
+        return grammar is not None and ("/" in grammar.example or grammar.fits("a/b"))
+
+    def _is_under_root(self, route: Route) -> bool:
+        return f"{route.path}/".startswith(f"{self.root}/")
 
     def _fault_of(self, route: Route) -> str | None:
-        written = "".join(text or f"<{kind}:{name}>" for text, kind, name in route.pieces())
-        if route.path != written:
-            return "must write its variables as '<converter:variable>'"
+        """Return why no table can have this route."""
+        pieces = route.pieces()
+        if route.path != "".join(text or f"<{kind}:{name}>" for text, kind, name in pieces):
+            return "a variable is written '<converter:variable>'"
+        if not route.path.startswith("/"):
+            return "the path does not begin with '/'"
+        if not self._is_under_root(route):
+            return f"the path is not under the root of the other routes, {self.root!r}"
+        if re.search(r"//|/\.\.?(?:/|\Z)", route.path):
+            return "the path has an empty, '.' or '..' segment"
         if re.search(">[^/]", route.path):
-            return "must have a '/' or its end after each variable"
-        for _, kind, name in route.pieces():
-            if not kind:
-                continue
-            converter = self.converters.get(kind)
-            if converter is None or not issubclass(converter, GrammarConverter):
-                return f"must have a GrammarConverter for {kind!r}"
-            if (
-                converter.to_python is not BaseConverter.to_python
-                or converter.regex != converter.grammar.regex
-            ):
-                return f"must have a converter for {kind!r} that keeps what its grammar matches"
-            comes_first = route.path.startswith(f"{self.root}/<{kind}:{name}>")
-            if not comes_first and converter.grammar.fits("a/b"):
-                return f"must have its {converter.grammar.kind} right after '{self.root}/'"
+            return "text follows a variable, where only '/' or the end of the path can"
+        names = [name for _, _, name in pieces if name]
+        for name in names:
+            if names.count(name) > 1:
+                return f"the variable {name!r} is used twice"
+        for _, kind, name in pieces:
+            if kind and (fault := self._fault_of_converter(kind)):
+                return fault
+            if kind and name != name_and_tail(self, route)[0] and self._may_have_slashes(kind):
+                what = self.converters[kind].grammar.kind
+                return f"a {what} may contain '/', so it must come right after '{self.root}/'"
+        return self._fault_of_example(route)
+
+    def _fault_of_converter(self, kind: str) -> str | None:
+        converter = self.converters.get(kind)
+        if not (isinstance(converter, type) and issubclass(converter, GrammarConverter)):
+            return f"the dialect has no GrammarConverter named {kind!r}"
+        if (
+            converter.to_python is not BaseConverter.to_python
+            or converter.regex != converter.grammar.regex
+        ):
+            return f"the converter {kind!r} changes what its grammar matches"
+        try:
+            groups = re.compile(f"(?:{converter.grammar.pattern})").groups
+        except re.error as error:
+            return f"the pattern of {kind!r} cannot be part of a larger one: {error}"
+        if groups:
+            return f"the pattern of {kind!r} has a capturing group: write '(?:…)', not '(…)'"
+        if converter.grammar.fits(""):
+            return f"the pattern of {kind!r} matches an empty value"
+        if converter.grammar.fits(rooted := f"/{converter.grammar.example}"):
+            return f"the pattern of {kind!r} matches {rooted!r}: two slashes would begin a path"
         return None
 
+    def _fault_of_example(self, route: Route) -> str | None:
+        values = {name: kind.grammar.example for name, kind in self.variables(route).items()}
+        path = "".join(text or values[name] for text, _, name in route.pieces())
+        found = re.fullmatch(self._regex(route), path)
+        if found is None or found.groupdict() != values:
+            return (
+                f"it does not match {path!r}, which is made of the examples of its grammars: a "
+                "pattern takes what follows the value, or its example contains '/'"
+            )
+        return None
+
+    def _conflict_of(self, route: Route, earlier: Iterable[Route]) -> str | None:
+        """Return why this route cannot stand next to earlier ones."""
+        for other in earlier:
+            if not self._is_under_root(other):
+                return f"its root is {self.root!r}, and {other.path!r} is not under it"
+            if other in self.left_out or _shape(other) != _shape(route):
+                continue
+            both = _listed(route) & _listed(other)
+            if route.methods is None or other.methods is None or both:
+                method = min(both, default="any method")
+                return f"{other.path!r} is the same path, and both take {method}"
+        return None
+
+    def methods(self, route: Route) -> frozenset[str] | None:
+        """Return the methods that a route takes; `None` for any method.
+
+        HEAD is one of them if GET is, unless another route of the same path lists HEAD.
+
+        >>> sorted(OCI_1_1.methods(OCI_1_1.routes[0]))
+        ['GET', 'HEAD']
+        """
+        if route.methods is None:
+            return None
+        siblings = [other for other in self.routes if _shape(other) == _shape(route)]
+        has_head = any("HEAD" in _listed(other) for other in siblings)
+        return _listed(route) | ({"HEAD"} if "GET" in _listed(route) and not has_head else set())
+
     def variables(self, route: Route) -> dict[str, type[GrammarConverter]]:
-        """The variables of a route, in order, each with its converter.
+        """Return the variables of a route, in order, each with its converter.
 
         >>> list(OCI_1_1.variables(OCI_1_1.routes[1]))
         ['name', 'digest']
         """
         return {name: self.converters[kind] for _, kind, name in route.pieces() if name}
 
-    @property
-    def root(self) -> str:
-        """The path above all its routes, and those left out; without a trailing slash."""
-        routes = (*self.routes, *self.left_out)
-        return commonpath([dirname(route.path.partition("<")[0]) for route in routes]).rstrip("/")
-
     def subset(self, *endpoints: str, methods: Iterable[str] | None = None) -> "Dialect":
-        """A dialect with only some of these routes, for a registry that does not serve them all.
+        """Return a dialect with only some of these routes, for a registry that serves less.
 
-        A map of it refuses the others: 404, or 405 with the methods that are left.
+        A map of it refuses the rest: 404 for an endpoint that is left out, and 405 for a method,
+        with the methods that are left in ``Allow``, even if there are none.
 
         >>> read_only = OCI_1_1.subset("base", "manifest", "blob", methods=["GET"])
         >>> [(route.endpoint, route.methods) for route in read_only.routes]
@@ -187,42 +259,50 @@ class Dialect:
 
         :param endpoints: the endpoints to keep; all of them if none is given.
         :param methods: the methods to keep, as an iterable of strings; all of them if it is `None`.
-            GET implies HEAD. A route that takes none of these methods is left out.
+            GET implies HEAD.
 
-        Raises `ValueError` for an endpoint or a method that no route has, and if no route is left.
+        Raises `ValueError` for an endpoint or a method that no route has, and if nothing is left.
         """
         known = {route.endpoint for route in self.routes}
-        if unknown := sorted(set(endpoints) - known):
-            raise ValueError(f"endpoint {unknown[0]!r} must be one of {', '.join(sorted(known))}")
-        routes = [route for route in self.routes if route.endpoint in (endpoints or known)]
+        for endpoint in endpoints:
+            if not isinstance(endpoint, str):
+                raise TypeError(
+                    f"endpoint {endpoint!r} is not a string: write subset('tags', 'blob')"
+                )
+            if endpoint not in known:
+                raise ValueError(f"endpoint {endpoint!r} is none of {', '.join(sorted(known))}")
+        kept = [route for route in self.routes if route.endpoint in (endpoints or known)]
+        left_out = [route for route in self.routes if route not in kept]
         if methods is not None:
-            routes = self._limited(routes, methods)
-        if not routes:
-            raise ValueError(f"a subset of {self.name!r} must have a route")
-        kept = {route.path for route in routes}
-        left_out = [route for route in self.routes if route.path not in kept]
+            kept = self._limited(kept, methods)
         return Dialect(
-            f"{self.name}-subset", tuple(routes), self.converters, (*self.left_out, *left_out)
+            f"{self.name}-subset", tuple(kept), self.converters, (*self.left_out, *left_out)
         )
 
     def _limited(self, routes: Iterable[Route], methods: Iterable[str]) -> list[Route]:
-        """`routes`, with only these of their methods."""
+        """Return `routes`, with only these of their methods."""
         if isinstance(methods, str):
-            raise TypeError(f"methods {methods!r} must be several strings, not one")
+            raise TypeError(f"methods is the string {methods!r}: write [{methods!r}]")
         wanted = [method.upper() for method in methods]
-        taken = [route.taken_methods for route in self.routes]
         for method in wanted:
-            if all(some is not None and method not in some for some in taken):
-                raise ValueError(f"method {method!r} must be one that a route takes")
+            if not any(self._takes(route, method) for route in self.routes):
+                raise ValueError(f"no route of {self.name!r} takes the method {method!r}")
         limited = []
         for route in routes:
-            left = [m for m in wanted if route.taken_methods is None or m in route.taken_methods]
-            if left:
-                limited.append(replace(route, methods=tuple(left)))
+            left = [method for method in wanted if self._takes(route, method)]
+            if "GET" in wanted and "HEAD" not in wanted and "HEAD" in _listed(route):
+                left.append("HEAD")
+            limited.append(replace(route, methods=tuple(left)))
+        if not any(route.methods for route in limited):
+            raise ValueError(f"none of these routes takes a method of {wanted!r}")
         return limited
 
+    def _takes(self, route: Route, method: str) -> bool:
+        taken = self.methods(route)
+        return taken is None or method in taken
+
     def regex(self, route: Route) -> re.Pattern[str]:
-        """A regular expression for the path of a route, percent-decoded and without a prefix.
+        """Return a regular expression for the path of a route, percent-decoded, without a prefix.
 
         Use it with `re.Pattern.fullmatch`. Its groups have the names of the variables.
 
@@ -233,13 +313,52 @@ class Dialect:
         Raises `ValueError` for a route of another dialect.
         """
         if route not in self.routes:
-            raise ValueError(f"route {route.path!r} must be one of the dialect {self.name!r}")
-        return re.compile(
-            "".join(
-                re.escape(text) or f"(?P<{variable}>{self.converters[kind].grammar.pattern})"
-                for text, kind, variable in route.pieces()
-            )
-        )
+            raise ValueError(f"route {route.path!r} is none of the dialect {self.name!r}")
+        return re.compile(self._regex(route))
+
+    def _regex(self, route: Route) -> str:
+        groups = {
+            variable: f"(?P<{variable}>{converter.grammar.pattern})"
+            for variable, converter in self.variables(route).items()
+        }
+        name, tail = name_and_tail(self, route)
+        start = f"/{groups[name]}" if name else ""
+        return re.escape(self.root) + start + path_pattern(tail, groups)
+
+
+def name_and_tail(dialect: Dialect, route: Route) -> tuple[str | None, str]:
+    """Return the variable right after the root, such as a repository name, and what follows it.
+
+    Without such a variable, return `None` and what follows the root.
+    """
+    below = route.path.removeprefix(dialect.root)
+    found = re.match(r"/<\w+:(\w+)>", below)
+    return (found[1], below[found.end() :]) if found else (None, below)
+
+
+def path_pattern(path: str, groups: Mapping[str, str]) -> str:
+    """Return a pattern for the end of a path, in which each variable is one segment.
+
+    :param groups: the pattern of each variable, as a group.
+    """
+    pattern = ""
+    for piece in re.finditer(r"([^<]+)|<\w+:(\w+)>", path):
+        text, variable = piece.groups()
+        if variable and "(?=" not in pattern:
+            # The number of slashes that follow is fixed, so no value can contain one.
+            more = path.count("/", piece.end())
+            pattern += rf"(?=[^/]*+(?:/[^/]*+){{{more}}}\Z)"
+        pattern += groups[variable] if variable else re.escape(text)
+    return pattern
+
+
+def _shape(route: Route) -> str:
+    """Return the path without the names of its variables, and without a trailing slash."""
+    return re.sub(":[^>]*>", ">", route.path).rstrip("/")
+
+
+def _listed(route: Route) -> frozenset[str]:
+    return frozenset(method.upper() for method in route.methods or ())
 
 
 # The formatter would make these tables harder to read.
@@ -307,12 +426,22 @@ class _DialectRule(Rule):
     converters named "tag" or "digest".
     """
 
-    def __init__(self, string: str, *, dialect: Dialect, **options: Any) -> None:
-        super().__init__(string, **options)
+    def __init__(
+        self,
+        string: str,
+        *,
+        dialect: Dialect,
+        name: str | None,
+        methods: Iterable[str] | None,
+        **options: Any,
+    ) -> None:
+        super().__init__(string, methods=methods, **options)
+        self.methods = None if methods is None else set(methods)  # HEAD may be another rule's
         self.dialect = dialect
+        self.name = name
 
     def get_empty_kwargs(self) -> dict[str, Any]:
-        return {**super().get_empty_kwargs(), "dialect": self.dialect}
+        return {**super().get_empty_kwargs(), "dialect": self.dialect, "name": self.name}
 
     def get_converter(
         self,
@@ -324,6 +453,7 @@ class _DialectRule(Rule):
         if converter_name not in self.dialect.converters:
             return super().get_converter(variable_name, converter_name, args, kwargs)
         converter = self.dialect.converters[converter_name](self.map, *args, **kwargs)
+        converter.part_isolating = variable_name != self.name  # only a name may have slashes
         if re.search(rf":{variable_name}>(?:/|\Z)", self.rule):
             # Before a slash or the end, nothing is gained by trying a shorter value. The pattern
             # never does: it takes two thirds of the time, and far less on hostile paths.
@@ -345,21 +475,22 @@ class RegistryRules(RuleFactory):
     >>> url_map.bind("example.com").match("/v2/library/nginx/tags/list")
     ('registry.tags', {'name': 'library/nginx'})
 
-    A plain map treats slashes and malformed values as Werkzeug does. A `RegistryMap` treats them as
-    a registry does.
+    A plain map treats slashes and malformed values as Werkzeug does, and chooses as Werkzeug does
+    among several routes that match. A `RegistryMap` does it as a registry does.
     """
 
     def __init__(self, dialect: Dialect = OCI_1_1) -> None:
         if not isinstance(dialect, Dialect):
-            raise TypeError(f"dialect {dialect!r} must be a Dialect, such as OCI_1_1")
+            raise TypeError(f"dialect {dialect!r} is not a Dialect, such as OCI_1_1")
         self.dialect = dialect
 
     def get_rules(self, map: Map) -> Iterator[Rule]:
-        """A new, unbound rule for each route of the dialect."""
+        """Yield a new, unbound rule for each route of the dialect."""
         for route in self.dialect.routes:
             yield _DialectRule(
                 route.path,
                 endpoint=route.endpoint,
-                methods=route.methods,
+                methods=self.dialect.methods(route),
                 dialect=self.dialect,
+                name=name_and_tail(self.dialect, route)[0],
             )

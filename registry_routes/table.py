@@ -4,26 +4,27 @@ Its methods are pure functions of paths and HTTP methods. They need neither a re
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from itertools import count
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote
 
-from .converters import GrammarConverter
-from .errors import RegistryError, RouteUnknown
-from .grammar import SAFE_IN_PATH, Grammar
-from .routes import OCI_1_1, Dialect, Route
+from .converters import ANYTHING, GrammarConverter
+from .errors import RegistryError, RouteUnknown, Unsupported
+from .grammar import SAFE_IN_PATH, Grammar, shortened
+from .routes import OCI_1_1, Dialect, Route, name_and_tail, path_pattern
 
 
 class Meaning(NamedTuple):
-    """The route that is meant by a path, even if the path does not match it."""
+    """The route that is meant by a path with another ending."""
 
     route: Route
     values: dict[str, str]
     """The values of the route's variables."""
     path: str
-    """The canonical path: with a slash at its end if the route has one, else without."""
+    """The canonical path: with a trailing slash only if the route has one."""
 
 
 class RouteTable:
@@ -48,6 +49,8 @@ class RouteTable:
     """
 
     def __init__(self, dialect: Dialect = OCI_1_1, prefix: str = "") -> None:
+        if not isinstance(prefix, str):
+            raise TypeError(f"prefix {prefix!r} is not a string: write '' for no prefix")
         if prefix and clean_path(prefix) != prefix:
             raise ValueError(
                 f"prefix {prefix!r} must start with '/' and have no empty, '.' or '..' segment"
@@ -58,221 +61,268 @@ class RouteTable:
         self.prefix: str = prefix.rstrip("/")
         self.root: str = self.prefix + dialect.root
         """The path that all the routes are under, without its trailing slash."""
-        self._fullmatch, self._ends = _expression(
-            dialect, _exact_pattern, {self.prefix + route.path: route for route in dialect.routes}
-        )
-        # What a path could mean: a route right below the root, or one after a name there, with or
-        # without a slash at its end. The last route comes first, so that the reference of a
-        # manifest is taken for a tag if it can be one.
-        below: dict[str, Route] = {}
-        after_name: dict[str, Route] = {}
-        for route in (*dialect.left_out, *dialect.routes)[::-1]:
-            path = route.path.removeprefix(dialect.root)
-            paths = after_name if path.startswith("/<") else below
-            path = re.sub("^/<[^>]*>", "", path)
-            paths |= {path: route, other_ending(path): route}
-        self._below_root = _expression(dialect, _loose_pattern, below)
-        self._after_name = _expression(dialect, _loose_pattern, after_name)
-        self._most_slashes = max((path.count("/") for path in after_name), default=0)
-        #: The converter of each variable, by the path of the route.
-        self._converters = {
-            route.path: dialect.variables(route) for route in (*dialect.left_out, *dialect.routes)
+        paths = [_Path.of(dialect, route) for route in dialect.routes]
+        left_out = [_Path.of(dialect, route) for route in dialect.left_out]
+        # An expression for each method; `None` stands for any other method.
+        by_literals = sorted(paths, key=lambda path: -path.literals)
+        self._expressions = {
+            method: _expression(self.root, [path for path in by_literals if path.takes(method)])
+            for method in {None}.union(*(path.methods or () for path in paths))
         }
-        # The keys are the endpoint and the names of the variables, in the order of the path and
-        # sorted. If several routes have the same key, the first is built, as in Werkzeug.
-        self._templates = {
-            (route.endpoint, *names): template
-            for route in dialect.routes[::-1]
-            for template in [_template(self, route)]
-            for variables in [dialect.variables(route)]
-            for names in (variables, sorted(variables))
-        }
+        self._candidates = [
+            (path, path in left_out, _loose_expression(self.root, path))
+            for path in sorted(paths + left_out, key=_by_meaning)
+        ]
+        # By the endpoint and its variables: in the order of the path, and in any order.
+        self._templates: dict[tuple[Any, ...], list[_Template]] = {}
+        for path in paths:
+            endpoint, variables = path.route.endpoint, path.variables
+            siblings = [other for other in paths if other.route.endpoint == endpoint]
+            template = _template(self.prefix, path, siblings)
+            for key in {(endpoint, *variables), (endpoint, frozenset(variables))}:
+                self._templates.setdefault(key, []).append(template)
+
+    def __repr__(self) -> str:
+        return f"RouteTable({self.dialect!r}, {self.prefix!r})"
 
     def match(self, path: str, method: str) -> tuple[Route, dict[str, str]] | None:
-        """The route of `path`, and its values; `None` if there is none that takes `method`.
+        """Return the route of `path` that takes `method`, and its values; `None` without one.
 
         The path is percent-decoded, and the method is in upper case.
         """
-        hit = self._fullmatch(path)
+        fullmatch, ends = self._expressions.get(method) or self._expressions[None]
+        hit = fullmatch(path)
         if hit is None:
             return None
-        route, methods, groups = self._ends[hit.lastindex]
-        if methods is not None and method not in methods:
-            return None
-        return route, {name: hit[group] for name, group in groups}
+        route, groups = ends[hit.lastindex]
+        return route, {variable: hit[group] for variable, group in groups}
 
     def explain(self, path: str, method: str) -> Meaning | RegistryError | None:
-        """What was meant by a path that does not match.
+        """Explain a path that does not match.
 
-        It is a `Meaning` if the path is a route, for any method and with either ending. If not, it
-        is the error to raise: it names the malformed value, or says that there is no such route. It
-        is `None` if the path is not under the root of the API.
+        Return a `Meaning` if the path is a route that takes `method`, with or without a trailing
+        slash. Otherwise return the error to raise: `Unsupported` if the path is a route for other
+        methods, else an error that names the malformed value, or `RouteUnknown`. Return `None` if
+        the path is not under the root of the API.
 
-        `path` must be clean (see `clean_path`). `method` decides which error a malformed tag is.
+        `path` must be clean (see `clean_path`).
         """
         if not self.is_under_root(path):
             return None
-        fault: RegistryError | None = None
-        for route, values in self._meant(path):
-            left_out = route in self.dialect.left_out
-            error = RouteUnknown() if left_out else self._fault(route, values, method)
-            if error is None:
-                has_its_ending = path.endswith("/") == route.path.endswith("/")
-                return Meaning(route, values, path if has_its_ending else other_ending(path))
-            fault = fault or error
-        return fault or RouteUnknown()
-
-    def _meant(self, path: str) -> Iterator[tuple[Route, dict[str, str]]]:
-        """The routes that a path under the root could mean, with the longest name first, and their
-        values, well-formed or not.
-
-        It looks for the end of the name from the end of the path, so it does not read most of it.
-        """
-        root = len(self.root)
-        if hit := self._below_root.fullmatch(path, root):
-            route, _, groups = self._below_root.ends[hit.lastindex]
-            yield route, {name: hit[group] for name, group in groups}
-        slash = len(path)
-        for _ in range(self._most_slashes):
-            slash = path.rfind("/", root + 1, slash)
-            if slash < 0:
-                return
-            if hit := self._after_name.fullmatch(path, slash):
-                route, _, groups = self._after_name.ends[hit.lastindex]
-                first = next(iter(self._converters[route.path]))
-                values = {name: hit[group] for name, group in groups}
-                yield route, {first: path[root + 1 : slash], **values}
-
-    def _fault(self, route: Route, values: Mapping[str, str], method: str) -> RegistryError | None:
-        for name, converter in self._converters[route.path].items():
-            if complaint := converter.grammar.complaint(values[name]):
-                return converter.malformed(method)(complaint, detail={name: values[name]})
-        return None
+        bare = path.removesuffix("/")
+        for ending in (path, other_ending(path)) if bare[-1:] != "/" else ():
+            if found := self.match(ending, method):
+                return Meaning(*found, ending)
+        meant: list[_Path] = []
+        faults: list[RegistryError] = []
+        for candidate, is_left_out, fullmatch in self._candidates:
+            hit = fullmatch(bare)
+            if hit is None:
+                continue
+            fault = _fault(candidate, hit.groupdict(), method)
+            if fault is None and not is_left_out:
+                meant.append(candidate)
+            elif fault is None:
+                faults.insert(0, RouteUnknown())
+            else:
+                faults.append(RouteUnknown() if is_left_out else fault)
+        if meant:
+            methods = {method for candidate in meant for method in candidate.methods or ()}
+            return Unsupported(valid_methods=sorted(methods), endpoint=meant[0].route.endpoint)
+        return faults[0] if faults else RouteUnknown()
 
     def variables(self, endpoint: str) -> list[list[str]]:
-        """The variables of each route of `endpoint`."""
+        """Return the variables of each route of `endpoint`."""
         routes = (route for route in self.dialect.routes if route.endpoint == endpoint)
         return [list(self.dialect.variables(route)) for route in routes]
 
-    def build(self, endpoint: str, values: Mapping[str, Any]) -> str | None:
-        """The path of the route of `endpoint` whose variables are exactly those in `values`; `None`
-        if there is none.
+    def build(
+        self, endpoint: str, values: Mapping[str, Any], method: str | None = None
+    ) -> str | None:
+        """Return the path of the route of `endpoint` whose variables are exactly those in `values`,
+        or `None` without one.
 
-        Raises `ValueError`, which names the value and the rule it broke, if a value is malformed.
+        `method` chooses among routes of an endpoint that take different methods. Raises
+        `ValueError`, which names the value and the rule it broke, if a value is malformed.
         """
-        template = self._templates.get((endpoint, *values))
-        if template is None:
-            template = self._templates.get((endpoint, *sorted(values, key=str)))
-            if template is None:
-                return None
-        variables, path, in_order = template
-        for name, _, fullmatch in variables:
-            value = values[name]
+        templates = self._templates.get((endpoint, *values))
+        if templates is None:
+            templates = self._templates.get((endpoint, frozenset(values)), [])
+        for template in templates:
+            if method is None or template.methods is None or method in template.methods:
+                break
+        else:
+            return None
+        for variable, fullmatch, _ in template.variables:
+            value = values[variable]
             if type(value) is not str or fullmatch(value) is None:
                 break
         else:
-            return path % in_order(values)
+            return template.path % template.in_order(values)
         if None in values.values():  # for Werkzeug, such a value is not given
             return None
-        checked = {name: grammar.check(values[name]) for name, grammar, _ in variables}
-        return path % in_order({name: _quoted(value) for name, value in checked.items()})
+        checked = {variable: check(values[variable]) for variable, _, check in template.variables}
+        return template.path % template.in_order(checked)
 
     def is_under_root(self, path: str) -> bool:
-        """Whether `path` is the root of the API or under it, by whole segments."""
+        """Return whether `path` is the root of the API or under it, by whole segments."""
         return path == self.root or path.startswith(f"{self.root}/")
 
 
-class _End(NamedTuple):
-    """What a match of an `_Expression` says: which route it is, and where its values are."""
+class _Path(NamedTuple):
+    """A route, cut into the name and what follows it."""
 
     route: Route
     methods: frozenset[str] | None
-    """The route's `taken_methods`."""
-    groups: tuple[tuple[str, int], ...]
-    """Each variable, and the number of the group that has its value."""
+    variables: dict[str, type[GrammarConverter]]
+    name: str | None
+    """The variable right after the root, such as a repository name."""
+    name_converter: type[GrammarConverter] | None
+    tail: str
+    """What follows the name; without a name, what follows the root."""
+    segments: list[str]
+    """The segments of `tail`."""
+    literals: int
+    """How many of them have no variable."""
+
+    @classmethod
+    def of(cls, dialect: Dialect, route: Route) -> "_Path":
+        variables = dialect.variables(route)
+        name, tail = name_and_tail(dialect, route)
+        segments = tail.split("/")[1:]
+        return cls(
+            route=route,
+            methods=dialect.methods(route),
+            variables=variables,
+            name=name,
+            name_converter=variables[name] if name else None,
+            tail=tail,
+            segments=segments,
+            literals=sum("<" not in segment for segment in segments if segment),
+        )
+
+    def takes(self, method: str | None) -> bool:
+        return self.methods is None or method in self.methods
 
 
-class _Expression(NamedTuple):
-    fullmatch: Callable[..., re.Match[str] | None]
-    ends: dict[int | None, _End]
-    """The end that has matched, by `re.Match.lastindex`: each path ends with an empty group."""
+_Fullmatch: TypeAlias = Callable[[str], re.Match[str] | None]
+
+# Each path of an expression ends in an empty group. Its number, `re.Match.lastindex`, says which
+# route has matched, and which groups have the values of its variables.
+_Ends: TypeAlias = dict[int | None, tuple[Route, list[tuple[str, int]]]]
+
+
+def _expression(root: str, paths: Iterable[_Path]) -> tuple[_Fullmatch, _Ends]:
+    """Compile one expression for `paths`. If several of them match, the first has the path.
+
+    It has two levels: a name, once, then what may follow it; next to it, what has no name.
+    """
+    alternatives = []
+    ends: _Ends = {}
+    numbers = count(1)
+    for level in _levels(paths):
+        name = level[0].name_converter
+        name_number = next(numbers) if name else 0
+        tails = []
+        for path in level:
+            groups = {v: f"({kind.grammar.pattern})" for v, kind in path.variables.items()}
+            tails.append(f"{path_pattern(path.tail, groups)}()")
+            values = [(v, name_number if v == path.name else next(numbers)) for v in groups]
+            ends[next(numbers)] = path.route, values
+        start = f"/({name.grammar.pattern})" if name else ""
+        alternatives.append(f"{start}(?:{'|'.join(tails)})")
+    pattern = f"{re.escape(root)}(?:{'|'.join(alternatives)})" if alternatives else "(?!)"
+    return re.compile(pattern).fullmatch, ends
+
+
+def _levels(paths: Iterable[_Path]) -> list[list[_Path]]:
+    """Gather paths with the same kind of name. The order is kept of those that may match the same
+    path with names of different lengths, because a shorter name is tried before a longer one."""
+    levels: list[list[_Path]] = []
+    for path in paths:
+        home = None
+        for level in reversed(levels):
+            if any(_may_collide(path, other) for other in level):
+                break
+            if path.name_converter is level[0].name_converter:
+                home = level
+        if home is None:
+            levels.append(home := [])
+        home.append(path)
+    return levels
+
+
+def _may_collide(path: _Path, other: _Path) -> bool:
+    if path.name_converter is other.name_converter and len(path.segments) == len(other.segments):
+        return False  # the names have the same length, and the first tail that matches wins
+    backwards = zip(reversed(path.segments), reversed(other.segments), strict=False)
+    return all(a == b or (a and b and "<" in a + b) for a, b in backwards)
+
+
+def _by_meaning(path: _Path) -> tuple[int, ...]:
+    """Return a key that sorts the routes that a path may mean: first those below the root, then
+    those with the most literal segments, the longest name, the fewest and the narrowest variables.
+    """
+    length = len([segment for segment in path.segments if segment])
+    wide = sum(converter.looks_like == ANYTHING for converter in path.variables.values())
+    return path.name is not None, -path.literals, length, len(path.variables), wide
+
+
+def _loose_expression(root: str, path: _Path) -> _Fullmatch:
+    """Compile an expression for what may be meant by `path`, without a trailing slash."""
+    groups = {
+        variable: f"(?P<{variable}>{converter.grammar.pattern}|{converter.looks_like or '(?!)'})"
+        for variable, converter in path.variables.items()
+    }
+    name = f"/(?P<{path.name}>(?s:.+?))" if path.name else ""
+    tail = path_pattern(path.tail.rstrip("/"), groups)
+    return re.compile(f"{re.escape(root)}{name}{tail}").fullmatch
+
+
+def _fault(path: _Path, values: Mapping[str, str], method: str) -> RegistryError | None:
+    """Return the error for the first of `values` that is malformed."""
+    for variable, converter in path.variables.items():
+        if complaint := converter.grammar.complaint(values[variable]):
+            return converter.malformed(method)(complaint, detail={variable: values[variable]})
+    return None
 
 
 class _Template(NamedTuple):
-    variables: tuple[tuple[str, Grammar, Callable[[str], object]], ...]
-    """Each variable, its grammar, and a function that matches a value which needs no quoting."""
+    """How to build the path of a route."""
+
+    methods: frozenset[str] | None
+    """The methods of the route, if another route of its endpoint takes others."""
+    variables: list[tuple[str, _Fullmatch, Callable[[object], str]]]
+    """Each variable, a function that matches a value which needs no quoting, and one that checks
+    and quotes any other."""
     path: str
     """The path, with "%s" for each value."""
     in_order: Callable[[Mapping[str, Any]], object]
     """Takes the values for the path out of a mapping."""
 
 
-def _exact_pattern(converter: type[GrammarConverter]) -> str:
-    return converter.grammar.pattern
-
-
-def _loose_pattern(converter: type[GrammarConverter]) -> str:
-    return converter.looks_like or converter.grammar.pattern
-
-
-def _expression(
-    dialect: Dialect,
-    pattern_of: Callable[[type[GrammarConverter]], str],
-    routes: Mapping[str, Route],
-) -> _Expression:
-    """One regular expression for several routes, whose paths it merges into a tree of common parts.
-
-    If a text and a value may both come next, the text is tried first.
-    """
-    tree: dict[Any, Any] = {}
-    for path, route in routes.items():
-        converters = dialect.variables(route)
-        branch = tree
-        for text, name in re.findall(r"(/|[^</]+)|<\w+:(\w+)>", path):
-            branch = branch.setdefault(text or (name, pattern_of(converters[name])), {})
-        branch[_END] = route
-    ends: dict[int | None, _End] = {}
-    return _Expression(re.compile(_joined(tree, (), count(1), ends)).fullmatch, ends)
-
-
-_END = ""  # marks the end of a path in the tree
-
-
-def _joined(
-    tree: dict[Any, Any],
-    groups: tuple[tuple[str, int], ...],
-    numbers: Iterator[int],
-    ends: dict[int | None, _End],
-) -> str:
-    """The pattern of a tree that comes after `groups`. Its own groups get the next `numbers`."""
-    alternatives = []
-    for piece, rest in sorted(tree.items(), key=lambda branch: isinstance(branch[0], tuple)):
-        if piece == _END:
-            ends[next(numbers)] = _End(rest, rest.taken_methods, groups)
-            alternatives.append("()")
-        elif isinstance(piece, str):
-            alternatives.append(re.escape(piece) + _joined(rest, groups, numbers, ends))
-        else:
-            name, pattern = piece
-            more = (*groups, (name, next(numbers)))
-            alternatives.append(f"({pattern}){_joined(rest, more, numbers, ends)}")
-    return alternatives[0] if len(alternatives) == 1 else f"(?:{'|'.join(alternatives)})"
-
-
-_matches_nothing = re.compile("(?!)").fullmatch
-
-
-def _template(table: RouteTable, route: Route) -> _Template:
-    grammars = {name: one.grammar for name, one in table.dialect.variables(route).items()}
-    texts = re.split("<[^>]*>", table.prefix + route.path)
+def _template(prefix: str, path: _Path, siblings: Iterable[_Path]) -> _Template:
+    variables: list[tuple[str, _Fullmatch, Callable[[object], str]]] = []
+    for variable, converter in path.variables.items():
+        grammar = converter.grammar
+        is_name = variable == path.name
+        pattern = grammar.pattern if grammar.is_url_safe else "(?!)"
+        fullmatch = re.compile(pattern if is_name else rf"(?![^/]*+/)(?:{pattern})").fullmatch
+        variables.append((variable, fullmatch, partial(_quoted_value, grammar, is_name)))
+    texts = re.split("<[^>]*>", prefix + path.route.path)
     return _Template(
-        tuple(
-            (name, grammar, grammar.fullmatch if grammar.is_url_safe else _matches_nothing)
-            for name, grammar in grammars.items()
-        ),
-        "%s".join(_quoted(text).replace("%", "%%") for text in texts),
-        itemgetter(*grammars) if grammars else lambda values: (),
+        methods=path.methods if any(p.methods != path.methods for p in siblings) else None,
+        variables=variables,
+        path="%s".join(_quoted(text).replace("%", "%%") for text in texts),
+        in_order=itemgetter(*path.variables) if path.variables else lambda values: (),
     )
+
+
+def _quoted_value(grammar: Grammar, is_name: bool, value: object) -> str:
+    checked = grammar.check(value)
+    if "/" in checked and not is_name:
+        raise ValueError(f"{grammar.kind} {shortened(value)} must be one path segment, without '/'")
+    return _quoted(checked)
 
 
 def _quoted(text: str) -> str:
@@ -280,7 +330,7 @@ def _quoted(text: str) -> str:
 
 
 def other_ending(path: str) -> str:
-    """`path` without its trailing slash, or with one if it has none."""
+    """Return `path` without its trailing slash, or with one if it has none."""
     return path.removesuffix("/") if path.endswith("/") else f"{path}/"
 
 
@@ -288,7 +338,7 @@ _may_be_unclean = re.compile("/[/.]").search
 
 
 def clean_path(path: str) -> str:
-    """`path` without empty, ``.`` and ``..`` segments, as gorilla/mux cleans it.
+    """Return `path` without empty, ``.`` and ``..`` segments, as gorilla/mux cleans it.
 
     >>> clean_path("/v2//library/x/../nginx/./tags/list/")
     '/v2/library/nginx/tags/list/'

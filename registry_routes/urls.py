@@ -5,15 +5,15 @@ A URL is a string, or an object that prints as a URL, such as those of httpx and
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from inspect import signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeAlias
-from urllib.parse import SplitResult, parse_qsl, quote, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from werkzeug.datastructures import MultiDict
-from werkzeug.exceptions import NotFound, SecurityError
-from werkzeug.routing import BuildError
+from werkzeug.exceptions import MethodNotAllowed, NotFound, SecurityError
+from werkzeug.routing import BuildError, MapAdapter, RequestRedirect
 from werkzeug.wsgi import get_host
 
 from .errors import RegistryError
@@ -356,15 +356,21 @@ class MatchedURL(NamedTuple):
 
 
 def match_url(
-    url: object, method: str = "GET", *, root: object = "/", url_map: RegistryMap | None = None
+    url: object,
+    method: str | None = "GET",
+    *,
+    root: object = "/",
+    url_map: RegistryMap | None = None,
 ) -> MatchedURL:
-    """The endpoint that a request for `url` reaches, with the values in its path and its query.
+    """Return the endpoint that a request for `url` reaches, the values in its path, and its query.
 
     >>> endpoint, values, query = match_url("https://h/v2/library/nginx/tags/list?n=100")
     >>> endpoint, values, query["n"]
     ('tags', {'name': 'library/nginx'}, '100')
     >>> match_url("/mirror/v2/a%2Fb/manifests/v1", "PUT", root="/mirror").values
     {'name': 'a/b', 'tag': 'v1'}
+    >>> match_url("//v2/a/blobs/uploads", None).endpoint
+    'blob-upload'
 
     It decodes a URL as WSGI does: ``%2F`` in a name is a slash, and bytes that are not UTF-8
     become U+FFFD. A fragment and credentials are ignored.
@@ -376,6 +382,8 @@ def match_url(
 
     :param url: a whole URL, or a path with or without a query, percent-encoded as it is sent. A
         text that starts with ``//`` is also a path.
+    :param method: `None` for any method; then a URL that a request would be redirected from also
+        matches. If two endpoints have the same path, that of GET counts.
     :param root: where the registry is, as in `URLBuilder`. If it is a URL, a whole `url` must have
         the same scheme, host and port. If it is a path, any host will do.
     :param url_map: the routes; by default, those of `registry_routes.url_map`. The map is bound to
@@ -395,7 +403,8 @@ def match_url(
         raise NotFound(f"URL {named} must be under the root {shortened(str(root))}")
     adapter = routes.bind(_ANY_HOST, mount, query_args=parts.query)
     try:
-        endpoint, values = adapter.match(path[len(mount) :], method)
+        match = adapter.match if method is not None else partial(_match_any, adapter)
+        endpoint, values = match(path[len(mount) :], method or "GET")
     except NotFound as error:
         if isinstance(error, RegistryError):
             raise
@@ -406,6 +415,20 @@ def match_url(
 
 
 _ANY_HOST = "registry.invalid"
+
+
+def _match_any(adapter: MapAdapter, path: str, method: str) -> tuple[Any, Mapping[str, Any]]:
+    """Return the match of `path` for the first method that it takes, and without a redirect."""
+    try:
+        return adapter.match(path, method)
+    except RequestRedirect as redirect:
+        mount = adapter.script_name.rstrip("/")
+        path = unquote(urlsplit(redirect.new_url).path).removeprefix(mount)
+        return _match_any(adapter, path, method)
+    except MethodNotAllowed as error:
+        if not error.valid_methods:
+            raise
+        return _match_any(adapter, path, min(error.valid_methods))
 
 
 def _parsed(kind: str, url: object, origin: str = "") -> SplitResult:
@@ -531,7 +554,7 @@ def _with_query(url: str, query: Mapping[str, Any]) -> str:
 
 
 def resolve_location(request_url: object, location: object, /, **query: QueryValue) -> str:
-    """Where a ``Location`` leads, as an absolute URL; for clients.
+    """Return where a ``Location`` leads, as an absolute URL; for clients.
 
     Registries send absolute URLs, paths from the root of the host, or URLs relative to that of the
     request. They put their own parameters into the query, which is kept byte for byte. `query` is
@@ -546,15 +569,36 @@ def resolve_location(request_url: object, location: object, /, **query: QueryVal
     'https://registry.example.com/v2/a/blobs/uploads/1?_state=x%2By==&digest=sha256%3Aabc'
 
     It may lead to another host, which must not get the registry's credentials; see `same_origin`.
-    Raises `ValueError` if it does not lead to a URL of ``http`` or ``https``.
+    If a registry that was asked by https names its own host by http, because a proxy in front of it
+    ends TLS, the result has the origin of the request. Raises `ValueError` if the location leads
+    from https to another host by http, or not to a URL of ``http`` or ``https``.
     """
-    given = _parsed("Location", location)
-    _parsed("URL", request_url)
-    target = urljoin(str(request_url), str(location)).partition("#")[0]
-    # "https:///x" has no host, but urljoin would give it that of the request.
-    if not _is_http(urlsplit(target)) or (given.scheme and not given.netloc):
-        raise ValueError(
-            f"Location {shortened(str(location))} of {shortened(str(request_url))} must lead to "
-            "a URL of http or https"
-        )
-    return _with_query(target, _spelled(query))
+    named = f"Location {shortened(str(location))} of {shortened(str(request_url))}"
+    given, asked = _parsed("Location", location), _parsed("URL", request_url)
+    target = _joined(asked, given) if _is_http(asked) else given
+    if not _is_http(target) or (str(location).startswith("//") and not given.netloc):
+        raise ValueError(f"{named} must lead to a URL of http or https")
+    if (asked.scheme, target.scheme) == ("https", "http"):
+        if target.hostname != asked.hostname:
+            raise ValueError(f"{named} leads from https to http")
+        target = target._replace(scheme="https", netloc=asked.netloc)
+    return _with_query(target.geturl(), _spelled(query))
+
+
+def _joined(base: SplitResult, target: SplitResult) -> SplitResult:
+    """Return `target`, seen from `base` (RFC 3986, 5.2.2). `urljoin` would drop empty segments."""
+    if target.scheme or target.netloc:
+        return target._replace(scheme=target.scheme or base.scheme)
+    path, query = target.path, target.query
+    if not path:
+        path, query = base.path, query or base.query
+    elif not path.startswith("/"):
+        path = f"{base.path.rpartition('/')[0]}/{path}"
+    kept: list[str] = []
+    for segment in path.split("/")[1:]:
+        if segment == "..":
+            del kept[-1:]
+        elif segment != ".":
+            kept.append(segment)
+    end = "/" if kept and path.endswith(("/.", "/..")) else ""
+    return base._replace(path=f"/{'/'.join(kept)}{end}", query=query)

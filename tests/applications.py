@@ -1,4 +1,4 @@
-"""A small registry for the tests of `RegistryApp`, and what they read from its answers."""
+"""Small applications for the tests of `RegistryApp`."""
 
 from typing import Any
 

@@ -53,6 +53,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("certificate")
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
     command += " -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1,DNS:localhost"
+    command += " -addext keyUsage=critical,digitalSignature,keyCertSign"
     command += " -keyout key.pem -out certificate.pem"
     subprocess.run(command.split(), cwd=directory, check=True, capture_output=True)
     return directory / "certificate.pem"

@@ -100,7 +100,8 @@ def test_one_function_as_the_view_of_every_route(dialect: Dialect, by: str) -> N
         path = re.sub("<repository:name>", "a/b", route.path)
         path = re.sub("<digest:[^>]*>", SHA256, path)
         path = re.sub("<[^>]*>", "x", path)
-        for method in route.taken_methods or {"GET", "PUT", "PROPFIND", "OPTIONS"}:
+        taken = dialect.methods(route)
+        for method in {"GET", "PUT", "PROPFIND", "OPTIONS"} if taken is None else taken:
             response = Client(app).open(path, method=method)
             name = "a/b" if "name" in route.path else None
             answer = "" if method == "HEAD" else f"{method} {route.endpoint} {name}"
@@ -409,13 +410,15 @@ def test_mount_at_the_root_of_the_api_is_explained() -> None:
         (RegistryMap(), "/registry/v2", "/registry"),
         (RegistryMap(prefix="/r"), "/r/v2", "/"),
     ):
-        client = Client(DispatcherMiddleware(fail, {mount: small_registry(routes)}))
+        client = Client(
+            DispatcherMiddleware(exceptions.NotFound(), {mount: small_registry(routes)})
+        )
         response = client.get(f"{mount}/a/tags/list")
         assert (response.status_code, code_of(response)) == (404, "UNSUPPORTED")
         message = response.get_json()["errors"][0]["message"]
         assert f"mount the registry at {better!r} instead of {mount!r}" in message
     for mount, path in ("/xv2", "/a/tags/list"), ("/v2", "/v2/x"), ("", "/a/tags/list"):
-        app = DispatcherMiddleware(fail, {mount: small_registry()})
+        app = DispatcherMiddleware(exceptions.NotFound(), {mount: small_registry()})
         assert "mount" not in Client(app).get(mount + path).text
 
 
@@ -436,7 +439,7 @@ def test_response_for_several_errors() -> None:
         error_response([])
 
 
-# What a request knows.
+# Attributes of a request.
 
 
 def test_request_knows_its_rule() -> None:

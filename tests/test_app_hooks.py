@@ -1,4 +1,4 @@
-"""Hooks of `RegistryApp`: what they see, what they answer, and which responses are closed."""
+"""Hooks of `RegistryApp`: their order and answers, and which responses are closed."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +15,7 @@ from registry_routes import RegistryApp, RegistryRequest, errors
 
 from .applications import code_of, fail, small_registry
 
-#: What a view or a hook may do, and the status that follows (`None`: no change).
+#: The deeds of a view or a hook, each with the status that follows (`None`: no change).
 DEEDS: dict[str, tuple[int | None, Callable[[], Any]]] = {
     "nothing": (None, lambda: None),
     "answer": (202, lambda: Response(status=202)),

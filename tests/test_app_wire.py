@@ -1,4 +1,4 @@
-"""`RegistryApp` and WSGI servers: what is sent, and which bodies are read."""
+"""`RegistryApp` and WSGI servers: the responses that are sent, the bodies that are read."""
 
 import json
 import re

@@ -29,7 +29,7 @@ from .wsgi import environ_for
 
 PREFIXES = ["", "/registry", "/a/v2/v2", "/with space/é"]
 MAPS = {
-    (dialect.name, prefix): RegistryMap(dialect, prefix=prefix)
+    (dialect.name, prefix): RegistryMap(dialect=dialect, prefix=prefix)
     for dialect in DIALECTS.values()
     for prefix in PREFIXES
 }
@@ -63,7 +63,7 @@ def rules_of(dialect: Dialect) -> list[tuple[str, tuple[str, ...], str]]:
     """The endpoint, the variables and one of the methods of each rule of a dialect."""
     return [
         (rule.endpoint, tuple(sorted(rule.arguments)), min(rule.methods or ["GET"]))
-        for rule in RegistryMap(dialect).iter_rules()
+        for rule in RegistryMap(dialect=dialect).iter_rules()
     ]
 
 
@@ -113,7 +113,7 @@ def test_a_value_outside_the_grammar_is_refused(
 ) -> None:
     good = {"name": "library/nginx", "tag": "latest", "digest": SHA256, "uuid": "some-id"}
     good |= {"extension": "oci", "component": "ext", "module": "discover"}
-    adapter = RegistryMap(dialect).bind("registry.example")
+    adapter = RegistryMap(dialect=dialect).bind("registry.example")
     for variable in variables:
         grammar = grammar_of(dialect, variable)
         values = {key: good[key] for key in variables}
@@ -159,7 +159,7 @@ URLS_TEST_GO: list[tuple[str, dict[str, str], str]] = [
 def test_urls_of_the_originals_test_are_built(root: str) -> None:
     scheme, host = root.split("://")
     for dialect in DIALECTS.values():
-        adapter = RegistryMap(dialect).bind(host, url_scheme=scheme)
+        adapter = RegistryMap(dialect=dialect).bind(host, url_scheme=scheme)
         for endpoint, values, expected in URLS_TEST_GO:
             built = urlsplit(adapter.build(endpoint, values, force_external=True))
             wanted = urlsplit(root + expected)
@@ -260,7 +260,7 @@ def test_every_url_is_the_same_as_from_a_plain_map(
     """This includes adapters that are bound for WebSockets."""
     token = Rule("/v2/token", endpoint="token")
     ours = RegistryMap(
-        dialect, prefix=prefix, rules=[token.empty()], default_subdomain=default_subdomain
+        dialect=dialect, prefix=prefix, rules=[token.empty()], default_subdomain=default_subdomain
     )
     plain = Map(
         [Submount(prefix, [RegistryRules(dialect)]), token], default_subdomain=default_subdomain
@@ -281,26 +281,22 @@ def test_every_url_is_the_same_as_from_a_plain_map(
 @pytest.mark.parametrize(
     ("endpoint", "values", "message"),
     [
+        ("manifest", {"name": "a"}, "takes name and digest, or name and tag, but was given name"),
+        ("tags", {}, "takes name, but was given nothing"),
+        ("tags", {7: 8}, "takes name, but was given 7"),
         (
-            "manifest",
-            {"name": "a"},
-            "endpoint 'manifest' must be built with name and digest, or with name and tag, not with name alone",
-        ),
-        ("tags", {}, "endpoint 'tags' must be built with name, not with nothing alone"),
-        ("tags", {7: 8}, "endpoint 'tags' must be built with name, not with 7 alone"),
-        (
-            "extension",
-            {"name": "a", "module": None},
-            "endpoint 'extension' must be built with extension and component and module, or with name and extension and component and module, not with name alone",
+            *("extension", {"name": "a", "module": None}),
+            "takes extension and component and module, or name and extension and component and "
+            "module, but was given name",
         ),
     ],
 )
-def test_a_build_error_names_the_variables_of_each_route_of_the_endpoint(
+def test_build_error_names_the_variables_of_each_route_of_the_endpoint(
     endpoint: str, values: dict[Any, Any], message: str
 ) -> None:
     with pytest.raises(BuildError) as error:
         RegistryMap().bind("registry.example").build(endpoint, values)
-    assert str(error.value) == message
+    assert str(error.value) == f"endpoint {endpoint!r} {message}"
     assert (error.value.endpoint, error.value.method) == (endpoint, None)
 
 
@@ -310,7 +306,7 @@ def test_route_names_are_the_endpoints() -> None:
     assert {type(endpoint) for endpoint in endpoints} == {str}
     assert RegistryMap().bind("h").build(RouteName.CATALOG) == "/v2/_catalog"
     assert set(CONVERTERS) == {"repository", "tag", "digest", "upload_id", "extension"}
-    docker = {rule.endpoint for rule in RegistryMap(DOCKER_1_5).iter_rules()}
+    docker = {rule.endpoint for rule in RegistryMap(dialect=DOCKER_1_5).iter_rules()}
     assert docker == set(RouteName) - {"referrers", "catalog", "extension"}
 
 

@@ -278,6 +278,8 @@ NANO = TIME.replace(microsecond=123456)
         ({"token": "a", "access_token": "b", "expires_in": None}, Token("a", 60)),
         ({"token": "a", "expires_in": 0}, Token("a", 0)),
         ({"token": "a", "expires_in": 299.9}, Token("a", 299)),
+        ({"token": "a", "expires_in": 1e308}, Token("a", 999_999_999)),
+        ({"token": "a", "expires_in": 10**400}, Token("a", 999_999_999)),
         ({"token": "a", "issued_at": None, "refresh_token": None}, Token("a")),
         ({"token": "a", "issued_at": "2026-11-24T11:00:00+01:00"}, Token("a", issued_at=TIME)),
         ({"token": "a", "issued_at": "2026-11-24T10:00:00"}, Token("a", issued_at=TIME)),

@@ -110,7 +110,7 @@ def test_build(capsys: pytest.CaptureFixture[str], command: str, url: str) -> No
         ),
         ("build tag name=a", "endpoint 'tag' must be one of the dialect's, such as 'tags' or"),
         ("build --dialect docker-1.5 referrers", "endpoint 'referrers' must be one of the"),
-        ("build tags", "endpoint 'tags' must be built with name, not with nothing alone"),
+        ("build tags", "endpoint 'tags' takes name, but was given nothing"),
         ("build tags name=a lsat=x", "endpoint 'tags' takes 'last', not 'lsat'; give others by --"),
         ("build base x=y", "endpoint 'base' takes nothing, not 'x'; give others by --query\n"),
         ("build tags name=a name=b", "name must be given once"),
@@ -192,7 +192,7 @@ def test_a_registry_in_memory(tmp_path: Path) -> None:
         assert "in use" in second.stderr
         assert second.stderr.count("\n") == 1
         server.send_signal(signal.SIGINT)
-        assert "what was pushed is gone" in server.communicate(timeout=10)[0]
+        assert "its content was deleted" in server.communicate(timeout=10)[0]
         assert server.returncode == 0
     logged = (tmp_path / "log").read_text()
     assert "'PUT /v2/a/manifests/v1 HTTP/1.1' 201\n" in logged

@@ -6,7 +6,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from registry_routes.digests import DigestMismatchError, Verifier, digest_of, referrers_tag
+from registry_routes.digests import (
+    DigestMismatchError,
+    Verifier,
+    content_digest,
+    digest_of,
+    referrers_tag,
+)
 from registry_routes.grammar import DIGEST, REGISTERED_ALGORITHMS, TAG
 
 from .nasty import DIGESTS, SHA256, SHA512
@@ -59,6 +65,22 @@ def test_digest_that_cannot_be_verified_is_refused() -> None:
         with pytest.raises(ValueError, match="must") as error:
             Verifier(digest)
         assert type(error.value) is ValueError
+
+
+@pytest.mark.parametrize("digest", [SHA256, SHA512])
+def test_content_digest(digest: str) -> None:
+    assert content_digest(digest) == content_digest([digest]) == digest
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(None, [], "", SHA256[7:], f'"{SHA256}"', SHA256.upper(), "blake3:abc", "junk"),
+        *(f"{SHA256}, {SHA256}", [SHA256, SHA256], [SHA256, SHA512]),
+    ],
+)
+def test_content_digest_that_is_no_digest_is_none(value: str | list[str] | None) -> None:
+    assert content_digest(value) is None
 
 
 # From the main branch of the specification, "Referrers Tag Schema".

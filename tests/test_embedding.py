@@ -38,9 +38,9 @@ def test_ready_made_map() -> None:
 
 @pytest.mark.parametrize("dialect", ["docker-1.5", [], None])
 def test_value_that_is_not_a_dialect_is_named_in_the_error(dialect: Any) -> None:
-    for kind in RegistryMap, RegistryRules:
-        with pytest.raises(TypeError, match=r"^dialect .* must be a Dialect, such as OCI_1_1$"):
-            kind(dialect)
+    for make in lambda: RegistryMap(dialect=dialect), lambda: RegistryRules(dialect):
+        with pytest.raises(TypeError, match=r"^dialect .* is not a Dialect, such as OCI_1_1$"):
+            make()
 
 
 def test_in_another_map_with_converters_of_the_same_names() -> None:

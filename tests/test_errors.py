@@ -36,7 +36,7 @@ CODES = {
 STATUSES = {code: status for status, codes in CODES.items() for code in codes.split()}
 
 
-@pytest.mark.parametrize("code", {**STATUSES, **ERRORS})
+@pytest.mark.parametrize("code", sorted({*STATUSES, *ERRORS}))
 def test_response_of_each_error(code: str) -> None:
     status, error_class = STATUSES[code], ERRORS[code]
     implied = exceptions.default_exceptions[status]

@@ -155,7 +155,7 @@ def test_method_that_a_route_does_not_take_is_405_with_allow(path: str) -> None:
     ],
 )
 def test_in_docker_1_5_every_malformed_value_is_404(path: str) -> None:
-    docker = RegistryMap(DOCKER_1_5)
+    docker = RegistryMap(dialect=DOCKER_1_5)
     for method in "GET", "PUT":
         error = error_of(docker, f"/v2/{path}", method)
         assert isinstance(error, NotFound)

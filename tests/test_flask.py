@@ -24,7 +24,7 @@ def app_of(dialect: Dialect = OCI_1_1) -> Flask:
 
     class Routes(RegistryMap):
         def __init__(self, **options: Any) -> None:  # Flask's
-            super().__init__(dialect, **options)
+            super().__init__(dialect=dialect, **options)
 
     class App(Flask):
         url_map_class = Routes  # type: ignore[assignment]

@@ -32,8 +32,8 @@ SIZES = st.integers(0, 10**17)
 def test_accept_has_all_types_of_manifests() -> None:
     accepted = [value for value, _ in parse_accept_header(ACCEPT_MANIFESTS)]
     assert sorted(accepted) == sorted(MANIFEST_MEDIA_TYPES)
-    kinds = "oci.image.index.v1", "oci.image.manifest.v1"
-    kinds += "docker.distribution.manifest.list.v2", "docker.distribution.manifest.v2"
+    kinds = ["oci.image.index.v1", "oci.image.manifest.v1"]
+    kinds += ["docker.distribution.manifest.list.v2", "docker.distribution.manifest.v2"]
     assert set(MANIFEST_MEDIA_TYPES) == {f"application/vnd.{kind}+json" for kind in kinds}
 
 
@@ -80,13 +80,12 @@ def test_chunk_min_length(size: int) -> None:
 
 
 def test_negative_size_or_start_is_refused() -> None:
-    for call in (
-        lambda: upload_range(-1),
-        lambda: content_range(5, 0),
-        lambda: content_range(-1, 5),
-    ):
-        with pytest.raises(ValueError, match=r"(size|start) -?[01] must be [01] or more"):
-            call()
+    with pytest.raises(ValueError, match="size -1 must be 0 or more"):
+        upload_range(-1)
+    with pytest.raises(ValueError, match="size 0 must be 1 or more"):
+        content_range(5, 0)
+    with pytest.raises(ValueError, match="start -1 must be 0 or more"):
+        content_range(-1, 5)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from werkzeug.wrappers import Request
 from registry_routes import OCI_1_1, RegistryMap, errors, match_url, url_map
 
 from . import nasty
+from .nasty import SHA256
 from .wsgi import environ_for
 
 
@@ -72,6 +73,52 @@ def test_query_is_decoded() -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "root", "expected"),
+    [
+        ("/v2", "/", ("base", {})),
+        ("https://h//v2/a/./b/../tags/list/?n=1", "https://h", ("tags", {"name": "a"})),
+        ("/m/v2/a/blobs/uploads", "/m", ("blob-upload", {"name": "a"})),
+        ("/m%20x/v2/a/blobs/uploads/", "/m%20x", ("blob-upload", {"name": "a"})),
+        ("/v2/a/blobs/uploads/1/", "/", ("blob-upload-chunk", {"name": "a", "uuid": "1"})),
+        (f"/v2/a/manifests/{SHA256}/", "/", ("manifest", {"name": "a", "digest": SHA256})),
+        ("/v2/a%2Fb/manifests/v1", "/", ("manifest", {"name": "a/b", "tag": "v1"})),
+        ("/v2/_catalog/", "/", ("catalog", {})),
+    ],
+)
+def test_url_is_matched_for_any_method_and_either_ending(
+    url: str, root: str, expected: tuple[Any, ...]
+) -> None:
+    assert match_url(url, None, root=root)[:2] == expected
+
+
+def test_endpoint_of_get_is_matched_for_any_method() -> None:
+    rules = [
+        Rule("/v2/x", endpoint="put", methods=["PUT"]),
+        Rule("/v2/x", endpoint="get", methods=["GET"]),
+        Rule("/v2/y", endpoint="patch", methods=["PATCH"]),
+        Rule("/v2/y", endpoint="delete", methods=["DELETE"]),
+    ]
+    routes = RegistryMap(dialect=OCI_1_1.subset("manifest", methods=["PUT"]), rules=rules)
+    found = [match_url(f"/v2/{name}", None, url_map=routes).endpoint for name in "xy"]
+    assert found == ["get", "delete"]
+    assert match_url("/v2/a/manifests/v1", None, url_map=routes).values["tag"] == "v1"
+
+
+@pytest.mark.parametrize(
+    ("url", "error"),
+    [
+        ("/v2/A/tags/list/", errors.NameInvalid),
+        ("/v2/a/blobs/sha256:0", errors.DigestInvalid),
+        ("/v2/x", errors.RouteUnknown),
+        ("/x", NotFound),
+    ],
+)
+def test_malformed_value_raises_for_any_method(url: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        match_url(url, None)
+
+
+@pytest.mark.parametrize(
     ("url", "root", "place"),
     [
         ("https://h", "/", "API, '/v2/'"),
@@ -118,7 +165,7 @@ def test_malformed_url_is_a_value_error(url: str) -> None:
 
 def test_url_is_matched_with_another_map() -> None:
     routes = RegistryMap(
-        OCI_1_1.subset("tags"), prefix="/r é", rules=[Rule("/v2/token", endpoint="token")]
+        dialect=OCI_1_1.subset("tags"), prefix="/r é", rules=[Rule("/v2/token", endpoint="token")]
     )
     assert match_url("/r%20%C3%A9/v2/a/tags/list", url_map=routes).values == {"name": "a"}
     matched = match_url("/m/v2/token?a=b", root="/m", url_map=routes)

@@ -103,7 +103,7 @@ def test_arbitrary_bytes(path: bytes) -> None:
 
 VECTORS = Path(__file__).parent / "vectors" / "docker-1.5.0.jsonl"
 RECORDS: list[dict[str, Any]] = [json.loads(line) for line in VECTORS.read_text().splitlines()]
-DOCKER_MAP = RegistryMap(DOCKER_1_5)
+DOCKER_MAP = RegistryMap(dialect=DOCKER_1_5)
 
 
 def follow(target: str, method: str) -> dict[str, Any]:

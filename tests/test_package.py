@@ -1,4 +1,4 @@
-"""What is published: the public names, their types, the wheel and the sdist."""
+"""The published package: the public names, their types, the wheel and the sdist."""
 
 import configparser
 import os
@@ -93,10 +93,10 @@ def test_types_in_a_users_program(tmp_path: Path, checker: str) -> None:
             wanted = line.rpartition("# ")[2]
             if checker.startswith("pyright"):  # it does not print the modules
                 wanted = wanted.rpartition(".")[2] if wanted[-3:] != "..]" else wanted
-            here = [one for one in said if re.search(rf"program\.py:{number}\b", one)]
-            assert any(wanted in one.replace("builtins.", "") for one in here), (line, run.stdout)
-    errors = [one for one in said if re.search(r"program\.py:[0-9:]+ (?:- )?error", one)]
-    assert [one for one in errors if f"program.py:{len(lines)}" in one] == errors, run.stdout
+            here = [text for text in said if re.search(rf"program\.py:{number}\b", text)]
+            assert any(wanted in text.replace("builtins.", "") for text in here), (line, run.stdout)
+    errors = [text for text in said if re.search(r"program\.py:[0-9:]+ (?:- )?error", text)]
+    assert [text for text in errors if f"program.py:{len(lines)}" in text] == errors, run.stdout
     assert errors
 
 

@@ -39,7 +39,8 @@ def commands() -> list[str]:
 
 def test_expected_pages_exist() -> None:
     expected = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"}
-    assert expected | {"examples/README.md", "tests/benchmarks/README.md"} == set(PAGES)
+    expected |= {"examples/README.md", "examples/testing.md", "tests/benchmarks/README.md"}
+    assert expected == set(PAGES)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -106,7 +107,7 @@ def test_shell_commands_run(tmp_path: Path) -> None:
             command = command.replace("docker://docker.io/library/busybox", "oci:image:v1")
             command = re.sub(r"\b50\d\d\b", lambda written: str(ports[written[0]]), command)
             arguments = shlex.split(command)
-            if any(one in command for one in ("skopeo", "client.py", "collect")):
+            if any(word in command for word in ("skopeo", "client.py", "collect")):
                 subprocess.run(arguments, cwd=tmp_path, timeout=60, check=True)
             else:
                 if "--port" not in arguments:

@@ -119,6 +119,15 @@ def test_link_is_found_in_any_line() -> None:
     assert parse_next_link(PAGE, None) is parse_next_link(PAGE, []) is None
 
 
-def test_link_that_is_not_http_is_refused() -> None:
-    with pytest.raises(ValueError, match="Location"):
-        parse_next_link(PAGE, "<javascript:x>; rel=next")
+@pytest.mark.parametrize(
+    "target", ["javascript:x", "ftp://h/x", "//", "http://[", "http://other/x", "a b"]
+)
+def test_link_that_cannot_be_read_is_no_next_page(target: str) -> None:
+    assert parse_next_link(PAGE, f"<{target}>; rel=next") is None
+    assert parse_next_link(PAGE, f"<{target}>; rel=next, </n>; rel=next") == "https://h/n"
+
+
+def test_link_of_a_malformed_request_url_is_refused() -> None:
+    for header in "</n>; rel=next", None:
+        with pytest.raises(ValueError, match="must"):
+            parse_next_link("urn:x", header)

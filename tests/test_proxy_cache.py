@@ -206,6 +206,21 @@ def test_confirmation_is_recorded_once_an_hour(upstream: ServedRegistry) -> None
         storage.manifest("library/nginx", digest)
 
 
+def test_tag_kept_without_a_record_is_confirmed_by_a_head(
+    upstream: ServedRegistry, proxy: ProxyClient
+) -> None:
+    """As earlier versions of the proxy kept it."""
+    digest = upstream.storage.tag("library/nginx", "latest")
+    manifest = upstream.storage.manifest("library/nginx", digest)
+    proxy.storage.put_manifest("library/nginx", digest, manifest, tags=["latest"])
+    upstream.fail("manifest", "GET", 503)
+    assert proxy.get(LATEST).status_code == 503  # nobody knows how old it is
+    assert proxy.get(LATEST).data == manifest.content
+    assert requests_to(upstream) == [HEAD_MANIFEST] * 2
+    [kept] = kept_tag.read(proxy.storage, "library/nginx", "latest")
+    assert (kept.digest, kept.age < 3600) == (digest, True)
+
+
 BOTH = f"{IMAGE_INDEX}, {IMAGE_MANIFEST}"
 
 

@@ -131,7 +131,7 @@ def test_a_redirect_never_leaves_the_host(
 
 
 STRICT = RegistryMap()
-DOCKER = RegistryMap(DOCKER_1_5)
+DOCKER = RegistryMap(dialect=DOCKER_1_5)
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,34 @@ def test_root_of_another_scheme_or_without_a_domain_is_refused() -> None:
             reference.root(scheme)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("text", "default", "whole"),
+    [
+        ("nginx", "quay.io", "quay.io/nginx"),
+        ("nginx:v1", "localhost:5000", "localhost:5000/nginx:v1"),
+        ("org/app", "ghcr.io", "ghcr.io/org/app"),
+        ("a.b/app", "quay.io", "a.b/app"),
+        ("docker.io/nginx", "quay.io", "docker.io/library/nginx"),
+        ("nginx", "index.docker.io", "docker.io/library/nginx"),
+    ],
+)
+def test_default_domain(text: str, default: str, whole: str) -> None:
+    assert str(Reference.parse(text, default_domain=default)) == whole
+
+
+@pytest.mark.parametrize(
+    ("default", "message"),
+    [
+        ("https://quay.io", "domain 'https://quay.io' must "),
+        ("", "domain '' must not be empty"),
+        ("foo", "reference 'foo/nginx' must have the domain 'docker.io' and "),
+    ],
+)
+def test_malformed_default_domain_is_named(default: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        Reference.parse("nginx", default_domain=default)
+
+
 def test_references_are_values() -> None:
     reference = Reference.parse(f"nginx:1.27@{SHA256}")
     assert {reference: 1}[Reference("docker.io", "library/nginx", "1.27", SHA256)] == 1

@@ -494,7 +494,7 @@ def test_read_only_registry_refuses_writes() -> None:
     writer = RegistryClient(MemoryStorage())
     blob = writer.push_blob("a")
     writer.push_manifest("a", "v1", manifest_of(BLOB))
-    reader = RegistryClient(writer.storage, url_map=RegistryMap(READ_ONLY))
+    reader = RegistryClient(writer.storage, url_map=RegistryMap(dialect=READ_ONLY))
     for path in (
         f"/v2/a/blobs/{blob}",
         "/v2/a/manifests/v1",
@@ -525,7 +525,7 @@ def fixed_storage() -> Any:
 
 
 def test_read_only_registry_needs_only_a_read_storage() -> None:
-    client = Client(make_registry(fixed_storage(), url_map=RegistryMap(READ_ONLY)))
+    client = Client(make_registry(fixed_storage(), url_map=RegistryMap(dialect=READ_ONLY)))
     assert client.get(f"/v2/a/blobs/{digest_of(BLOB)}").data == BLOB
     for path in f"/v2/a/blobs/{digest_of(b'')}", "/v2/a/manifests/v1", "/v2/b/tags/list":
         assert client.get(path).status_code == 404
@@ -544,7 +544,7 @@ def test_read_only_registry_needs_only_a_read_storage() -> None:
         ),
         (
             MemoryStorage(),
-            {"url_map": RegistryMap(DOCKER_1_5)},
+            {"url_map": RegistryMap(dialect=DOCKER_1_5)},
             "route '/v2/<repository:name>/manifests/<tag:tag>' lists no methods",
         ),
     ],

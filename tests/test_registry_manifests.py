@@ -294,9 +294,9 @@ def test_subject_with_an_unregistered_digest_gets_no_oci_subject(client: Registr
     ("url_map", "served"),
     [
         (RegistryMap(prefix="/r"), True),
-        (RegistryMap(OCI_1_1.subset("manifest", "referrers")), True),
-        (RegistryMap(OCI_1_1.subset("manifest")), False),
-        (RegistryMap(OCI_1_1.subset(methods=["PUT"])), False),
+        (RegistryMap(dialect=OCI_1_1.subset("manifest", "referrers")), True),
+        (RegistryMap(dialect=OCI_1_1.subset("manifest")), False),
+        (RegistryMap(dialect=OCI_1_1.subset(methods=["PUT"])), False),
     ],
 )
 def test_oci_subject_is_sent_only_if_referrers_are_served(

@@ -1,20 +1,24 @@
 """What a client reads in the answers of a registry: its errors, and how long to wait."""
 
+import asyncio
 import json
 import re
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http import HTTPStatus
+from io import BytesIO
 from typing import Any
 
+import httpx
 import pytest
+import requests
 from hypothesis import example, given
 from hypothesis import strategies as st
 from werkzeug import exceptions
 
 from registry_routes import errors
 from registry_routes.errors import RegistryError, Unauthorized
-from registry_routes.responses import parse_errors
+from registry_routes.responses import parse_errors, raise_for_status
 from registry_routes.routes import RouteName
 
 NO_REPOSITORY = "there is no such repository"
@@ -38,6 +42,8 @@ BODIES: list[tuple[int, str, type[Exception], str, str]] = [
     (400, '{"message": "no", "error": "x"}', exceptions.BadRequest, "UNKNOWN", "no"),
     (403, "\ufeff{}", errors.Denied, "DENIED", "\ufeff{}"),
     (599, "?", RegistryError, "UNKNOWN", "?"),
+    (502, "<&#" + "9" * 4301, exceptions.BadGateway, "UNKNOWN", "<"),
+    (502, f"<title>&#{'9' * 5000};&#65;", exceptions.BadGateway, "UNKNOWN", ";A"),
     (500, "[" * 100_000, exceptions.InternalServerError, "UNKNOWN", "[" * 500),
     # Statuses whose headers say more than the code.
     (401, with_code("DENIED"), errors.Unauthorized, "DENIED", "no"),
@@ -108,6 +114,68 @@ def test_allow_of_a_405() -> None:
         [error] = parse_errors(405, with_code("DENIED"), {"Allow": allow})
         assert isinstance(error, errors.Unsupported)
         assert (error.error_code, error.valid_methods) == ("DENIED", ["GET", "HEAD"])
+
+
+def response_of(library: Any, status: int, body: bytes, **headers: str) -> Any:
+    if library is httpx:
+        transport = httpx.MockTransport(
+            lambda _: httpx.Response(status, content=body, headers=headers)
+        )
+        return httpx.Client(transport=transport).get("http://h/")
+    response = requests.Response()
+    response.status_code, response.raw = status, BytesIO(body)
+    response.headers.update(headers)
+    return response
+
+
+@pytest.mark.parametrize("library", [requests, httpx])
+class TestRaiseForStatus:
+    def test_first_error_is_raised(self, library: Any) -> None:
+        body = b'{"errors": [{"code": "NAME_UNKNOWN", "message": "no"}, {"code": "DENIED"}]}'
+        with pytest.raises(errors.NameUnknown) as raised:
+            raise_for_status(response_of(library, 404, body, **{"Retry-After": "9"}))
+        assert (raised.value.message, raised.value.retry_after) == ("no", 9)
+        with pytest.raises(errors.BlobUnknown):
+            raise_for_status(response_of(library, 404, b""), endpoint="blob")
+
+    def test_success_is_not_read(self, library: Any) -> None:
+        for status in 200, 206, 307, 399:
+            raise_for_status(response_of(library, status, b"content"))
+
+    def test_only_the_beginning_of_a_body_is_read(self, library: Any) -> None:
+        body = b'{"errors": [{"code": "DENIED", "message": "' + b"x" * 10**6 + b'"}]}'
+        with pytest.raises(RegistryError) as raised:
+            raise_for_status(response_of(library, 500, body))
+        assert raised.value.message == body[:500].decode()
+
+
+def test_streamed_responses_of_httpx_are_read() -> None:
+    content = b'{"errors": [{"code": "DENIED"}]}'
+
+    async def ask(has_read: bool) -> None:
+        async with (
+            httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client,
+            client.stream("GET", "http://h/") as response,
+        ):
+            if has_read:
+                await response.aread()
+            raise_for_status(response)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 403})
+        await send({"type": "http.response.body", "body": content})
+
+    with pytest.raises(errors.Denied):
+        asyncio.run(ask(True))
+    with pytest.raises(RuntimeError, match="async"):
+        asyncio.run(ask(False))
+    transport = httpx.MockTransport(lambda _: httpx.Response(403, content=iter([content])))
+    with (
+        httpx.Client(transport=transport) as client,
+        client.stream("GET", "http://h/") as answer,
+        pytest.raises(errors.Denied),
+    ):
+        raise_for_status(answer)
 
 
 PASSED_ON = {

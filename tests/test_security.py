@@ -1,6 +1,7 @@
 """The guarantees of SECURITY.md at each door: the map, the application, the builder, the program.
 
-What is proved of one door in its own tests holds at the others too, because they agree.
+Each door has tests of its own, which prove more. Their results hold at the other doors too, because
+all doors agree.
 """
 
 import json
@@ -29,7 +30,7 @@ from .nasty import EXTENSIONS as EXTENSION_NAMES
 from .oracle import EXAMPLES
 from .wsgi import environ_for
 
-#: What a door makes of a request: the endpoint and the values, a redirect, or a status and a code.
+#: The answer of a door: the endpoint and the values, a redirect, or a status and a code.
 Outcome = tuple[Any, ...]
 Door = Callable[[RegistryMap, str, str], Outcome]
 

@@ -120,7 +120,7 @@ def test_skopeo_syncs(registry: ServedRegistry, tmp_path: Path) -> None:
 
 def test_skopeo_shows_the_fault_of_a_name() -> None:
     """skopeo never sends a name that `OCI_1_1` refuses, but `DOCKER_1_5` needs two components."""
-    with serve(RegistryApp(RegistryMap(DOCKER_1_5))) as registry:
+    with serve(RegistryApp(RegistryMap(dialect=DOCKER_1_5))) as registry:
         message = skopeo(f"inspect {AT}", f"docker://{registry.host}/nginx:latest", fails=True)
     assert "repository name 'nginx' must have two to five components" in message
 

@@ -80,7 +80,9 @@ def test_views_error_is_answered_in_the_registrys_json(
     async def base(request: Request) -> Response:
         raise raised
 
-    app = Starlette(routes=[RegistryRoute(RegistryMap(OCI_1_1.subset("base")), {"base": base})])
+    app = Starlette(
+        routes=[RegistryRoute(RegistryMap(dialect=OCI_1_1.subset("base")), {"base": base})]
+    )
     with caplog.at_level(logging.ERROR):
         response = ask(app, "GET", "/v2/")
     [entry] = response.json()["errors"]
@@ -96,7 +98,7 @@ def test_views_error_is_answered_in_the_registrys_json(
 
 
 def test_endpoint_without_a_view_is_refused() -> None:
-    served = RegistryMap(OCI_1_1.subset("base", "tags"))
+    served = RegistryMap(dialect=OCI_1_1.subset("base", "tags"))
     with pytest.raises(ValueError, match=r"^endpoint 'tags' must be"):
         RegistryRoute(served, {"base": echo})
     with pytest.raises(ValueError, match=r"^endpoint 'blobs' must be"):
@@ -105,7 +107,7 @@ def test_endpoint_without_a_view_is_refused() -> None:
 
 def test_custom_route_under_the_root_comes_first() -> None:
     routes = RegistryRoute(
-        RegistryMap(OCI_1_1.subset("base", "tags")), {"base": echo, "tags": echo}
+        RegistryMap(dialect=OCI_1_1.subset("base", "tags")), {"base": echo, "tags": echo}
     )
     own = [Route("/v2/token", lambda request: JSONResponse("a token")), routes]
     app = Starlette(routes=[*own, Route("/{path:path}", lambda request: JSONResponse("a page"))])
@@ -120,7 +122,9 @@ def test_custom_route_under_the_root_comes_first() -> None:
 
 
 def test_websocket_is_closed() -> None:
-    app = Starlette(routes=[RegistryRoute(RegistryMap(OCI_1_1.subset("base")), {"base": echo})])
+    app = Starlette(
+        routes=[RegistryRoute(RegistryMap(dialect=OCI_1_1.subset("base")), {"base": echo})]
+    )
     connect = {"type": "websocket.connect"}
     scope = scope_of("/v2/", type="websocket", subprotocols=[])
     [closed] = asyncio.run(exchange(app, connect, scope=scope))

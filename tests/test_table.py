@@ -41,7 +41,7 @@ def test_a_path_is_under_the_root_by_whole_segments() -> None:
 
 def test_a_shorter_name_that_is_well_formed_is_preferred_to_a_malformed_one() -> None:
     """``x/_a`` would be the longer name, but ``_a`` is malformed."""
-    meaning = TABLES[""].explain("/v2/x/_a/tags/list", "PUT")
+    meaning = TABLES[""].explain("/v2/x/_a/tags/list/", "GET")
     assert isinstance(meaning, Meaning)
     assert meaning.route.endpoint == "extension"
     assert meaning.values == {"name": "x", "extension": "a", "component": "tags", "module": "list"}

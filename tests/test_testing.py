@@ -77,7 +77,7 @@ def test_request_is_recorded_before_it_is_answered() -> None:
 
 def test_requests_for_routes_that_are_not_served_are_recorded() -> None:
     dialect = OCI_1_1.subset("base", "manifest", "blob", "tags", methods=["GET"])
-    with serve(url_map=RegistryMap(dialect)) as registry:
+    with serve(url_map=RegistryMap(dialect=dialect)) as registry:
         client = Client(registry.app)
         digest = registry.add_image("a:v1")
         registry.fail("catalog", "GET", 503)
@@ -299,6 +299,14 @@ def test_other_rules_of_an_application_are_recorded_and_can_fail(kind: type[Flas
             registry.fail("health", "PUT", 500)
 
 
+def test_other_rules_of_an_application_need_a_token_for_nothing_more() -> None:
+    app = Flask("app")
+    app.get("/healthz", endpoint="health")(lambda: "well")
+    with served(app, auth="bearer") as (_, client):
+        assert client.get("/healthz").status_code == 401
+        assert client.get("/healthz", auth=Login()).text == "well"
+
+
 @pytest.mark.parametrize("name", ["token", "storage"])
 def test_endpoint_that_an_option_adds_is_an_error(name: str) -> None:
     app = Flask("app")
@@ -314,12 +322,12 @@ def test_endpoint_that_an_option_adds_is_an_error(name: str) -> None:
 
 
 def test_another_dialect_has_its_own_routes() -> None:
-    app = RegistryApp(RegistryMap(DOCKER_1_5))
+    app = RegistryApp(RegistryMap(dialect=DOCKER_1_5))
     with serve(app) as registry:
         Client(registry.app).get("/v2/a/b/tags/list")
         Client(registry.app).get("/v2/a/tags/list")
         assert [sent.endpoint for sent in registry.requests] == ["tags", None]
-    with serve(app.__call__, url_map=RegistryMap(DOCKER_1_5)) as registry:
+    with serve(app.__call__, url_map=RegistryMap(dialect=DOCKER_1_5)) as registry:
         Client(registry.app).get("/v2/a/tags/list")
         assert registry.requests[0].endpoint is None
 
@@ -347,12 +355,12 @@ def test_application_that_raises_is_a_500(caplog: pytest.LogCaptureFixture) -> N
         ({"auth": "basic"}, "auth 'basic' must have users"),
         ({"auth": "digest", "users": {"a": "b"}}, "auth 'digest' must be"),
         ({"anonymous_pull": True}, "anonymous_pull needs a login"),
-        ({"auth": "bearer", "token_field": "jwt"}, "token_field 'jwt' is not 'token' or"),
-        ({"auth": "bearer", "token_method": "PUT"}, "token_method 'PUT' is not 'GET' or 'POST'"),
+        ({"auth": "bearer", "token_field": "jwt"}, "token_field 'jwt' must be"),
+        ({"auth": "bearer", "token_method": "PUT"}, "token_method 'PUT' must be"),
         ({"auth": "bearer", "token_method": "POST"}, "no tokens without a password"),
-        ({"auth": "bearer", "scope_status": 404}, "scope_status 404 is not 401 or 403"),
+        ({"auth": "bearer", "scope_status": 404}, "scope_status 404 must be"),
         ({"auth": "bearer", "service": "a\n"}, "characters that no header can carry"),
-        ({"auth": "bearer", "granted_actions": "pull"}, "'pull' is one string"),
+        ({"auth": "bearer", "granted_actions": "pull"}, "not the string 'pull'"),
         ({"auth": "basic", "users": {"a": "b"}, "service": "x"}, "service is for a token server"),
         ({"token_field": "access_token"}, "token_field is for a token server"),
         ({"token_method": "GET"}, "token_method is for a token server"),

@@ -146,6 +146,18 @@ def test_faults_follow_one_another_and_spare_other_requests() -> None:
         assert statuses == [500, 502, 502, 503, 503, 503]
 
 
+def test_faults_of_head_come_before_those_of_get() -> None:
+    with serve() as registry:
+        client = Client(registry.app)
+        registry.fail("base", "GET", 503, times=2)
+        registry.fail("base", "HEAD", 502)
+        statuses = [
+            client.open("/v2/", method=method).status_code for method in ("HEAD", "GET", "HEAD")
+        ]
+        assert statuses == [502, 503, 503]
+        assert registry.unfired == []
+
+
 @pytest.mark.parametrize(
     ("method", "what", "status"),
     [
@@ -401,6 +413,10 @@ def test_minimum_chunk_size_is_announced_and_enforced() -> None:
                 assert 400 in statuses
                 [entry] = answers[statuses.index(400)].get_json()["errors"]
                 assert entry["code"] == "SIZE_INVALID"
+        assert client.get("/v2/_catalog").status_code == 200
+        posted = client.post(f"/v2/a/blobs/uploads/?digest={digest_of(b'x')}", data=b"x")
+        assert (posted.status_code, "OCI-Chunk-Min-Length" in posted.headers) == (201, False)
+        assert client.get(client.post("/v2/a/blobs/uploads/").location or "").status_code == 204
     with served() as (registry, over_http):
         response = over_http.post("/v2/a/blobs/uploads/")
         assert "OCI-Chunk-Min-Length" not in response.headers

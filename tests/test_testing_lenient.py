@@ -25,7 +25,7 @@ MADE_UP = ["sha256:0cd1ee2a9e", f"sha256:{64 * '0'}", "md5:abc", "sha256:NotHex_
 
 @pytest.mark.parametrize("digest", MADE_UP)
 def test_image_has_a_made_up_digest(digest: str, transport: str) -> None:
-    with served(url_map=RegistryMap(LENIENT), transport=transport) as (registry, client):
+    with served(url_map=RegistryMap(dialect=LENIENT), transport=transport) as (registry, client):
         assert registry.add_image("a/b:v1", [b"x"], digest=digest) == digest
         path = f"/v2/a/b/manifests/{digest}"
         for at in "/v2/a/b/manifests/v1", path:
@@ -46,7 +46,7 @@ def test_image_has_a_made_up_digest(digest: str, transport: str) -> None:
 @pytest.mark.parametrize("digest", MADE_UP)
 @pytest.mark.parametrize("options", [{}, {"redirect_blobs": True}])
 def test_blob_and_referrer_have_made_up_digests(digest: str, options: dict[str, Any]) -> None:
-    with served(url_map=RegistryMap(LENIENT), **options) as (registry, client):
+    with served(url_map=RegistryMap(dialect=LENIENT), **options) as (registry, client):
         registry.storage.put_blob("a", digest, [b"01", b"23"])
         path = f"/v2/a/blobs/{digest}"
         assert client.get(path).content == registry.blob("a", digest) == b"0123"
@@ -69,7 +69,7 @@ def test_pushes_are_verified() -> None:
     zeros = f"sha256:{64 * '0'}"
     login = Login("alice", "secret")
     options: dict[str, Any] = {"users": USERS, "auth": "bearer"}
-    with served(url_map=RegistryMap(LENIENT), login=login, **options) as (registry, client):
+    with served(url_map=RegistryMap(dialect=LENIENT), login=login, **options) as (registry, client):
         push_image(client, "good", "v1", b"x")
         push_blob(client, "good", b"0123456789", chunk=4)
         manifest = json.dumps({"schemaVersion": 2})
@@ -98,7 +98,7 @@ def test_only_lenient_takes_made_up_digests() -> None:
         with pytest.raises(ValueError, match="content must have the digest"):
             registry.storage.put_blob("a", MADE_UP[1], [b"x"])
         assert client.get(f"/v2/a/manifests/{MADE_UP[0]}").status_code == 400
-    with serve(url_map=RegistryMap(LENIENT)) as registry:
+    with serve(url_map=RegistryMap(dialect=LENIENT)) as registry:
         for malformed in "", "sha256", "sha256:", "sha256:a/b", "SHA:1", "a:b:c":
             with pytest.raises(ValueError, match=f"digest '{malformed}' must "):
                 registry.add_image("a", digest=malformed)
@@ -109,7 +109,7 @@ def test_only_lenient_takes_made_up_digests() -> None:
 
 
 def test_subset_of_lenient_serves_no_more() -> None:
-    url_map = RegistryMap(LENIENT.subset("manifest", methods=["GET"]), prefix="/r")
+    url_map = RegistryMap(dialect=LENIENT.subset("manifest", methods=["GET"]), prefix="/r")
     with served(url_map=url_map) as (registry, client):
         registry.add_image("a", digest="sha256:1")
         registry.storage.put_blob("a", "sha256:2", [b"x"])
@@ -126,7 +126,7 @@ DIGESTS = st.from_regex(
 
 @given(DIGESTS)
 def test_lenient_urls_take_any_digest(digest: str) -> None:
-    adapter = RegistryMap(LENIENT).bind("h")
+    adapter = RegistryMap(dialect=LENIENT).bind("h")
     for endpoint in "manifest", "blob", "referrers":
         values = {"name": "a", "digest": digest}
         assert adapter.match(adapter.build(endpoint, values)) == (endpoint, values)
@@ -195,7 +195,10 @@ def test_repositories_are_listed_as_by_docker_registry(program: str, tmp_path: P
 
 
 def test_made_up_digests_and_listing_work_together() -> None:
-    options: dict[str, Any] = {"url_map": RegistryMap(LENIENT), "like_docker_registry": True}
+    options: dict[str, Any] = {
+        "url_map": RegistryMap(dialect=LENIENT),
+        "like_docker_registry": True,
+    }
     with served(page_size=1, **options) as (registry, client):
         registry.storage.put_blob("blobs", "sha256:1", [b"x"])
         push_blob(client, "pushed", b"y")

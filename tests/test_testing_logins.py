@@ -218,6 +218,7 @@ def test_token_server_refuses_malformed_requests() -> None:
         for method, sent, status in (
             ("GET", {}, 400),
             ("GET", {"service": "another"}, 400),
+            ("GET", {"service": "registry", "scope": "a\\b"}, 400),
             ("POST", {"service": "registry", "grant_type": "magic"}, 400),
             ("POST", {"service": "registry"}, 400),
             ("PUT", {"service": "registry"}, 405),

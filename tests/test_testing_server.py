@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from datetime import timedelta
 from functools import cache
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,18 @@ def test_taken_port_is_an_error() -> None:
         assert again.host == registry.host
 
 
+@pytest.mark.parametrize("framing", ["Content-Length: 8", "Transfer-Encoding: chunked"])
+def test_body_is_a_binary_file(framing: str) -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        body = BufferedReader(environ["wsgi.input"])
+        return Response(body.readline() + b"|" + body.read(4))(environ, start_response)
+
+    sent = b"8\r\none\ntwo\n\r\n0\r\n\r\n" if "chunked" in framing else b"one\ntwo\n"
+    with serve(app) as registry:
+        head = f"POST /v2/ HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode()
+        assert answer_to(registry, head + sent).endswith(b"\r\n\r\none\n|two\n")
+
+
 # Requests that are not HTTP.
 
 
@@ -163,6 +176,8 @@ def test_client_hello_is_answered_at_its_first_byte(sent: int | None) -> None:
 @example(b"POST /v2/\r\n\r\n")
 @example(b"GET /v2/ HTTP/1\r\n\r\n")
 @example(b"GET /v2/ HTTP/1.1")
+@example(b"GET /v2/ HTTP/2.0\r\n\r\n")
+@example(b"GET /v2/ HTTP/1.1\r\n" + 200 * b"a: b\r\n")
 @example(b"GET /v2/ HTTPS/1.1\r\n\r\n")
 @example(b"GET http://[/v2/ HTTP/1.1\r\n\r\n")
 @example(b"GET /v2/ x HTTP/1.1\r\n\r\n")
@@ -172,7 +187,7 @@ def test_client_hello_is_answered_at_its_first_byte(sent: int | None) -> None:
 def test_malformed_request_line_has_an_answer(sent: bytes) -> None:
     answer = answer_to(shared_registry(), sent)
     if sent:
-        assert re.match(rb"HTTP/1\.[01] (400|404|405|414|505) ", answer), answer[:80]
+        assert re.match(rb"HTTP/1\.[01] (400|404|405|414|431|505) ", answer), answer[:80]
     if (
         not re.match(rb"(\r?\n)?[!-~]+ [!-~\x80-\xff]+ HTTP/\d\.\d\r?\n", sent)
         and len(sent) < 65536

@@ -107,8 +107,8 @@ def test_only_the_proxys_account_is_used_and_only_at_the_registry(auth: Any) -> 
 @pytest.mark.parametrize(
     ("answers", "reached"),
     [
-        # A redirect from https to http, to another host and back, without end, to nowhere.
-        ({BLOB: (307, {"Location": "http://r.example/other"}, b"")}, [BLOB]),
+        # Redirects from https to http, to another host and back, without end, to nowhere.
+        ({BLOB: (307, {"Location": "http://cdn.example/other"}, b"")}, [BLOB]),
         ({BLOB: (307, {"Location": "//cdn.example/x"}, b"")}, [BLOB, "/x"]),
         (
             {

@@ -4,7 +4,7 @@ import inspect
 import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode, urljoin, urlsplit
 
 import httpx
 import pytest
@@ -173,7 +173,7 @@ def test_query_may_have_the_names_of_arguments() -> None:
 
 
 def test_urls_of_another_dialect() -> None:
-    docker = URLBuilder("https://h", url_map=RegistryMap(DOCKER_1_5))
+    docker = URLBuilder("https://h", url_map=RegistryMap(dialect=DOCKER_1_5))
     assert (
         docker.blob("a/b", "tarsum.v1+sha256:abc") == "https://h/v2/a/b/blobs/tarsum.v1+sha256:abc"
     )
@@ -270,6 +270,17 @@ AT = "https://r.example/v2/a/blobs/uploads/"
             "https://r.example/x?from=a%2Fb&artifactType=c&artifactType=d",
         ),
         ("//other.example/x", {}, "https://other.example/x"),
+        ("https://r.example:5000", {"digest": "d"}, "https://r.example:5000?digest=d"),
+        # Empty segments are kept, and those of dots are not (RFC 3986, 5.2.4).
+        ("a//b/?x", {}, f"{AT}a//b/?x"),
+        ("/a//b///c", {}, "https://r.example/a//b///c"),
+        ("../../..//x/./y/..", {}, "https://r.example/v2//x/"),
+        ("https://cdn.example/a//b/../c", {}, "https://cdn.example/a//b/../c"),
+        ("", {"digest": "d"}, f"{AT}?mount=x&digest=d"),
+        # A proxy ends the TLS of the registry.
+        ("http://r.example/v2/x?y", {}, "https://r.example/v2/x?y"),
+        ("http://R.example:80/x", {}, "https://r.example/x"),
+        ("http://r.example:5000/x", {}, "https://r.example/x"),
     ],
 )
 def test_resolve_location(location: str, query: dict[str, Any], expected: str) -> None:
@@ -288,6 +299,25 @@ def test_location_that_leads_nowhere_is_named(location: str) -> None:
         resolve_location("https://r.example/v2/", location)
     with pytest.raises(ValueError, match="must"):
         resolve_location("r.example/v2/", "x")
+
+
+def test_location_that_leads_from_https_to_http_is_refused() -> None:
+    for location in "http://cdn.example/x", "http://127.0.0.1/x", "http://r.example.evil/":
+        with pytest.raises(ValueError, match=r"^Location .* leads from https to http$"):
+            resolve_location(AT, location)
+        assert resolve_location("http://r.example/", location) == location
+
+
+SEGMENTS = st.lists(st.sampled_from(["a", "EMPTY", ".", "..", "b%2F", "c;d"]), min_size=1)
+
+
+@given(SEGMENTS.map("/".join), st.sampled_from(["", "/"]), st.sampled_from(["", "/", "?x=/../y"]))
+def test_location_is_joined_as_urljoin_does(path: str, begin: str, end: str) -> None:
+    """Except for empty segments: ``urljoin`` keeps them only if they have a name here."""
+    expected = urljoin(AT, f"{begin}{path}{end}").replace("EMPTY", "")
+    location = f"{begin}{path}{end}".replace("EMPTY", "")
+    if not location.startswith("//") and (location[:1] == "/") == (begin == "/"):
+        assert resolve_location(AT, location) == expected
 
 
 @given(st.text(alphabet="ab=&%+;?/:@!$'()*,~._-", max_size=30))

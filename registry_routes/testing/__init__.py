@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from werkzeug.routing import Map
 
-from ..converters import DigestConverter
 from ..digests import digest_of
 from ..headers import IMAGE_MANIFEST
 from ..map import RegistryMap
@@ -47,11 +46,12 @@ from .layers import (
     ScopeStatus,
     TokenField,
     TokenMethod,
+    TokenServer,
     UnfiredFault,
     api_map,
     layers_map,
 )
-from .lenient import LENIENT, LENIENT_DIGEST, LenientDigestConverter, MadeUpDigests
+from .lenient import LENIENT, LENIENT_DIGEST, MadeUpDigests, takes_any_digest
 from .server import Server
 from .storage import ServedStorage
 
@@ -141,7 +141,8 @@ class ServedRegistry:
               has no effect.
         :param times: how many requests fail; `None` for all of them.
 
-        Faults for the same endpoint and method follow one another in the order of the calls.
+        Faults for the same endpoint and method follow one another in the order of the calls. A HEAD
+        meets those for HEAD before those for GET.
 
         Raises `ValueError` or `TypeError` for any other argument, and for an endpoint or a method
         that no request can have.
@@ -181,7 +182,7 @@ class ServedRegistry:
         :param digest: a digest for the manifest, which need not be that of its content, in a
             registry of the dialect `LENIENT`.
 
-        Raises `ValueError` for a malformed reference, and for one with a digest.
+        Raises `ValueError` for a malformed reference, and for a reference with a digest.
         """
         if digest is not None and self._storage is not None:
             LENIENT_DIGEST.check(digest)
@@ -209,8 +210,8 @@ class ServedRegistry:
         return digest
 
     def _parsed(self, reference: str) -> Reference:
-        # The domain comes first, so that no part of the name is taken for one. Who has not read
-        # `host` cannot have written it.
+        # The domain comes first, so that no part of the name is mistaken for a domain. A reference
+        # cannot contain a host that the registry does not have yet.
         host = self.host if self._server.is_listening else "localhost:0"
         return Reference.parse(f"{host}/{reference.removeprefix(f'{host}/')}")
 
@@ -303,7 +304,7 @@ def serve(
         gets a token to pull.
     :param anonymous_pull: whether anyone may pull, although there are users. A GET of ``/v2/``
         still asks for a login, because many clients learn there how to log in.
-    :param service: what the token server calls the registry, in its challenges and in the requests
+    :param service: the token server's name for the registry, in its challenges and in the requests
         for a token.
     :param token_field: where the token server puts the token in its answer to a GET: ``"token"``
         or ``"access_token"``. (To the POST of OAuth2 it is always ``"access_token"``.)
@@ -323,7 +324,8 @@ def serve(
     :param min_chunk: the minimum size of a chunk in bytes; the last one may be smaller.
     :param max_chunk: the maximum size of a chunk in bytes.
     :param like_docker_registry: whether to list repositories as docker-registry 2.8 does: the
-        catalog has those that have only blobs, and the tags of one that never had any are a 404.
+        catalog includes those with only blobs, and a list of tags is a 404 until there has been a
+        tag.
     :param url_map: the routes. The default is ``app.url_map``, if that is a `RegistryMap`, and
         otherwise a new one. ``RegistryMap(dialect=OCI_1_1.subset(…))`` makes a registry that is
         read-only, or has no referrers. ``RegistryMap(dialect=LENIENT)`` takes digests that a test
@@ -341,68 +343,37 @@ def serve(
         raise ValueError("ssl_context is for clients: it needs ssl.PROTOCOL_TLS_SERVER")
     if not 0 <= port <= 65535:
         raise ValueError(f"port {port!r} must be 0 to 65535")
-    if auth not in (None, "basic", "bearer"):
-        raise ValueError(f"auth {auth!r} must be 'basic' or 'bearer'")
-    if users and auth is None:
-        raise ValueError("users must have a way to log in: auth='basic' or auth='bearer'")
-    if auth == "basic" and not users:
-        raise ValueError("auth 'basic' must have users")
-    if anonymous_pull and auth is None:
-        raise ValueError("anonymous_pull needs a login that others use: auth='basic' or 'bearer'")
-    for name, value, default, values in (
-        ("service", service, SERVICE, ()),
-        ("token_field", token_field, "token", ("token", "access_token")),
-        ("token_method", token_method, None, ("GET", "POST")),
-        ("granted_actions", granted_actions, None, ()),
-        ("scope_status", scope_status, 401, (401, 403)),
-    ):
-        if value != default and auth != "bearer":
-            raise ValueError(f"{name} is for a token server: auth='bearer'")
-        if value != default and values and value not in values:
-            raise ValueError(f"{name} {value!r} is not {values[0]!r} or {values[1]!r}")
-    if not (service.isascii() and service.isprintable() and service.strip()):
-        raise ValueError(f"service {service!r} is empty or has characters that no header can carry")
-    if isinstance(granted_actions, str):
-        raise TypeError(f"granted_actions {granted_actions!r} is one string, not several actions")
-    without_password = anonymous_pull or not users
-    if token_method == "POST" and without_password:  # noqa: S105 - it is not a password
-        raise ValueError("token_method 'POST' gives no tokens without a password: only GET does")
     if min_chunk < 0:
         raise ValueError(f"min_chunk {min_chunk!r} must be 0 or more")
     if max_chunk is not None and max_chunk < min_chunk:
         raise ValueError(f"max_chunk {max_chunk!r} must be {min_chunk} or more, as min_chunk is")
     if location not in (None, "absolute", "relative", "opaque"):
         raise ValueError(f"location {location!r} must be 'absolute', 'relative' or 'opaque'")
+    token_server = TokenServer(service, token_field, token_method, granted_actions, scope_status)
+    _check_login(users, auth, anonymous_pull, token_server)
     storage = None
     if app is None:
         storage = ServedStorage(like_docker_registry=like_docker_registry)
-        registry = make_registry(storage, url_map=url_map, page_size=page_size, max_chunk=max_chunk)
-        app = registry
-        converter = registry.url_map.dialect.converters.get("digest", DigestConverter)
-        if issubclass(converter, LenientDigestConverter):
-            storage = storage.without_verifying()
-            app = MadeUpDigests(app, storage, registry.url_map)
-            url_map = registry.url_map
+        app = make_registry(storage, url_map=url_map, page_size=page_size, max_chunk=max_chunk)
     elif (page_size, max_chunk, like_docker_registry) != (None, None, False):
         raise ValueError(
             "page_size, max_chunk and like_docker_registry are for the registry in memory, "
             "not for an app"
         )
-    of_app = getattr(app, "url_map", None) if url_map is None else url_map
-    known = of_app if isinstance(of_app, RegistryMap) else RegistryMap()
+    own_map = getattr(app, "url_map", None) if url_map is None else url_map
+    known = own_map if isinstance(own_map, RegistryMap) else RegistryMap()
     api = api_map(known.dialect, known.table.prefix)
-    token_methods = [token_method] if token_method else ["GET", "POST"]
-    of_layers = layers_map(
-        token_methods if auth == "bearer" else [],
+    added = layers_map(
+        token_server.methods if auth == "bearer" else (),
         storage=redirect_blobs,
         uploads=location == "opaque",
         converters=known.dialect.converters,
     )
-    maps = [of_layers, of_app, api] if isinstance(of_app, Map) else [of_layers, api]
-    own = {rule.endpoint for rule in maps[1].iter_rules()}
-    for rule in of_layers.iter_rules():
-        if rule.endpoint in own and rule.endpoint in (TOKEN, STORAGE):
-            raise ValueError(f"endpoint {rule.endpoint!r} of the app is one that an option adds")
+    maps = [added, own_map, api] if isinstance(own_map, Map) else [added, api]
+    _check_endpoints(added, maps[1])
+    if storage is not None and takes_any_digest(known.dialect):
+        storage = storage.without_verifying()
+        app = MadeUpDigests(app, storage, known)
     if min_chunk:
         app = MinimumChunks(app, min_chunk)
     if not single_post:
@@ -414,16 +385,7 @@ def serve(
     if auth == "basic":
         app = BasicLogin(app, users or {}, anonymous_pull)
     if auth == "bearer":
-        app = BearerLogin(
-            app,
-            users or {},
-            without_password,
-            service,
-            token_field,
-            token_method,
-            granted_actions,
-            scope_status,
-        )
+        app = BearerLogin(app, users or {}, anonymous_pull or not users, token_server)
     faults = Faults(app, maps)
     recorder = Recorder(faults, maps)
     server = Server(recorder, port, ssl_context)
@@ -432,3 +394,33 @@ def serve(
     finally:
         faults.stop()
         server.stop()
+
+
+def _check_login(
+    users: Mapping[str, str] | None,
+    auth: Auth | None,
+    anonymous_pull: bool,
+    token_server: TokenServer,
+) -> None:
+    """Raise `ValueError` for options of a login that do not go together."""
+    if auth not in (None, "basic", "bearer"):
+        raise ValueError(f"auth {auth!r} must be 'basic' or 'bearer'")
+    if users and auth is None:
+        raise ValueError("users must have a way to log in: auth='basic' or auth='bearer'")
+    if auth == "basic" and not users:
+        raise ValueError("auth 'basic' must have users")
+    if anonymous_pull and auth is None:
+        raise ValueError("anonymous_pull needs a login that others use: auth='basic' or 'bearer'")
+    for option, default in vars(TokenServer()).items():
+        if auth != "bearer" and getattr(token_server, option) != default:
+            raise ValueError(f"{option} is for a token server: auth='bearer'")
+    if token_server.methods == ["POST"] and (anonymous_pull or not users):
+        raise ValueError("token_method 'POST' gives no tokens without a password: only GET does")
+
+
+def _check_endpoints(added: Map, own: Map) -> None:
+    """Raise `ValueError` if an endpoint that the layers add is one of the application too."""
+    of_app = {rule.endpoint for rule in own.iter_rules()}
+    for rule in added.iter_rules():
+        if rule.endpoint in (TOKEN, STORAGE) and rule.endpoint in of_app:
+            raise ValueError(f"endpoint {rule.endpoint!r} of the app is one that an option adds")

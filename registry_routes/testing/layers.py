@@ -19,7 +19,7 @@ import secrets
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from http import HTTPStatus
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 #: redirected.
 TOKEN, STORAGE = "token", "storage"
 
-SERVICE = "registry"  # what the token server calls the registry; also the realm of Basic
+SERVICE = "registry"  # the token server's name for the registry; also the realm of Basic
 
 
 @lru_cache(maxsize=16)
@@ -64,7 +64,9 @@ def api_map(dialect: Dialect, prefix: str) -> RegistryMap:
         for route in routes
         if route.methods != () or route.path not in paths
     ]
-    return RegistryMap(Dialect(dialect.name, tuple(routes), dialect.converters), prefix=prefix)
+    return RegistryMap(
+        dialect=Dialect(dialect.name, tuple(routes), dialect.converters), prefix=prefix
+    )
 
 
 def layers_map(
@@ -129,7 +131,7 @@ def request_of(environ: "WSGIEnvironment") -> RecordedRequest:
 class Recorder:
     """Records requests, in the order in which they come.
 
-    Of the maps, the first that has the path and the method says what a request is.
+    The first map that has the path and the method names the endpoint.
     """
 
     def __init__(self, app: "WSGIApplication", maps: Sequence[Map]) -> None:
@@ -265,7 +267,8 @@ class Faults:
 
     def _next(self, request: RecordedRequest) -> Fault | None:
         with self._lock:
-            for fault in self._planned:
+            # A fault for HEAD alone comes before a fault for GET.
+            for fault in sorted(self._planned, key=lambda fault: fault.method != request.method):
                 if fault.fits(request):
                     fault.has_fired = True
                     if fault.times is not None:
@@ -312,7 +315,7 @@ def _check_fault(what: object) -> None:
 
 def _page(status: int) -> Response:
     """An HTML page, as a proxy sends it, instead of the registry's JSON."""
-    known = {one.value: one.phrase for one in HTTPStatus}
+    known = {status.value: status.phrase for status in HTTPStatus}
     title = f"{status} {known.get(status, '')}".strip()
     return Response(f"<html><title>{title}</title></html>", status, mimetype="text/html")
 
@@ -351,9 +354,12 @@ def _checked(name: str | None, password: str | None, users: Mapping[str, str]) -
 
 
 def _needed_by(request: RecordedRequest) -> list[Scope]:
-    return required_scopes(
-        request.endpoint or RouteName.BASE, request.method, request.values, request.args
-    )
+    """Return the scopes for a request of the API; any other path needs none."""
+    if request.endpoint is None or (
+        request.endpoint not in set(RouteName) and "name" not in request.values
+    ):
+        return []
+    return required_scopes(request.endpoint, request.method, request.values, request.args)
 
 
 class BasicLogin:
@@ -397,7 +403,39 @@ TokenMethod: TypeAlias = Literal["GET", "POST"]
 ScopeStatus: TypeAlias = Literal[401, 403]
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
+class TokenServer:
+    """How a token server behaves; `testing.serve` describes the options."""
+
+    service: str = SERVICE
+    token_field: TokenField = "token"  # noqa: S105 - it is not a password
+    token_method: TokenMethod | None = None
+    granted_actions: Collection[str] | None = None
+    scope_status: ScopeStatus = 401
+
+    def __post_init__(self) -> None:
+        if self.token_field not in ("token", "access_token"):
+            raise ValueError(f"token_field {self.token_field!r} must be 'token' or 'access_token'")
+        if self.token_method not in (None, "GET", "POST"):
+            raise ValueError(f"token_method {self.token_method!r} must be 'GET' or 'POST'")
+        if self.scope_status not in (401, 403):
+            raise ValueError(f"scope_status {self.scope_status!r} must be 401 or 403")
+        if not (self.service.isascii() and self.service.isprintable() and self.service.strip()):
+            raise ValueError(
+                f"service {self.service!r} is empty or has characters that no header can carry"
+            )
+        if isinstance(self.granted_actions, str):
+            raise TypeError(
+                "granted_actions must be an iterable of strings, "
+                f"not the string {self.granted_actions!r}"
+            )
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods of a request for a token."""
+        return ["GET", "POST"] if self.token_method is None else [self.token_method]
+
+
 class BearerLogin:
     """Requires a token that allows the request; it is also the token server.
 
@@ -406,17 +444,19 @@ class BearerLogin:
     token to pull.
     """
 
-    app: "WSGIApplication"
-    users: Mapping[str, str]
-    anonymous_pull: bool
-    service: str
-    token_field: TokenField
-    token_method: TokenMethod | None
-    granted_actions: Collection[str] | None
-    scope_status: ScopeStatus
-    _granted: dict[str, list[Scope]] = field(default_factory=dict, init=False)
-    _refreshed: dict[str, str] = field(default_factory=dict, init=False)
-    """The user of each refresh token."""
+    def __init__(
+        self,
+        app: "WSGIApplication",
+        users: Mapping[str, str],
+        anonymous_pull: bool,
+        server: TokenServer,
+    ) -> None:
+        self.app = app
+        self.users = users
+        self.anonymous_pull = anonymous_pull
+        self.server = server
+        self._granted: dict[str, list[Scope]] = {}
+        self._refreshed: dict[str, str] = {}  # the user of each refresh token
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
@@ -441,26 +481,24 @@ class BearerLogin:
         error = None if given is None else "invalid_token"
         refusal = errors.Unauthorized(
             realm=f"{Request(environ).root_url}token",
-            service=self.service,
+            service=self.server.service,
             scope=needed,
             error=error if granted is None else "insufficient_scope",
         )
-        if granted is not None and self.scope_status == 403:
+        if granted is not None and self.server.scope_status == 403:
             raise errors.Denied("the token's scopes are too small", headers=refusal.headers)
         raise refusal
 
     def _answer(self, request: Request) -> Response:
-        only = self.token_method
-        methods = ["GET", "POST"] if only is None else [only]
-        if request.method not in methods:
-            raise errors.Unsupported(valid_methods=methods)
+        if request.method not in self.server.methods:
+            raise errors.Unsupported(valid_methods=self.server.methods)
         if request.method == "POST":
             return self._token(request.form, self._user_of_form(request.form), "access_token")
-        return self._token(request.args, self._user_of_get(request), self.token_field)
+        return self._token(request.args, self._user_of_get(request), self.server.token_field)
 
     def _token(self, sent: MultiDict[str, str], user: str | None, answer_field: str) -> Response:
-        if sent.get("service") != self.service:
-            raise BadRequest(f"service must be {self.service!r}, as the challenge says")
+        if sent.get("service") != self.server.service:
+            raise BadRequest(f"service must be {self.server.service!r}, as the challenge says")
         try:
             granted = self._scopes_for(user, parse_scopes(" ".join(sent.getlist("scope"))))
         except ValueError as error:
@@ -482,25 +520,27 @@ class BearerLogin:
     def _user_of_get(self, request: Request) -> str | None:
         if request.authorization is None and self.anonymous_pull:
             return None
-        return self._known(_user_of(request.authorization, self.users))
+        return self._require_user(_user_of(request.authorization, self.users))
 
     def _user_of_form(self, form: Mapping[str, str]) -> str:
         grant = form.get("grant_type")
         if grant == "password":
-            return self._known(_checked(form.get("username"), form.get("password"), self.users))
+            return self._require_user(
+                _checked(form.get("username"), form.get("password"), self.users)
+            )
         if grant == "refresh_token":
-            return self._known(self._refreshed.get(form.get("refresh_token", "")))
+            return self._require_user(self._refreshed.get(form.get("refresh_token", "")))
         raise BadRequest("grant_type must be 'password' or 'refresh_token'")
 
-    def _known(self, user: str | None) -> str:
+    def _require_user(self, user: str | None) -> str:
         if user is None:
             basic = Challenge("basic", {"realm": SERVICE})
             raise errors.Unauthorized("incorrect username or password", challenge=basic)
         return user
 
     def _scopes_for(self, user: str | None, asked: list[Scope]) -> list[Scope]:
-        """Return what a user, or anyone, is granted of the scopes that were asked for."""
-        limits = [self.granted_actions, ["pull"] if user is None else None]
+        """Limit the scopes that were asked for to those that a user, or anyone, may have."""
+        limits = [self.server.granted_actions, ["pull"] if user is None else None]
         granted = [
             replace(scope, actions=tuple(filter(partial(_allow, limits), scope.actions)))
             for scope in asked
@@ -537,10 +577,10 @@ class Locations:
             environ = self._at_its_route(request, environ)
         response = Response.from_app(self.app, environ)
         if response.location is not None:
-            response.location = self._written(Request(environ), response.location)
+            response.location = self._rewrite(Request(environ), response.location)
         return response(environ, start_response)
 
-    def _written(self, request: Request, location: str) -> str:
+    def _rewrite(self, request: Request, location: str) -> str:
         target = urljoin(request.base_url, location)
         if not target.startswith(request.root_url):
             return location
@@ -577,7 +617,7 @@ def _state_of(values: Mapping[str, str]) -> str:
 
 def _without(query: str, parameter: str) -> str:
     pairs = query.split("&")
-    return "&".join(one for one in pairs if unquote_plus(one.partition("=")[0]) != parameter)
+    return "&".join(pair for pair in pairs if unquote_plus(pair.partition("=")[0]) != parameter)
 
 
 class RedirectedBlobs:

@@ -45,8 +45,13 @@ LENIENT = Dialect(
 )
 
 
+def takes_any_digest(dialect: Dialect) -> bool:
+    """Return whether this is `LENIENT`, or a subset of it."""
+    return dialect.converters.get("digest") is LenientDigestConverter
+
+
 class MadeUpDigests:
-    """Serves what the storage has under digests that the registry's views refuse.
+    """Serves manifests and blobs under digests that the registry's views refuse.
 
     Pushes go to the views, which verify them.
     """

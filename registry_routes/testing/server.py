@@ -38,7 +38,7 @@ class Server:
         self.app = app
         self.ssl_context = ssl_context
         self.connections: dict[socket.socket, threading.Thread] = {}
-        self.stopping = threading.Event()
+        self.stopping: threading.Event = threading.Event()
         self._server: BaseWSGIServer | None = None
         self._accepting: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -77,7 +77,7 @@ class Server:
     def _accept(self, server: BaseWSGIServer) -> None:
         while not self.stopping.is_set():
             server.handle_request()  # starts a thread for each connection
-            for connection, thread in list(self.connections.items()):
+            for connection, thread in self.connections.copy().items():
                 if not thread.is_alive():
                     del self.connections[connection]
 
@@ -91,7 +91,7 @@ class Server:
         self._accepting.join()
         self._server.server_close()
         deadline = time.monotonic() + _STOP
-        for connection, thread in list(self.connections.items()):
+        for connection, thread in self.connections.copy().items():
             close_both_ways(connection)
             thread.join(max(deadline - time.monotonic(), 0))
 
@@ -115,7 +115,7 @@ class _Handler(WSGIRequestHandler):
 
     default_request_version = "HTTP/1.1"
     """Even a malformed request gets an answer with a status line: docker and containerd try TLS
-    first, and go on without it if what they get begins with ``HTTP/``."""
+    first, and go on without it if the answer begins with ``HTTP/``."""
 
     def setup(self) -> None:
         if self.owner.ssl_context is not None:

@@ -48,7 +48,7 @@ def main() -> None:
         for dialect in DIALECTS.values()
         for shape, make in SHAPES.items()
     ]
-    adapters = {name: RegistryMap(dialect).bind("h") for name, dialect in DIALECTS.items()}
+    adapters = {name: RegistryMap(dialect=dialect).bind("h") for name, dialect in DIALECTS.items()}
     best: dict[tuple[str, str, int], float] = {}
     gc.disable()
     for _ in range(ROUNDS):

@@ -1,0 +1,474 @@
+"""Logging in to any registry: with a password, with tokens, or as anyone.
+
+`Login` says what to send, and does no input or output. For requests and httpx it has adapters:
+
+    session = Login("https://registry.example.com", "alice", "secret").session()
+    session.get("https://registry.example.com/v2/me/app/tags/list")
+
+    httpx.Client(auth=Login("https://registry.example.com").for_httpx())
+"""
+
+import threading
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from werkzeug.datastructures import Authorization
+from werkzeug.exceptions import HTTPException
+
+from .challenges import Challenge, Token, parse_challenges, parse_token
+from .headers import Headers
+from .responses import LONGEST_BODY, beginning_of, parse_errors
+from .scopes import Scope, required_scopes
+from .urls import URLBuilder, match_url, same_origin
+
+if TYPE_CHECKING:
+    import httpx
+    import requests
+    from requests.auth import AuthBase
+
+_MOST_TOKENS = 10_000  # kept; endless new names must not fill the memory
+
+
+@dataclass(frozen=True)
+class TokenRequest:
+    """A request to send to a token server. Its secrets are not shown when it is printed."""
+
+    method: str
+    """``GET`` or ``POST``."""
+    url: str
+    """The URL, which never has secrets."""
+    headers: dict[str, str] = field(repr=False)
+    """The headers; a GET has the password of a user here."""
+    form: dict[str, str] = field(repr=False)
+    """The fields of a POST's form; empty for a GET."""
+    challenge: Challenge = field(repr=False)
+    scopes: tuple[str, ...]
+    """The scopes that the token is for."""
+    key: frozenset[str] = field(repr=False)
+    """The scopes by which the token is kept."""
+
+
+@dataclass
+class _Grant:
+    """A token, and the request that has got it."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)  # held while it is asked for
+    authorization: str = ""
+    end: float = 0  # by the monotonic clock
+    request: TokenRequest | None = None
+
+
+class Login:
+    """The credentials for one registry, and the tokens that they have got so far.
+
+    A client calls `authorization` before a request. It gives the answer to `challenged`, sends the
+    token request that this may return, gives its answer to `granted`, and sends its own request
+    again if `authorization` has changed:
+
+    >>> login = Login("https://registry.example.com", "alice", "secret")
+    >>> url = "https://registry.example.com/v2/me/app/tags/list"
+    >>> scopes = login.scopes("GET", url)
+    >>> print(login.authorization(url, scopes))
+    None
+    >>> headers = {"WWW-Authenticate": 'Bearer realm="https://auth.example.com/token",service="r"'}
+    >>> request = login.challenged(url, scopes, 401, headers)
+    >>> request.method, request.url
+    ('GET', 'https://auth.example.com/token?service=r&scope=repository%3Ame%2Fapp%3Apull')
+    >>> login.granted(request, 200, {}, b'{"token": "abc"}')
+    >>> login.authorization(url, scopes)
+    'Bearer abc'
+
+    The adapters do this: `for_requests`, `session` and `for_httpx`.
+
+    Credentials go only to the registry's own origin and to the token server that it names. That
+    server must be asked by https, unless the registry itself is asked by http. All methods may be
+    called by several threads at once.
+
+    :param registry: the URL of the registry, as in `URLBuilder`.
+    :param identity_token: a refresh token, in place of a password. Docker's configuration has it as
+        ``identitytoken``.
+
+    Without a password and an identity token, the client is anonymous.
+    """
+
+    def __init__(
+        self,
+        registry: object,
+        username: str | None = None,
+        password: str | None = None,
+        *,
+        identity_token: str | None = None,
+    ) -> None:
+        self.root: str = URLBuilder(registry).root
+        """The URL of the registry."""
+        if password is not None and identity_token is not None:
+            raise ValueError("login has both a password and an identity token: give it one of them")
+        if (username is None) != (password is None) and identity_token is None:
+            raise ValueError("login needs both a username and a password, or neither")
+        self._user: tuple[str, str] | None = None
+        self._basic: str | None = None
+        if username is not None and password is not None:
+            if ":" in username:  # RFC 7617, section 2
+                raise ValueError(f"username {username!r} must have no ':'")
+            self._user = username, password
+            user = {"username": username, "password": password}
+            self._basic = Authorization("basic", dict(user)).to_header()
+        self._identity_token = identity_token
+        self._lock = threading.Lock()
+        self._wants_basic = False  # the registry
+        self._wants_forms = False  # the token server
+        self._grants: dict[frozenset[str], _Grant] = {}
+        self._latest: frozenset[str] = frozenset()  # the scopes of the token that was last used
+
+    def __repr__(self) -> str:
+        return f"Login({self.root!r})"
+
+    def scopes(self, method: str, url: object) -> list[Scope] | None:
+        """Return what a token must allow for a request; `None` if its URL does not say.
+
+        Registries may put uploads at any URL.
+        """
+        try:
+            endpoint, values, query = match_url(url, method, root=self.root)
+            return required_scopes(endpoint, method, values, query)
+        except (HTTPException, ValueError):
+            return None
+
+    def authorization(self, url: object, scopes: Iterable[object] | None = None) -> str | None:
+        """Return the ``Authorization`` to send with a request, as far as it is known.
+
+        :param scopes: what `scopes` has returned; for `None`, the token that was last used.
+        """
+        if not same_origin(url, self.root):
+            return None
+        with self._lock:
+            if self._wants_basic:
+                return self._basic
+            key = self._latest if scopes is None else _key(scopes)
+            grant = self._grants.get(key)
+            if grant is None or grant.end <= time.monotonic():
+                return None
+            self._latest = key
+            return grant.authorization
+
+    def prepare(self, url: object, scopes: Iterable[object] | None = None) -> TokenRequest | None:
+        """Return the request for a token in place of one that has ended; `None` if there is none.
+
+        A client can call it before a request. Otherwise it gets a 401 when a token has ended, which
+        is too late for a body that it cannot send again.
+        """
+        if not same_origin(url, self.root):
+            return None
+        with self._lock:
+            grant = self._grants.get(self._latest if scopes is None else _key(scopes))
+            if grant is None or grant.request is None or grant.end > time.monotonic():
+                return None
+            old = grant.request
+        return self._token_request(old.challenge, old.scopes, old.key)
+
+    def challenged(
+        self,
+        url: object,
+        scopes: Iterable[object] | None,
+        status: int,
+        headers: Headers,
+        sent: str | None = None,
+    ) -> TokenRequest | None:
+        """Return the token request that follows from a response; `None` if there is none to make.
+
+        Then `authorization` tells whether to send the request again: after a challenge for Basic
+        authentication, it does if there is a password.
+
+        :param url: the URL that has answered: after redirects, the last one. The challenges of
+            another origin are not answered.
+        :param status: only a 401 has a challenge, and a 403 that says ``insufficient_scope``.
+        :param sent: the ``Authorization`` that was sent; "" for none. If another thread has got
+            another token since, there is no need for one more.
+
+        Raises `ValueError` for a token server that is asked by http though the registry is not.
+        """
+        if status not in (401, 403) or not same_origin(url, self.root):
+            return None
+        if sent is not None and self.authorization(url, scopes) not in (None, sent):
+            return None
+        challenges = parse_challenges(headers)
+        if status == 403 and all(one.error != "insufficient_scope" for one in challenges):
+            return None
+        bearer = next((one for one in challenges if one.scheme == "bearer"), None)
+        with self._lock:
+            self._wants_basic = bearer is None and any(one.scheme == "basic" for one in challenges)
+        if bearer is None:
+            return None
+        # Some challenges name fewer scopes than the request needs, and others more.
+        needed = [] if scopes is None else [Scope.parse(str(scope)) for scope in scopes]
+        others = [scope for scope in bearer.scopes if not scope.is_granted_by(needed)]
+        wanted = tuple(sorted(map(str, [*needed, *others])))
+        return self._token_request(
+            bearer, wanted, frozenset(wanted) if scopes is None else _key(needed)
+        )
+
+    def granted(
+        self, request: TokenRequest, status: int, headers: Headers, body: bytes | str
+    ) -> TokenRequest | None:
+        """Keep the token of a token server's answer.
+
+        Returns another request to send, if the token server knows only forms; else `None`. Raises a
+        `RegistryError` for a refusal, and `ValueError` for an answer without a token.
+        """
+        if status in (404, 405) and request.method == "GET" and self._user is not None:
+            with self._lock:
+                self._wants_forms = True
+            return self._token_request(request.challenge, request.scopes, request.key)
+        if status >= 400:
+            raise parse_errors(status, body, headers)[0]
+        if status != 200:
+            raise ValueError(f"token server {request.url!r} answers {status}, without a token")
+        token = parse_token(body)
+        end = time.monotonic() + _lifetime(token)
+        with self._lock:
+            if self._identity_token is not None and token.refresh_token is not None:
+                self._identity_token = token.refresh_token
+            grant = self._grant_of(request.key)
+            grant.authorization, grant.end, grant.request = f"Bearer {token.token}", end, request
+            self._latest = request.key
+        return None
+
+    def _token_request(
+        self, challenge: Challenge, scopes: tuple[str, ...], key: frozenset[str]
+    ) -> TokenRequest:
+        wanted: dict[str, Any] = {"scopes": scopes, "registry": self.root}
+        headers: dict[str, str] = {}
+        form: dict[str, str] = {}
+        if self._identity_token is not None:
+            url, form = challenge.token_form(refresh_token=self._identity_token, **wanted)
+        elif self._user is not None and self._wants_forms:
+            username, password = self._user
+            url, form = challenge.token_form(username=username, password=password, **wanted)
+        else:
+            url = challenge.token_url(**wanted)
+            headers = {"Authorization": self._basic} if self._basic is not None else {}
+        method = "POST" if form else "GET"
+        return TokenRequest(method, url, headers, form, challenge, scopes, key)
+
+    def _grant_of(self, key: frozenset[str]) -> _Grant:
+        if key not in self._grants and len(self._grants) >= _MOST_TOKENS:
+            self._grants.clear()
+        return self._grants.setdefault(key, _Grant())
+
+    def _asking(self, scopes: Iterable[object] | None) -> threading.Lock:
+        """The lock to hold while a token is asked for, so that other threads wait for it."""
+        with self._lock:
+            return self._grant_of(frozenset() if scopes is None else _key(scopes)).lock
+
+    def for_requests(self) -> "AuthBase":
+        """Return the ``auth`` of a session or a request of requests.
+
+        A request whose body cannot be sent again, such as a generator, gets its 401 back. A plain
+        session adds the passwords of a ``.netrc`` to redirects; that of `session` does not.
+        """
+        return _requests_auth(self)
+
+    def session(self) -> "requests.Session":
+        """Return a session of requests that logs in. It sends nothing from a ``.netrc``."""
+        return _requests_session(self)
+
+    def for_httpx(self) -> "httpx.Auth":
+        """Return the ``auth`` of a client or a request of httpx, synchronous or not.
+
+        A request whose body cannot be sent again, such as a generator, gets its 401 back.
+        """
+        return _httpx_auth(self)
+
+
+def _key(scopes: Iterable[object]) -> frozenset[str]:
+    return frozenset(map(str, scopes))
+
+
+def _lifetime(token: Token) -> float:
+    """For how many seconds to keep a token. It ends a little early, but serves the next request."""
+    age = 0.0
+    if token.issued_at is not None:
+        age = (datetime.now(UTC) - token.issued_at).total_seconds()
+        if not 0 < age < token.expires_in:  # the clocks differ
+            age = 0
+    left = token.expires_in - age
+    return max(left - min(left / 10, 10), 1)
+
+
+# requests.
+
+
+def _requests_auth(login: Login) -> "AuthBase":
+    from requests import PreparedRequest, Request, Response
+    from requests.auth import AuthBase
+
+    class Auth(AuthBase):
+        #: Sends a request as the last one was sent.
+        send: Callable[[PreparedRequest], Response] | None = None
+
+        def __call__(self, request: PreparedRequest) -> PreparedRequest:
+            url = str(request.url)
+            scopes = login.scopes(str(request.method), url)
+            if self.send is not None:
+                with login._asking(scopes):
+                    self.ask(login.prepare(url, scopes), self.send)
+            if (authorization := login.authorization(url, scopes)) is not None:
+                request.headers["Authorization"] = authorization
+            tell: Any = getattr(request.body, "tell", None)
+            answer: Any = partial(self.answer, tell() if tell else None)
+            request.register_hook("response", answer)  # type: ignore[no-untyped-call]
+            return request
+
+        def answer(self, position: int | None, response: Response, **options: Any) -> Response:
+            connection = response.connection
+
+            def send(prepared: PreparedRequest) -> Response:
+                return connection.send(prepared, **options)
+
+            self.send = send
+            if response.status_code not in (401, 403):
+                return response
+            request, url = response.request, response.url
+            scopes = login.scopes(str(request.method), url)
+            sent = request.headers.get("Authorization", "")
+            with login._asking(scopes):
+                status, headers = response.status_code, response.headers
+                self.ask(login.challenged(url, scopes, status, headers, sent), send)
+            authorization = login.authorization(url, scopes)
+            if authorization in (None, sent) or not self.rewind(request.body, position):
+                return response
+            beginning_of(response)  # so that the connection can be used again
+            response.close()
+            request.headers["Authorization"] = str(authorization)
+            answered = send(request)
+            answered.history.append(response)
+            return answered
+
+        def ask(
+            self, asked: TokenRequest | None, send: Callable[[PreparedRequest], Response]
+        ) -> None:
+            while asked is not None:
+                request = Request(asked.method, asked.url, headers=asked.headers, data=asked.form)
+                answer = send(request.prepare())
+                content = beginning_of(answer)
+                answer.close()
+                asked = login.granted(asked, answer.status_code, answer.headers, content)
+
+        def rewind(self, body: Any, position: int | None) -> bool:
+            if position is not None and hasattr(body, "seek"):
+                body.seek(position)
+                return True
+            return body is None or isinstance(body, bytes | str)
+
+    return Auth()
+
+
+def _requests_session(login: Login) -> "requests.Session":
+    import requests
+
+    class Session(requests.Session):
+        def rebuild_auth(
+            self, prepared_request: requests.PreparedRequest, response: requests.Response
+        ) -> None:
+            if not same_origin(prepared_request.url, response.request.url):
+                prepared_request.headers.pop("Authorization", None)
+
+    session = Session()
+    session.auth = login.for_requests()
+    return session
+
+
+# httpx.
+
+
+def _httpx_auth(login: Login) -> "httpx.Auth":
+    import httpx
+
+    Flow = Generator[httpx.Request, tuple[httpx.Response, bytes], None]
+
+    class Auth(httpx.Auth):
+        def sync_auth_flow(
+            self, request: httpx.Request
+        ) -> Generator[httpx.Request, httpx.Response, None]:
+            def once(body: bytes) -> Iterator[bytes]:
+                yield body
+
+            flow = self.flow(request, login._asking, once)
+            step = next(flow)
+            while True:
+                response = yield step
+                content = b"" if step is request else beginning_of(response)
+                try:
+                    step = flow.send((response, content))
+                except StopIteration:
+                    return
+
+        async def async_auth_flow(
+            self, request: httpx.Request
+        ) -> AsyncGenerator[httpx.Request, httpx.Response]:
+            async def once(body: bytes) -> AsyncIterator[bytes]:
+                yield body
+
+            flow = self.flow(request, lambda _: nullcontext(), once)
+            step = next(flow)
+            while True:
+                response = yield step
+                content = bytearray()
+                if step is not request:
+                    async for block in response.aiter_bytes():
+                        content += block
+                        if len(content) >= LONGEST_BODY:
+                            break
+                    await response.aclose()
+                try:
+                    step = flow.send((response, bytes(content)))
+                except StopIteration:
+                    return
+
+        def flow(
+            self,
+            request: httpx.Request,
+            asking: Callable[[Iterable[object] | None], AbstractContextManager[Any]],
+            once: Callable[[bytes], Any],
+        ) -> Flow:
+            scopes = login.scopes(request.method, request.url)
+            with asking(scopes):
+                yield from self.ask(login.prepare(request.url, scopes), once)
+            sent = login.authorization(request.url, scopes)
+            if sent is not None:
+                request.headers["Authorization"] = sent
+            response, _ = yield request
+            if response.status_code not in (401, 403):
+                return
+            url = response.url  # after any redirects
+            with asking(scopes):
+                status, headers = response.status_code, response.headers
+                asked = login.challenged(url, scopes, status, headers, sent or "")
+                yield from self.ask(asked, once)
+            authorization = login.authorization(url, scopes)
+            if authorization not in (None, sent) and isinstance(request.stream, httpx.ByteStream):
+                request.headers["Authorization"] = str(authorization)
+                yield request
+
+        def ask(self, asked: TokenRequest | None, once: Callable[[bytes], Any]) -> Flow:
+            while asked is not None:
+                headers, content = asked.headers, None
+                if asked.form:
+                    body = urlencode(asked.form).encode()
+                    headers = {
+                        **headers,
+                        "Content-Type": "application/x-www-form-urlencoded",
+                        "Content-Length": str(len(body)),
+                    }
+                    content = once(body)  # a redirect must not take the secrets to another host
+                request = httpx.Request(asked.method, asked.url, headers=headers, content=content)
+                answer, body = yield request
+                asked = login.granted(asked, answer.status_code, answer.headers, body)
+
+    return Auth()
