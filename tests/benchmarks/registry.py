@@ -190,7 +190,9 @@ def fill(contender: Contender, count: int) -> None:
     for name in "listed/r", "tagged":
         push_blob(contender.host, name, b"{}")
         push_manifest(contender.host, name, "v")
+    catalog = contender.repositories.parent / "catalog"  # ours has one
     for parent, name in (
+        *([(catalog, "listed@r")] if catalog.exists() else []),
         (contender.repositories / "listed", "r"),
         (contender.repositories / "tagged" / contender.tags, "v"),
     ):
