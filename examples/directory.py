@@ -335,16 +335,21 @@ class DirectoryStorage(ObjectStorage):
             state = _State(**json.loads(self.read(f"{upload}state")))
         except (ValueError, TypeError):  # there is none, or not all of it survived a power cut
             raise MissingError(upload) from None
-        if state.digest or (state.size and self._data(upload, state) is None):
+        if state.digest:
             raise MissingError(upload)
+        if state.size:
+            self._data(upload, state)
         return state
 
-    def _data(self, upload: str, state: "_State") -> str | None:
-        """Return the path of the bytes that the state counts; `None` if not all survived."""
+    def _data(self, upload: str, state: "_State") -> str:
+        """Return the path of the bytes that a state counts, or raise `MissingError`."""
         paths = [f"{upload}data"]
         if state.becoming:
             paths.append(content_path(state.becoming))
-        return next((path for path in paths if (self.size(path) or 0) >= state.size), None)
+        for path in paths:
+            if (self.size(path) or 0) >= state.size:
+                return path
+        raise MissingError(upload)
 
     def upload_size(self, name: str, upload_id: str) -> int:
         return self._state(upload_path(name, upload_id)).size
@@ -417,7 +422,7 @@ class DirectoryStorage(ObjectStorage):
             with self._removing(body):
                 added = self._receive_last(state, upload, body, blocks, verifier)
                 with self._upload(upload, start) as state:
-                    data = (self._data(upload, state) or "") if start else body
+                    data = self._data(upload, state) if start else body
                     if data == f"{upload}data":
                         self._append(upload, start, body if added else os.devnull)
                         # Should an error come after the rename, the client may repeat its request.
@@ -439,7 +444,7 @@ class DirectoryStorage(ObjectStorage):
         if not first and f"sha256:{state.sha256}" == verifier.digest:
             return 0
         if state.size:
-            for block in self.stream(self._data(upload, state) or "", 0, state.size):
+            for block in self.stream(self._data(upload, state), 0, state.size):
                 verifier.update(block)
         added = self._receive(body, chain([first], blocks), verifier)
         verifier.verify()

@@ -64,6 +64,8 @@ def storage_at(
         raise OSError("a storage must be a directory or a URL")
     directory = directory_of(place)
     if directory is not None:
+        if place.startswith("file:") and not place.startswith("file:///"):
+            raise OSError("a file URL must begin with file:///")
         if create:
             create_directory(directory)
         elif not os.path.isdir(directory):
@@ -84,8 +86,11 @@ def directory_of(place: str) -> str | None:
     """Return the directory that a place is; `None` for a URL of another scheme."""
     if "://" not in place:
         return place
-    url = urlsplit(place)
-    return url2pathname(url.path) if url.scheme == "file" and not url.netloc else None
+    try:
+        url = urlsplit(place)
+    except ValueError:
+        return None
+    return url2pathname(url.path) if url.scheme == "file" else None
 
 
 def is_bucket(place: str) -> bool:

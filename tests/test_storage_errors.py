@@ -59,7 +59,18 @@ def assert_does_not_start(place: str, cwd: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "place",
-    ["./a-file", "a-file/below", "/proc/nope", "ftp://x/y", "", "://", "s3://", "file:///no"],
+    [
+        "./a-file",
+        "a-file/below",
+        "/proc/nope",
+        "ftp://x/y",
+        "",
+        "://",
+        "s3://",
+        "file://no/x",
+        "file://",
+        "http://[",
+    ],
 )
 def test_impossible_storage_does_not_start(place: str, tmp_path: Path) -> None:
     (tmp_path / "a-file").write_bytes(b"")

@@ -184,6 +184,20 @@ def test_failed_request_of_a_manifest_is_mended_by_repeating(act: str, is_after:
     assert at > 2
 
 
+def test_blob_that_cannot_be_opened_is_a_503(caplog: pytest.LogCaptureFixture) -> None:
+    """The store is asked for it before the headers go out."""
+    store = FaultyStore(Fault(lambda: GenericError("reset\nby peer"), 0))
+    client = RegistryClient(BucketStorage(store))
+    path = f"/v2/a/blobs/{client.push_blob('a')}"
+    for method, headers in ("GET", {}), ("GET", {"Range": "bytes=5-9"}), ("HEAD", {}):
+        for at in 1, 2:
+            store.fault.at = store.fault.calls + at
+            caplog.clear()
+            assert client.open(path, method=method, headers=headers).status_code == 503
+            (record,) = caplog.records
+            assert record.getMessage().endswith("the storage has failed: reset by peer")
+
+
 # What a power cut may leave.
 
 
