@@ -29,7 +29,7 @@ import kept_tag
 from gateway import name_and_password
 from serving import OneLineParser, Server, server_options, with_health
 from sharing import Fetch, Fetches, Once, Source
-from storage import ObjectStorage, check_place, one_line, raising_oserrors, storage_at
+from storage import ObjectStorage, check_place, one_line, storage_at
 from upstream import Upstream, User, is_head_refused, next_query, stated_type
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import HTTPException
@@ -532,9 +532,7 @@ def collect(arguments: list[str]) -> int:
 def _kept_storages(place: str) -> Iterator[tuple[str, ObjectStorage]]:
     """Each namespace that has a storage, and the storage."""
     whole = collection.storage_to_collect(place)
-    with raising_oserrors():
-        namespaces = whole.store.list_with_delimiter("")["common_prefixes"]
-    for namespace in namespaces:
+    for namespace in whole.sections():
         yield namespace, collection.storage_to_collect(place_within(place, namespace))
 
 
