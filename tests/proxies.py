@@ -1,6 +1,7 @@
-"""The proxy of the examples in this process, its clients, and upstreams that are not as they should be."""
+"""The proxy of the examples in this process, its clients, and upstreams that misbehave."""
 
 import io
+import json
 import random
 import threading
 import time
@@ -21,8 +22,11 @@ from werkzeug.wrappers import Response
 
 from registry_routes.digests import digest_of
 from registry_routes.headers import IMAGE_INDEX
+from registry_routes.paging import parse_next_link
 from registry_routes.registry import MemoryStorage, MissingError, Storage
 from registry_routes.testing import ServedRegistry, serve
+
+from .served import wait_until
 
 LAYER = random.Random(17).randbytes(2_000_000)  # several blocks
 BLOB = f"/v2/library/nginx/blobs/{digest_of(LAYER)}"
@@ -75,10 +79,7 @@ class ProxyClient:
 
     def wait_until_done(self) -> None:
         """Wait until no blob is being fetched or kept."""
-        end = time.monotonic() + 10
-        while self.views.fetches._running:
-            assert time.monotonic() < end
-            time.sleep(0.005)
+        wait_until(lambda: not self.views.fetches._running)
 
 
 @contextmanager
@@ -95,10 +96,10 @@ def requests_to(upstream: ServedRegistry) -> list[tuple[str, str | None]]:
 
 
 class Canned(BaseAdapter):
-    """Answers the requests of a session by their paths, without a network.
+    """Answers the requests of a session, without a network.
 
     :param answers: a status, headers and a body for each path, or a function of the request that
-        returns these. A path without an answer is one that cannot be reached.
+        returns these. Any other path cannot be reached.
     """
 
     def __init__(self, answers: dict[str, Any]) -> None:
@@ -123,7 +124,6 @@ class Canned(BaseAdapter):
 
     @property
     def paths(self) -> list[str]:
-        """The paths of the requests."""
         return [urlsplit(str(request.url)).path for request in self.sent]
 
     def close(self) -> None:
@@ -141,12 +141,16 @@ def canned(
 
 
 class Slow:
-    """An upstream whose blob comes in two halves, the second when it is told to."""
+    """An upstream whose blob comes in two halves, the second when it is told to, if it waits."""
 
-    def __init__(self, content: bytes = LAYER, *, says_length: bool = True) -> None:
+    def __init__(
+        self, content: bytes = LAYER, *, says_length: bool = True, waits: bool = True
+    ) -> None:
         self.content = content
         self.says_length = says_length
         self.go_on = threading.Event()
+        if not waits:
+            self.go_on.set()
         self.begun: list[str] = []
         self.ended = threading.Event()
         self.sent = 0
@@ -179,6 +183,16 @@ def slow(source: Slow, **options: Any) -> Iterator[ProxyClient]:
             yield ProxyClient(upstream.url, **options)
         finally:
             source.go_on.set()
+
+
+def pages_of(get: Callable[[str], Any], path: str, key: str = "tags") -> list[list[str]]:
+    """Return the pages of a list, each at the path that the one before it links to."""
+    pages, url = [], f"http://h{path}"
+    while url:
+        page = get(url.removeprefix("http://h"))
+        pages.append(json.loads(page.text)[key])
+        url = parse_next_link(url, page.headers.get("Link")) or ""
+    return pages
 
 
 def read_some(response: Any, size: int) -> bytes:
