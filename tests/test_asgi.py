@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -97,10 +97,8 @@ class Streamed:
     """A WSGI application that answers with blocks; it remembers what became of them."""
 
     def __init__(self, *blocks: bytes | Exception, on_close: Exception | None = None) -> None:
-        self.blocks = blocks
-        self.on_close = on_close
-        self.made = 0
-        self.closed = 0
+        self.blocks, self.on_close = blocks, on_close
+        self.made = self.closed = 0
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
         start_response("200 OK", [("Content-Type", "text/plain")])
@@ -110,7 +108,7 @@ class Streamed:
         for block in self.blocks:
             if isinstance(block, Exception):
                 raise block
-            self.made += 1
+            self.made += bool(block)
             yield block
 
     def close(self) -> None:
@@ -237,7 +235,7 @@ def test_slow_clients_take_no_thread() -> None:
 
 
 def test_response_is_made_no_faster_than_it_is_read() -> None:
-    app = Streamed(*[b"block"] * 20)
+    app = Streamed(*[b"block", b""] * 20)  # an empty block is not the end
     ahead = []
 
     async def slow(message: dict[str, Any]) -> None:
@@ -249,12 +247,6 @@ def test_response_is_made_no_faster_than_it_is_read() -> None:
     assert body_of(asyncio.run(exchange(WSGIBridge(app), send=slow))) == b"block" * 20
     assert max(ahead) == 1
     assert app.closed == 1
-
-
-def test_empty_block_is_not_the_end() -> None:
-    sent = asyncio.run(exchange(WSGIBridge(Streamed(b"", b"a", b"", b"b", b""))))
-    assert [message.get("body") for message in sent] == [None, b"a", b"b", b""]
-    assert [message.get("more_body") for message in sent] == [None, True, True, False]
 
 
 @pytest.mark.parametrize("tells", ["by a message", "by an error"])
@@ -406,10 +398,11 @@ def test_other_kinds_of_scope(kind: str, received: list[str], answered: list[str
 # In uvicorn.
 
 
-@contextmanager
-def in_uvicorn(app: Any) -> Iterator[str]:
-    """Host and port of an ASGI application, served in this process."""
+@pytest.fixture(scope="module")
+def registry() -> Iterator[str]:
+    """Host and port of a registry in memory, behind the bridge, served in this process."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        app = WSGIBridge(make_registry(MemoryStorage()))
         config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],))
@@ -419,13 +412,6 @@ def in_uvicorn(app: Any) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join()
-
-
-@pytest.fixture(scope="module")
-def registry() -> Iterator[str]:
-    """Host and port of a registry in memory, behind the bridge."""
-    with in_uvicorn(WSGIBridge(make_registry(MemoryStorage()))) as host:
-        yield host
 
 
 @pytest.fixture
@@ -452,9 +438,8 @@ def test_chunked_push_and_pull(registry: str, location: str) -> None:
     [
         b"Transfer-Encoding: chunked\r\n\r\nA\r\n0123456789\r\n",
         b"Content-Length: 9000000\r\n\r\n" + b"x" * 8_000_000,
-        b"Transfer-Encoding: chunked\r\n\r\nnot hexadecimal\r\n",
     ],
-    ids=["between chunks", "large", "malformed"],
+    ids=["between chunks", "large"],
 )
 def test_chunk_that_is_cut_short_leaves_no_trace(
     registry: str, location: str, frame: bytes
@@ -464,34 +449,6 @@ def test_chunk_that_is_cut_short_leaves_no_trace(
     time.sleep(0.05)
     status = requests.get(f"http://{registry}{location}")
     assert (status.status_code, status.headers["Range"]) == (204, "0-0")
-
-
-def test_expect_100_continue(registry: str, location: str) -> None:
-    with socket.create_connection(address_of(registry), timeout=5) as client:
-        headers = "Host: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
-        client.sendall(f"PATCH {location} HTTP/1.1\r\n{headers}".encode())
-        assert client.recv(1000).startswith(b"HTTP/1.1 100 Continue")
-        client.sendall(b"abc")
-        assert client.recv(1000).startswith(b"HTTP/1.1 202 ")
-
-
-def test_client_that_leaves_ends_its_download() -> None:
-    closed = threading.Event()
-
-    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
-        start_response("200 OK", [])
-        try:
-            while True:
-                yield b"x" * MIB
-        finally:
-            closed.set()
-
-    with in_uvicorn(WSGIBridge(app)) as host:
-        response = requests.get(f"http://{host}/", stream=True, timeout=5)
-        assert len(response.raw.read(MIB)) == MIB
-        assert not closed.wait(0.05)
-        response.close()
-        assert closed.wait(5)
 
 
 # The program.

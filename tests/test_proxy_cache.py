@@ -125,16 +125,15 @@ def test_fresh_tag_is_not_asked_for(
 
 
 def test_head_is_asked_by_head(upstream: ServedRegistry, proxy: ProxyClient) -> None:
-    manifest, blob = proxy.head(LATEST), proxy.head(BLOB)
-    assert manifest.content_type == IMAGE_MANIFEST
-    assert manifest.headers["Docker-Content-Digest"].startswith("sha256:")
-    assert int(blob.headers["Content-Length"]) == len(LAYER)
-    assert blob.headers["Docker-Content-Digest"] == digest_of(LAYER)
-    for path in LATEST, BLOB:
-        assert proxy.head(path.replace("nginx", "other")).status_code == 404
-    tags = proxy.head("/v2/library/nginx/tags/list")
-    for head in manifest, tags:
+    for path, digest in (
+        (LATEST, upstream.storage.tag("library/nginx", "latest")),
+        (BLOB, digest_of(LAYER)),
+        ("/v2/library/nginx/tags/list", None),
+    ):
+        head = proxy.head(path)
         assert int(head.headers["Content-Length"]) > 10
+        assert head.headers.get("Docker-Content-Digest") == digest
+        assert proxy.head(path.replace("nginx", "other")).status_code == 404
     assert {request.method for request in upstream.requests} == {"HEAD"}
     # Also of a kept tag that has changed.
     proxy.get(LATEST)
@@ -183,20 +182,24 @@ def test_stale_tag_is_served_until_its_last_confirmation_is_too_old(
     assert proxy.get(LATEST).data == content
 
 
-def test_confirmation_is_recorded_once_an_hour(upstream: ServedRegistry) -> None:
+def test_use_and_confirmation_are_recorded_once_an_hour(upstream: ServedRegistry) -> None:
     storage = Counting()
     proxy = ProxyClient(upstream.url, storage=storage)
-    for _ in range(3):
-        proxy.get(LATEST)
-    assert storage.writes[kept_tag.RECORD] == 1
-    digest = storage.tag("library/nginx", "latest")
-    assert proxy.get(f"/v2/library/nginx/manifests/{digest}").status_code == 404  # it is ours
-    age(storage, 3601)
-    for _ in range(3):
-        proxy.get(LATEST)
-    assert storage.writes[kept_tag.RECORD] == 3
-    with pytest.raises(MissingError):  # the record that was replaced
-        storage.manifest("library/nginx", digest)
+    manifest = upstream.storage.tag("library/nginx", "latest")
+    record = ""
+    for hours in 1, 2:
+        for _ in range(2):
+            proxy.get(LATEST)
+            assert proxy.get(f"/v2/library/nginx/manifests/{manifest}").status_code == 200
+        assert storage.writes == {IMAGE_MANIFEST: hours, kept_tag.RECORD: 2 * hours - 1}
+        if record:
+            with pytest.raises(MissingError):
+                storage.manifest("library/nginx", record)
+        record = storage.tag("library/nginx", "latest")
+        assert proxy.get(f"/v2/library/nginx/manifests/{record}").status_code == 404  # it is ours
+        age(storage, 3601)
+        for key, when in proxy.views.used.items():
+            proxy.views.used[key] = when - 3601
 
 
 def test_tag_kept_without_a_record_is_confirmed_by_a_head(
@@ -210,8 +213,6 @@ def test_tag_kept_without_a_record_is_confirmed_by_a_head(
     assert proxy.get(LATEST).status_code == 503  # nobody knows how old it is
     assert proxy.get(LATEST).data == manifest.content
     assert requests_to(upstream) == [HEAD_MANIFEST] * 2
-    [kept] = kept_tag.read(proxy.storage, "library/nginx", "latest")
-    assert (kept.digest, kept.age < 3600) == (digest, True)
 
 
 def accepting(proxy: ProxyClient, accept: str | None) -> Any:
@@ -416,28 +417,13 @@ def test_head_passes_on_only_what_the_upstream_states() -> None:
         assert "Content-Length" not in proxy.head(BLOB).headers
 
 
-def test_manifest_with_another_digest_is_502() -> None:
-    proxy, upstream = canned({f"/v2/a/manifests/{SHA256}": (200, INDEX, b"{}")})
-    assert proxy.get(f"/v2/a/manifests/{SHA256}").status_code == 502
-    assert list(proxy.storage.repositories()) == []
+def test_content_with_another_digest_is_502() -> None:
+    path = f"/v2/a/manifests/{SHA256}"
+    proxy, upstream = canned({path: (200, INDEX, b"{}")})
+    assert proxy.get(path).status_code == 502
     for path in "/v2/a/manifests/md5:x", "/v2/a/blobs/md5:x":  # which cannot be verified
         assert proxy.get(path).status_code == 404
     assert len(upstream.sent) == 1
-
-
-def test_use_of_a_manifest_is_recorded_once_an_hour(upstream: ServedRegistry) -> None:
-    storage = Counting()
-    path = f"/v2/library/nginx/manifests/{upstream.storage.tag('library/nginx', 'latest')}"
-    proxy = ProxyClient(upstream.url, storage=storage)
-    proxy.get(LATEST)
-    for writes in 1, 2:
-        for _ in range(2):
-            assert proxy.get(path).status_code == 200
-            assert proxy.head(LATEST).status_code == 200
-        assert storage.writes[IMAGE_MANIFEST] == writes
-        for key, when in proxy.views.used.items():
-            proxy.views.used[key] = when - 3601
-    assert list(storage.tags("library/nginx")) == ["latest"]
 
 
 # The storage.
@@ -465,9 +451,7 @@ def test_unreadable_storage_is_503(upstream: ServedRegistry) -> None:
 
     proxy = ProxyClient(upstream.url, storage=Broken())
     response = proxy.get(f"/v2/a/manifests/{SHA256}?ns={upstream.host}")
-    assert response.status_code == 503
-    assert response.headers["OCI-Namespace"] == upstream.host
-    assert response.get_json()["errors"][0]["code"] == "UNAVAILABLE"
+    assert (response.status_code, response.headers["OCI-Namespace"]) == (503, upstream.host)
 
 
 def test_blob_that_has_just_arrived_is_not_fetched_again(upstream: ServedRegistry) -> None:
