@@ -39,9 +39,7 @@ INDEX = {"Content-Type": IMAGE_INDEX}
 class ProxyClient:
     """A client of a proxy. It also sees what the proxy keeps, and its first upstream.
 
-    :param urls: the upstreams; the namespace of each is its host.
-    :param namespaces: in place of the hosts.
-    :param user: the proxy's account.
+    The namespaces of the upstreams at `urls` are their hosts, if they are not given.
     """
 
     def __init__(
@@ -197,11 +195,9 @@ def pages_of(get: Callable[[str], Any], path: str, key: str = "tags") -> list[li
 
 def read_some(response: Any, size: int) -> bytes:
     """Return the first `size` bytes of a response, and what came with them."""
-    received = b""
-    for block in response.iter_encoded():
-        received += block
-        if len(received) >= size:
-            break
+    received, blocks = b"", response.iter_encoded()
+    while len(received) < size:
+        received += next(blocks)
     return received
 
 
@@ -209,9 +205,9 @@ def all_at_once(count: int, act: Callable[[], Any]) -> list[Any]:
     """Return the results of `count` threads that start at the same time."""
     barrier = threading.Barrier(count)
 
-    def together() -> Any:
+    def together(_: int) -> Any:
         barrier.wait(30)
         return act()
 
     with ThreadPoolExecutor(count) as pool:
-        return [job.result() for job in [pool.submit(together) for _ in range(count)]]
+        return list(pool.map(together, range(count)))

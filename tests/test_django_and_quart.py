@@ -46,7 +46,7 @@ def defined_by(page: str) -> dict[str, Any]:
     return defined
 
 
-def check(response: Any, body: bytes, status: int, expected: str | None) -> None:
+def check(response: Any, body: str | bytes, status: int, expected: str | None) -> None:
     assert response.status_code == status
     if status == 308:
         assert response.headers["Location"] == expected

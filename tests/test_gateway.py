@@ -24,8 +24,7 @@ from registry_routes import OCI_1_1, RegistryApp, RegistryRequest
 from registry_routes.challenges import parse_challenges
 from registry_routes.scopes import Scope, parse_scopes
 
-from . import oci_layout
-from .servers import ended, example, files_of, skopeo
+from .servers import ended, example
 
 KEY = b"k" * 32
 TAGS = "/v2/a/tags/list"
@@ -85,12 +84,13 @@ def test_token_grants_its_scopes() -> None:
 def test_clocks_of_two_machines_may_differ_by_a_minute() -> None:
     """PyJWT refuses a token of the future, and a clock is often a second ahead."""
     now = int(time.time())
-    for claims, status in (
+    cases: list[tuple[dict[str, Any], int]] = [
         ({"iat": now + 50, "exp": now + 350}, 200),
         ({"iat": now + 90}, 401),
         ({"exp": now - 50}, 200),
         ({"exp": now - 70}, 401),
-    ):
+    ]
+    for claims, status in cases:
         assert ask(token_for("repository:a:pull", **claims)).status_code == status, claims
 
 
@@ -124,7 +124,8 @@ def test_invalid_token_grants_nothing(token: str | None) -> None:
         assert "error" not in parse_challenges(response.headers)[0].parameters
 
 
-JSON = st.sampled_from([None, True, 3, 0.5, "pull", "", [], {}, ["pull"], [["pull"]], [3]])
+VALUES: list[Any] = [None, True, 3, 0.5, "pull", "", [], {}, ["pull"], [["pull"]], [3]]
+JSON = st.sampled_from(VALUES)
 ENTRY = st.fixed_dictionaries(
     {},
     optional={
@@ -149,8 +150,8 @@ def test_signed_claims_of_any_shape_grant_their_scopes_or_nothing(dates: Any, ac
 
 
 def test_path_without_a_route_needs_no_token() -> None:
-    assert ask(None, path="/v2/A/tags/list").status_code == 400
-    assert ask(None, "POST").status_code == 405
+    for path, status in {"/v2/A/tags/list": 400, "/x": 404}.items():
+        assert ask(None, path=path).status_code == status
 
 
 def test_realm_is_where_the_gateway_is() -> None:
@@ -223,15 +224,6 @@ def test_program_takes_users_from_a_file_and_the_environment(
             assert (log_in(user), log_in(f"{user} ")) == (200, 401)
         assert log_in("alice:environment") == 401  # the file comes after it
 
-        image, back, remote = tmp_path / "image", tmp_path / "back", f"docker://{host}/a/b/c:v1"
-        oci_layout.write(image, [10_000], ["amd64"])
-        push = "copy --dest-tls-verify=false"
-        denied = skopeo(push, f"oci:{image}:v1", remote, fails=True)
-        assert "authentication" in denied or "unauthorized" in denied
-        skopeo(push, "--dest-creds=alice:fi:le", f"oci:{image}:v1", remote)
-        skopeo("copy --src-tls-verify=false", remote, f"oci:{back}:v1")  # as anyone
-        assert files_of(back) == files_of(image)
-
 
 @pytest.mark.parametrize(
     ("options", "users", "key", "named"),
@@ -240,7 +232,6 @@ def test_program_takes_users_from_a_file_and_the_environment(
         (["--users", "malformed"], "", "", "malformed, line 2: a user must be NAME:PASSWORD"),
         (["--users", "binary"], "", "", "utf-8"),
         ([], "secret", "", "$REGISTRY_USERS, line 1: a user must be NAME:PASSWORD"),
-        (["--user", ":secret"], "", "", "a user must be NAME:PASSWORD"),
         (["--user", "secret:"], "", "", "a user must be NAME:PASSWORD"),
         ([], "", "secret" * 5, "$REGISTRY_KEY must have at least 32 bytes"),
     ],

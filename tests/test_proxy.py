@@ -1,7 +1,6 @@
 """The pull-through proxy of the examples: its namespaces and lists, what it refuses, its program."""
 
 import argparse
-import hashlib
 import os
 import re
 import subprocess
@@ -16,6 +15,7 @@ from proxy import main, make_app, place_of, place_within, users_of
 from werkzeug.wrappers import Response
 
 from registry_routes import RegistryApp
+from registry_routes.digests import digest_of
 from registry_routes.headers import IMAGE_INDEX
 from registry_routes.registry import MemoryStorage
 from registry_routes.testing import ServedRegistry, serve
@@ -290,9 +290,7 @@ def test_skopeo_and_podman_pull_with_and_without_the_upstream(
 @pytest.mark.slow
 def test_a_quarter_of_a_gibibyte_in_bounded_memory(tmp_path: Path) -> None:
     count, block = 256, os.urandom(2**20)
-    size, hashed = count * len(block), hashlib.sha256()
-    for _ in range(count):
-        hashed.update(block)
+    digest, size = digest_of(block * count), count * len(block)
 
     def huge(environ: Any, start_response: Any) -> Any:
         response = Response(block for _ in range(count))
@@ -300,7 +298,7 @@ def test_a_quarter_of_a_gibibyte_in_bounded_memory(tmp_path: Path) -> None:
         return response(environ, start_response)
 
     with serve(huge) as upstream, proxy_of(tmp_path, upstream.url) as proxy:
-        url = f"http://{proxy}/v2/a/blobs/sha256:{hashed.hexdigest()}"
+        url = f"http://{proxy}/v2/a/blobs/{digest}"
         command = ["curl", "-sSf", "-o", os.devnull, "-w", "%{size_download}", url]
         for _ in range(2):
             assert all_at_once(2, lambda: subprocess.check_output(command)) == [b"%d" % size] * 2

@@ -172,8 +172,7 @@ def test_every_reader_gets_its_range_or_an_error(
         return received
 
     with ThreadPoolExecutor(len(ranges)) as pool:
-        for job in [pool.submit(read, *bounds) for bounds in ranges]:
-            assert job.result() in whole
+        assert all(found in whole for found in pool.map(lambda bounds: read(*bounds), ranges))
     wait_until(lambda: not fetches._running)
     assert all(content == whole and not is_wrong for content in kept)
 
