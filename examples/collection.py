@@ -4,50 +4,53 @@
 
 It deletes these, if their last push or mount is longer ago than that:
 
-- the link of a blob to a repository, if no manifest of the repository contains the blob's digest;
-- the content of a blob, if no repository has the blob;
-- an upload that was never finished, counted from its last chunk;
-- in a directory, the files that a process was writing when it was killed, ten minutes ago or more.
+- uploads that were never finished, counted from their last chunk, and files that a process was
+  writing when it was killed;
+- with ``--untagged``, manifests that neither a tag nor another manifest leads to;
+- the link of a blob to a repository, if no manifest of the repository contains the blob's digest.
+  It is only set aside. A push that wants the blob moves it back, and notices nothing. A collection
+  that finds that it was set aside longer ago than that deletes it;
+- the content of a blob, if no repository has the blob.
 
-No manifest that was acknowledged ever lacks a blob. A collection first lists what it may delete,
-under ``condemned/``, and then looks again at what is needed. A push of a manifest writes the
-manifest first, and then looks at the lists. So one of the two always sees the other: either the
-push is told that the blob is unknown, or the blob stays. Neither waits for the other. A list counts
-until its collection ends, or for `LEASE` if the collection is killed.
+No manifest that was acknowledged ever lacks a blob, if no push takes longer than that age: a link
+that a push has seen may be set aside a moment later, and is deleted that much later.
+Before a content is deleted, `objects.ObjectStorage` says how: pushes of the same content wait for
+a moment.
 """
 
 import argparse
-import os
 import re
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
 
-from storage import (
-    CONDEMNED,
+from objects import (
+    MAX_WAIT,
     STAGING,
+    Entry,
     ObjectStorage,
+    condemned_path,
+    content_path,
     digests_in,
-    link_path,
-    raising_oserrors,
-    storage_at,
+    manifest_path,
+    path_of,
+    tag_path,
 )
+from storage import BucketStorage, storage_at
 from tqdm import tqdm
 
 from registry_routes.registry import MissingError
 
-LEASE = 600  # seconds; clocks of machines that share a storage may differ by half of it
+LEASE = 600  # seconds that an upload's file may not grow, and that what is set aside stays at least
+REMEMBERED = 3600  # seconds, for which the result of an upload is kept
+BATCH = 1000  # contents that are deleted at once; S3 deletes as many in one request
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-KINDS = ("blobs", "repositories", STAGING.rstrip("/"))
-_HALF_WRITTEN = re.compile(".+#[0-9]+", re.DOTALL)
-_IN_REPOSITORY = re.compile("repositories/(.+?)/_(blobs|manifests|uploads)/(.+)", re.DOTALL)
-
-Tick = Callable[[], Any]
+_IN_REPOSITORY = re.compile(
+    "repositories/(.+?)/_(blobs|unneeded|deleted|manifests|tags|uploads)/(.+)", re.DOTALL
+)
 
 
 class Thing(NamedTuple):
@@ -60,189 +63,271 @@ class Thing(NamedTuple):
         return Thing(max(self.time, other.time), self.size + other.size)
 
 
+class Link(NamedTuple):
+    """A link of a blob to a repository."""
+
+    name: str
+    digest: str
+
+    def path(self, kind: str) -> str:
+        return path_of(self.name, kind, self.digest)
+
+
 Things = dict[str, Thing]
+Links = dict[Link, Thing]
+Key = TypeVar("Key")
 
 
 class Survey:
-    """Everything in a storage, by path. An upload and its chunks count as one thing."""
+    """Everything in a storage. An upload and its chunks count as one thing."""
 
-    def __init__(self, storage: ObjectStorage, tick: Tick) -> None:
+    def __init__(self, storage: ObjectStorage) -> None:
         self.contents: Things = {}
-        self.links: Things = {}
+        """By digest."""
+        self.links: dict[str, Links] = {"blobs": {}, "unneeded": {}, "deleted": {}}
+        self.manifests: Links = {}
+        self.tags: set[tuple[str, str]] = set()
         self.uploads: Things = {}
         self.staged: Things = {}
-        self.manifests: Things = {}
-        for prefix in KINDS:
-            with raising_oserrors():
-                for objects in storage.store.list(prefix):
-                    for one in objects:
-                        tick()
-                        thing = Thing(one["last_modified"].timestamp(), one["size"])
-                        self._add(one["path"], thing)
-        if storage.directory is not None:
-            self._add_half_written(storage.directory)
+        self.condemned: Things = {}
+        self.catalog: Things = {}
+        with tqdm(desc="Listing", unit=" objects") as progress:
+            for kind in "blobs/", "repositories/", STAGING, "condemned/", "catalog/":
+                for entry in storage.entries(kind):
+                    progress.update()
+                    self._add(kind, entry)
 
-    def _add(self, path: str, thing: Thing) -> None:
-        in_repository = _IN_REPOSITORY.fullmatch(path)
-        if path.startswith("blobs/"):
-            self.contents[path] = thing
-        elif path.startswith(STAGING):
-            self.staged[path] = thing
-        elif in_repository is None:
+    def _add(self, kind: str, entry: Entry) -> None:
+        thing, rest = Thing(entry.time, entry.size), entry.path.removeprefix(kind)
+        found = _IN_REPOSITORY.fullmatch(entry.path)
+        if kind == "blobs/":
+            self.contents[rest.replace("/", ":")] = thing
+        elif kind == STAGING:
+            self.staged[entry.path] = thing
+        elif kind == "condemned/":
+            self.condemned[entry.path] = thing
+        elif kind == "catalog/":
+            self.catalog[entry.path] = thing
+        elif found is None:
             return
-        elif in_repository[2] == "blobs":
-            self.links[path] = thing
-        elif in_repository[2] == "manifests":
-            self.manifests[path] = thing
+        elif found[2] in self.links:
+            self.links[found[2]][Link(found[1], found[3].replace("/", ":"))] = thing
+        elif found[2] == "manifests":
+            if found[3].endswith("/-"):
+                digest = found[3].removesuffix("/-").replace("/", ":")
+                self.manifests[Link(found[1], digest)] = thing
+        elif found[2] == "tags":
+            self.tags.add((found[1], found[3]))
         else:
-            upload_id = in_repository[3].partition("/")[0]
-            upload = f"{path[: in_repository.start(3)]}{upload_id}/"
+            upload = f"{entry.path[: found.start(3)]}{found[3].partition('/')[0]}/"
             self.uploads[upload] = self.uploads.get(upload, Thing()) | thing
-
-    def _add_half_written(self, directory: str) -> None:
-        """Add obstore's temporary files, which obstore itself does not list."""
-        for parent, _, names in (one for kind in KINDS for one in os.walk(f"{directory}{kind}")):
-            for name in filter(_HALF_WRITTEN.fullmatch, names):
-                with suppress(FileNotFoundError):
-                    found = os.stat(f"{parent}/{name}")
-                    path = os.path.relpath(f"{parent}/{name}", directory)
-                    if path.startswith("repositories/"):  # an upload may be receiving a chunk
-                        self._add(path, Thing(found.st_mtime))
-                    self.staged[path] = Thing(found.st_mtime, found.st_size)
 
 
 class Collection:
     """What can be deleted from a storage, at the time of the call.
 
     :param older_than: in seconds.
-    :param with_manifests: whether to delete old manifests too, and what only they need. This is for
-        a cache, which can fetch them again.
+    :param with_manifests: whether to delete old manifests too, and at once what only they need.
+        This is for a cache, which can fetch them again.
+    :param untagged: whether to delete old manifests that neither a tag nor a manifest leads to.
     """
 
     def __init__(
-        self, storage: ObjectStorage, older_than: float, *, with_manifests: bool = False
+        self,
+        storage: ObjectStorage,
+        older_than: float,
+        *,
+        with_manifests: bool = False,
+        untagged: bool = False,
     ) -> None:
         self.storage = storage
-        self.until = time.time() - older_than
+        self.is_cache = with_manifests
+        self.now = storage.now()  # not by the clock of this machine, which may be wrong
+        self.until = self.now - older_than
+        # Even if `older_than` is short: files may still be being written, and pushes be going on.
+        self.leased = min(self.until, self.now - LEASE)
+        self.survey = survey = Survey(storage)
         # Files that may still be being written stay, even if `older_than` is short.
-        self.staged_until = min(self.until, time.time() - LEASE)
-        self.read: set[str] = set()
-        """The manifests that have been read."""
-        self.needed: set[str] = set()
-        """The links that those manifests need."""
-        with tqdm(desc="Listing", unit=" objects") as progress:
-            self.survey = Survey(storage, progress.update)
-        self.manifests = self._old(self.survey.manifests) if with_manifests else {}
-        self._read_manifests(lambda: None)
-        self.links = self._old(self.survey.links)
-        self.contents = self._old(self.survey.contents)
-        self._keep_what_is_needed(self.survey.links)
-        self.uploads = self._old(self.survey.uploads)
-        self.staged = self._old_staged(self.survey)
+        self.staged = {
+            path: thing for path, thing in survey.staged.items() if thing.time < self.leased
+        }
+        self.uploads = {
+            upload: thing
+            for upload, thing in self._old(survey.uploads).items()
+            if thing.time < self.now - REMEMBERED or not storage.ended_at(upload)
+        }
+        self.subjects: dict[Link, Link] = {}
+        self.mentioned: dict[Link, set[Link]] = {}
+        """The links that a manifest needs, which may be those of manifests."""
+        old = self._old(survey.manifests)
+        self.manifests = old if with_manifests else {}
+        self._read_manifests()
+        if untagged:
+            reached = self._reached()
+            self.manifests = {link: thing for link, thing in old.items() if link not in reached}
+        needed = {
+            blob
+            for manifest, blobs in self.mentioned.items()
+            if manifest not in self.manifests
+            for blob in blobs
+        }
+        live, unneeded = survey.links["blobs"], survey.links["unneeded"]
+        self.needed_again = [link for link in unneeded if link in needed and link not in live]
+        self.set_aside = {
+            link: thing for link, thing in self._old(live).items() if link not in needed
+        }
+        """The links that will be set aside; in a cache, deleted."""
+        self.links = {
+            link.path(f"_{kind}"): thing
+            for kind in ("unneeded", "deleted")
+            for link, thing in survey.links[kind].items()
+            if link in live or (thing.time < self._until_deleted and link not in needed)
+        }
+        kept = {
+            link.digest
+            for kind, links in survey.links.items()
+            for link in links
+            if not (kind == "blobs" and link in self.set_aside and self.is_cache)
+            and link.path(f"_{kind}") not in self.links
+        }
+        self.contents = {
+            digest: thing
+            for digest, thing in survey.contents.items()
+            if digest not in kept and thing.time < self._until_deleted
+        }
 
-    def _old(self, things: Things) -> Things:
-        return {path: thing for path, thing in things.items() if thing.time < self.until}
+    @property
+    def _until_deleted(self) -> float:
+        """When links must have been set aside, and contents written, to be deleted."""
+        return self.until if self.is_cache else self.leased
 
-    def _old_staged(self, survey: Survey) -> Things:
-        staged = survey.staged.items()
-        return {path: thing for path, thing in staged if thing.time < self.staged_until}
+    def _old(self, things: dict[Key, Thing]) -> dict[Key, Thing]:
+        return {key: thing for key, thing in things.items() if thing.time < self.until}
 
-    def _read_manifests(self, tick: Tick) -> None:
-        unread = sorted(self.survey.manifests.keys() - self.read - self.manifests.keys())
-        with ThreadPoolExecutor(16) as pool:
-            files = pool.map(self.storage.read, unread)
-            for path, file in zip(unread, tqdm(files, "Reading", len(unread)), strict=True):
-                tick()
-                name, _ = _name_and_digest(path)
-                if file:  # else it was just deleted, and may be pushed again
-                    self.read.add(path)
-                    digests = digests_in(file.partition(b"\n")[2])
-                    self.needed.update(link_path(name, digest) for digest in digests)
+    def _read_manifests(self) -> None:
+        manifests = sorted(self.survey.manifests.keys() - self.manifests.keys())
+        for batch in _batches(tqdm(manifests, "Reading")):
+            paths = [manifest_path(*link) for link in batch]
+            for link, file in zip(batch, self.storage.each(self.storage.read, paths), strict=True):
+                line, _, content = file.partition(b"\n")  # empty if it was just deleted
+                self.mentioned[link] = {Link(link.name, one) for one in digests_in(content)}
+                subject = line.decode().partition(" ")[2]
+                if subject:
+                    self.subjects[link] = Link(link.name, subject)
 
-    def _keep_what_is_needed(self, links: Iterable[str]) -> None:
-        for path in self.needed & self.links.keys():
-            del self.links[path]
-        for path in set(links) - self.links.keys():
-            self.contents.pop(f"blobs/{path.rpartition('/_blobs/')[2]}", None)
+    def _reached(self) -> set[Link]:
+        """Return the manifests that tags lead to: through indexes, and to what refers to them."""
+        leads: dict[Link, set[Link]] = {}
+        for link, mentioned in self.mentioned.items():
+            subject = self.subjects.get(link)
+            leads.setdefault(link, set()).update(mentioned - {subject})
+            if subject:
+                leads.setdefault(subject, set()).add(link)
+        names, tags = zip(*self.survey.tags, strict=True) if self.survey.tags else ((), ())
+        digests = self.storage.each(self.storage.read, map(tag_path, names, tags))
+        left = {Link(name, digest.decode()) for name, digest in zip(names, digests, strict=True)}
+        reached: set[Link] = set()
+        while left:
+            link = left.pop()
+            reached.add(link)
+            left |= leads.get(link, set()) - reached
+        return reached
 
     def delete(self) -> None:
-        """Delete everything that has not been pushed, mounted or needed meanwhile."""
-        self._delete_expired()
-        with self._condemning() as tick:
-            links = self.survey.links
-            self.survey = Survey(self.storage, tick)
-            self._keep_what_is_new(self.manifests, self._old(self.survey.manifests))
-            self._read_manifests(tick)
-            for mine, old in (
-                (self.links, self._old(self.survey.links)),
-                (self.contents, self._old(self.survey.contents)),
-                (self.uploads, self._old(self.survey.uploads)),
-                (self.staged, self._old_staged(self.survey)),
-            ):
-                self._keep_what_is_new(mine, old)
-            self._keep_what_is_needed([*links, *self.survey.links])
-            for path in tqdm(self.manifests, "Deleting manifests"):
-                tick()
-                with suppress(MissingError):
-                    self.storage.delete_manifest(*_name_and_digest(path))
-            for path in tqdm([*self.links, *self.contents], "Deleting"):
-                tick()
-                self.storage.delete(path)
-        for path in tqdm(self.uploads, "Deleting uploads"):
-            self.storage.delete_upload(path)
-        for path in self.staged:
-            if "#" in path:  # obstore does not accept such a path
-                Path(f"{self.storage.directory}{path}").unlink(missing_ok=True)
-            else:
-                self.storage.delete(path)
+        """Delete everything that has not been pushed, mounted or needed since.
 
-    def _keep_what_is_new(self, mine: Things, old: Things) -> None:
-        for path in mine.keys() - old.keys():
-            del mine[path]
+        What needs no room comes first, for a disk that is full.
+        """
+        for upload in tqdm(self.uploads, "Deleting uploads"):
+            self.storage.delete_upload(upload)
+        killed = [
+            path for path, thing in self.survey.condemned.items() if thing.time < self.now - LEASE
+        ]
+        self.storage.delete(*self.staged, *killed)
+        for link in tqdm(self.manifests, "Deleting manifests"):
+            with suppress(MissingError):
+                self.storage.delete_old_manifest(*link, self.survey.manifests[link].time)
+        for link in self.needed_again:
+            with suppress(MissingError):
+                self.storage.open_blob(*link)  # which moves it back
+        if self.is_cache:
+            self.storage.delete(*(link.path("_blobs") for link in self.set_aside))
+        with tqdm(desc="Deleting", total=len(self.contents)) as progress:
+            for batch in _batches(self.contents):
+                self._delete_contents(batch)
+                progress.update(len(batch))
+        self.storage.delete(
+            *(path for path in self.links if _digest_at_end(path) not in self.contents)
+        )
+        if not self.is_cache:
+            for link in tqdm(self.set_aside, "Setting aside"):
+                self.storage.move(link.path("_blobs"), link.path("_unneeded"))
+        self._mend_catalog()
 
-    @contextmanager
-    def _condemning(self) -> Iterator[Tick]:
-        """Condemn the links and the contents. The returned function must be called before each
-        step."""
-        path, expires = f"{CONDEMNED}{uuid.uuid4().hex}", 0.0
+    def _delete_contents(self, digests: list[str]) -> None:
+        """Delete contents and the links that were set aside, unless a request wants them.
 
-        def renew() -> None:
-            nonlocal expires
-            now = time.time()
-            if expires and now > expires - LEASE / 4:
-                raise OSError("the collection has been interrupted for too long: run it again")
-            if now > expires - LEASE * 3 / 4:
-                expires = now + LEASE
-                lines = [str(expires), *self.links, *self.contents]
-                self.storage.put(path, "\n".join(lines).encode())
+        After an error, pushes of these contents wait for `MAX_WAIT`, as the storage may still carry
+        out a request.
+        """
+        storage, begun = self.storage, time.monotonic()
+        created = storage.each(lambda digest: storage.create(condemned_path(digest)), digests)
+        mine = [digest for digest, is_mine in zip(digests, created, strict=True) if is_mine]
+        asides: dict[str, list[str]] = {digest: [] for digest in mine}
+        for path in self.links:
+            asides.get(_digest_at_end(path), []).append(path)
+        doomed: list[str] = []
+        for digest, found in zip(
+            mine, storage.each(storage.entry, map(content_path, mine)), strict=True
+        ):
+            are_there = (storage.size(path) is not None for path in asides[digest])
+            if found is not None and found.time < self._until_deleted and all(are_there):
+                doomed.append(digest)
+        if time.monotonic() - begun > MAX_WAIT / 2:
+            raise OSError("the collection has been interrupted for too long: run it again")
+        storage.delete_old(list(map(content_path, doomed)), self._until_deleted)
+        storage.delete(*(path for digest in doomed for path in asides[digest]))
+        storage.delete(*map(condemned_path, mine))
 
-        renew()
-        yield renew
-        # After an error it stays until it expires, as the store may still carry out a request.
-        self.storage.delete(path)
-
-    def _delete_expired(self) -> None:
-        for name in list(self.storage.names(CONDEMNED)):
-            if not self.storage.condemned(name):
-                self.storage.delete(CONDEMNED + name)
+    def _mend_catalog(self) -> None:
+        """Write what a process that was killed, or lost a race, has left wrong in the catalog."""
+        names = {link.name for link in self.survey.manifests}
+        wrong = {
+            name for name in names if self.storage.catalog_path(name) not in self.survey.catalog
+        }
+        right = set(map(self.storage.catalog_path, names))
+        wrong |= {
+            path.removeprefix("catalog/").replace("@", "/")
+            for path, thing in self.survey.catalog.items()
+            if path not in right and thing.time < self.leased
+        }
+        for name in wrong:
+            self.storage.mend_catalog(name)
 
     def summary(self) -> Iterator[str]:
-        """A line for each kind of thing that it deletes: how many, and how many bytes."""
-        for kind, things in (
+        """Return a line for each kind of thing that it deletes: how many, and how many bytes."""
+        aside = "links of blobs to repositories" if self.is_cache else "links, only set aside"
+        kinds: list[tuple[str, Mapping[Any, Thing]]] = [
             *([("manifests", self.manifests)] if self.manifests else []),
             ("unreferenced contents", self.contents),
-            ("links of blobs to repositories", self.links),
+            ("links that had been set aside", self.links),
+            (aside, self.set_aside),
             ("abandoned uploads", self.uploads),
             ("half-written files", self.staged),
-        ):
+        ]
+        for kind, things in kinds:
             size = sum(thing.size for thing in things.values())
             yield f"{len(things):,} {kind}, {size:,} bytes"
 
 
-def _name_and_digest(path: str) -> tuple[str, str]:
-    """The repository's name and the digest of a manifest, from its path."""
-    name, _, digest = path.removeprefix("repositories/").partition("/_manifests/")
-    return name, digest.replace("/", ":")
+def _batches(items: Iterable[Key]) -> Iterator[list[Key]]:
+    items = iter(items)
+    while batch := list(islice(items, BATCH)):
+        yield batch
+
+
+def _digest_at_end(path: str) -> str:
+    return ":".join(path.rsplit("/", 2)[1:])
 
 
 def seconds(text: str) -> float:
@@ -281,10 +366,15 @@ def main(arguments: list[str]) -> int:
         older_than="delete what was last pushed or mounted longer ago than this, such as 24h or "
         "7d; choose more than any push takes",
     )
+    parser.add_argument(
+        "--untagged",
+        action="store_true",
+        help="also delete manifests that neither a tag nor another manifest leads to",
+    )
     options = parser.parse_args(arguments)
     try:
         storage = storage_to_collect(options.storage)
-        collection = Collection(storage, options.older_than)
+        collection = Collection(storage, options.older_than, untagged=options.untagged)
         if not options.dry_run:
             collection.delete()
     except OSError as error:
@@ -293,6 +383,9 @@ def main(arguments: list[str]) -> int:
     print("It would delete:" if options.dry_run else "Deleted:")
     for line in collection.summary():
         print(f"  {line}")
-    if storage.directory is None:
+    if options.untagged and options.dry_run:
+        for link in sorted(collection.manifests):
+            print(f"{link.name}@{link.digest}")
+    if isinstance(storage, BucketStorage):
         print("Incomplete multipart uploads were not looked for: let a lifecycle rule abort them.")
     return 0

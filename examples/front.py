@@ -44,7 +44,7 @@ from gateway import (
 )
 from requests.adapters import HTTPAdapter
 from serving import OneLineParser, Server, server_options
-from upstream import next_query, stated_digest
+from upstream import next_query
 from werkzeug.exceptions import BadGateway, GatewayTimeout
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.wrappers import Response
@@ -59,6 +59,7 @@ from registry_routes import (
     errors,
     resolve_location,
 )
+from registry_routes.digests import content_digest
 from registry_routes.grammar import DIGEST, NAME
 from registry_routes.login import Login, TokenRequest
 from registry_routes.paging import next_link
@@ -365,7 +366,8 @@ class Front:
         if answer.status_code != 201:  # the redirect of a blob
             return target
         query = request.args
-        digest = stated_digest(answer.headers) or query.get("digest") or query.get("mount", "")
+        stated = content_digest(answer.headers.get("Docker-Content-Digest"))
+        digest = stated or query.get("digest") or query.get("mount", "")
         if endpoint == RouteName.MANIFEST:
             pushed = {"name": values["name"], "digest": digest} if digest else values
             return request.urls.build(endpoint, pushed)

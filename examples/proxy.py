@@ -29,8 +29,8 @@ import kept_tag
 from gateway import name_and_password
 from serving import OneLineParser, Server, server_options, with_health
 from sharing import Fetch, Fetches, Once, Source
-from storage import ObjectStorage, check_place, one_line, raising_oserrors, storage_at
-from upstream import Upstream, User, is_head_refused, next_query, stated_digest, stated_type
+from storage import ObjectStorage, check_place, one_line, storage_at
+from upstream import Upstream, User, is_head_refused, next_query, stated_type
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import parse_accept_header
@@ -46,6 +46,7 @@ from registry_routes import (
     errors,
     headers,
 )
+from registry_routes.digests import content_digest
 from registry_routes.paging import next_link
 from registry_routes.registry import (
     Blob,
@@ -280,7 +281,7 @@ class Proxy:
                     if not is_unclear and not is_head_refused(error):
                         raise
                     return self._got(key, upstream, values, accept)
-                if kept and stated_digest(sent) == kept[0]:
+                if kept and content_digest(sent.get("Docker-Content-Digest")) == kept[0]:
                     return kept
                 if request.method == "HEAD":
                     return head_response(sent)
@@ -427,7 +428,7 @@ def head_response(sent: Mapping[str, str]) -> Response:
     del response.headers["Content-Type"]
     for name, is_stated in (
         ("Content-Type", stated_type(sent)),
-        ("Docker-Content-Digest", stated_digest(sent)),
+        ("Docker-Content-Digest", content_digest(sent.get("Docker-Content-Digest"))),
         ("Content-Length", "Content-Length" in sent),
     ):
         if is_stated:
@@ -531,9 +532,7 @@ def collect(arguments: list[str]) -> int:
 def _kept_storages(place: str) -> Iterator[tuple[str, ObjectStorage]]:
     """Each namespace that has a storage, and the storage."""
     whole = collection.storage_to_collect(place)
-    with raising_oserrors():
-        namespaces = whole.store.list_with_delimiter("")["common_prefixes"]
-    for namespace in namespaces:
+    for namespace in whole.sections():
         yield namespace, collection.storage_to_collect(place_within(place, namespace))
 
 

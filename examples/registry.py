@@ -11,26 +11,43 @@ behind a proxy that has both, or keep it on your own machine.
 
 import argparse
 import sys
+from datetime import timedelta
 from typing import Any
 
 import collection
+from metrics import Metrics, share_metrics
 from serving import OneLineParser, Server, server_options, with_accel, with_health
-from storage import CheckedStorage, ObjectStorage, check_place, storage_at
+from storage import CheckedStorage, DirectoryStorage, check_place, is_bucket, storage_at
 
 from registry_routes import OCI_1_1, RegistryMap
 from registry_routes.registry import make_registry
 
+# A pull that begins in this time ends, however long it takes. Clients that pull a layer again from
+# where they were ask the registry again.
+URL_LIFETIME = timedelta(hours=1)
 
-def make_app(storage: CheckedStorage, *, read_only: bool = False, x_accel: bool = False) -> Any:
-    """The registry, with its health check beside it.
+
+def make_app(
+    storage: CheckedStorage,
+    *,
+    read_only: bool = False,
+    x_accel: bool = False,
+    redirect: bool = False,
+    metrics: bool = False,
+) -> Any:
+    """Return the registry, with its health check next to it.
 
     :param x_accel: let nginx send the blobs of a directory itself, as `nginx.conf` does.
+    :param redirect: let clients get the blobs from the object store itself.
+    :param metrics: serve ``/metrics`` too.
     """
-    dialect = OCI_1_1.subset(methods=["GET"]) if read_only else OCI_1_1
-    app: Any = make_registry(storage, url_map=RegistryMap(dialect=dialect))
-    if x_accel and isinstance(storage, ObjectStorage) and storage.directory is not None:
+    url_map = RegistryMap(dialect=OCI_1_1.subset(methods=["GET"]) if read_only else OCI_1_1)
+    blob_urls = URL_LIFETIME if redirect else None
+    app: Any = make_registry(storage, url_map=url_map, blob_urls=blob_urls)
+    if x_accel and isinstance(storage, DirectoryStorage):
         app = with_accel(app, storage.directory)
-    return with_health(app, storage)
+    app = with_health(app, storage)
+    return Metrics(app, url_map) if metrics else app
 
 
 def main() -> None:
@@ -49,7 +66,20 @@ def main() -> None:
         help="let nginx, with nginx.conf, send blobs from the directory; without nginx in front, "
         "clients get no blobs",
     )
+    parser.add_argument(
+        "--redirect",
+        action="store_true",
+        help="send clients to the object store for blobs, by URLs that it signs; they must be able "
+        "to reach it",
+    )
+    parser.add_argument(
+        "--metrics", action="store_true", help="serve /metrics for Prometheus, to all clients"
+    )
     options = parser.parse_args()
+    if options.redirect and not is_bucket(options.storage):
+        parser.error("--redirect needs an object store as --storage")
+    if options.metrics:
+        share_metrics()
     greeting = (
         f"A registry at http://{{host}}, its data in {options.storage}. Try:\n"
         "  skopeo copy --dest-tls-verify=false docker://busybox docker://{host}/library/busybox\n"
@@ -61,6 +91,8 @@ def main() -> None:
             storage_at(options.storage, create=False),
             read_only=options.read_only,
             x_accel=options.x_accel,
+            redirect=options.redirect,
+            metrics=options.metrics,
         ),
         options,
         greeting,

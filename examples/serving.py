@@ -28,6 +28,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import ThreadWorker
+from metrics import OBSERVE
 from storage import CheckedStorage
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wrappers import Response
@@ -238,9 +239,17 @@ class Log(Logger):  # type: ignore[misc]
             for handler in one.handlers:
                 handler.setFormatter(_Formatter(form, self.datefmt))
 
+    def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
+        super().access(resp, req, environ, request_time)
+        if OBSERVE in environ:
+            environ[OBSERVE](resp.status_code, request_time)
+
     def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
-        if isinstance(sys.exception(), TimeoutError):
+        error = sys.exception()
+        if isinstance(error, TimeoutError):
             self.info("a client was too slow")
+        elif isinstance(error, OSError):  # of the storage, after the response has begun
+            self.error("a response was cut short: %s", " ".join(str(error).split()))
         else:
             super().exception(msg, *args, **kwargs)
 

@@ -2,34 +2,30 @@
 
 import logging
 import re
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.cookiejar import DefaultCookiePolicy
 from ipaddress import ip_address
 from socket import inet_aton
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import requests
 from client import body_of, checked
 from requests.adapters import HTTPAdapter
-from requests.auth import AuthBase
-from sharing import Once, Source
+from sharing import Source
 from storage import one_line
-from werkzeug.datastructures import Authorization
 from werkzeug.exceptions import BadGateway, GatewayTimeout
 
 from registry_routes import (
+    Login,
     Reference,
     RouteName,
     URLBuilder,
     errors,
     resolve_location,
 )
-from registry_routes.challenges import Challenge, parse_challenges, parse_token
-from registry_routes.digests import digest_of, is_registered
-from registry_routes.grammar import DIGEST
+from registry_routes.digests import content_digest, digest_of
 from registry_routes.headers import IMAGE_INDEX
 from registry_routes.paging import parse_next_link
 from registry_routes.registry import (
@@ -40,7 +36,6 @@ from registry_routes.registry import (
     manifest_type,
     parse_manifest,
 )
-from registry_routes.scopes import required_scopes
 from registry_routes.urls import same_origin
 
 log = logging.getLogger(__name__)
@@ -49,7 +44,6 @@ BLOCK = 256 * 1024  # bytes of a blob
 MAX_UNSIZED = 16 * 1024**3  # bytes of a blob whose length the registry does not say
 MAX_REDIRECTS = 5
 MAX_CONNECTIONS = 512  # kept open for the next requests
-MAX_TOKENS = 10_000
 CONNECT_TIMEOUT = 10  # seconds
 
 # What servers send for any file. It says nothing about a manifest.
@@ -73,17 +67,12 @@ class Upstream:
         self.urls = URLBuilder(root)
         self.storage = storage
         self.timeout = timeout
-        self.session = requests.Session()
+        self.login = Login(root, *(user or ()))
+        self.session = self.login.session()
         self.session.headers["Accept-Encoding"] = "identity"  # a digest is of the bytes as stored
         self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         for scheme in "http://", "https://":
             self.session.mount(scheme, HTTPAdapter(pool_maxsize=MAX_CONNECTIONS))
-        self.basic: str | None = None
-        if user is not None:
-            account: dict[str, str | None] = {"username": user[0], "password": user[1]}
-            self.basic = Authorization("basic", account).to_header()
-        self.grants: dict[str, Grant] = {}
-        self.once = Once()
 
     def name_of(self, name: str) -> str:
         """The repository's name at this registry: ``nginx`` is ``library/nginx`` on Docker Hub.
@@ -111,15 +100,7 @@ class Upstream:
         """
         with self.failures():
             url = self.urls.build(endpoint, values, query)
-            scopes = " ".join(map(str, required_scopes(endpoint, method, values)))
-            sent = self._authorization(scopes)
-            is_verified = endpoint == RouteName.BLOB
-            response = self._request(method, url, headers, sent, anywhere=is_verified)
-            challenge = self._challenge_of(response, sent)
-            if challenge is not None and same_origin(response.url, url):
-                body_of(response)  # read it, so that the connection can be reused
-                granted = self._renewed(scopes, challenge, sent)
-                response = self._request(method, url, headers, granted, anywhere=is_verified)
+            response = self._request(method, url, headers, anywhere=endpoint == RouteName.BLOB)
             if method == "HEAD":
                 _ = response.content  # it is empty; now the connection can be reused
             return checked(response, endpoint)
@@ -128,8 +109,9 @@ class Upstream:
         """A manifest, verified, with its digest."""
         answer = self.ask("GET", RouteName.MANIFEST, values, headers={"Accept": accept})
         content = self.body_of(answer, MAX_MANIFEST)
+        said = answer.headers.get("Docker-Content-Digest")
         with self.failures():
-            digest = values.get("digest") or stated_digest(answer.headers) or digest_of(content)
+            digest = values.get("digest") or content_digest(said) or digest_of(content)
             b"".join(checked_blocks(digest, [content]))
             try:
                 media_type = _type_of(parse_manifest(content), answer.headers)
@@ -186,27 +168,19 @@ class Upstream:
                 raise BadGateway(f"{self.namespace} cannot be reached") from error
             raise BadGateway(f"{self.namespace} has sent a malformed answer") from error
 
-    def _request(
-        self,
-        method: str,
-        url: str,
-        headers: Any,
-        authorization: str | None,
-        *,
-        anywhere: bool = False,
-    ) -> requests.Response:
+    def _request(self, method: str, url: str, headers: Any, *, anywhere: bool) -> requests.Response:
         """Return the answer, after any redirects. Another origin gets no credentials.
 
         :param anywhere: whether a redirect may lead from the Internet to an address within the
             proxy's own network, as for content that is verified. Clients get to see any other.
         """
-        first = url
+        first, auth = url, None
         for _ in range(MAX_REDIRECTS + 1):
             response = self.session.request(
                 method,
                 url,
                 headers=headers,
-                auth=_Sent(authorization),
+                auth=auth,
                 allow_redirects=False,
                 stream=True,
                 timeout=(min(self.timeout, CONNECT_TIMEOUT), self.timeout),
@@ -215,80 +189,16 @@ class Upstream:
                 return response
             body_of(response)
             url = resolve_location(response.url, response.headers["Location"])
-            if urlsplit(first).scheme == "https" != urlsplit(url).scheme:
-                raise ValueError("it redirects from https to http")
             if not anywhere and is_private(url) and not is_private(first):
                 raise ValueError("it redirects to an address in the proxy's own network")
             if not same_origin(url, first):
-                authorization = None
+                auth = _no_auth
         raise ValueError(f"it redirects more than {MAX_REDIRECTS} times")
 
-    # Credentials.
 
-    def _authorization(self, scopes: str) -> str | None:
-        """The authorization that was last granted for these scopes, renewed if it has expired."""
-        grant = self.grants.get(scopes)
-        if grant is not None and grant.end <= time.monotonic():
-            return self._renewed(scopes, grant.challenge, grant.authorization)
-        return grant and grant.authorization
-
-    def _challenge_of(self, response: requests.Response, sent: str | None) -> Challenge | None:
-        """The challenge of a 401, if the proxy has credentials that it has not yet sent."""
-        if response.status_code != 401:
-            return None
-        found = {one.scheme: one for one in reversed(parse_challenges(response.headers))}
-        has_more = self.basic is not None and sent != self.basic
-        return found.get("bearer") or (found.get("basic") if has_more else None)
-
-    def _renewed(self, scopes: str, challenge: Challenge, old: str | None) -> str:
-        """A new answer to a challenge, in place of `old`, which may have expired."""
-
-        def renew() -> str:
-            known = self.grants.get(scopes)  # another thread may have renewed it
-            if known and known.authorization != old and known.end > time.monotonic():
-                return known.authorization
-            if challenge.scheme == "basic":
-                return self._remember(scopes, Grant(challenge, str(self.basic), float("inf")))
-            wanted = challenge.scope or scopes
-            url = challenge.token_url(scopes=wanted, registry=self.urls.root)
-            try:
-                answer = checked(self._request("GET", url, None, self.basic))
-            except errors.RegistryError as error:
-                if error.code in (401, 403, 429, 503):
-                    raise
-                # A 404 from the token server says nothing about what the registry has.
-                raise ValueError(f"its token server answers {error.code}") from None
-            token = parse_token(body_of(answer))
-            end = time.monotonic() + token.expires_in
-            return self._remember(scopes, Grant(challenge, f"Bearer {token.token}", end))
-
-        return self.once.do(scopes, renew)
-
-    def _remember(self, scopes: str, grant: "Grant") -> str:
-        if len(self.grants) >= MAX_TOKENS:  # endless new names must not fill the memory
-            self.grants.clear()
-        self.grants[scopes] = grant
-        return grant.authorization
-
-
-class Grant(NamedTuple):
-    """The authorization for some scopes, and when it ends by the monotonic clock."""
-
-    challenge: Challenge
-    authorization: str
-    end: float
-
-
-class _Sent(AuthBase):
-    """Send this authorization or none, but never one from a ``.netrc``."""
-
-    def __init__(self, authorization: str | None) -> None:
-        self.authorization = authorization
-
-    def __call__(self, prepared: Any) -> Any:
-        if self.authorization is not None:
-            prepared.headers["Authorization"] = self.authorization
-        return prepared
+def _no_auth(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Send nothing in place of the session's login, which would follow a redirect back."""
+    return prepared
 
 
 def _without_challenges(error: errors.RegistryError) -> errors.RegistryError:
@@ -309,12 +219,6 @@ def is_head_refused(error: errors.RegistryError) -> bool:
     Some registries do not take the method; others redirect to a URL that is signed for GET.
     """
     return error.code in (400, 403, 405, 501) and not isinstance(error, NotLoggedIn)
-
-
-def stated_digest(headers: Mapping[str, str]) -> str:
-    """Return the digest that an answer states, or "" if it states none that can be verified."""
-    said = headers.get("Docker-Content-Digest", "")
-    return said if DIGEST.fits(said) and is_registered(said) else ""
 
 
 def stated_type(headers: Mapping[str, str]) -> str:
@@ -352,11 +256,7 @@ def next_query(answer: requests.Response, query: Mapping[str, list[str]]) -> dic
 
     The path of a link may have a prefix, or a name that only the upstream knows.
     """
-    url = answer.url.replace("https:", "http:", 1)  # a link may name the http behind a proxy
-    try:
-        link = parse_next_link(url, answer.headers.get("Link"))
-    except ValueError:  # it cannot be read
-        return {}
+    link = parse_next_link(answer.url, answer.headers.get("Link"))
     found = parse_qs(urlsplit(link or "").query, keep_blank_values=True)
     found.pop("ns", None)
     return {} if found == query else found

@@ -266,8 +266,9 @@ class RegistryApp:
         for rule in self.url_map.iter_rules():
             if rule.endpoint == endpoint:
                 taken.update((None,) if rule.methods is None else rule.methods)
-        if not taken:
-            near = closest(endpoint, {str(rule.endpoint) for rule in self.url_map.iter_rules()})
+        known = {rule.endpoint for rule in self.url_map.iter_rules()}
+        if endpoint not in known:
+            near = closest(endpoint, map(str, known))
             raise ValueError(f"endpoint {endpoint!r} must be one of the map's, such as {near}")
         wanted = [method and method.upper() for method in methods]
         if not wanted or None in wanted:

@@ -1,22 +1,20 @@
 """`LateMap`: a `werkzeug.routing.Map` that binds to a request late, for speed.
 
-What a match does not need is only worked out when it is first used. Werkzeug's own binding takes
+Attributes that matching does not need are computed on first access. Werkzeug's own binding takes
 several times as long as the match itself.
 """
 
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 from urllib.parse import quote
 
 from werkzeug.routing import Map, MapAdapter
-from werkzeug.wsgi import get_host
+from werkzeug.wrappers import Request
 
 from .grammar import SAFE_IN_PATH
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
-    from werkzeug.wrappers import Request
 
 #: The characters to keep when a query that may be encoded already is percent-encoded.
 SAFE_IN_QUERY = "%?" + SAFE_IN_PATH
@@ -52,7 +50,7 @@ class LateMapAdapter(MapAdapter):
 
     @classmethod
     def full(cls, adapter: MapAdapter) -> Self:
-        """An adapter of this class, bound in the same way as `adapter`."""
+        """Return an adapter of this class, bound in the same way as `adapter`."""
         if isinstance(adapter, cls):
             return adapter
         return cls(
@@ -68,7 +66,7 @@ class LateMapAdapter(MapAdapter):
 
     @classmethod
     def late(cls, url_map: Map, environ: "WSGIEnvironment") -> Self:
-        """An adapter bound to `environ` as it is now, with no more than a match needs."""
+        """Return an adapter bound to `environ` as it is now, with no more than a match needs."""
         bound = cls.__new__(cls)
         path: str = environ.get("PATH_INFO", "/")
         bound.path_info = (
@@ -110,7 +108,7 @@ class LateMap(Map, Generic[Adapter]):
         path_info: str | None = None,
         query_args: Mapping[str, Any] | str | None = None,
     ) -> Adapter:
-        """An adapter for a host, as from `werkzeug.routing.Map.bind`."""
+        """Return an adapter for a host, as from `werkzeug.routing.Map.bind`."""
         adapter = super().bind(
             server_name,
             script_name,
@@ -128,47 +126,38 @@ class LateMap(Map, Generic[Adapter]):
         server_name: str | None = None,
         subdomain: str | None = None,
     ) -> Adapter:
-        """An adapter for a request, as from `werkzeug.routing.Map.bind_to_environ`."""
-        # Only a plain environ is bound late, and only if Werkzeug has accepted its host before:
-        # Werkzeug checks a new host, and may check more of a `Request`.
-        if type(environ) is dict and server_name is None and subdomain is None:
-            host = environ.get("HTTP_HOST")
-            if (
-                host in self._known_hosts
-                and environ["wsgi.url_scheme"] in ("http", "https")
-                and "HTTP_UPGRADE" not in environ
-                and not (self.host_matching or self.default_subdomain)
-            ):
-                return self.adapter_class.late(self, environ)
-            adapter = _bound_by_werkzeug(self, environ)
-            if host is not None and len(host) <= _LONGEST_HOST:
-                if len(self._known_hosts) >= _MOST_HOSTS:
-                    self._known_hosts.clear()
-                self._known_hosts.add(host)
-            return self.adapter_class.full(adapter)
-        is_outside = (
-            server_name is not None and subdomain is None and self._is_outside(server_name, environ)
-        )
-        if is_outside:
-            # The same subdomain as Werkzeug takes: another one since 3.2, which has the attribute.
-            is_new = hasattr(self, "subdomain_matching")
-            subdomain = self.default_subdomain if is_new else "<invalid>"
-        adapter = _bound_by_werkzeug(self, environ, server_name, subdomain)
-        if is_outside:  # Werkzeug's own warning would name a line of this file, not the caller's
-            warnings.warn(
-                f"Current server name {_host_of(environ)!r} doesn't match configured server name"
-                f" {server_name!r}",
-                stacklevel=2,
+        """Return an adapter for a request, as from `werkzeug.routing.Map.bind_to_environ`."""
+        plain = environ if type(environ) is dict else _environ_of(environ)
+        if plain is None or server_name is not None or subdomain is not None:
+            return self.adapter_class.full(
+                _bound_by_werkzeug(self, environ, server_name, subdomain)
             )
+        # Bind late only if Werkzeug has accepted the host before, as it checks a new host.
+        host = plain.get("HTTP_HOST")
+        if (
+            host in self._known_hosts
+            and plain["wsgi.url_scheme"] in ("http", "https")
+            and "HTTP_UPGRADE" not in plain
+            and not (self.host_matching or self.default_subdomain)
+        ):
+            return self.adapter_class.late(self, plain)
+        adapter = _bound_by_werkzeug(self, environ)
+        if host is not None and len(host) <= _LONGEST_HOST:
+            if len(self._known_hosts) >= _MOST_HOSTS:
+                self._known_hosts.clear()
+            self._known_hosts.add(host)
         return self.adapter_class.full(adapter)
 
-    def _is_outside(self, server_name: str, environ: "WSGIEnvironment | Request") -> bool:
-        """Whether the request's host should be `server_name` or a subdomain of it, but is not."""
-        if not getattr(self, "subdomain_matching", not self.host_matching):
-            return False
-        scheme = _plain(environ)["wsgi.url_scheme"]
-        port = ":443" if scheme in ("https", "wss") else ":80"
-        return not f".{_host_of(environ)}".endswith(f".{server_name.lower().removesuffix(port)}")
+
+def _environ_of(given: Any) -> "WSGIEnvironment | None":
+    """Return the environ of a request that checks no host itself; `None` for anything else."""
+    if (
+        isinstance(given, Request)
+        and given.trusted_hosts is None
+        and type(given).host is Request.host
+    ):
+        return given.environ
+    return None
 
 
 def _bound_by_werkzeug(
@@ -179,15 +168,7 @@ def _bound_by_werkzeug(
 ) -> MapAdapter:
     adapter = Map.bind_to_environ(url_map, environ, server_name, subdomain)
     if "\ufffd" in (adapter.query_args or ""):  # a byte that is not UTF-8, which would be lost
-        query: str = _plain(environ)["QUERY_STRING"]
+        plain = environ.environ if isinstance(environ, Request) else environ
+        query: str = plain["QUERY_STRING"]
         adapter.query_args = quote(query, safe=SAFE_IN_QUERY, encoding="latin-1")
     return adapter
-
-
-def _plain(environ: Any) -> "WSGIEnvironment":
-    plain: WSGIEnvironment = getattr(environ, "environ", environ)
-    return plain
-
-
-def _host_of(environ: "WSGIEnvironment | Request") -> str:
-    return get_host(_plain(environ)).lower()

@@ -297,24 +297,10 @@ class Unknown(RegistryError, exceptions.InternalServerError):
 
 
 class Unsupported(RegistryError, exceptions.MethodNotAllowed):
-    """`valid_methods`, the methods that the route takes, go into the ``Allow`` header.
-
-    `endpoint` is the endpoint of the route, if it is known.
-    """
+    """`valid_methods`, the methods that the route takes, go into the ``Allow`` header."""
 
     error_code = "UNSUPPORTED"
     description: str = "the registry does not support this operation"
-
-    def __init__(
-        self,
-        message: str | None = None,
-        *,
-        endpoint: Any = None,
-        detail: Any = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(message, detail=detail, **options)
-        self.endpoint = endpoint
 
     def get_headers(self, environ: Any = None, scope: Any = None) -> list[tuple[str, str]]:
         headers = super().get_headers(environ, scope)

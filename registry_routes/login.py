@@ -11,7 +11,7 @@
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -23,13 +23,14 @@ from werkzeug.exceptions import HTTPException
 
 from .challenges import Challenge, Token, parse_challenges, parse_token
 from .headers import Headers
-from .responses import LONGEST_BODY, beginning_of, parse_errors
+from .responses import beginning_of, parse_errors
 from .scopes import Scope, required_scopes
 from .urls import URLBuilder, match_url, same_origin
 
 if TYPE_CHECKING:
     import httpx
     import requests
+    from requests.adapters import BaseAdapter
     from requests.auth import AuthBase
 
 _MOST_TOKENS = 10_000  # kept; endless new names must not fill the memory
@@ -56,12 +57,13 @@ class TokenRequest:
 
 @dataclass
 class _Grant:
-    """A token, and the request that has got it."""
+    """A token, and the request that gets it."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)  # held while it is asked for
     authorization: str = ""
     end: float = 0  # by the monotonic clock
     request: TokenRequest | None = None
+    error: Exception | None = None  # of the last attempt to get it
 
 
 class Login:
@@ -158,10 +160,10 @@ class Login:
             return grant.authorization
 
     def prepare(self, url: object, scopes: Iterable[object] | None = None) -> TokenRequest | None:
-        """Return the request for a token in place of one that has ended; `None` if there is none.
+        """Return the token request to send before a request; `None` if there is none to make.
 
-        A client can call it before a request. Otherwise it gets a 401 when a token has ended, which
-        is too late for a body that it cannot send again.
+        There is one after the token has ended, and after a challenge without a token. Otherwise the
+        registry would answer 401, which is too late for a body that cannot be sent again.
         """
         if not same_origin(url, self.root):
             return None
@@ -208,10 +210,14 @@ class Login:
         # Some challenges name fewer scopes than the request needs, and others more.
         needed = [] if scopes is None else [Scope.parse(str(scope)) for scope in scopes]
         others = [scope for scope in bearer.scopes if not scope.is_granted_by(needed)]
-        wanted = tuple(sorted(map(str, [*needed, *others])))
-        return self._token_request(
-            bearer, wanted, frozenset(wanted) if scopes is None else _key(needed)
-        )
+        wanted = tuple(sorted({str(scope) for scope in [*needed, *others]}))
+        key = frozenset(wanted) if scopes is None else _key(needed)
+        request = self._token_request(bearer, wanted, key)
+        with self._lock:
+            grant = self._grant_of(key)
+            grant.request, grant.end = request, 0  # the registry does not accept its token
+            self._latest = key
+        return request
 
     def granted(
         self, request: TokenRequest, status: int, headers: Headers, body: bytes | str
@@ -222,16 +228,15 @@ class Login:
         `RegistryError` for a refusal, and `ValueError` for an answer without a token.
         """
         if status in (404, 405) and request.method == "GET" and self._user is not None:
-            with self._lock:
-                self._wants_forms = True
-            return self._token_request(request.challenge, request.scopes, request.key)
-        if status >= 400:
+            return self._token_request(request.challenge, request.scopes, request.key, as_form=True)
+        if status >= 400 and status not in (404, 405):  # which would say that there is no image
             raise parse_errors(status, body, headers)[0]
         if status != 200:
-            raise ValueError(f"token server {request.url!r} answers {status}, without a token")
+            raise ValueError(f"token server {request.url!r} answers {status} instead of a token")
         token = parse_token(body)
         end = time.monotonic() + _lifetime(token)
         with self._lock:
+            self._wants_forms = bool(request.form)
             if self._identity_token is not None and token.refresh_token is not None:
                 self._identity_token = token.refresh_token
             grant = self._grant_of(request.key)
@@ -240,14 +245,18 @@ class Login:
         return None
 
     def _token_request(
-        self, challenge: Challenge, scopes: tuple[str, ...], key: frozenset[str]
+        self,
+        challenge: Challenge,
+        scopes: tuple[str, ...],
+        key: frozenset[str],
+        as_form: bool = False,
     ) -> TokenRequest:
         wanted: dict[str, Any] = {"scopes": scopes, "registry": self.root}
         headers: dict[str, str] = {}
         form: dict[str, str] = {}
         if self._identity_token is not None:
             url, form = challenge.token_form(refresh_token=self._identity_token, **wanted)
-        elif self._user is not None and self._wants_forms:
+        elif self._user is not None and (as_form or self._wants_forms):
             username, password = self._user
             url, form = challenge.token_form(username=username, password=password, **wanted)
         else:
@@ -261,16 +270,27 @@ class Login:
             self._grants.clear()
         return self._grants.setdefault(key, _Grant())
 
-    def _asking(self, scopes: Iterable[object] | None) -> threading.Lock:
-        """The lock to hold while a token is asked for, so that other threads wait for it."""
+    @contextmanager
+    def _asking(self, scopes: Iterable[object] | None) -> Iterator[None]:
+        """Make other threads that need the same token wait for it, or for the error."""
         with self._lock:
-            return self._grant_of(frozenset() if scopes is None else _key(scopes)).lock
+            grant = self._grant_of(frozenset() if scopes is None else _key(scopes))
+            before = grant.error
+        with grant.lock:
+            if grant.error is not None and grant.error is not before:
+                raise grant.error
+            try:
+                yield
+            except Exception as error:
+                grant.error = error
+                raise
 
     def for_requests(self) -> "AuthBase":
         """Return the ``auth`` of a session or a request of requests.
 
-        A request whose body cannot be sent again, such as a generator, gets its 401 back. A plain
-        session adds the passwords of a ``.netrc`` to redirects; that of `session` does not.
+        A request whose body cannot be sent again, such as a generator, gets its 401 back. Tokens
+        are asked for by the adapter and with the options of the last request. A plain session adds
+        the passwords of a ``.netrc`` to redirects; that of `session` does not.
         """
         return _requests_auth(self)
 
@@ -304,7 +324,9 @@ def _lifetime(token: Token) -> float:
 # requests.
 
 
-def _requests_auth(login: Login) -> "AuthBase":
+def _requests_auth(
+    login: Login, adapter_for: "Callable[[str], BaseAdapter] | None" = None
+) -> "AuthBase":
     from requests import PreparedRequest, Request, Response
     from requests.auth import AuthBase
 
@@ -320,16 +342,21 @@ def _requests_auth(login: Login) -> "AuthBase":
                     self.ask(login.prepare(url, scopes), self.send)
             if (authorization := login.authorization(url, scopes)) is not None:
                 request.headers["Authorization"] = authorization
-            tell: Any = getattr(request.body, "tell", None)
-            answer: Any = partial(self.answer, tell() if tell else None)
+            position = None
+            with suppress(AttributeError, OSError):  # a pipe has no position
+                position = request.body.tell()  # type: ignore[union-attr]
+            answer: Any = partial(self.answer, position)
             request.register_hook("response", answer)  # type: ignore[no-untyped-call]
             return request
 
         def answer(self, position: int | None, response: Response, **options: Any) -> Response:
-            connection = response.connection
+            find = adapter_for
+            if find is None:
+                connection = response.connection
+                find = lambda _: connection  # noqa: E731
 
             def send(prepared: PreparedRequest) -> Response:
-                return connection.send(prepared, **options)
+                return find(str(prepared.url)).send(prepared, **options)
 
             self.send = send
             if response.status_code not in (401, 403):
@@ -337,14 +364,18 @@ def _requests_auth(login: Login) -> "AuthBase":
             request, url = response.request, response.url
             scopes = login.scopes(str(request.method), url)
             sent = request.headers.get("Authorization", "")
-            with login._asking(scopes):
-                status, headers = response.status_code, response.headers
-                self.ask(login.challenged(url, scopes, status, headers, sent), send)
+            try:
+                with login._asking(scopes):
+                    status, headers = response.status_code, response.headers
+                    self.ask(login.challenged(url, scopes, status, headers, sent), send)
+            except BaseException:
+                response.close()
+                raise
             authorization = login.authorization(url, scopes)
             if authorization in (None, sent) or not self.rewind(request.body, position):
                 return response
-            beginning_of(response)  # so that the connection can be used again
-            response.close()
+            with response:
+                beginning_of(response)  # so that the connection can be used again
             request.headers["Authorization"] = str(authorization)
             answered = send(request)
             answered.history.append(response)
@@ -355,12 +386,12 @@ def _requests_auth(login: Login) -> "AuthBase":
         ) -> None:
             while asked is not None:
                 request = Request(asked.method, asked.url, headers=asked.headers, data=asked.form)
-                answer = send(request.prepare())
-                content = beginning_of(answer)
-                answer.close()
+                with send(request.prepare()) as answer:
+                    content = beginning_of(answer)
                 asked = login.granted(asked, answer.status_code, answer.headers, content)
 
         def rewind(self, body: Any, position: int | None) -> bool:
+            """Return whether the body can be sent, from its beginning."""
             if position is not None and hasattr(body, "seek"):
                 body.seek(position)
                 return True
@@ -380,7 +411,7 @@ def _requests_session(login: Login) -> "requests.Session":
                 prepared_request.headers.pop("Authorization", None)
 
     session = Session()
-    session.auth = login.for_requests()
+    session.auth = _requests_auth(login, session.get_adapter)
     return session
 
 
@@ -390,24 +421,21 @@ def _requests_session(login: Login) -> "requests.Session":
 def _httpx_auth(login: Login) -> "httpx.Auth":
     import httpx
 
-    Flow = Generator[httpx.Request, tuple[httpx.Response, bytes], None]
+    Flow = Generator[httpx.Request, httpx.Response, None]
 
     class Auth(httpx.Auth):
-        def sync_auth_flow(
-            self, request: httpx.Request
-        ) -> Generator[httpx.Request, httpx.Response, None]:
+        def sync_auth_flow(self, request: httpx.Request) -> Flow:
             def once(body: bytes) -> Iterator[bytes]:
                 yield body
 
             flow = self.flow(request, login._asking, once)
             step = next(flow)
-            while True:
-                response = yield step
-                content = b"" if step is request else beginning_of(response)
-                try:
-                    step = flow.send((response, content))
-                except StopIteration:
-                    return
+            with suppress(StopIteration):
+                while True:
+                    response = yield step
+                    if step is not request:  # but a token request
+                        response.read()
+                    step = flow.send(response)
 
         async def async_auth_flow(
             self, request: httpx.Request
@@ -417,19 +445,12 @@ def _httpx_auth(login: Login) -> "httpx.Auth":
 
             flow = self.flow(request, lambda _: nullcontext(), once)
             step = next(flow)
-            while True:
-                response = yield step
-                content = bytearray()
-                if step is not request:
-                    async for block in response.aiter_bytes():
-                        content += block
-                        if len(content) >= LONGEST_BODY:
-                            break
-                    await response.aclose()
-                try:
-                    step = flow.send((response, bytes(content)))
-                except StopIteration:
-                    return
+            with suppress(StopIteration):
+                while True:
+                    response = yield step
+                    if step is not request:
+                        await response.aread()
+                    step = flow.send(response)
 
         def flow(
             self,
@@ -439,24 +460,29 @@ def _httpx_auth(login: Login) -> "httpx.Auth":
         ) -> Flow:
             scopes = login.scopes(request.method, request.url)
             with asking(scopes):
-                yield from self.ask(login.prepare(request.url, scopes), once)
+                yield from self.ask(login.prepare(request.url, scopes), once, request)
             sent = login.authorization(request.url, scopes)
             if sent is not None:
                 request.headers["Authorization"] = sent
-            response, _ = yield request
+            response = yield request
             if response.status_code not in (401, 403):
                 return
             url = response.url  # after any redirects
             with asking(scopes):
                 status, headers = response.status_code, response.headers
                 asked = login.challenged(url, scopes, status, headers, sent or "")
-                yield from self.ask(asked, once)
+                if not isinstance(request.stream, httpx.ByteStream):
+                    return  # it cannot be sent again; the next request asks for the token
+                yield from self.ask(asked, once, request)
             authorization = login.authorization(url, scopes)
-            if authorization not in (None, sent) and isinstance(request.stream, httpx.ByteStream):
-                request.headers["Authorization"] = str(authorization)
+            if authorization is not None and (asked is not None or authorization != sent):
+                request.headers["Authorization"] = authorization
                 yield request
 
-        def ask(self, asked: TokenRequest | None, once: Callable[[bytes], Any]) -> Flow:
+        def ask(
+            self, asked: TokenRequest | None, once: Callable[[bytes], Any], first: httpx.Request
+        ) -> Flow:
+            timeout = {"timeout": first.extensions.get("timeout", {})}
             while asked is not None:
                 headers, content = asked.headers, None
                 if asked.form:
@@ -467,8 +493,9 @@ def _httpx_auth(login: Login) -> "httpx.Auth":
                         "Content-Length": str(len(body)),
                     }
                     content = once(body)  # a redirect must not take the secrets to another host
-                request = httpx.Request(asked.method, asked.url, headers=headers, content=content)
-                answer, body = yield request
-                asked = login.granted(asked, answer.status_code, answer.headers, body)
+                options: Any = {"headers": headers, "content": content, "extensions": timeout}
+                request = httpx.Request(asked.method, asked.url, **options)
+                answer = yield request
+                asked = login.granted(asked, answer.status_code, answer.headers, answer.content)
 
     return Auth()

@@ -10,6 +10,7 @@ The table matches first, then Werkzeug, and then the table explains what has not
 import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, Literal, overload
 from urllib.parse import quote
 
@@ -92,33 +93,36 @@ class RegistryMapAdapter(LateMapAdapter):
             if found is not None:
                 route, values = found
                 return (self.map._rules_of[id(route)] if return_rule else route.endpoint), values
-            rule, values = self._match_slowly(path, method.upper(), query_args)
+            rule, values, location = self._match_slowly(path, method.upper(), query_args)
+            if location is not None:
+                raise RequestRedirect(location)
         else:
             rule, values = _ask(self, path, method, query_args, websocket)
         return (rule if return_rule else rule.endpoint), values
 
     def _match_slowly(
         self, path: str, method: str, query_args: Mapping[str, Any] | str | None
-    ) -> tuple[Rule, Mapping[str, Any]]:
-        """Match a path that is not exactly a route which takes `method`."""
+    ) -> tuple[Rule, Mapping[str, Any], str | None]:
+        """Match any path. The third value is the location to redirect to, if the path is another
+        form of a route's."""
         table, merges = self.map.table, self.map.merge_slashes
         stripped = f"/{path.lstrip('/')}"  # Werkzeug matches this
         refusal: HTTPException | None = None
         try:
             if not table.is_under_root(_merged(stripped) if merges else stripped):
-                return _ask(self, path, method, query_args)
+                return *_ask(self, path, method, query_args), None
             if self.map._below_root and not table.match(stripped, method):
-                return self.map._below_root.match(self, path, method, query_args)
+                return *self.map._below_root.match(self, path, method, query_args), None
         except HTTPException as error:
             refusal = None if type(error) is NotFound else error
         given = path if merges and path[:1] == "/" else stripped
         cleaned = clean_path(given) if merges else given
         meaning = table.explain(cleaned, method)
         if isinstance(meaning, Meaning):
+            rule, values = self.map._rules_of[id(meaning.route)], meaning.values
             if cleaned == given and (cleaned == meaning.path or not self.map.strict_slashes):
-                return self.map._rules_of[id(meaning.route)], meaning.values
-            location = self._location(meaning.path, query_args)
-            raise RouteRedirect(location, meaning.route.endpoint)
+                return rule, values, None
+            return rule, values, self._location(meaning.path, query_args)
         if isinstance(meaning, Unsupported):
             more = getattr(refusal, "valid_methods", None) or ()
             meaning.valid_methods = sorted({*(meaning.valid_methods or ()), *more})
@@ -146,16 +150,22 @@ class RegistryMapAdapter(LateMapAdapter):
 
         :param path_info: the path; by default, that of the request.
         """
+        path = self.path_info if path_info is None else path_info
+        is_tables = not self.websocket and self.subdomain == self.map._subdomain
         methods = {method for rule in self.map.iter_rules() for method in rule.methods or ()}
-        found: dict[str | None, Any] = {}
+        endpoints: dict[str | None, Any] = {}
         for method in [*sorted(methods), None]:
             try:
-                found[method], _ = self.match(path_info, method or "--")
-            except RequestRedirect as redirect:
-                found[method] = getattr(redirect, "endpoint", None)
+                found: Any = is_tables and self.map.table.match(path, method or "--")
+                if not found:
+                    ask = self._match_slowly if is_tables else partial(_ask, self)
+                    found = ask(path, method or "--", None)
+                endpoints[method] = found[0].endpoint
+            except RequestRedirect:
+                endpoints[method] = None
             except HTTPException:
                 continue
-        return found
+        return endpoints
 
     def build(
         self,
@@ -202,14 +212,6 @@ class RouteNotBuilt(BuildError):
         choices = ", or ".join(" and ".join(names) for names in self.variables)
         given = ", ".join(sorted(map(str, self.values))) or "nothing"
         return f"endpoint {self.endpoint!r} takes {choices}, but was given {given}"
-
-
-class RouteRedirect(RequestRedirect):
-    """A redirect to the canonical path of a route, which has this `endpoint`."""
-
-    def __init__(self, new_url: str, endpoint: str) -> None:
-        super().__init__(new_url)
-        self.endpoint = endpoint
 
 
 def _ask(
@@ -330,7 +332,7 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
     >>> adapter.match("/v2//library/nginx/tags/list/", "GET")
     Traceback (most recent call last):
         ...
-    registry_routes.map.RouteRedirect: 308 Permanent Redirect: /v2/library/nginx/tags/list
+    werkzeug.routing.exceptions.RequestRedirect: 308 Permanent Redirect: /v2/library/nginx/tags/list
 
     A malformed value is neither matched nor built. The error says what is wrong with it:
 

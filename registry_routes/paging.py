@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from .errors import PaginationNumberInvalid
 from .headers import field_lines, unescape
-from .urls import resolve_location
+from .urls import resolved
 
 Thing = TypeVar("Thing")
 
@@ -84,10 +84,10 @@ def parse_next_link(request_url: object, header: str | Iterable[str] | None) -> 
     >>> parse_next_link("https://registry.example.com/v2/a/tags/list", '</next?n=2>; rel="next"')
     'https://registry.example.com/next?n=2'
 
-    The link may lead to another host: do not send the registry's credentials there. A link that
-    `resolve_location` refuses is no next page.
+    The link may lead to another host, and there from https to http: do not send the registry's
+    credentials there. A link that is no URL of ``http`` or ``https`` is no next page.
     """
-    resolve_location(request_url, "")  # which checks it
+    resolved(request_url, "")  # which checks it
     for line in field_lines(header):
         position = 0
         while target := _TARGET.match(line, position):
@@ -102,5 +102,5 @@ def parse_next_link(request_url: object, header: str | Iterable[str] | None) -> 
             relations = parameters.get("rel", "").lower().split()
             if "next" in relations and "anchor" not in parameters:
                 with suppress(ValueError):
-                    return resolve_location(request_url, target[1])
+                    return resolved(request_url, target[1]).geturl()
     return None

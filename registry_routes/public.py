@@ -12,6 +12,7 @@ from .converters import (
     UploadIdConverter,
 )
 from .errors import error_response
+from .login import Login
 from .map import RegistryMap, RegistryMapAdapter, url_map
 from .reference import Reference
 from .routes import DOCKER_1_5, OCI_1_1, Dialect, RegistryRules, Route, RouteName
@@ -26,6 +27,7 @@ __all__ = [
     "DigestConverter",
     "ExtensionConverter",
     "GrammarConverter",
+    "Login",
     "Reference",
     "RegistryApp",
     "RegistryMap",

@@ -101,19 +101,19 @@ def raise_for_status(response: Any, *, endpoint: str | None = None) -> None:
         raise parse_errors(response.status_code, content, response.headers, endpoint=endpoint)[0]
 
 
-LONGEST_BODY = 64 * 1024  # bytes that are read of an error, or of a token server's answer
+_MOST = 64 * 1024  # bytes of a body
 
 
 def beginning_of(response: Any) -> bytes:
     """Return at most 64 KiB of the body of a response of requests or httpx."""
     blocks = response.iter_content if hasattr(response, "iter_content") else response.iter_bytes
     content = bytearray()
-    for block in blocks(LONGEST_BODY):
+    for block in blocks(_MOST):
         content += block
-        if len(content) >= LONGEST_BODY:
+        if len(content) >= _MOST:
             response.close()
             break
-    return bytes(content[:LONGEST_BODY])
+    return bytes(content[:_MOST])
 
 
 #: The headers that are about an error, which a proxy passes on.

@@ -573,16 +573,23 @@ def resolve_location(request_url: object, location: object, /, **query: QueryVal
     ends TLS, the result has the origin of the request. Raises `ValueError` if the location leads
     from https to another host by http, or not to a URL of ``http`` or ``https``.
     """
+    target = resolved(request_url, location)
+    if (_parsed("URL", request_url).scheme, target.scheme) == ("https", "http"):
+        named = f"Location {shortened(str(location))} of {shortened(str(request_url))}"
+        raise ValueError(f"{named} leads from https to http")
+    return _with_query(target.geturl(), _spelled(query))
+
+
+def resolved(request_url: object, location: object) -> SplitResult:
+    """Return where a ``Location`` or a ``Link`` leads, even from https to another host by http."""
     named = f"Location {shortened(str(location))} of {shortened(str(request_url))}"
     given, asked = _parsed("Location", location), _parsed("URL", request_url)
     target = _joined(asked, given) if _is_http(asked) else given
     if not _is_http(target) or (str(location).startswith("//") and not given.netloc):
         raise ValueError(f"{named} must lead to a URL of http or https")
-    if (asked.scheme, target.scheme) == ("https", "http"):
-        if target.hostname != asked.hostname:
-            raise ValueError(f"{named} leads from https to http")
+    if (asked.scheme, target.scheme) == ("https", "http") and target.hostname == asked.hostname:
         target = target._replace(scheme="https", netloc=asked.netloc)
-    return _with_query(target.geturl(), _spelled(query))
+    return target._replace(fragment="")
 
 
 def _joined(base: SplitResult, target: SplitResult) -> SplitResult:

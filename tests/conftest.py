@@ -11,7 +11,7 @@ import pytest
 import requests
 from hypothesis import settings
 from obstore.store import MemoryStore
-from storage import ObjectStorage, storage_at
+from storage import BucketStorage, storage_at
 
 from registry_routes.registry import MemoryStorage, Storage
 from registry_routes.testing import ServedRegistry, serve
@@ -112,7 +112,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "directory":
         return storage_at(tmp_path)
     if request.param == "object store":
-        return ObjectStorage(MemoryStore())
+        return BucketStorage(MemoryStore())
     request.getfixturevalue("s3")
     return storage_at(f"s3://images/{tmp_path.name}")
 

@@ -6,12 +6,10 @@ import re
 from typing import Any
 
 import pytest
-from flask import abort
 from hypothesis import example, given
 from hypothesis import strategies as st
 from werkzeug import exceptions
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
-from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.routing import Map, RequestRedirect, Rule
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
@@ -55,8 +53,7 @@ def test_views_by_endpoint_and_method(client: Client) -> None:
     for method in "PUT", "put":
         put = client.open("/v2/a/manifests/v1", environ_overrides={"REQUEST_METHOD": method})
         assert put.status_code == 201
-        assert put.headers["Location"] == f"/v2/a/manifests/{SHA256}"
-    for response in put, client.get("/v2/a/b/manifests/v1"), client.get("/v2/"):
+    for response in put, client.get("/v2/"):
         assert response.headers[VERSION] == "registry/2.0"
 
 
@@ -74,12 +71,6 @@ def test_head_is_get_without_its_body(client: Client) -> None:
 
 def test_base_has_a_view_that_can_be_replaced(client: Client) -> None:
     assert client.get("/v2/").get_json() == {}
-    app = small_registry()
-    app.view("base", "GET")(lambda request: fail(errors.Unauthorized(realm="https://a.example/")))
-    response = Client(app).get("/v2/")
-    assert response.status_code == 401
-    assert response.headers["WWW-Authenticate"] == 'Bearer realm="https://a.example/"'
-    assert code_of(response) == "UNAUTHORIZED"
     app = RegistryApp(RegistryMap(dialect=DOCKER_1_5))
     app.view("base")(lambda request: Response(request.method))
     for method in "GET", "POST":
@@ -109,7 +100,8 @@ def test_one_function_as_the_view_of_every_route(dialect: Dialect, by: str) -> N
         path = re.sub("<repository:name>", "a/b", route.path)
         path = re.sub("<digest:[^>]*>", SHA256, path)
         path = re.sub("<[^>]*>", "x", path)
-        for method in dialect.methods(route) or {"GET", "PUT", "PROPFIND", "OPTIONS"}:
+        taken = dialect.methods(route)
+        for method in {"GET", "PUT", "PROPFIND", "OPTIONS"} if taken is None else taken:
             response = Client(app).open(path, method=method)
             name = "a/b" if "name" in route.path else None
             answer = "" if method == "HEAD" else f"{method} {route.endpoint} {name}"
@@ -119,8 +111,9 @@ def test_one_function_as_the_view_of_every_route(dialect: Dialect, by: str) -> N
 def test_view_for_a_method_precedes_view_for_any_method() -> None:
     app = RegistryApp(RegistryMap(dialect=DOCKER_1_5))
     app.view("tags")(lambda request, name: Response("any"))
-    app.view("tags", "PUT")(lambda request, name: Response("put"))
-    for method, text in {"GET": "any", "PUT": "put", "POST": "any"}.items():
+    app.view("tags", "PUT")(forward)
+    app.view("tags", "PUT", "PATCH")(forward)  # again, for more methods
+    for method, text in {"GET": "any", "PATCH": "PATCH tags a/b", "POST": "any"}.items():
         assert Client(app).open("/v2/a/b/tags/list", method=method).text == text
     with pytest.raises(ValueError, match=r"^endpoint 'tags' already has a view for any method$"):
         app.view("tags")(forward)
@@ -130,10 +123,8 @@ def test_view_for_a_method_precedes_view_for_any_method() -> None:
     ("endpoint", "methods", "message"),
     [
         ("tag", ["GET"], "endpoint 'tag' must be one of the map's, such as 'tags'"),
-        ("nothing", [], "endpoint 'nothing' must be one of the map's, such as 'base' or 'blob' or"),
         ("catalog", ["GET", "POST"], "endpoint 'catalog' takes GET, HEAD, not POST$"),
         ("tags", [], "endpoint 'tags' already has a view for 'GET'"),
-        ("tags", [None], "endpoint 'tags' already has a view for 'GET'"),
         ("tags", ["HEAD", "get"], "endpoint 'tags' already has a view for 'GET'"),
     ],
 )
@@ -147,29 +138,11 @@ def test_view_that_could_never_be_called_is_refused(
     assert Client(app).head("/v2/a/tags/list").status_code == 500  # the view of GET
 
 
-def test_view_may_be_registered_again_for_more_methods() -> None:
-    app = RegistryApp()
-    app.view("manifest", "GET", "PUT")(forward)
-    app.view("manifest", "PUT", "DELETE")(forward)
-    register = app.view("catalog", "GET")
-    register(forward)
-    with pytest.raises(ValueError, match="already has a view for 'GET'"):
-        register(lambda request: Response())
-
-
-@pytest.mark.parametrize("url_map", [DOCKER_1_5, "docker-1.5", RegistryMap, Map()])
-def test_map_that_is_no_registry_map_is_refused(url_map: Any) -> None:
-    with pytest.raises(TypeError, match=r"^url_map must be a RegistryMap, such as .*, not "):
-        RegistryApp(url_map)
-
-
-def test_every_application_has_its_own_map() -> None:
-    app = RegistryApp()
-    app.url_map.add(Rule("/mine", endpoint="mine"))
-    app.view("mine")(forward)
-    assert Client(app).get("/mine").status_code == 200
-    for other in RegistryApp().url_map, url_map:
-        assert "mine" not in {rule.endpoint for rule in other.iter_rules()}
+def test_application_has_a_registry_map_of_its_own() -> None:
+    for other in DOCKER_1_5, RegistryMap, Map():
+        with pytest.raises(TypeError, match=r"^url_map must be a RegistryMap, such as .*, not "):
+            RegistryApp(other)  # type: ignore[arg-type]
+    assert RegistryApp().url_map is not RegistryApp().url_map
     assert RegistryApp(url_map).url_map is url_map
 
 
@@ -184,22 +157,20 @@ def test_repr_names_the_dialect_and_the_endpoints_with_views() -> None:
 # Paths and methods without a view.
 
 
-@pytest.mark.parametrize(("mount", "ending"), [("", ""), ("/m", "/")])
-def test_method_without_view_is_405_and_route_without_views_404(mount: str, ending: str) -> None:
-    client = Client(DispatcherMiddleware(exceptions.NotFound(), {mount: small_registry()}))
+def test_method_without_view_is_405_and_route_without_views_404(client: Client) -> None:
     for path, method, allowed in (
         ("/v2/a/manifests/v1", "DELETE", "GET, HEAD, PUT"),
-        ("/v2/a/manifests/v1", "PATCH", "GET, HEAD, PUT"),
+        ("/v2/a/manifests/v1/", "PATCH", "GET, HEAD, PUT"),
         (f"/v2/a/blobs/{SHA256}", "POST", "DELETE, GET, HEAD"),
         ("/v2", "POST", "GET, HEAD"),
         ("/v2/a/blobs/uploads/", "PROPFIND", "POST"),
     ):
-        response = client.open(f"{mount}{path}{ending}", method=method, follow_redirects=True)
+        response = client.open(path, method=method)
         assert (response.status_code, code_of(response)) == (405, "UNSUPPORTED")
         assert response.headers["Allow"] == allowed
-    for path in f"/v2/a/referrers/{SHA256}", "/v2/_catalog", "/v2/x", "/x":
+    for path in f"/v2/a/referrers/{SHA256}", "/v2/_catalog/", "/v2/x", "/x":
         for method in "GET", "POST", "HEAD", "PROPFIND", "OPTIONS":
-            response = client.open(f"{mount}{path}{ending}", method=method, follow_redirects=True)
+            response = client.open(path, method=method, follow_redirects=True)
             assert response.status_code == 404
             assert "Allow" not in response.headers
             assert method == "HEAD" or code_of(response) == "UNSUPPORTED"
@@ -223,7 +194,6 @@ def test_allow_lists_the_methods_with_views_of_every_rule_for_a_path() -> None:
         app.view(endpoint, "GET")(forward)
     for method, path, allowed in (
         ("PUT", "/v2/_catalog", "GET, HEAD, OPTIONS, POST"),
-        ("PUT", "/v2/_catalog/", "GET, HEAD"),
         ("POST", "/x", "GET, HEAD, PUT"),
         ("DELETE", "/x", "GET, HEAD, PUT"),
         ("POST", "/old", "GET, HEAD"),
@@ -241,43 +211,32 @@ def test_allow_lists_the_methods_with_views_of_every_rule_for_a_path() -> None:
     ("rule", "path"),
     [
         (Rule("/v2/ws", endpoint="mine", websocket=True, methods=["GET"]), "/v2/ws"),
-        (Rule("/<path:page>", endpoint="mine", methods=["PUT"]), "/v2/nope"),
         (Rule("/<path:page>", endpoint="mine", methods=["PUT"]), "/v2/_catalog"),
-        (Rule("/v2/<x>", endpoint="mine", websocket=True, methods=["OPTIONS"]), "/v2/_catalog"),
     ],
 )
 def test_rule_that_does_not_serve_a_path_allows_no_method_there(rule: Rule, path: str) -> None:
-    rules = [rule.empty(), Rule("/v2/token", endpoint="token")]
-    response = Client(small_registry(RegistryMap(rules=rules))).post(path)
-    assert response.status_code == 404
-    assert "Allow" not in response.headers
+    response = Client(small_registry(RegistryMap(rules=[rule]))).post(path)
+    assert (response.status_code, "Allow" in response.headers) == (404, False)
 
 
 def test_allow_of_a_rule_for_any_method() -> None:
-    app = small_registry(RegistryMap(dialect=DOCKER_1_5))
-    app.view("tags", "PUT")(forward)
-    for path, allowed in ("/v2/", "GET, HEAD"), ("/v2/a/b/tags/list", "GET, HEAD, PUT"):
-        assert Client(app).post(path).headers["Allow"] == allowed
     app = RegistryApp(RegistryMap(dialect=DOCKER_1_5))
     app.view("tags", "PUT")(forward)
-    assert Client(app).post("/v2/a/b/tags/list").headers["Allow"] == "PUT"
+    for path, allowed in ("/v2/", "GET, HEAD"), ("/v2/a/b/tags/list", "PUT"):
+        assert Client(app).post(path).headers["Allow"] == allowed
 
 
 def test_options_lists_the_methods_with_views(client: Client) -> None:
     for path, allowed in {
-        "/v2/": "GET, HEAD, OPTIONS",
         "/v2": "GET, HEAD, OPTIONS",
         "/v2/a/manifests/v1": "GET, HEAD, OPTIONS, PUT",
-        "/v2/a/tags/list/": "GET, HEAD, OPTIONS",
         "/v2/a/blobs/uploads/": "OPTIONS, POST",
     }.items():
         response = client.options(path)
         assert (response.status_code, response.data) == (200, b"")
         assert response.headers["Allow"] == allowed
-    for path, status in {"/v2/x": 404, "/x": 404, "/v2/A/tags/list": 400}.items():
-        response = client.options(path)
-        assert response.status_code == status
-        assert "Allow" not in response.headers
+    malformed = client.options("/v2/A/tags/list")
+    assert (malformed.status_code, "Allow" in malformed.headers) == (400, False)
 
 
 def test_redirect_keeps_method_and_query(client: Client) -> None:
@@ -317,12 +276,6 @@ def test_http_exception_of_a_view_becomes_json(error: type[exceptions.HTTPExcept
     assert response.headers.getlist("Content-Type") == ["application/json"]
 
 
-def test_exception_that_carries_a_response_is_that_response() -> None:
-    app = app_with_view(lambda: abort(Response("mine", status=418)))
-    response = Client(app).get("/v2/_catalog")
-    assert (response.status_code, response.text) == (418, "mine")
-
-
 def test_unexpected_exception_reaches_the_log_and_not_the_client(
     client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -346,13 +299,11 @@ class Unprintable:
     "view",
     [
         lambda: None,
-        lambda: "a string",
-        lambda: fail(errors.RegistryError("x")),
         lambda: fail(exceptions.HTTPException("x")),
         lambda: fail(errors.BlobUnknown(detail=Unprintable())),
     ],
 )
-def test_any_other_failure_is_500(view: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_any_other_failure_is_500(view: Any) -> None:
     response = Client(app_with_view(view)).get("/v2/_catalog")
     assert (response.status_code, code_of(response)) == (500, "UNKNOWN")
 
@@ -391,8 +342,9 @@ def test_no_request_line_or_host_causes_a_500(
 # Hosts and queries.
 
 MALFORMED_HOSTS = [
-    *("", "h:abc", "h/", "u@h", "h h", "h, i", "[::1", "h\0", "h\r\nX: y", "é", "h:99999", "h?x"),
-    *(" h", "h:-1", "h\\", "h#", "h%41", "[::g]", ":80", "h\t"),
+    *("", "h:abc", "h/", "u@h", "h h", "h,i", "[::1", "h\0", "h\r\nX: y", "é", "h:99999", "h?x"),
+    *(" h", "h:-1", "h\\", "h#", "h%41", "[::g]", ":80", "h\n", "h:", "[", "[]", "::1", "[:::]x"),
+    f"h:{'9' * 5000}",
 ]
 
 
@@ -405,42 +357,26 @@ def test_malformed_host_is_400(host: str) -> None:
     status, body = start(app, environ_for("/v2/_catalog", HTTP_HOST=host))
     assert (status, len(called), len(answered)) == (400, 0, 1)
     assert json.loads(body)["errors"]
+    environ = environ_for("/", HTTP_HOST=host, SERVER_NAME="")
     with pytest.raises(exceptions.SecurityError):
-        URLBuilder.from_environ(environ_for("/v2/_catalog", HTTP_HOST=host))
-
-
-@pytest.mark.parametrize("host", ["h", "H.example:5000", "my_registry:5000", "[::1]:80", "1.2.3.4"])
-def test_wellformed_host_is_served(host: str) -> None:
-    app = app_with_view(Response)
-    requests = requests_of(app)
-    for _ in range(2):  # the map remembers a host
-        assert start(app, environ_for("/v2/_catalog", HTTP_HOST=host))[0] == 200
-    host = host.removesuffix(":80")
-    assert requests[1].host == host
-    assert requests[1].url == f"http://{host.lower()}/v2/_catalog"
-    environ = environ_for("/v2/_catalog")
-    del environ["HTTP_HOST"]
-    assert start(app, environ)[0] == 200
+        URLBuilder.from_environ(environ)
+    assert URLBuilder.from_environ(environ, relative=True).base() == "/v2/"
 
 
 @pytest.mark.parametrize(
     ("trusted", "host", "status"),
     [
-        (["r.example"], "r.example", 200),
         (["r.example"], "R.Example:5000", 200),
         (["R.example:443"], "r.example", 200),
         (["r.example"], "s.r.example", 400),
-        (["r.example"], "evil.example", 400),
         ([".r.example"], "s.r.example", 200),
         ([".r.example"], "r.example", 200),
         ([".r.example"], "evilr.example", 400),
         (["my_registry"], "my_registry:5000", 200),
-        (["[::1]"], "[::1]:5000", 200),
         (["[::1]"], "[::2]", 400),
         (["bücher.example"], "xn--bcher-kva.example", 200),
         ("r.example", "r.example", 200),
         ([], "any.example", 200),
-        (None, "any.example", 200),
     ],
 )
 def test_trusted_hosts(
@@ -469,36 +405,27 @@ def test_query_is_read_as_in_match_url(query: bytes) -> None:
 
 
 def test_mount_at_the_root_of_the_api_is_explained() -> None:
-    site = exceptions.NotFound()
     for routes, mount, better in (
         (RegistryMap(), "/v2", "/"),
         (RegistryMap(), "/registry/v2", "/registry"),
         (RegistryMap(prefix="/r"), "/r/v2", "/"),
     ):
-        client = Client(DispatcherMiddleware(site, {mount: small_registry(routes)}))
-        for path in "/", "/a/tags/list":
-            response = client.get(f"{mount}{path}")
-            assert (response.status_code, code_of(response)) == (404, "UNSUPPORTED")
-            message = response.get_json()["errors"][0]["message"]
-            assert f"mount the registry at {better!r} instead of {mount!r}" in message
-    for app, path in (
-        (DispatcherMiddleware(site, {"/m": small_registry()}), "/m/a/tags/list"),
-        (DispatcherMiddleware(site, {"/xv2": small_registry()}), "/xv2/a/tags/list"),
-        (DispatcherMiddleware(site, {"/v2": small_registry()}), "/v2/v2/x"),
-        (small_registry(), "/a/tags/list"),
-    ):
-        assert "mount" not in Client(app).get(path).text
+        client = Client(
+            DispatcherMiddleware(exceptions.NotFound(), {mount: small_registry(routes)})
+        )
+        response = client.get(f"{mount}/a/tags/list")
+        assert (response.status_code, code_of(response)) == (404, "UNSUPPORTED")
+        message = response.get_json()["errors"][0]["message"]
+        assert f"mount the registry at {better!r} instead of {mount!r}" in message
+    for mount, path in ("/xv2", "/a/tags/list"), ("/v2", "/v2/x"), ("", "/a/tags/list"):
+        app = DispatcherMiddleware(exceptions.NotFound(), {mount: small_registry()})
+        assert "mount" not in Client(app).get(mount + path).text
 
 
 def test_response_for_several_errors() -> None:
-    sent = [
-        {"code": "DENIED", "message": "no", "detail": {"a": [1]}},
-        {"code": "X", "message": "what"},
-    ]
+    sent = [{"code": "DENIED", "message": "no", "detail": [1]}, {"code": "X", "message": "what"}]
     read = responses.parse_errors(403, json.dumps({"errors": sent}), {"RateLimit-Limit": "100"})
-    app = RegistryApp()
-    app.view("catalog")(lambda request: error_response(read, request.environ))
-    response = Client(app).get("/v2/_catalog")
+    response = error_response(read)
     assert response.status_code == 403
     assert response.get_json() == {"errors": sent}
     assert response.headers.getlist("Content-Type") == ["application/json"]
@@ -520,92 +447,51 @@ def test_request_knows_its_rule() -> None:
     requests = requests_of(app)
     assert Client(app).get("/p/v2/a/b/manifests/v1/").text == "a/b v1"
     (request,) = requests
+    assert request.environ["werkzeug.request"] is request
     assert (request.endpoint, request.routing_exception) == ("manifest", None)
     assert request.view_args == {"name": "a/b", "tag": "v1"}
     assert request.url_rule is not None
     assert request.url_rule.rule == "/p/v2/<repository:name>/manifests/<tag:tag>"
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "error"),
-    [
-        ("GET", "/v2/x", errors.RouteUnknown),
+def test_request_without_a_rule_knows_why() -> None:
+    app = small_registry()
+    requests = requests_of(app)
+    for method, path, error in (
         ("GET", "/x", exceptions.NotFound),
-        ("GET", "/v2/A/tags/list", errors.NameInvalid),
         ("OPTIONS", "/v2/", errors.Unsupported),
         ("GET", "/v2", RequestRedirect),
-    ],
-)
-def test_request_without_a_rule_knows_why(method: str, path: str, error: type[Exception]) -> None:
+    ):
+        Client(app).open(path, method=method)
+        request = requests[-1]
+        assert (request.endpoint, request.view_args, request.url_rule) == (None, None, None)
+        assert request.scopes == []
+        assert type(request.routing_exception) is error
+
+
+def test_request_knows_the_scopes_that_it_needs() -> None:
     app = small_registry()
     requests = requests_of(app)
-    Client(app).open(path, method=method)
-    (request,) = requests
-    assert (request.endpoint, request.view_args, request.url_rule) == (None, None, None)
-    assert request.scopes == []
-    assert type(request.routing_exception) is error
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "scopes"),
-    [
-        ("GET", "/v2/", ""),
-        ("HEAD", "/v2/a/manifests/v1", "repository:a:pull"),
-        (
-            *("post", "/v2/a/blobs/uploads/?from=b&from=c&mount=x"),
-            "repository:a:pull,push repository:b:pull repository:c:pull",
-        ),
+    for method, path, scopes in (
+        ("post", "/v2/a/blobs/uploads/?from=b&mount=x", "repository:a:pull,push repository:b:pull"),
         ("DELETE", "/v2/a/manifests/v1", "repository:a:delete"),  # which has no view
-    ],
-)
-def test_request_knows_the_scopes_that_it_needs(method: str, path: str, scopes: str) -> None:
-    app = small_registry()
-    requests = requests_of(app)
-    Client(app).open(path, method=method, environ_overrides={"REQUEST_METHOD": method})
-    assert " ".join(map(str, requests[0].scopes)) == scopes
-
-
-def test_middleware_finds_the_request_in_the_environ() -> None:
-    app = small_registry()
-    endpoints = []
-
-    def middleware(environ: Any, start_response: Any) -> Any:
-        answer = app(environ, start_response)
-        endpoints.append(environ["werkzeug.request"].endpoint)
-        return answer
-
-    for path in "/v2/a/manifests/v1", "/v2/a/tags/list", "/v2/x":
-        Client(middleware).get(path)
-    assert endpoints == ["manifest", "tags", None]
+    ):
+        Client(app).open(path, environ_overrides={"REQUEST_METHOD": method})
+        assert " ".join(map(str, requests[-1].scopes)) == scopes
 
 
 # Where it is mounted.
 
 
-@pytest.mark.parametrize(
-    ("app", "mount", "path", "headers"),
-    [
-        (small_registry(), "", "", {}),
-        (small_registry(RegistryMap(prefix="/p")), "/p", "/p", {}),
-        (
-            DispatcherMiddleware(exceptions.NotFound(), {"/registry": small_registry()}),
-            *("/registry", "/registry", {}),
-        ),
-        (
-            ProxyFix(small_registry(), x_prefix=1),
-            *("/public", "", {"X-Forwarded-Prefix": "/public"}),
-        ),
-    ],
-    ids=["root", "prefix", "dispatcher", "proxy"],
-)
-def test_mounts(app: Any, mount: str, path: str, headers: dict[str, str]) -> None:
-    client = Client(app)
-    assert client.get(f"{path}/v2/a/b/manifests/v1", headers=headers).text == "a/b v1"
-    put = client.put(f"{path}/v2/a/manifests/v1", headers=headers)
-    assert put.headers["Location"] == f"{mount}/v2/a/manifests/{SHA256}"
-    slashed = client.get(f"{path}/v2/a/manifests/v1/", headers=headers)
-    assert slashed.headers["Location"] == f"{mount}/v2/a/manifests/v1"
-    assert code_of(client.get(f"{path}/v2/A/tags/list", headers=headers)) == "NAME_INVALID"
+def test_locations_and_redirects_begin_with_the_mount_and_the_prefix() -> None:
+    app = small_registry(RegistryMap(prefix="/p"))
+    client = Client(DispatcherMiddleware(exceptions.NotFound(), {"/m": app}))
+    assert client.get("/m/p/v2/a/b/manifests/v1").text == "a/b v1"
+    put = client.put("/m/p/v2/a/manifests/v1")
+    assert put.headers["Location"] == f"/m/p/v2/a/manifests/{SHA256}"
+    slashed = client.get("/m/p/v2/a/manifests/v1/")
+    assert slashed.headers["Location"] == "/m/p/v2/a/manifests/v1"
+    assert code_of(client.get("/m/p/v2/A/tags/list")) == "NAME_INVALID"
 
 
 def test_scopes_of_a_malformed_name_are_name_invalid() -> None:

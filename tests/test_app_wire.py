@@ -1,7 +1,6 @@
 """`RegistryApp` and WSGI servers: the responses that are sent, the bodies that are read."""
 
 import json
-import logging
 import re
 import shutil
 import socket
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -36,18 +36,19 @@ from .servers import free_port, serving
 FIELD_TEXT = st.text(st.characters(max_codepoint=0x250) | st.sampled_from("\r\n\0\x7f\u2028Kſ:"))
 
 
-class Headers(list[tuple[Any, Any]]):
-    """Headers that nobody has checked, unlike Werkzeug's."""
-
-    def to_wsgi_list(self) -> list[tuple[Any, Any]]:
-        return list(self)
-
-
 class Unchecked(Response):
-    def get_wsgi_headers(self, environ: Any) -> Any:
-        return Headers(self.unchecked)
+    """A response whose headers nobody has checked, unlike Werkzeug's."""
 
     unchecked: list[tuple[Any, Any]] = []
+
+    def get_wsgi_headers(self, environ: Any) -> Any:
+        return SimpleNamespace(to_wsgi_list=lambda: [*self.unchecked])
+
+
+def can_be_sent(field: tuple[Any, Any]) -> bool:
+    name, value = field
+    good = isinstance(value, str) and re.fullmatch("[ -~\x80-\xff]*", value)
+    return bool(good and re.fullmatch("[!#$%&'*+.^_`|~0-9A-Za-z-]+", name))
 
 
 @given(
@@ -63,25 +64,12 @@ def test_every_response_can_be_sent(fields: list[tuple[Any, Any]], status: str) 
         return response
 
     started: list[Any] = []
-    logging.disable(logging.CRITICAL)
-    try:
-        environ = create_environ("/v2/_catalog")
-        body = b"".join(app_with_view(view)(environ, lambda *start: started.append(start)))  # type: ignore
-    finally:
-        logging.disable(logging.NOTSET)
+    environ = create_environ("/v2/_catalog")
+    body = b"".join(app_with_view(view)(environ, lambda *start: started.append(start)))  # type: ignore
     ((sent_status, sent_fields),) = started
     assert re.fullmatch("[2-9][0-9][0-9] [ -~\x80-\xff]*", sent_status)
-    for name, value in sent_fields:
-        assert re.fullmatch("[!#$%&'*+.^_`|~0-9A-Za-z-]+", name)
-        assert not set(map(chr, [*range(32), 127])) & set(value)
-        value.encode("latin-1")
-    good = all(
-        isinstance(value, str)
-        and re.fullmatch("[!#$%&'*+.^_`|~0-9A-Za-z-]+", name)
-        and re.fullmatch("[ -~\x80-\xff]*", value)
-        for name, value in fields
-    )
-    assert good or json.loads(body)["errors"][0]["code"] == "UNKNOWN"
+    assert all(map(can_be_sent, sent_fields))
+    assert all(map(can_be_sent, fields)) or json.loads(body)["errors"][0]["code"] == "UNKNOWN"
 
 
 ROOT = Path(__file__).parent.parent
@@ -146,34 +134,19 @@ def test_response_that_no_server_can_send_is_500(server: tuple[str, str], bad: s
     assert not {"X", "X-A", "X-B"} & set(response.headers)
 
 
-def test_response_that_no_server_can_send_is_logged_and_closed(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize(
+    ("name", "value", "logged"),
+    [
+        ("X-Y", "ж", "header 'X-Y': 'ж' must be a token and one line of Latin-1"),
+        ("Content-Length", "9" * 19, f"Content-Length '{'9' * 19}' must be a whole number"),
+    ],
+)
+def test_response_that_no_server_can_send_is_logged(
+    name: str, value: str, logged: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    closed = []
-
-    def view() -> Response:
-        response = Response(iter([b"a"]), headers={"X-Y": "ж"})
-        response.call_on_close(lambda: closed.append(True))
-        return response
-
-    response = Client(app_with_view(view)).get("/v2/_catalog")
-    assert response.status_code == 500
-    response.close()
-    assert closed == [True]
-    assert "header 'X-Y': 'ж' must be a token and one line of Latin-1" in caplog.text
-
-
-@pytest.mark.parametrize("lengths", [["x"], ["3, 3"], [""], ["-1"], ["٣"], ["9" * 19], ["3", "3"]])
-def test_malformed_content_length_of_a_response_is_logged(
-    lengths: list[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    def view() -> Response:
-        response = Unchecked()
-        response.unchecked = [("content-length", length) for length in lengths]
-        return response
-
-    assert Client(app_with_view(view)).get("/v2/_catalog").status_code == 500
-    assert "Content-Length" in caplog.text or "header 'content-length'" in caplog.text
+    app = app_with_view(lambda: Response(headers={name: value}))
+    assert Client(app).get("/v2/_catalog").status_code == 500
+    assert logged in caplog.text
 
 
 def test_headers_that_servers_can_send_are_unchanged() -> None:
@@ -196,7 +169,7 @@ def test_exception_while_a_body_is_sent_reaches_the_server() -> None:
 # Request bodies.
 
 
-@pytest.mark.parametrize("length", ["x", "-1", "1.0", "٣", "1 ", "0x1", "9" * 5000])
+@pytest.mark.parametrize("length", ["x", "-1", "٣", "1 ", "9" * 19])
 def test_malformed_content_length_is_400(length: str) -> None:
     environ = {"CONTENT_LENGTH": length}
     client = Client(small_registry())
@@ -210,13 +183,11 @@ def test_malformed_content_length_is_400(length: str) -> None:
         ("HTTP/1.1", "GET", {"HTTP_TRANSFER_ENCODING": "chunked"}, 411),
         ("HTTP/1.1", "PUT", {"HTTP_TRANSFER_ENCODING": "gzip, Chunked"}, 411),
         ("HTTP/1.1", "X", {"HTTP_TRANSFER_ENCODING": "chunked", "CONTENT_LENGTH": "4"}, 411),
-        ("HTTP/2", "POST", {}, 411),
         ("HTTP/2", "PATCH", {}, 411),
         ("HTTP/3", "PUT", {}, 411),
         ("HTTP/2", "PATCH", {"CONTENT_LENGTH": "0"}, 200),
         ("HTTP/2", "GET", {}, 200),
         ("HTTP/1.1", "PATCH", {}, 200),
-        ("HTTP/1.0", "POST", {}, 200),
     ],
 )
 def test_body_whose_end_is_unknown_is_411(
@@ -253,19 +224,24 @@ class Cut:
 
 READS: dict[str, Callable[[RegistryRequest], object]] = {
     "get_data": lambda request: request.get_data(),
-    "get_json": lambda request: request.get_json(force=True),
     "form": lambda request: request.form,
     "blocks": lambda request: b"".join(iter(lambda: request.stream.read(2), b"")),
     "lines": lambda request: list(request.stream),
 }
 
 
-@pytest.mark.parametrize("ended_by_server", [True, False])
 @pytest.mark.parametrize("read", READS)
-@pytest.mark.parametrize("error", [None, OSError(), RuntimeError("reset")])
-@pytest.mark.parametrize("sent", [b"", b'"he'])
+@pytest.mark.parametrize(
+    ("sent", "error", "ended_by_server"),
+    [
+        (b"", None, True),
+        (b'"he', None, False),
+        (b"", OSError(), False),
+        (b'"he', RuntimeError(), True),
+    ],
+)
 def test_body_cut_short_is_400(
-    sent: bytes, error: Exception | None, read: str, ended_by_server: bool
+    sent: bytes, error: Exception | None, ended_by_server: bool, read: str
 ) -> None:
     results: list[object] = []
     app = RegistryApp()
@@ -284,7 +260,7 @@ def test_body_cut_short_is_400(
     assert (response.status_code, results) == (400, [])
     whole = {**environ, "wsgi.input": BytesIO(b'"hello"and more')}
     assert Response.from_app(app, whole).status_code == 200
-    expected = {"get_json": "hello", "lines": [b'"hello"'], "form": MultiDict({'"hello"': ""})}
+    expected = {"lines": [b'"hello"'], "form": MultiDict({'"hello"': ""})}
     assert results == [expected.get(read, b'"hello"')]
 
 
@@ -294,7 +270,7 @@ def test_chunked_body_that_the_server_cannot_read_is_400() -> None:
     environ = create_environ("/v2/a/blobs/uploads/", method="POST")
     environ |= {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
     environ["CONTENT_LENGTH"] = "9"  # which a chunked body overrides (RFC 9112, 6.3)
-    for error, status in (RuntimeError("bad chunk"), 400), (OSError(), 400), (None, 200):
+    for error, status in (RuntimeError("bad chunk"), 400), (None, 200):
         environ["wsgi.input"] = Cut(b"hello", error)
         response = Response.from_app(app, environ)
         assert response.status_code == status

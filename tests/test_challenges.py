@@ -5,7 +5,6 @@ import http.client
 import io
 import json
 import pickle
-import wsgiref.headers
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -14,11 +13,10 @@ from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 import httpx
 import multidict
 import pytest
-import requests
 import urllib3
 from hypothesis import example, given
 from hypothesis import strategies as st
-from werkzeug.datastructures import Headers, WWWAuthenticate
+from werkzeug.datastructures import Headers
 
 from registry_routes.challenges import Challenge, Token, parse_challenges, parse_token
 from registry_routes.scopes import Scope
@@ -36,7 +34,6 @@ SUSE = bearer(realm="https://scc.suse.com/api", service="SUSE Linux Docker Regis
 ICR = bearer(realm="https://cp.icr.io/oauth/token", service="registry")
 NEXUS = "Sonatype Nexus Repository Manager"
 PUSH = "repository:x:pull,push"
-TWO = "repository:a/b:pull,push registry:catalog:*"
 
 SENT: dict[str, list[Challenge]] = {
     # From registries, unchanged.
@@ -44,43 +41,26 @@ SENT: dict[str, list[Challenge]] = {
     "Bearer realm=https://cp.icr.io/oauth/token, service=registry ": [ICR],
     f'Bearer realm="{URL}",scope={PUSH}': [bearer(realm=URL, scope=PUSH)],
     "Basic realm=/": [Challenge("basic", {"realm": "/"})],
-    f'Bearer realm="{URL}",error="insufficient_scope"': [
-        bearer(realm=URL, error="insufficient_scope")
-    ],
     f'BASIC realm="{NEXUS}"': [Challenge("basic", {"realm": NEXUS})],
     # Several challenges.
     f'Basic realm="r", Bearer realm="{URL}",service="s"': [BASIC, BEARER],
-    f'Bearer realm="{URL}",service="s", Basic realm="r"': [BEARER, BASIC],
     f'Bearer realm="{URL}",service="s",Basic realm=r': [BEARER, BASIC],
     f"Bearer realm={URL},service=s,Negotiate": [BEARER, NEGOTIATE],
-    f"Negotiate ab==, {BEARER}": [Challenge("negotiate", token68="ab=="), BEARER],
     f'Negotiate ,, Bearer realm="{URL}",service="s",': [NEGOTIATE, BEARER],
-    "Negotiate": [NEGOTIATE],
-    "Negotiate a.b_c~+/-": [Challenge("negotiate", token68="a.b_c~+/-")],
     f"Basic realm=r Bearer realm={URL} service=s": [BASIC, BEARER],
     f"Bearer realm={URL},scope={PUSH},Basic realm=r": [bearer(realm=URL, scope=PUSH), BASIC],
     # Names in any case, blanks around "=", parameters in any order.
-    f'bearer Realm="{URL}",SERVICE="s"': [BEARER],
     f'BEARER\tservice = "s" ,\t realm\t=\t"{URL}"': [BEARER],
     f'Bearer, realm="{URL}", service=s': [BEARER],
     # Commas, blanks and quotes in values.
     r'Basic realm="a \"quoted\" \\ b\c"': [Challenge("basic", {"realm": r'a "quoted" \ bc'})],
-    f'Basic realm="r, Bearer realm=x", {BEARER}': [
-        Challenge("basic", {"realm": "r, Bearer realm=x"}),
-        BEARER,
-    ],
-    f'Bearer realm="{URL}",scope="{TWO}"': [bearer(realm=URL, scope=TWO)],
-    'Bearer scope="repository:h:5000/a:pull"': [bearer(scope="repository:h:5000/a:pull")],
-    'Bearer realm="/t?x=1,2&y==",service=""': [bearer(realm="/t?x=1,2&y==", service="")],
     f"Bearer service=SUSE Linux,realm={URL}": [bearer(service="SUSE Linux", realm=URL)],
     f"Bearer scope=repository:a:pull {PUSH} service=s": [
         bearer(scope=f"repository:a:pull {PUSH}", service="s")
     ],
     f"Bearer scope={PUSH},*,realm={URL}": [bearer(scope=f"{PUSH},*", realm=URL)],
     # Parameters without commas between them.
-    f'Bearer realm="{URL}" service="s"': [BEARER],
     f'Bearer realm="{URL}"service="s"': [BEARER],
-    f"Bearer realm={URL} service=s": [BEARER],
     f"Bearer scope={PUSH} realm={URL}": [bearer(scope=PUSH, realm=URL)],
     # Other faults.
     f'Bearer realm="{URL}",service="s': [BEARER],
@@ -109,27 +89,18 @@ LINES = [
 ]
 
 
-def joined() -> dict[str, str]:
-    return {"www-authenticate": ", ".join(value for _, value in LINES[1:])}
-
-
 CARRIERS: dict[str, Callable[[], Any]] = {
     "http.client": lambda: http.client.parse_headers(
         io.BytesIO("".join(f"{name}: {value}\r\n" for name, value in LINES).encode())
     ),
-    "wsgiref": lambda: wsgiref.headers.Headers(LINES),
     "urllib3": lambda: urllib3.HTTPHeaderDict(LINES),
-    "requests": lambda: requests.structures.CaseInsensitiveDict(urllib3.HTTPHeaderDict(LINES)),
     "httpx": lambda: httpx.Headers(LINES),
     "multidict": lambda: multidict.CIMultiDictProxy(multidict.CIMultiDict(LINES)),
     "werkzeug": lambda: Headers(LINES),
-    "a dict": joined,
     "a dict with lists": lambda: {"WWW-AUTHENTICATE": [value for _, value in LINES[1:]]},
-    "pairs": lambda: LINES,
     "pairs that are read once": lambda: iter(LINES),
     "pairs of bytes": lambda: [(name.encode(), value.encode()) for name, value in LINES],
-    "one value": lambda: joined()["www-authenticate"],
-    "one value, of bytes": lambda: joined()["www-authenticate"].encode(),
+    "one value, of bytes": lambda: f"{BASIC}, {BEARER}".encode(),
     "several values": lambda: [value for _, value in LINES[1:]],
 }
 
@@ -142,12 +113,7 @@ def test_headers_of_any_library(carrier: str) -> None:
 def test_malformed_line_leaves_the_others() -> None:
     lines = [("WWW-Authenticate", 'Basic realm="r'), LINES[2]]
     assert parse_challenges(lines) == [BASIC, BEARER]
-
-
-def test_no_headers_no_challenges() -> None:
-    none: list[Any] = [None, {}, [], (), {"WWW-Authenticate": None}, Headers()]
-    for headers in none:
-        assert parse_challenges(headers) == []
+    assert parse_challenges(None) == parse_challenges({"WWW-Authenticate": None}) == []
 
 
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+-.^_`|~", min_size=1)
@@ -167,18 +133,6 @@ def test_written_challenge_is_read_back(challenges: list[Challenge], comma: str)
     assert parse_challenges([("WWW-Authenticate", line) for line in written]) == challenges
 
 
-PLAIN = st.text("".join(map(chr, range(32, 127))), min_size=1)
-
-
-@given(st.sampled_from(["bearer", "basic"]), st.dictionaries(st.text("abc", min_size=1), PLAIN))
-def test_werkzeug_reads_the_same(scheme: str, values: dict[str, str]) -> None:
-    header = str(Challenge(scheme, values or {"realm": "r"}))
-    read = WWWAuthenticate.from_header(header)
-    assert read is not None
-    [challenge] = parse_challenges(header)
-    assert (challenge.scheme, challenge.parameters) == (read.type, dict(read.parameters))
-
-
 PIECES = ["Bearer ", "Basic", "realm=", "scope=", "a:b:c", *'"\\=, \t\né']
 
 
@@ -195,7 +149,7 @@ def test_challenges_are_values() -> None:
     assert pickle.loads(pickle.dumps(challenge)) == copy.deepcopy(challenge) == challenge
     assert Challenge("BEARER", {"Realm": URL, "service": "s"}) == challenge
     absent = Challenge("bearer")
-    assert (absent.realm, absent.service, absent.scope, absent.error) == ("", "", "", "")
+    assert absent.realm == absent.service == absent.scope == absent.error == ""
 
 
 # The request for a token.
@@ -204,13 +158,10 @@ def test_challenges_are_values() -> None:
 @pytest.mark.parametrize(
     ("realm", "begin"),
     [
-        (URL, f"{URL}?"),
         (f"{URL}?x=a%2fb+c&y", f"{URL}?x=a%2fb+c&y&"),
         (f"{URL}?", f"{URL}?"),
-        (f"{URL}?x=1&", f"{URL}?x=1&"),
         (f"{URL}?x=1#y?z", f"{URL}?x=1&"),
         ("HTTPS://A:444/t;p/%7e/../", "HTTPS://A:444/t;p/%7e/../?"),
-        ("https://[::1]:5001/t", "https://[::1]:5001/t?"),
     ],
 )
 def test_realm_is_kept_byte_for_byte_without_fragment(realm: str, begin: str) -> None:
@@ -234,7 +185,6 @@ def test_token_url_has_service_scopes_and_account(service: str, scopes: list[str
     [
         (None, ["a:b:pull,push", "c:d:*"]),
         ([], []),
-        ("", []),
         ("x:y:z  v:w:*", ["x:y:z", "v:w:*"]),
         (["x:y:z v:w:*"], ["x:y:z", "v:w:*"]),
         ([Scope("repository", "a", ("pull", "push"))], ["repository:a:pull,push"]),
@@ -264,11 +214,8 @@ def asks(challenge: Challenge, **options: Any) -> list[Callable[[], object]]:
 @pytest.mark.parametrize(
     "realm",
     [
-        *("", "/", "r", "Registry Realm", "//a/t", "/token", "ftp://a/t", "file:///etc/passwd"),
-        *("https:", "https://", "https:///t", "https:a/t", "https://:443/t", "https://me@/t"),
-        *("https://[::1/t", "https://a:x/t", "https://a:99999/t", "https://a b/t", "https://a/\n"),
-        *("https://a/t\r\nX: y", " https://a/t", "https://a\t/t", "https://a\\@b/t", "https://é/t"),
-        *("javascript:alert(1)", "https://a/\x00", "https://a/\u20ac"),
+        *("", "r", "//a/t", "/token", "ftp://a/t", "https:///t", "https://:443/t", "https://é/t"),
+        *("https://[::1/t", "https://a:x/t", "https://a b/t", "https://a/\n", "https://a\\@b/t"),
     ],
 )
 def test_realm_that_is_no_url_is_refused(realm: str) -> None:
@@ -278,29 +225,20 @@ def test_realm_that_is_no_url_is_refused(realm: str) -> None:
         assert repr(realm) in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "registry", [None, "", "https://r.example", "HTTPS://r/v2/", "r:80", httpx.URL("https://r")]
-)
+@pytest.mark.parametrize("registry", [None, "HTTPS://r/v2/", "r:80", httpx.URL("https://r")])
 def test_http_realm_of_https_registry_is_refused(registry: Any) -> None:
     for realm in "http://a/t", "HTTP://a/t":
         for ask in asks(bearer(realm=realm), registry=registry):
             with pytest.raises(ValueError, match=f"^realm '{realm}' must be https unless"):
                 ask()
-    for ask in asks(BEARER, registry=registry):
-        assert ask()
-
-
-@pytest.mark.parametrize("registry", ["http://r:5000", "HTTP://r/v2/", httpx.URL("http://r")])
-def test_http_registry_may_have_any_realm(registry: Any) -> None:
-    for scheme in "http", "https":
-        for ask in asks(bearer(realm=f"{scheme}://a/t"), registry=registry):
+    for realm, other in (URL, registry), ("http://a/t", "HTTP://r"), (URL, httpx.URL("http://r")):
+        for ask in asks(bearer(realm=realm), registry=other):
             assert ask()
 
 
-@pytest.mark.parametrize("scheme", ["basic", "negotiate", "digest"])
-def test_token_request_of_other_schemes_is_refused(scheme: str) -> None:
-    for ask in asks(Challenge(scheme, {"realm": URL})):
-        with pytest.raises(ValueError, match=rf"^challenge '{scheme.title()} .* scheme Bearer"):
+def test_token_request_of_another_scheme_is_refused() -> None:
+    for ask in asks(Challenge("negotiate", {"realm": URL})):
+        with pytest.raises(ValueError, match=r"^challenge 'Negotiate .* scheme Bearer"):
             ask()
 
 
@@ -329,29 +267,23 @@ def test_token_form_without_or_with_two_secrets_is_refused(given: str) -> None:
 # The response of the token server.
 
 TIME = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
+NANO = TIME.replace(microsecond=123456)
 
 
 @pytest.mark.parametrize(
     ("content", "token"),
     [
         ({"token": "a"}, Token("a")),
-        ({"access_token": "a"}, Token("a")),
-        ({"token": "a", "access_token": "b"}, Token("a")),
         ({"token": "", "access_token": "b"}, Token("b")),
-        ({"token": None, "access_token": "b", "expires_in": None}, Token("b", 60)),
-        ({"token": "a", "expires_in": 300}, Token("a", 300)),
+        ({"token": "a", "access_token": "b", "expires_in": None}, Token("a", 60)),
         ({"token": "a", "expires_in": 0}, Token("a", 0)),
         ({"token": "a", "expires_in": 299.9}, Token("a", 299)),
         ({"token": "a", "expires_in": 1e308}, Token("a", 999_999_999)),
         ({"token": "a", "expires_in": 10**400}, Token("a", 999_999_999)),
         ({"token": "a", "issued_at": None, "refresh_token": None}, Token("a")),
-        ({"token": "a", "issued_at": "2026-11-24T10:00:00Z"}, Token("a", issued_at=TIME)),
         ({"token": "a", "issued_at": "2026-11-24T11:00:00+01:00"}, Token("a", issued_at=TIME)),
         ({"token": "a", "issued_at": "2026-11-24T10:00:00"}, Token("a", issued_at=TIME)),
-        (
-            {"token": "a", "issued_at": "2026-11-24T10:00:00.123456789Z"},
-            Token("a", issued_at=TIME.replace(microsecond=123456)),
-        ),
+        ({"token": "a", "issued_at": "2026-11-24T10:00:00.123456789Z"}, Token("a", 60, NANO)),
         ({"token": "a", "issued_at": "0001-01-01T00:00:00Z"}, Token("a")),  # Go's zero
         ({"token": "a", "refresh_token": "r", "x": 1}, Token("a", refresh_token="r")),
         ({"token": "a", "refresh_token": ""}, Token("a")),
@@ -367,21 +299,15 @@ def test_token_responses(content: dict[str, Any], token: Token) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("", "token response '' must be a JSON object"),
         ("<html>", "token response '<html>' must be a JSON object"),
         (b"\xff", "token response b'\\xff' must be a JSON object"),
         ('["a"]', "must be a JSON object"),
-        ("null", "must be a JSON object"),
         ("[" * 100_000, "must be a JSON object"),
-        ("{}", "must have a 'token' or an 'access_token'"),
-        ('{"error": "x"}', "must have a 'token' or an 'access_token'"),
         ('{"token": ""}', "must have a 'token' or an 'access_token'"),
-        ('{"token": 3}', "token of a token response must be a string"),
         ('{"token": {"a": 1}}', "token of a token response must be a string"),
-        (r'{"token": "a\r\nX: y"}', "token of a token response must be a string of ASCII"),
         (r'{"token": "a b"}', "token of a token response must be a string of ASCII"),
+        (r'{"token": "a\n"}', "token of a token response must be a string of ASCII"),
         ('{"token": "é"}', "token of a token response must be a string of ASCII"),
-        ('{"token": "a", "expires_in": "60"}', "expires_in '60' of a token response must"),
         ('{"token": "a", "expires_in": true}', "expires_in True of a token response must"),
         ('{"token": "a", "expires_in": -1}', "expires_in -1 of a token response must"),
         ('{"token": "a", "expires_in": NaN}', "expires_in nan of a token response must"),
@@ -397,11 +323,9 @@ def test_malformed_token_response_is_named(body: str | bytes, message: str) -> N
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize("body", [{"token": "a"}, None, 3])
-def test_token_response_that_is_no_body_is_a_type_error(body: Any) -> None:
-    message = f"^token response is a {type(body).__name__}: parse_token reads its body$"
-    with pytest.raises(TypeError, match=message):
-        parse_token(body)
+def test_token_response_that_is_no_body_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match=r"^token response is a dict: parse_token reads its body$"):
+        parse_token({"token": "a"})  # type: ignore[arg-type]
 
 
 def test_token_repr_has_no_secrets() -> None:

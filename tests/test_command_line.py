@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 
 from registry_routes import OCI_1_1, URLBuilder
 from registry_routes.__main__ import main
-from registry_routes.routes import DIALECTS, Route
+from registry_routes.routes import DIALECTS
 from registry_routes.urls import PARAMETERS
 
 from .nasty import SHA256
 from .servers import free_port
 
+MANIFEST = f"/v2/a/manifests/{SHA256}"
 README = Path(__file__).parent.parent / "README.md"
 
 
@@ -38,79 +39,45 @@ def run(capsys: pytest.CaptureFixture[str], command: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("command", "values", "scopes"),
+    ("command", "printed"),
     [
         (
-            "match /v2/library/nginx/manifests/latest",
-            *("endpoint manifest|name library/nginx|tag latest", "repository:library/nginx:pull"),
+            "put https://h/v2/a%2Fb/manifests/v1?x=1",
+            "endpoint manifest|name a/b|tag v1|scopes repository:a/b:pull,push",
         ),
         (
-            "match put https://h:5000/v2/a%2Fb/manifests/v1?x=1",
-            *("endpoint manifest|name a/b|tag v1", "repository:a/b:pull,push"),
+            "POST /v2/a/blobs/uploads/?mount=x&from=b",
+            "endpoint blob-upload|name a|scopes repository:a:pull,push repository:b:pull",
         ),
+        ("--root /m https://h/m/v2/#fragment?x", "endpoint base|scopes -"),
+        ("--prefix /r --root https://h/m/ https://h/m/r/v2/", "endpoint base|scopes -"),
         (
-            "match POST /v2/a/blobs/uploads/?mount=x&from=b/c&from=d",
-            "endpoint blob-upload|name a",
-            "repository:a:pull,push repository:b/c:pull repository:d:pull",
-        ),
-        ("match /v2/#fragment?x", "endpoint base", "-"),
-        ("match --root /m https://h/m/v2/", "endpoint base", "-"),
-        (
-            "match --prefix /r --root https://h/m/ https://h/m/r/v2/_catalog",
-            *("endpoint catalog", "registry:catalog:*"),
-        ),
-        (
-            "match --dialect docker-1.5 PROPFIND /v2/a/b/tags/list",
-            *("endpoint tags|name a/b", "repository:a/b:*"),
+            "--dialect docker-1.5 X /v2/a/b/tags/list",
+            "endpoint tags|name a/b|scopes repository:a/b:*",
         ),
     ],
 )
-def test_match(capsys: pytest.CaptureFixture[str], command: str, values: str, scopes: str) -> None:
-    status, printed = run(capsys, command)
-    assert status == 0
-    assert [re.sub("  +", " ", line) for line in printed.splitlines()] == [
-        *values.split("|"),
-        f"scopes {scopes}",
-    ]
+def test_match(capsys: pytest.CaptureFixture[str], command: str, printed: str) -> None:
+    status, lines = run(capsys, f"match {command}")
+    assert (status, re.sub("  +", " ", lines)) == (0, printed.replace("|", "\n") + "\n")
 
 
 @pytest.mark.parametrize(
     ("command", "url"),
     [
         ("base", "/v2/"),
-        ("--root /m base", "/m/v2/"),
         ("--root https://h:5000/m/ --prefix /r/ base", "https://h:5000/m/r/v2/"),
         ("tags name=library/nginx n=10 last=a=b", "/v2/library/nginx/tags/list?n=10&last=a%3Db"),
-        (
-            f"blob-upload name=a mount={SHA256} from=b/c",
-            f"/v2/a/blobs/uploads/?mount={SHA256.replace(':', '%3A')}&from=b%2Fc",
-        ),
-        (
-            f"referrers name=a digest={SHA256} artifactType=x n=5 --query=next_page=y --query next_page=z",
-            f"/v2/a/referrers/{SHA256}?artifactType=x&n=5&next_page=y&next_page=z",
-        ),
-        ("extension extension=a component=b module=c", "/v2/_a/b/c"),
         ("extension module=c extension=a component=b name=q/r", "/v2/q/r/_a/b/c"),
-        (
-            f"manifest name=a digest={SHA256} tag=v1 tag=v2 tag=v3",
-            f"/v2/a/manifests/{SHA256}?tag=v1&tag=v2&tag=v3",
-        ),
+        (f"manifest name=a digest={SHA256} tag=v1 tag=v2", f"{MANIFEST}?tag=v1&tag=v2"),
         ("tags name=a n=1 --query n=x --query page=y=z", "/v2/a/tags/list?n=1&n=x&page=y%3Dz"),
         ("--reference a.b/c --root / --query x=y --query x=", "/v2/c/manifests/latest?x=y&x="),
-        ("--reference nginx:1.27", "https://registry-1.docker.io/v2/library/nginx/manifests/1.27"),
+        (f"--reference=h:5000/a:v1@{SHA256}", f"https://h:5000{MANIFEST}"),
+        ("--prefix /r --reference a/b", "https://registry-1.docker.io/r/v2/a/b/manifests/latest"),
         (
-            f"--reference=localhost:5000/a/b:v1@{SHA256}",
-            f"https://localhost:5000/v2/a/b/manifests/{SHA256}",
+            "--dialect docker-1.5 --reference nginx --root http://127.0.0.1:5000/m/",
+            "http://127.0.0.1:5000/m/v2/library/nginx/manifests/latest",
         ),
-        (
-            "--reference nginx --root http://127.0.0.1:5000/m/ --prefix /r",
-            "http://127.0.0.1:5000/m/r/v2/library/nginx/manifests/latest",
-        ),
-        (
-            "--dialect docker-1.5 --prefix /r --reference nginx",
-            "https://registry-1.docker.io/r/v2/library/nginx/manifests/latest",
-        ),
-        ("--reference a_b.com/x --root /", "/v2/a_b.com/x/manifests/latest"),
     ],
 )
 def test_build(capsys: pytest.CaptureFixture[str], command: str, url: str) -> None:
@@ -120,79 +87,39 @@ def test_build(capsys: pytest.CaptureFixture[str], command: str, url: str) -> No
 @pytest.mark.parametrize(
     ("command", "printed"),
     [
-        (
-            "match /v2/library/Nginx/tags/list",
-            "400 NAME_INVALID: repository name 'library/Nginx' must be lowercase",
-        ),
+        ("match /v2/library/Nginx/tags/list", "400 NAME_INVALID: repository name 'library/Nginx' "),
         (
             "match DELETE /v2/_catalog",
-            "405 UNSUPPORTED: the registry does not support this operation (Allow: GET, HEAD)",
+            "405 UNSUPPORTED: the registry does not support this operation (Allow: GET, HEAD)\n",
         ),
-        ("match /v2/x", "404 UNSUPPORTED: the registry has no such endpoint"),
-        ("match POST /v2/a/blobs/uploads?x=1", "308 Permanent Redirect: /v2/a/blobs/uploads/?x=1"),
-        ("match --root https://h/m https://h/m/v2", "308 Permanent Redirect: /m/v2/"),
-        ("match /v2/ GET", "the method comes first: match GET /v2/"),
-        ("match https://h/v2/ put", "the method comes first: match put https://h/v2/"),
+        ("match /v2/x", "404 UNSUPPORTED: the registry has no such endpoint\n"),
+        ("match --root https://h/m https://h/m/v2", "308 Permanent Redirect: /m/v2/\n"),
+        ("match https://h/v2/ put", "the method comes first: match put https://h/v2/\n"),
         (
             "match --prefix /r /v2/",
             "URL '/v2/' must be under the API, '/r/v2/'; say where it is by --root\n",
         ),
         (
-            "match /elsewhere",
-            "URL '/elsewhere' must be under the API, '/v2/'; say where it is by --root\n",
+            "match https://h/m/v2/",
+            "URL 'https://h/m/v2/' must be under the API, '/v2/'; say where it is by --root https://h/m\n",
         ),
-        (
-            "match https://h/m/v2/a/tags/list",
-            "URL 'https://h/m/v2/a/tags/list' must be under the API, '/v2/'; say where it is by --root https://h/m\n",
-        ),
-        ("match PUT", "URL 'PUT' must be a URL of http or https, or a path that starts with '/'"),
-        ("match --root https://h http://h/v2/", "URL 'http://h/v2/' must be under the root"),
-        ("match --prefix /<foo:x> /v2/", "prefix '/<foo:x>' must have no variables"),
-        ("build --prefix r base", "prefix 'r' must start with '/'"),
-        ("build --root ftp://h base", "root 'ftp://h' must be a URL of http or https"),
-        ("build --reference nginx --root h", "root 'h' must be a URL of http or https"),
-        ("build --reference=", "repository name '' must not be empty"),
         ("build --reference a_b.com/x", "domain 'a_b.com' must contain only"),
-        (
-            "build --dialect docker-1.5 --reference localhost/app",
-            "repository name 'app' must have two to five components",
-        ),
         (
             f"build --dialect docker-1.5 --reference nginx@{SHA256}",
             "Could not build url for endpoint 'manifest' with values ['digest', 'name']",
         ),
-        ("build nothing", "endpoint 'nothing' must be one of the dialect's, such as 'base' or"),
-        ("build tag name=a", "endpoint 'tag' must be one of the dialect's, such as 'tags'"),
+        ("build tag name=a", "endpoint 'tag' must be one of the dialect's, such as 'tags' or"),
         ("build --dialect docker-1.5 referrers", "endpoint 'referrers' must be one of the"),
-        ("build tags", "endpoint 'tags' must be built with name, not with nothing alone"),
-        (
-            "build tags nam=a",
-            "endpoint 'tags' takes 'name' or 'n', not 'nam'; give others by --query\n",
-        ),
-        (
-            "build tags name=a lsat=x",
-            "endpoint 'tags' takes 'last', not 'lsat'; give others by --query\n",
-        ),
-        (
-            "build catalog name=a",
-            "endpoint 'catalog' takes 'last' or 'n', not 'name'; give others by --query\n",
-        ),
+        ("build tags", "endpoint 'tags' takes name, but was given nothing"),
+        ("build tags name=a lsat=x", "endpoint 'tags' takes 'last', not 'lsat'; give others by --"),
         ("build base x=y", "endpoint 'base' takes nothing, not 'x'; give others by --query\n"),
-        ("build tags name=A", "repository name 'A' must be lowercase"),
         ("build tags name=a name=b", "name must be given once"),
         ("build tags name=a n=1 n=2", "n must be given once"),
         ("build tags name=a n=-1", "n '-1' must be a whole number, 0 or more"),
         ("build catalog n=٣", "n '٣' must be a whole number, 0 or more"),
-        ("build blob-upload name=a digest=x", "digest 'x' must have an algorithm"),
-        ("build blob-upload name=a from_=b", "endpoint 'blob-upload' takes 'from', not 'from_'"),
         ("build blob-upload name=a from=B", "repository name 'B' must be lower"),
         ("build blob-upload name=a digest-algorithm=SHA", "digest algorithm 'SHA' must be"),
-        (
-            f"build referrers name=a digest={SHA256} artifact-type=x",
-            "endpoint 'referrers' takes 'artifactType', not 'artifact-type'",
-        ),
         (f"build manifest name=a digest={SHA256} tag=.x", "tag '.x' must start with a letter"),
-        ("build manifest name=a tag=a:b", "tag 'a:b' must contain only a-z, A-Z, 0-9"),
     ],
 )
 def test_failure_is_one_line_and_status_1(
@@ -208,8 +135,7 @@ def test_failure_is_one_line_and_status_1(
     "command",
     [
         *("", "routes x", "build", "build tags name", "match", "match --dialect x /"),
-        *("build --reference nginx tags", "build --reference nginx name=a"),
-        *("build tags name=a --reference nginx", "match --reference nginx"),
+        *("build --reference nginx tags", "build tags name=a --reference nginx"),
     ],
 )
 def test_wrong_command_line_is_status_2(capsys: pytest.CaptureFixture[str], command: str) -> None:
@@ -220,49 +146,31 @@ def test_wrong_command_line_is_status_2(capsys: pytest.CaptureFixture[str], comm
 
 
 def test_routes_in_each_format(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(DIALECTS) == ["oci-1.1", "docker-1.5"]
-    for options, dialect in (
-        ("--dialect oci-1.1", DIALECTS["oci-1.1"]),
-        ("--dialect docker-1.5 --prefix /r/ --root https://h/m", DIALECTS["docker-1.5"]),
-    ):
-        above = "https://h/m/r" if "--root" in options else ""
-        listed = json.loads(run(capsys, f"routes --format json {options}")[1])
-        text = run(capsys, f"routes {options}")[1].splitlines()
-        markdown = run(capsys, f"routes --format markdown {options}")[1].splitlines()
-        assert len(listed) == len(text) - 1 == len(markdown) - 2 == len(dialect.routes)
-        for route, row, line, cells in zip(
-            dialect.routes, listed, text[1:], markdown[2:], strict=True
-        ):
-            assert row == {
-                "endpoint": route.name,
-                "rule": above + re.sub(r"<\w+:", "<", route.path),
-                "methods": list(route.methods or ["any"]),
-                "spec": route.spec,
-                "doc": route.doc,
-            }
-            shown = row["endpoint"], row["rule"], " ".join(row["methods"]), row["spec"]
-            assert all(value in line and value in cells for value in shown)
-        assert len({line.index("/v2/") for line in text[1:]}) == 1  # aligned
+    dialect = DIALECTS["docker-1.5"]
+    options = "--dialect docker-1.5 --prefix /r/ --root https://h/m"
+    listed = json.loads(run(capsys, f"routes --format json {options}")[1])
+    text = run(capsys, f"routes {options}")[1].splitlines()[1:]
+    markdown = run(capsys, f"routes --format markdown {options}")[1].splitlines()[2:]
+    for route, row, line, cells in zip(dialect.routes, listed, text, markdown, strict=True):
+        assert row == {
+            "endpoint": route.name,
+            "rule": "https://h/m/r" + re.sub(r"<\w+:", "<", route.path),
+            "methods": list(route.methods or ["any"]),
+            "spec": route.spec,
+            "doc": route.doc,
+        }
+        shown = row["endpoint"], row["rule"], " ".join(row["methods"]), row["spec"]
+        assert all(value in line and value in cells for value in shown)
+    assert len({line.index("/v2/") for line in text}) == 1  # aligned
     assert run(capsys, "routes --format markdown")[1] in README.read_text()
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        [sys.executable, "-m", "registry_routes"],
-        [str(Path(sys.executable).parent / "registry-routes")],
-    ],
-)
-def test_as_a_program(command: list[str]) -> None:
-    shown = subprocess.run([*command, "--version"], capture_output=True, text=True)
+def test_installed_script() -> None:
+    script = str(Path(sys.executable).parent / "registry-routes")
+    shown = subprocess.run([script, "--version"], capture_output=True, text=True)
     assert re.fullmatch(r"registry-routes [0-9.]+ \(Werkzeug [0-9.]+\S*\)\n", shown.stdout)
-    good = subprocess.run([*command, "build", "base"], capture_output=True, text=True)
-    assert (good.returncode, good.stdout, good.stderr) == (0, "/v2/\n", "")
-    bad = subprocess.run([*command, "match", "/v2/A/tags/list"], capture_output=True, text=True)
-    assert bad.returncode == 1
-    assert "must be lowercase" in bad.stderr
-    helped = subprocess.run([*command, "--help"], capture_output=True, text=True)
-    assert helped.stdout.startswith("usage: registry-routes")
+    bad = subprocess.run([script, "match", "/v2/A/tags/list"], capture_output=True, text=True)
+    assert (bad.returncode, bad.stdout, "must be lowercase" in bad.stderr) == (1, "", True)
 
 
 def test_a_registry_in_memory(tmp_path: Path) -> None:
@@ -291,35 +199,31 @@ def test_a_registry_in_memory(tmp_path: Path) -> None:
     assert "Traceback" not in logged
 
 
-@pytest.mark.parametrize("port", ["-1", "65536"])
-def test_impossible_port_is_status_1(capsys: pytest.CaptureFixture[str], port: str) -> None:
-    assert run(capsys, f"serve --port={port}") == (1, f"port {port} must be 0 to 65535\n")
+def test_impossible_port_is_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "serve --port=65536") == (1, "port 65536 must be 0 to 65535\n")
 
 
-@pytest.mark.parametrize("route", OCI_1_1.routes, ids=lambda route: route.path)
-def test_help_of_build_lists_what_each_endpoint_takes(
-    capsys: pytest.CaptureFixture[str], route: Route
-) -> None:
+def test_help_of_build_lists_what_each_endpoint_takes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["build", "--help"])
     listed = capsys.readouterr().out.partition("what each endpoint takes")[2].splitlines()[1:]
-    assert len(listed) == len(OCI_1_1.routes)
-    endpoint, *taken = listed[OCI_1_1.routes.index(route)].split()
-    assert endpoint == route.endpoint
-    assert [name for name in taken if "[" not in name] == list(OCI_1_1.variables(route))
-    names = [name.strip("[]") for name in taken]
-    method = inspect.signature(getattr(URLBuilder, endpoint.replace("-", "_")))
-    keywords = {
-        PARAMETERS.get(name, name)
-        for name, parameter in method.parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
-    assert keywords - set(OCI_1_1.variables(route)) == {n.strip("[]") for n in taken if "[" in n}
-    values = dict.fromkeys(["digest", "mount"], SHA256) | {"n": "5", "digest-algorithm": "sha512"}
-    assert main(["build", endpoint, *(f"{name}={values.get(name, 'x')}" for name in names)]) == 0
-    captured = capsys.readouterr()
-    assert captured.err == ""
-    assert all(f"{name.strip('[]')}=" in captured.out for name in taken if "[" in name)
+    valid = dict.fromkeys(["digest", "mount"], SHA256) | {"n": "5", "digest-algorithm": "sha512"}
+    for route, line in zip(OCI_1_1.routes, listed, strict=True):
+        endpoint, *taken = line.split()
+        optional = [name.strip("[]") for name in taken if "[" in name]
+        variables = [name for name in taken if "[" not in name]
+        assert (endpoint, variables) == (route.endpoint, list(OCI_1_1.variables(route)))
+        method = inspect.signature(getattr(URLBuilder, endpoint.replace("-", "_")))
+        keywords = {
+            PARAMETERS.get(name, name)
+            for name, parameter in method.parameters.items()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        }
+        assert keywords - set(variables) == set(optional)
+        values = [f"{name}={valid.get(name, 'x')}" for name in [*variables, *optional]]
+        assert main(["build", endpoint, *values]) == 0
+        built = capsys.readouterr().out
+        assert all(f"{name}=" in built for name in optional)
 
 
 # Output cannot be forged.
@@ -335,22 +239,16 @@ def output_of(*command: str) -> tuple[int, str]:
 TEXT = st.text(st.sampled_from("a\n\r\x1b\x7f\x85\u2028\u202e\u200f\\'é:/.") | st.characters())
 
 
-@settings(max_examples=25)
-@given(TEXT.filter(lambda text: "/" not in text and text not in ("", ".", "..")))
-def test_any_value_is_printed_in_one_line(upload_id: str) -> None:
-    path = f"/v2/a/b/blobs/uploads/{quote(upload_id, errors='replace')}"
-    status, printed = output_of("match", "--dialect", "docker-1.5", "PUT", path)
-    assert status == 0
-    lines = printed.split("\n")
-    assert [line.split("  ")[0] for line in lines] == ["endpoint", "name", "uuid", "scopes", ""]
-    assert "".join(lines).isprintable()
+PLACES = ["match", "value", "build", "tags", "prefix", "root", "reference", "dialect"]
 
 
-@settings(max_examples=25)
-@given(TEXT, st.sampled_from(["match", "build", "tags", "prefix", "root", "reference", "dialect"]))
+@settings(max_examples=50)
+@given(TEXT, st.sampled_from(PLACES))
 def test_any_message_is_printed_in_one_line(text: str, place: str) -> None:
+    sent = quote(text, errors="replace")
     commands = {
-        "match": ["match", f"/v2/{quote(text, errors='replace')}/tags/list"],
+        "match": ["match", f"/v2/{sent}/tags/list"],
+        "value": ["match", "--dialect=docker-1.5", "PUT", f"/v2/a/b/blobs/uploads/{sent}"],
         "build": ["build", "--", text],
         "tags": ["build", "tags", f"name={text}", f"last={text}", f"{text}=x"],
         "prefix": ["match", f"--prefix={text}", "/v2/"],
@@ -366,9 +264,7 @@ def test_any_message_is_printed_in_one_line(text: str, place: str) -> None:
     assert printed.count("\n") <= (2 if status else 4)  # a note and an error, or a match
 
 
-def test_errors_of_the_command_line_are_escaped(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_errors_of_the_command_line_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["match", "/v2/", "/v2/", "\x1b[2J\u202e"])
     assert r"\x1b[2J\u202e" in capsys.readouterr().err.splitlines()[-1]
@@ -377,35 +273,13 @@ def test_errors_of_the_command_line_are_escaped(
 # Standard output.
 
 
-def status_into(file: Any, command: str) -> int:
-    with redirect_stdout(file), file:
-        return main(command.split())
-
-
-@pytest.mark.parametrize("command", ["routes", "match /v2/", "serve --port=0"])
-def test_closed_stdout_is_status_141(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    assert status_into(os.fdopen(writing, "w"), command) == 141
-    assert capsys.readouterr().err == ""
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
-def test_full_disk_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
-    with Path("/dev/full").open("w") as full:
-        assert status_into(full, "routes") == 1
-    assert capsys.readouterr().err == "[Errno 28] No space left on device\n"
-
-
 def run_program(command: str, **options: Any) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, "-m", "registry_routes", *command.split()]
     return subprocess.run(program, stderr=subprocess.PIPE, text=True, timeout=60, **options)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("command", "status"),
-    [("routes", 141), ("match /v2/", 141), ("serve --port 0", 141), ("build --help", 0)],
+    ("command", "status"), [("match /v2/", 141), ("serve --port 0", 141), ("build --help", 0)]
 )
 def test_closed_stdout_causes_no_traceback(command: str, status: int) -> None:
     reading, writing = os.pipe()
@@ -415,7 +289,13 @@ def test_closed_stdout_causes_no_traceback(command: str, status: int) -> None:
     assert (ended.returncode, ended.stderr) == (status, "")
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_full_disk_is_one_line_and_status_1() -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = run_program("routes", stdout=full)
+    assert (ended.returncode, ended.stderr) == (1, "[Errno 28] No space left on device\n")
+
+
 def test_text_that_the_terminal_cannot_show_is_escaped() -> None:
     environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
     command = "match --dialect docker-1.5 /v2/a/b/blobs/uploads/%C3%A9"

@@ -25,7 +25,6 @@ def test_digest_is_the_algorithm_and_the_hash(content: bytes, algorithm: str) ->
     digest = digest_of(content, algorithm)
     assert digest == f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
     assert DIGEST.fits(digest)
-    assert digest_of(bytearray(content), algorithm) == digest
     assert digest_of(memoryview(content), algorithm) == digest
     assert digest_of(content) == digest_of(content, "sha256")
 
@@ -35,7 +34,6 @@ def test_content_is_verified_in_blocks(blocks: list[bytes], algorithm: str) -> N
     verifier = Verifier(digest_of(b"".join(blocks), algorithm))
     for block in blocks:
         verifier.update(block)
-    verifier.verify()
     verifier.verify()
 
 
@@ -54,21 +52,19 @@ def test_other_content_is_refused(content: bytes, other: bytes, algorithm: str) 
 
 
 # hashlib knows many of these, but the algorithm of a digest must be registered.
-@pytest.mark.parametrize(
-    "algorithm", ["", "md5", "sha1", "sha384", "shake_128", "SHA256", "sha256 ", "x" * 100_000]
-)
+@pytest.mark.parametrize("algorithm", ["", "md5", "SHA256", "sha256 ", "x" * 100_000])
 def test_unregistered_algorithm_is_refused(algorithm: str) -> None:
     with pytest.raises(ValueError, match="must be sha256 or sha512") as error:
         digest_of(b"", algorithm)
     assert len(str(error.value)) < 200
-    assert not isinstance(error.value, DigestMismatchError)
+    assert type(error.value) is ValueError
 
 
-@pytest.mark.parametrize("digest", [one for one in DIGESTS.all if one not in (SHA256, SHA512)])
-def test_digest_that_cannot_be_verified_is_refused(digest: str) -> None:
-    with pytest.raises(ValueError, match="must") as error:
-        Verifier(digest)
-    assert not isinstance(error.value, DigestMismatchError)
+def test_digest_that_cannot_be_verified_is_refused() -> None:
+    for digest in set(DIGESTS.all) - {SHA256, SHA512}:
+        with pytest.raises(ValueError, match="must") as error:
+            Verifier(digest)
+        assert type(error.value) is ValueError
 
 
 @pytest.mark.parametrize("digest", [SHA256, SHA512])
@@ -98,9 +94,8 @@ EXAMPLES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("digest", "tag"), EXAMPLES.items())
-def test_referrers_tags_of_the_specification(digest: str, tag: str) -> None:
-    assert referrers_tag(digest) == tag
+def test_referrers_tags_of_the_specification() -> None:
+    assert {digest: referrers_tag(digest) for digest in EXAMPLES} == EXAMPLES
 
 
 @given(st.from_regex(DIGEST.regex, fullmatch=True))
@@ -109,12 +104,9 @@ def test_referrers_tag_replaces_only_what_tags_cannot_have(digest: str) -> None:
     assert TAG.fits(tag)
     algorithm, encoded = digest.split(":")
     expected = f"{algorithm[:32]}-{encoded[:64]}"
-    assert len(tag) == len(expected)
-    for made, given_ in zip(tag, expected, strict=True):
-        assert made == (given_ if given_ not in "+=" else "-")
+    assert tag == expected.replace("+", "-").replace("=", "-")
 
 
-@pytest.mark.parametrize("digest", [one for one in DIGESTS.all if not DIGEST.fits(one)])
-def test_malformed_digest_has_no_referrers_tag(digest: str) -> None:
+def test_malformed_digest_has_no_referrers_tag() -> None:
     with pytest.raises(ValueError, match=r"^digest "):
-        referrers_tag(digest)
+        referrers_tag(SHA256[:-1])

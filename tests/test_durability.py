@@ -5,6 +5,7 @@ the power were cut at that moment.
 """
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import storage as storage_module
 from storage import storage_at
 
 from registry_routes.digests import digest_of
@@ -41,6 +41,8 @@ class Pushes:
     def __init__(self, storage: Any) -> None:
         self.client = RegistryClient(storage)
         self.acknowledged: dict[str, bytes] = {}
+        self.uploads: dict[str, bytes] = {}
+        """Uploads that go on, by location, and what they are to become."""
 
     def blob(self, name: str, content: bytes, chunks: int) -> None:
         """Push a blob in so many chunks and a request that finishes it, or, with 0, in one POST."""
@@ -53,6 +55,13 @@ class Pushes:
             location = self.client.begin_upload(name, *parts)
             assert self.client.put(location, query_string={"digest": digest}).status_code == 201
         self.acknowledged[f"/v2/{name}/blobs/{digest}"] = content
+
+    def chunk(self, content: bytes, start: int, end: int) -> None:
+        """Add a chunk to an upload, which goes on."""
+        if not start:
+            self.uploads[self.client.begin_upload("goes/on")] = content
+        location = list(self.uploads)[-1]
+        assert self.client.patch(location, data=content[start:end]).status_code == 202
 
     def mount(self, name: str, content: bytes, source: str) -> None:
         self.client.mount(name, content, source)
@@ -74,6 +83,8 @@ class Pushes:
                 for content in small[chunks:], large[chunks:]:
                     yield partial(self.blob, f"library/r{chunks}", content, chunks)
             yield partial(self.blob, "empty", b"", 0)
+            for start, end in (0, 1_200_000), (1_200_000, 1_400_000):
+                yield partial(self.chunk, large, start, end)
             yield partial(self.mount, "other/place", large, "library/r0")
             for note in "one", "two":
                 yield partial(self.manifest, "library/r0", "latest", small, note)
@@ -91,7 +102,21 @@ def lost(pushes: Pushes, image: Path, tmp_path: Path) -> list[str]:
             response = client.get(path)
             if response.status_code != 200 or response.data != content:
                 missing.append(path)
+        missing += [path for path in pushes.uploads if not goes_on(client, path, pushes.uploads)]
     return missing
+
+
+def goes_on(client: RegistryClient, location: str, uploads: dict[str, bytes]) -> bool:
+    """Whether an upload goes on from where it says that it is, or is unknown."""
+    status, content = client.get(location), uploads[location]
+    if status.status_code == 404:
+        return True
+    start = int(status.headers["Range"].removeprefix("0-")) + 1
+    patch = client.patch(location, data=content[start if start > 1 else 0 :])
+    put = client.put(location, query_string={"digest": digest_of(content)})
+    return (patch.status_code, put.status_code) == (202, 201) and client.has_blob(
+        "goes/on", content
+    )
 
 
 def test_power_cut_after_a_push_loses_nothing(image: Path, tmp_path: Path) -> None:
@@ -107,22 +132,22 @@ def test_power_cut_during_a_push_loses_nothing_acknowledged(
     image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The power is cut before a sync, when all that was written before may be on the disk."""
-    sync, steps = storage_module._sync, 0
+    fsync, steps = os.fsync, 0
 
-    def cut_and_sync(path: str) -> None:
+    def cut_and_sync(descriptor: int) -> None:
         nonlocal steps
         steps += 1
-        if steps > 150 and steps % 3 == 0:
+        if steps > 150 and steps % 5 == 0:
             # A disk may have the names of files that were not synced, but not their content.
-            descriptor = os.open(disk, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+            directory = os.open(disk, os.O_RDONLY)
+            fsync(directory)
+            os.close(directory)
             assert not lost(pushes, image, tmp_path)
-        sync(path)
+        fsync(descriptor)
 
     with disk_at(image, tmp_path / "disk") as disk:
         pushes = Pushes(storage_at(disk / "new" / "data"))
-        monkeypatch.setattr(storage_module, "_sync", cut_and_sync)
+        monkeypatch.setattr(os, "fsync", cut_and_sync)
         for push in pushes.all():
             push()
     assert steps > 200
@@ -134,14 +159,14 @@ def test_power_cut_without_syncing_is_noticed(
 ) -> None:
     """Either the files or the directories are not synced. (On ext4, syncing a new file also writes
     the directories, but the rename comes later.)"""
-    sync: Callable[[str], None] = storage_module._sync
+    fsync = os.fsync
 
-    def other_sync(path: str) -> None:
-        if Path(path).is_dir() == (what == "files"):
-            sync(path)
+    def other_sync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) == (what == "files"):
+            fsync(descriptor)
 
     with disk_at(image, tmp_path / "disk") as disk:
-        monkeypatch.setattr(storage_module, "_sync", other_sync)
+        monkeypatch.setattr(os, "fsync", other_sync)
         pushes = Pushes(storage_at(disk / "new" / "data"))
         next(pushes.all())()
         monkeypatch.undo()

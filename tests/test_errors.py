@@ -5,7 +5,6 @@ import json
 import pickle
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
-from functools import partial
 from pathlib import Path
 from typing import Any
 from wsgiref.validate import validator
@@ -21,41 +20,28 @@ from registry_routes.errors import ERRORS, RegistryError, Unauthorized, Unsuppor
 from registry_routes.responses import parse_errors
 from registry_routes.scopes import Scope
 
-# Status and exception of each code: distribution-spec 1.1, "Error Codes", and Go distribution.
-CODES: dict[str, tuple[int, type[exceptions.HTTPException]]] = {
-    "BLOB_UNKNOWN": (404, exceptions.NotFound),
-    "BLOB_UPLOAD_INVALID": (400, exceptions.BadRequest),
-    "BLOB_UPLOAD_UNKNOWN": (404, exceptions.NotFound),
-    "DIGEST_INVALID": (400, exceptions.BadRequest),
-    "MANIFEST_BLOB_UNKNOWN": (404, exceptions.NotFound),
-    "MANIFEST_INVALID": (400, exceptions.BadRequest),
-    "MANIFEST_UNKNOWN": (404, exceptions.NotFound),
-    "NAME_INVALID": (400, exceptions.BadRequest),
-    "NAME_UNKNOWN": (404, exceptions.NotFound),
-    "SIZE_INVALID": (400, exceptions.BadRequest),
-    "UNAUTHORIZED": (401, exceptions.Unauthorized),
-    "DENIED": (403, exceptions.Forbidden),
-    "UNSUPPORTED": (405, exceptions.MethodNotAllowed),
-    "TOOMANYREQUESTS": (429, exceptions.TooManyRequests),
-    "TAG_INVALID": (400, exceptions.BadRequest),
-    "MANIFEST_UNVERIFIED": (400, exceptions.BadRequest),
-    "RANGE_INVALID": (416, exceptions.RequestedRangeNotSatisfiable),
-    "PAGINATION_NUMBER_INVALID": (400, exceptions.BadRequest),
-    "UNAVAILABLE": (503, exceptions.ServiceUnavailable),
-    "UNKNOWN": (500, exceptions.InternalServerError),
+# The codes of each status: distribution-spec 1.1, "Error Codes", and Go distribution.
+CODES = {
+    400: """BLOB_UPLOAD_INVALID DIGEST_INVALID MANIFEST_INVALID NAME_INVALID SIZE_INVALID TAG_INVALID
+        MANIFEST_UNVERIFIED PAGINATION_NUMBER_INVALID""",
+    401: "UNAUTHORIZED",
+    403: "DENIED",
+    404: "BLOB_UNKNOWN BLOB_UPLOAD_UNKNOWN MANIFEST_BLOB_UNKNOWN MANIFEST_UNKNOWN NAME_UNKNOWN",
+    405: "UNSUPPORTED",
+    416: "RANGE_INVALID",
+    429: "TOOMANYREQUESTS",
+    500: "UNKNOWN",
+    503: "UNAVAILABLE",
 }
+STATUSES = {code: status for status, codes in CODES.items() for code in codes.split()}
 
 
-def test_every_error_code_has_an_exception() -> None:
-    assert set(ERRORS) == set(CODES)
-
-
-@pytest.mark.parametrize("code", CODES)
+@pytest.mark.parametrize("code", sorted({*STATUSES, *ERRORS}))
 def test_response_of_each_error(code: str) -> None:
-    status, implied = CODES[code]
-    error_class = ERRORS[code]
-    assert error_class.__doc__
+    status, error_class = STATUSES[code], ERRORS[code]
+    implied = exceptions.default_exceptions[status]
     assert issubclass(error_class, implied)
+    assert error_class.__doc__
     login: dict[str, Any] = {"challenge": "Basic"} if code == "UNAUTHORIZED" else {}
     for message, detail in (None, None), ("é\n", {"a": [1]}):
         with pytest.raises(implied) as raised:
@@ -64,18 +50,15 @@ def test_response_of_each_error(code: str) -> None:
         assert response.status_code == status
         assert response.headers.getlist("Content-Type") == ["application/json"]
         (entry,) = json.loads(response.get_data())["errors"]
-        assert entry["code"] == code
-        assert entry["message"] == (message or error_class.description) != ""
-        assert entry.get("detail") == detail
-        assert ("detail" in entry) == (detail is not None)
+        assert error_class.description
+        wanted = {"code": code, "message": message or error_class.description}
+        assert entry == wanted | ({} if detail is None else {"detail": detail})
         [read] = parse_errors(status, response.get_data(), dict(response.headers))
         assert type(read) is error_class
         assert (read.description, read.detail) == (entry["message"], detail)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"realm": ""}, {"scope": []}, {"headers": [("Allow", "x")]}]
-)
+@pytest.mark.parametrize("options", [{"realm": ""}, {"scope": []}, {"headers": [("Allow", "x")]}])
 def test_unauthorized_without_a_challenge_is_a_type_error(options: Any) -> None:
     with pytest.raises(TypeError, match=r"^Unauthorized\(\) has no challenge: give it a realm= or"):
         Unauthorized("no", **options)
@@ -86,20 +69,13 @@ def test_unauthorized_without_a_challenge_is_a_type_error(options: Any) -> None:
 def test_challenge_of_unauthorized_is_quoted() -> None:
     scopes = [Scope("repository", "a/b", ("pull", "push")), Scope("repository", "c", ("pull",))]
     error = Unauthorized(realm='https://auth/"x', service="registry.example", scope=scopes)
-    header = error.get_response().headers["WWW-Authenticate"]
-    assert header == (
+    assert error.get_response().headers["WWW-Authenticate"] == (
         r'Bearer realm="https://auth/\"x",service="registry.example",'
         'scope="repository:a/b:pull,push repository:c:pull"'
     )
-    parsed = WWWAuthenticate.from_header(header)
-    assert parsed
-    assert parsed.type == "bearer"
-    assert parsed.parameters["realm"] == 'https://auth/"x'
     [challenge] = error.challenges
     assert (challenge.realm, challenge.service) == (error.realm, error.service)
     assert challenge.scope == error.scope
-    bare = Unauthorized(realm="r").get_response().headers["WWW-Authenticate"]
-    assert bare == 'Bearer realm="r"'
 
 
 def test_control_characters_and_objects_are_made_sendable() -> None:
@@ -117,7 +93,7 @@ def test_each_challenge_has_its_own_line() -> None:
     ):
         error = Unauthorized(realm="https://a/t", **options)
         lines = error.get_response().headers.getlist("WWW-Authenticate")
-        assert sorted(line.partition(" ")[0] for line in lines) == ["Basic", "Bearer"]
+        assert len(lines) == 2
         assert sorted(one.realm for one in error.challenges) == ["https://a/t", "r"]
     assert Unauthorized(challenge=basic).challenges == [basic]
 
@@ -134,17 +110,9 @@ WITH_HEADERS: dict[str, Callable[[str], RegistryError]] = {
     "Retry-After": lambda text: errors.Unavailable(retry_after=f"3{text}"),
     "Content-Range": lambda text: errors.RangeInvalid(length=3, units=f"a{text}"),
     "headers": lambda text: RegistryError(headers=[("X-Thing", text)]),
-    **{
-        f"{name} of {status}": partial(
-            lambda status, name, text: parse_errors(status, b"", [(name, f"a{text}b")])[0],
-            status,
-            name,
-        )
-        for status, name in [
-            *((401, "WWW-Authenticate"), (405, "Allow"), (416, "Content-Range")),
-            *((429, "RateLimit-Remaining"), (502, "WWW-Authenticate"), (503, "Retry-After")),
-        ]
-    },
+    "read": lambda text: parse_errors(401, b"", [("WWW-Authenticate", f"a{text}b")])[0],
+    "read 405": lambda text: parse_errors(405, b"", [("Allow", f"a{text}b")])[0],
+    "read 503": lambda text: parse_errors(503, b"", [("Retry-After", f"a{text}b")])[0],
 }
 
 
@@ -163,13 +131,8 @@ def test_hostile_text_in_a_header_is_made_sendable(made: str) -> None:
 
 
 def test_realm_outside_ascii_is_percent_encoded() -> None:
-    for realm, sent in {
-        "https://a/€?x=é%2f": "https://a/%E2%82%AC?x=%C3%A9%2f",
-        "https://a/t?x=1&y=2": "https://a/t?x=1&y=2",
-    }.items():
-        [challenge] = Unauthorized(realm=realm).challenges
-        assert challenge.realm == sent
-        assert challenge.token_url() == sent
+    [challenge] = Unauthorized(realm="https://a/€?x=é%2f&y=2").challenges
+    assert challenge.realm == challenge.token_url() == "https://a/%E2%82%AC?x=%C3%A9%2f&y=2"
 
 
 def everything() -> Iterator[RegistryError]:
@@ -183,24 +146,17 @@ def everything() -> Iterator[RegistryError]:
     yield errors.RangeInvalid(length=3)
     headers = [("WWW-Authenticate", "Basic"), ("Allow", "GET"), ("Retry-After", "9")]
     body = '{"errors": [{"code": "X", "detail": {"a": NaN}}, {"code": "DENIED", "message": "m"}]}'
-    for status in range(400, 600):
+    for status in 401, 403, 404, 405, 418, 429, 502, 503, 599:
         yield from parse_errors(status, body, headers)
         yield from parse_errors(status)
 
 
-@pytest.mark.parametrize(
-    "copied",
-    [
-        *(partial(pickle.dumps, protocol=n) for n in range(pickle.HIGHEST_PROTOCOL + 1)),
-        copy.copy,
-        copy.deepcopy,
-    ],
-)
-def test_errors_are_pickled_and_copied(copied: Callable[[Any], Any]) -> None:
+@pytest.mark.parametrize("protocol", [0, pickle.HIGHEST_PROTOCOL, None])
+def test_errors_are_pickled_and_copied(protocol: int | None) -> None:
     for error in everything():
         error.add_note("a note")
-        result = copied(error)
-        other = pickle.loads(result) if isinstance(result, bytes) else result
+        is_copied = protocol is None
+        other = copy.copy(error) if is_copied else pickle.loads(pickle.dumps(error, protocol))
         assert type(other) is type(error)
         assert other.__dict__.keys() == error.__dict__.keys()
         for name, value in error.__dict__.items():
@@ -223,7 +179,6 @@ CIRCULAR.append(CIRCULAR)
         (float("nan"), "NaN"),
         ({"a": [float("inf"), -float("inf"), 1.5]}, {"a": ["Infinity", "-Infinity", 1.5]}),
         ({float("nan"): 1}, {"NaN": 1}),
-        ({"a": {1, 2}}, {"a": "{1, 2}"}),
         ({Path("x"): 1}, "{PosixPath('x'): 1}"),
         (NESTED, "[[[[[[[...]]]]]]]"),
         (CIRCULAR, "[[[[[[[...]]]]]]]"),
@@ -237,37 +192,30 @@ def test_detail_that_json_cannot_hold_is_a_string(detail: Any, written: Any) -> 
     assert second == {"code": "NAME_UNKNOWN", "message": "none"}
 
 
-@pytest.mark.parametrize("depth", range(100, 1001, 100))
-def test_deeply_nested_detail_is_rendered(depth: int) -> None:
-    body = '{"errors": [{"code": "DENIED", "detail": ' + "[" * depth + "]" * depth + "}]}"
-    [error] = parse_errors(403, body)
-    assert json.loads(error.get_body())["errors"][0]["code"] == "DENIED"
+def test_deeply_nested_detail_is_rendered() -> None:
+    for depth in range(100, 1001, 100):
+        body = '{"errors": [{"code": "DENIED", "detail": ' + "[" * depth + "]" * depth + "}]}"
+        [error] = parse_errors(403, body)
+        assert json.loads(error.get_body())["errors"][0]["code"] == "DENIED"
 
 
 def test_allow_and_retry_after_are_written() -> None:
     time = datetime(2026, 11, 24, tzinfo=UTC)
-    for error_class in errors.TooManyRequests, errors.Unavailable:
-        assert error_class(retry_after=30).get_response().headers["Retry-After"] == "30"
-        for moment in (
-            time,
-            time.replace(tzinfo=None),
-            time.astimezone(timezone(timedelta(hours=1))),
-        ):
-            error = error_class(retry_after=moment)
-            [sent] = error.get_response().headers.getlist("Retry-After")
-            assert sent == "Tue, 24 Nov 2026 00:00:00 GMT"
-            assert type(error.retry_after) is int
+    assert errors.Unavailable(retry_after=30).get_response().headers["Retry-After"] == "30"
+    for moment in time, time.replace(tzinfo=None), time.astimezone(timezone(timedelta(hours=1))):
+        error = errors.TooManyRequests(retry_after=moment)
+        [sent] = error.get_response().headers.getlist("Retry-After")
+        assert sent == "Tue, 24 Nov 2026 00:00:00 GMT"
+        assert type(error.retry_after) is int
     allow = Unsupported(valid_methods=["GET", "HEAD"]).get_response().headers["Allow"]
     assert allow == "GET, HEAD"
 
 
-def test_error_without_a_status_is_a_500() -> None:
+def test_own_error_has_its_code_and_the_status_of_its_class() -> None:
     class Mine(RegistryError, exceptions.Conflict):
         error_code = "MINE"
 
-    assert RegistryError("x").get_response().status_code == 500
     response = Mine().get_response()
-    assert (response.status_code, json.loads(response.get_data())["errors"][0]["code"]) == (
-        409,
-        "MINE",
-    )
+    assert response.status_code == 409
+    assert json.loads(response.get_data())["errors"][0]["code"] == "MINE"
+    assert RegistryError("x").get_response().status_code == 500

@@ -142,7 +142,6 @@ def test_method_that_a_route_does_not_take_is_405_with_allow(path: str) -> None:
     error = error_of(RegistryMap(), path, "POST")
     assert isinstance(error, Unsupported)
     assert isinstance(error, MethodNotAllowed)
-    assert error.endpoint == "catalog"
     assert body_of(error)["code"] == "UNSUPPORTED"
     assert set(error.get_response().headers["Allow"].split(", ")) == {"GET", "HEAD"}
 

@@ -230,13 +230,34 @@ def test_a_message_shortens_a_huge_value() -> None:
     assert len(str(error.value)) < 300
 
 
-WELL_FORMED = ["library/nginx", "sha256", nasty.SHA256, "x"]
+@pytest.mark.parametrize(
+    ("pattern", "rules", "message"),
+    [
+        ("[a-z]+", [("", "must be lowercase")], "example 'v1' does not match '[a-z]+'"),
+        ("[a-z0-9]+", [], "the last rule has a pattern: write '', which any value matches"),
+        (
+            "[a-z0-9]+",
+            [("[^a-z]", "must be lowercase")],
+            "the last rule has a pattern: write '', which any value matches",
+        ),
+        (
+            "[a-z0-9]+",
+            [("[a-z]", "must be lowercase"), ("", "must be well-formed")],
+            "pattern '[a-z]' of the rule 'must be lowercase' matches the example 'v1', but a rule's",
+        ),
+    ],
+)
+def test_grammar_is_checked_with_its_example(
+    pattern: str, rules: list[tuple[str, str]], message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Grammar("value", pattern, "a test", tuple(rules), "v1")
 
 
 def test_a_pattern_works_inside_a_larger_one() -> None:
     for kind in ALL:
         assert re.compile(kind.pattern).groups == 0
-        value = next(value for value in WELL_FORMED if kind.fits(value))
+        value = kind.example
         assert re.fullmatch(f"/{kind.pattern}/", f"/{value}/")
         for other in value, f"/{value}", f"{value}/", "//":
             assert re.fullmatch(f"/{kind.pattern}/", other) is None

@@ -32,25 +32,21 @@ SIZES = st.integers(0, 10**17)
 def test_accept_has_all_types_of_manifests() -> None:
     accepted = [value for value, _ in parse_accept_header(ACCEPT_MANIFESTS)]
     assert sorted(accepted) == sorted(MANIFEST_MEDIA_TYPES)
-    assert set(MANIFEST_MEDIA_TYPES) == {
-        "application/vnd.oci.image.index.v1+json",
-        "application/vnd.oci.image.manifest.v1+json",
-        "application/vnd.docker.distribution.manifest.list.v2+json",
-        "application/vnd.docker.distribution.manifest.v2+json",
-    }
+    kinds = ["oci.image.index.v1", "oci.image.manifest.v1"]
+    kinds += ["docker.distribution.manifest.list.v2", "docker.distribution.manifest.v2"]
+    assert set(MANIFEST_MEDIA_TYPES) == {f"application/vnd.{kind}+json" for kind in kinds}
 
 
-@pytest.mark.parametrize("headers", [3, "Allow: GET", [3], ["GET"], object()])
+@pytest.mark.parametrize("headers", [3, ["GET"]])
 def test_header_pairs_of_other_objects_is_a_type_error(headers: Any) -> None:
     with pytest.raises(TypeError, match="headers must be a mapping or pairs, not "):
         header_pairs(headers)
-
-
-def test_header_values_of_numbers_and_none() -> None:
     assert header_values({"Retry-After": 30, "retry-after": None}, "Retry-After") == ["30"]
 
 
-# The status of an upload.
+# Ranges and sizes.
+
+NOT_NUMBERS = ["", "x", "٣", "0x1", "1_000", "+1", "1.0", "5\n", "9" * 19]
 
 
 @given(SIZES)
@@ -60,81 +56,21 @@ def test_header_values_of_numbers_and_none() -> None:
 def test_upload_range_is_read_back(size: int) -> None:
     written = upload_range(size)
     assert re.fullmatch("0-[0-9]+", written)  # the specification's form
-    for value in written, f"bytes={written}":
+    for value in written, f"Bytes={written}\t", f"bytes {written}":
         assert bytes_received(value) == (size if size != 1 else 0)
 
 
-@pytest.mark.parametrize("value", [None, "0-0", "0--1", "bytes=0-0", "bytes=0--1"])
-def test_upload_range_of_nothing(value: str | None) -> None:
-    assert bytes_received(value) == 0
-
-
-@pytest.mark.parametrize(("value", "size"), [("0-99 ", 100), ("Bytes=0-99", 100), ("0-1", 2)])
-def test_upload_range_in_other_forms(value: str, size: int) -> None:
-    assert bytes_received(value) == size
-
-
-NOT_NUMBERS = ["", "x", "٣", "0x1", "1_000", "+1", "1.0", "5\n", "9" * 19, "9" * 5000]
-
-
-@pytest.mark.parametrize(
-    "value",
-    ["", "0", "0-", "-5", "0--2", "1-5", "5-9", "0-5/10", "00-5", "0 - 5", "bytes", "bytes=0-1,3-4"]
-    + [f"0-{number}" for number in NOT_NUMBERS],
-)
-def test_malformed_upload_range_is_refused(value: str) -> None:
-    with pytest.raises(ValueError, match=r"^Range '") as error:
-        bytes_received(value)
-    assert len(str(error.value)) < 200
-
-
-# The range of a chunk.
+def test_upload_range_of_nothing() -> None:
+    for value in None, "0--1", "bytes=0--1":
+        assert bytes_received(value) == 0
 
 
 @given(SIZES, SIZES.map(lambda size: size + 1))
 def test_content_range_is_read_back(start: int, size: int) -> None:
     written = content_range(start, size)
     total = start + size
-    for value in written, f"bytes {written}/*", f"bytes {written}/{total}", f"bytes={written}":
+    for value in written, f"bytes {written}/*", f"bytes {written}/{total}", f" Bytes={written}":
         assert parse_content_range(value) == (start, size)
-
-
-@given(st.lists(st.integers(1, 10**6), min_size=1))
-def test_consecutive_content_ranges_leave_no_gap(
-    sizes: list[int],
-) -> None:
-    sent = 0
-    for size in sizes:
-        start, length = parse_content_range(content_range(sent, size))
-        assert start == sent
-        sent += length
-    assert bytes_received(upload_range(sent)) == (sent if sent > 1 else 0)
-
-
-def test_upload_range_of_a_negative_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="size -1 must be 0 or more"):
-        upload_range(-1)
-
-
-@pytest.mark.parametrize(("start", "size"), [(0, 0), (5, 0), (5, -1), (-1, 5), (-5, 5)])
-def test_empty_or_negative_content_range_is_refused(start: int, size: int) -> None:
-    with pytest.raises(ValueError, match=r"must be [01] or more"):
-        content_range(start, size)
-
-
-@pytest.mark.parametrize(
-    "value",
-    ["", "-", "5", "5-", "-5", "--", "5-4", "0--1", "-1-3", "0-4,6-9", "0 - 4", "0-4/", "0-4/x"]
-    + ["bytes */10", "bytes", "bytes 0-4/4", "bytes 0-4/0", "items 0-4", "bytes  0-4", "0-4/5/6"]
-    + [form.format(number) for number in NOT_NUMBERS for form in ("0-{}", "{}-99", "bytes 0-4/{}")],
-)
-def test_malformed_content_range_is_refused(value: str) -> None:
-    with pytest.raises(ValueError, match=r"^Content-Range '") as error:
-        parse_content_range(value)
-    assert len(str(error.value)) < 200
-
-
-# The minimum size of a chunk.
 
 
 @given(SIZES)
@@ -143,11 +79,37 @@ def test_chunk_min_length(size: int) -> None:
     assert chunk_min_length(None) == 0
 
 
-@pytest.mark.parametrize("value", [*NOT_NUMBERS, "-1", "5 MiB"])
-def test_malformed_chunk_min_length_is_refused(value: str) -> None:
-    with pytest.raises(ValueError, match=r"^OCI-Chunk-Min-Length '") as error:
-        chunk_min_length(value)
-    assert len(str(error.value)) < 200
+def test_negative_size_or_start_is_refused() -> None:
+    with pytest.raises(ValueError, match="size -1 must be 0 or more"):
+        upload_range(-1)
+    with pytest.raises(ValueError, match="size 0 must be 1 or more"):
+        content_range(5, 0)
+    with pytest.raises(ValueError, match="start -1 must be 0 or more"):
+        content_range(-1, 5)
+
+
+@pytest.mark.parametrize(
+    ("parse", "name", "values"),
+    [
+        (
+            *(bytes_received, "Range"),
+            ["0", "0-", "0--2", "1-5", "0-5/10", "00-5", "0 - 5", "bytes", "bytes=0-1,3-4"]
+            + [f"0-{number}" for number in NOT_NUMBERS],
+        ),
+        (
+            *(parse_content_range, "Content-Range"),
+            ["5", "5-4", "0--1", "-1-3", "0-4,6-9", "0 - 4", "0-4/", "bytes */10", "bytes 0-4/4"]
+            + ["items 0-4", "bytes  0-4", "0-4/5/6"]
+            + [f.format(number) for number in NOT_NUMBERS for f in ("0-{}", "{}-9", "0-4/{}")],
+        ),
+        (chunk_min_length, "OCI-Chunk-Min-Length", [*NOT_NUMBERS, "-1", "9" * 5000]),
+    ],
+)
+def test_malformed_number_is_named(parse: Any, name: str, values: list[str]) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match=f"^{name} '") as error:
+            parse(value)
+        assert len(str(error.value)) < 200
 
 
 # Lists and warnings.
@@ -163,13 +125,9 @@ def test_list_in_one_line_or_in_several(lines: list[list[str]], comma: str) -> N
     assert parse_list(tag for tag in tags) == tags
 
 
-def test_a_missing_header_is_an_empty_list() -> None:
-    assert parse_list(None) == parse_warnings(None) == field_lines(None) == []
-    assert parse_list("") == parse_warnings("") == parse_list([]) == []
-
-
 def test_quoted_comma_does_not_end_an_element() -> None:
     assert parse_list('a="1,2", b="\\",", c') == ['a="1,2"', 'b="\\","', "c"]
+    assert parse_list(None) == parse_warnings("") == field_lines(None) == []
 
 
 LATIN_1 = st.text(st.sampled_from("\t" + "".join(map(chr, [*range(32, 127), *range(160, 256)]))))
@@ -181,7 +139,6 @@ def test_warning_is_sent_and_read_back(texts: list[str], are_joined: bool) -> No
     sent = run_wsgi_app(response, create_environ())[2].getlist("Warning")
     assert parse_warnings(", ".join(sent) if are_joined else sent) == texts
     assert parse_warnings(sent * 3) == texts  # each once
-    "".join(sent).encode("latin-1")
 
 
 @given(LATIN_1, st.sampled_from("\x00\r\n\x1f\x7f\x80\x85\x9fĀ€\ud800"), LATIN_1)
@@ -193,8 +150,6 @@ def test_warning_of_unsendable_characters_is_refused(before: str, bad: str, afte
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        # the example of the specification
-        ('299 - "Your auth token will expire in 30 seconds."', ["Your auth token will expire in 30 seconds."]),
         ('299 - "a" "Sat, 25 Aug 2012 23:34:45 GMT"', ["a"]),
         ('299 registry.example "a", 299 - "b"', ["a", "b"]),
         ('110 - "Response is Stale", 299 - "b"', ["b"]),
@@ -203,9 +158,8 @@ def test_warning_of_unsendable_characters_is_refused(before: str, bad: str, afte
         ('299 - "a\\"b\\\\c, d"', ['a"b\\c, d']),
         ('299 - "a', []),
         ('299 - "a\\"', []),
-        ("299", []),
     ],
-)  # fmt: skip
+)
 def test_warnings_in_all_their_forms(value: str, expected: list[str]) -> None:
     assert parse_warnings(value) == expected
     assert parse_warnings(["299", value]) == expected  # a malformed line does not affect others

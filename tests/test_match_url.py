@@ -43,34 +43,33 @@ def test_url_is_matched_like_its_request(mount: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "method", "root", "expected"),
+    ("url", "root"),
     [
-        ("/v2/", "GET", "/", ("base", {})),
-        ("/v2/a%2Fb%2fc/tags/list", "GET", "", ("tags", {"name": "a/b/c"})),
-        (
-            f"/v2/a/blobs/sha256%3A{SHA256[7:]}",
-            "HEAD",
-            "/",
-            ("blob", {"name": "a", "digest": SHA256}),
-        ),
-        ("/v2/a/manifests/v%31", "put", "/", ("manifest", {"name": "a", "tag": "v1"})),
-        ("https://user:password@h/v2/", "GET", "https://h", ("base", {})),
-        ("https://user@h/v2/#x", "GET", "/", ("base", {})),
-        ("HTTPS://H:443/v2/#x?y", "GET", "https://h/", ("base", {})),
-        ("https://h:/v2/", "GET", "https://h", ("base", {})),
-        ("http://h/v2/", "GET", "http://H:80", ("base", {})),
-        ("http://[::1]:5000/m/v2/", "GET", "http://[::1]:5000/m", ("base", {})),
-        ("/m/v2/", "GET", "https://h/m", ("base", {})),
-        ("https://whatever.example/m/v2/", "GET", "/m/", ("base", {})),
-        ("/%6d/v2/", "GET", "/m", ("base", {})),
-        ("/m%C3%A9/v2/", "GET", "/mé", ("base", {})),
-        ("/a%20b/v2/", "GET", "/a%20b", ("base", {})),
+        ("https://user:password@h/v2/#x", "https://h"),
+        ("HTTPS://H:443/v2/#x?y", "https://h/"),
+        ("https://h:/v2/", "https://h"),
+        ("http://h/v2/", "http://H:80"),
+        ("/m/v2/", "https://h/m"),
+        ("https://whatever.example/m/v2/", "/m/"),
+        ("/%6d%C3%A9/v2/", "/mé"),
     ],
 )
-def test_match_url(url: str, method: str, root: str, expected: tuple[Any, ...]) -> None:
-    endpoint, values, query = match_url(url, method, root=root)
-    assert (endpoint, values) == expected
-    assert not query
+def test_roots(url: str, root: str) -> None:
+    assert match_url(url, "get", root=root) == ("base", {}, MultiDict())
+
+
+def test_query_is_decoded() -> None:
+    given = "n=1&n=2&last=a%2Fb+c%20d;e?%FF&%66rom=&=x&&y"
+    pairs = [
+        ("n", "1"),
+        ("n", "2"),
+        ("last", "a/b c d;e?\ufffd"),
+        ("from", ""),
+        ("", "x"),
+        ("y", ""),
+    ]
+    for url in f"/v2/_catalog?{given}", f"https://h/v2/_catalog?{given}#n=3":
+        assert match_url(url).query == MultiDict(pairs)
 
 
 @pytest.mark.parametrize(
@@ -120,93 +119,48 @@ def test_malformed_value_raises_for_any_method(url: str, error: type[Exception])
 
 
 @pytest.mark.parametrize(
-    ("query", "expected"),
+    ("url", "root", "place"),
     [
-        ("n=1&n=2&last=", [("n", "1"), ("n", "2"), ("last", "")]),
-        ("last=a%2Fb+c%20d&%66rom=x", [("last", "a/b c d"), ("from", "x")]),
-        ("last=%FF", [("last", "\ufffd")]),
-        ("=x&&y", [("", "x"), ("y", "")]),
-        ("a=b;c=d?e", [("a", "b;c=d?e")]),
-    ],
-)
-def test_query_is_decoded(query: str, expected: list[tuple[str, str]]) -> None:
-    for url in f"/v2/_catalog?{query}", f"https://h/v2/_catalog?{query}#n=3":
-        assert match_url(url).query == MultiDict(expected)
-
-
-@pytest.mark.parametrize(
-    ("url", "root", "error", "message"),
-    [
-        ("/v2/a/blobs/x", "/", errors.DigestInvalid, "digest 'x' must have an algorithm"),
-        ("https://h/v2/A/tags/list", "/", errors.NameInvalid, "repository name 'A' must be lower"),
-        ("/v2/a%FF/tags/list", "/", errors.NameInvalid, "repository name 'a\ufffd' must contain"),
-        ("/v2/é/tags/list", "/", errors.NameInvalid, "repository name 'é' must contain only"),
-        ("/v2/a%0A/tags/list", "/", errors.NameInvalid, r"repository name 'a\n' must contain only"),
-        ("/v2/a/blobs/uploads/", "/", errors.Unsupported, "the registry does not support this"),
-        ("/v2/x", "/", errors.RouteUnknown, "the registry has no such endpoint"),
-        ("/x", "/", NotFound, "URL '/x' must be under the API, '/v2/'"),
-        ("https://h", "/", NotFound, "URL 'https://h' must be under the API, '/v2/'"),
-        ("/m", "http://h/m/", NotFound, "URL '/m' must be under the API, 'http://h/m/v2/'"),
-        ("/v2/", "/m", NotFound, "URL '/v2/' must be under the root '/m'"),
-        ("/mv2/", "/m", NotFound, "URL '/mv2/' must be under the root '/m'"),
-        ("//m/v2/", "/m", NotFound, "URL '//m/v2/' must be under the root '/m'"),
+        ("https://h", "/", "API, '/v2/'"),
+        ("/m", "http://h/m/", "API, 'http://h/m/v2/'"),
+        *((url, "/m", "root '/m'") for url in ("/v2/", "/mv2/", "//m/v2/")),
         *(
-            (url, "https://h/m", NotFound, f"URL '{url}' must be under the root 'https://h/m'")
+            (url, "https://h/m", "root 'https://h/m'")
             for url in (
                 *("http://h/m/v2/", "https://h:444/m/v2/", "https://h.example/m/v2/"),
-                *("https://h@evil.example/m/v2/", "https://h:443@evil.example/m/v2/"),
-                *("https://h/v2/", "/v2/", "https://h/m2/v2/", "https://h:80/m/v2/"),
+                *("https://h:443@evil.example/m/v2/", "https://h/v2/", "/v2/", "https://h/m2/v2/"),
                 *("https://evil.example#@h/m/v2/", "https://evil.example?@h/m/v2/"),
             )
         ),
     ],
 )
-def test_url_that_does_not_match_is_an_error(
-    url: str, root: str, error: type[HTTPException], message: str
-) -> None:
-    with pytest.raises(HTTPException) as raised:
+def test_url_elsewhere_is_not_found(url: str, root: str, place: str) -> None:
+    with pytest.raises(NotFound) as error:
         match_url(url, root=root)
-    assert type(raised.value) is error
-    assert str(raised.value.description).startswith(message)
+    assert type(error.value) is NotFound
+    assert error.value.description == f"URL '{url}' must be under the {place}"
 
 
-@pytest.mark.parametrize(
-    ("url", "root", "location"),
-    [
-        ("/v2", "/", "/v2/"),
-        ("https://h/m/v2?x=%2F+y", "https://h/m", "/m/v2/?x=%2F+y"),
-        ("//v2/_catalog?n=1", "/", "/v2/_catalog?n=1"),  # not a host
-        ("https://h//v2/_catalog", "https://h", "/v2/_catalog"),
-        ("//v2:x/../v2/_catalog/", "/", "/v2/_catalog"),  # nor a port
-        ("/m/x/../v2/a%2Fb/tags/list/#x", "/m", "/m/v2/a/b/tags/list"),
-        ("/a%20b/v2", "https://h/a%20b", "/a%20b/v2/"),
-    ],
-)
-def test_url_that_redirects_raises_the_redirect(url: str, root: str, location: str) -> None:
-    with pytest.raises(RequestRedirect) as redirect:
-        match_url(url, root=root)
-    assert redirect.value.new_url == location
+def test_redirect_keeps_the_query_and_leads_to_no_other_host() -> None:
+    for url, root, location in (
+        ("https://h/a%20b/v2?x=%2F+y", "https://h/a%20b", "/a%20b/v2/?x=%2F+y"),
+        ("//v2:x/../v2/_catalog/", "/", "/v2/_catalog"),
+    ):
+        with pytest.raises(RequestRedirect) as redirect:
+            match_url(url, root=root)
+        assert redirect.value.new_url == location
 
 
 @pytest.mark.parametrize(
     "url",
     [
-        *("", "v2/", "?n=1", "#x", "h/v2/", "h:5000/v2/", "ftp://h/v2/", "https:/v2/", "https://"),
-        *("https:///v2/", "http://[/v2/", "https://h:x/v2/", "https://h:99999/v2/", "*", "urn:x"),
-        *("/v2/ x", "/v2/\n", "/v2\\", "\\v2/", "/v2/\t", " /v2/", "/v2/\x00", "https://h\n/v2/"),
+        *("", "v2/", "h:5000/v2/", "ftp://h/v2/", "https:/v2/", "https:///v2/", "http://[/v2/"),
+        *("https://h:x/v2/", "https://h:99999/v2/", "/v2/ x", "/v2\\", "/v2/\x7f", "https://h\n/"),
     ],
 )
 def test_malformed_url_is_a_value_error(url: str) -> None:
     with pytest.raises(ValueError, match=r"^URL .* must"):
         match_url(url)
-
-
-@pytest.mark.parametrize(
-    "root", ["x", "h:5000", "ftp://h", "//h", "https://u@h", "/x?y", "https:///x"]
-)
-def test_malformed_root_of_match_url_is_named(root: str) -> None:
-    with pytest.raises(ValueError, match=r"^root .* must"):
-        match_url("/v2/", root=root)
 
 
 def test_url_is_matched_with_another_map() -> None:

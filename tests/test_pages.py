@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-import registry_routes
 from registry_routes.__main__ import main
 
 from . import oci_layout
@@ -62,9 +61,8 @@ def test_python_blocks_run(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_names_its_language(page: str) -> None:
     languages = re.findall(r"^```(\w*)$", PAGES[page], re.MULTILINE)
-    assert set(languages) <= {"python", "sh", "console", "toml", "nginx", ""}
-    assert languages[::2].count("") == 0
-    assert languages[1::2] == [""] * (len(languages) // 2)
+    assert set(languages[::2]) <= {"python", "sh", "console", "toml", "nginx"}
+    assert set(languages[1::2]) <= {""}
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -89,27 +87,6 @@ def test_output_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
         main(command.split())
         captured = capsys.readouterr()
         assert captured.out + captured.err == printed
-
-
-@pytest.mark.slow
-def test_examples_accept_the_options_shown() -> None:
-    for name, subcommand, options in re.findall(
-        r"python examples/(\w+\.py)( collect)?(.*)", "\n".join(commands())
-    ):
-        command = [sys.executable, str(EXAMPLES / name), *subcommand.split(), "--help"]
-        helped = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        assert all(option in helped for option in re.findall(r"--[a-z-]+", options))
-        if name == "registry.py" and not subcommand and "--host" in options:  # its own defaults
-            for default in re.findall(r"--(?:host|port|storage) (\S+)", options):
-                assert f"(default: {default})" in helped
-
-
-@pytest.mark.parametrize("name", registry_routes.__all__)
-def test_public_names_have_doctests(name: str) -> None:
-    """Doctests are run (``--doctest-modules``); data and modules are shown elsewhere."""
-    public = getattr(registry_routes, name)
-    if isinstance(public, type) or callable(public):
-        assert ">>> " in (public.__doc__ or "")
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from registry_routes.reference import Reference
@@ -36,24 +36,16 @@ def outcome(text: str) -> dict[str, Any]:
     reference = parsed(text)
     if reference is None:
         return {"error": True}
-    return {
-        "domain": reference.domain,
-        "path": reference.name,
-        "tag": reference.tag or "",
-        "digest": reference.digest or "",
-        "full": str(reference),
-        "familiar": reference.familiar(),
-    }
+    domain, path, tag, digest = dataclasses.astuple(reference)
+    forms = {"full": str(reference), "familiar": reference.familiar()}
+    return {"domain": domain, "path": path, "tag": tag or "", "digest": digest or "", **forms}
 
 
 def test_every_record_agrees() -> None:
-    wanted = [
-        {key: value for key, value in record.items() if key not in ("in", "why")}
-        for record in RECORDS
-    ]
-    assert [outcome(record["in"]) for record in RECORDS] == wanted
-    assert len(RECORDS) == 5018
-    assert wanted.count({"error": True}) == 2907
+    for record in RECORDS:
+        wanted = {key: value for key, value in record.items() if key not in ("in", "why")}
+        assert outcome(record["in"]) == wanted
+    assert (len(RECORDS), sum("error" in record for record in RECORDS)) == (5018, 2907)
 
 
 HEX = "0123456789abcdef" * 4
@@ -63,16 +55,7 @@ DOMAINS = [
     *("xn--n3h.com", "a_b.com", "a__b.c-d"),
 ]
 BAD_DOMAINS = [
-    "",
-    "foo",
-    "a_B.com",
-    "a_b.com:80",
-    "a.com:",
-    "a.com:x",
-    "a.",
-    "[::1",
-    "☃.com",
-    "a/b.c",
+    *("", "foo", "a_B.com", "a_b.com:80", "a.com:", "a.com:x", "a.", "[::1", "☃.com", "a/b.c"),
 ]
 COMPONENTS = ["a", "library", "localhost", "nginx", "a.b", "a__b", "a--b", "1.2", HEX]
 BAD_COMPONENTS = ["", "A", "a..b", "a___b", "-a", "a.", "é", "a b", "a%2Fb", "a@b", "a:b", "a\n"]
@@ -121,16 +104,6 @@ texts = (
 )
 
 
-def familiar_is_ambiguous(reference: Reference) -> bool:
-    """Whether the short form means something else, in distribution/reference too."""
-    if reference.domain != "docker.io":
-        return False
-    namespace = reference.name.partition("/")[0]
-    nameless = reference.tag is None and reference.digest is None
-    is_id = nameless and re.fullmatch("library/[a-f0-9]{64}", reference.name) is not None
-    return namespace == "localhost" or "." in namespace or is_id
-
-
 @given(well_formed)
 def test_well_formed_reference_is_parsed(text: str) -> None:
     given = text.removeprefix("index.docker.io/").removeprefix("docker.io/")
@@ -138,37 +111,17 @@ def test_well_formed_reference_is_parsed(text: str) -> None:
 
 
 @given(texts)
-def test_full_form_is_the_same_reference(text: str) -> None:
-    reference = parsed(text)
-    assume(reference is not None)
-    assert reference is not None
-    assert Reference.parse(str(reference)) == reference
-    again = parsed(reference.familiar())
-    assert (again == reference) is not familiar_is_ambiguous(reference)
-
-
-@pytest.mark.parametrize(
-    ("text", "familiar", "again"),
-    [
-        ("docker.io/a.b/app", "a.b/app", "a.b/app"),
-        ("docker.io/localhost/app", "localhost/app", "localhost/app"),
-        (f"docker.io/library/{HEX}", HEX, None),
-        (f"docker.io/{HEX}:v1", f"{HEX}:v1", f"docker.io/library/{HEX}:v1"),
-    ],
-)
-def test_familiar_form_is_ambiguous_for_some(text: str, familiar: str, again: str | None) -> None:
-    assert Reference.parse(text).familiar() == familiar
-    reference = parsed(familiar)
-    assert (reference and str(reference)) == again
-
-
-@given(texts)
-def test_error_names_a_part_and_a_rule(text: str) -> None:
+def test_text_is_a_reference_or_an_error_that_names_a_part_and_a_rule(text: str) -> None:
     try:
-        Reference.parse(text)
+        reference = Reference.parse(text)
     except ValueError as error:
-        assert re.match("(domain|repository name|tag|digest|reference) ['\"].* must ", str(error))
+        assert re.match(
+            "(domain|repository name|tag|digest( algorithm)?|reference) ['\"].* must ", str(error)
+        )
         assert len(str(error)) < 400
+    else:
+        assert Reference.parse(str(reference)) == reference
+        assert Reference(*dataclasses.astuple(reference)) == reference
 
 
 @given(parts)
@@ -183,51 +136,29 @@ def test_construction_agrees_with_parsing(
             Reference(*given_parts)
 
 
-@given(well_formed)
-def test_parts_make_the_same_reference(text: str) -> None:
-    reference = Reference.parse(text)
-    assert Reference(*dataclasses.astuple(reference)) == reference
-    assert dataclasses.replace(reference) == reference
-
-
 LONG = "a" * 248
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "repository name '' must not be empty"),
         ("docker.io/", "repository name '' must not be empty"),
-        (":v1", "repository name '' must not be empty"),
         ("/nginx", "repository name '/nginx' must not have an empty component"),
-        ("nginx/", "repository name 'nginx/' must not have an empty component"),
-        ("library/Foo", "repository name 'library/Foo' must be lowercase"),
         ("Foo", "repository name 'library/Foo' must be lowercase"),
-        ("localhost/Foo", "repository name 'Foo' must be lowercase"),
         ("a.b/jre%2Fv17", "repository name 'jre%2Fv17' must contain only "),
-        (" nginx", "repository name 'library/ nginx' must contain only "),
         ("nginx\n", r"repository name 'library/nginx\n' must contain only "),
-        (
-            LONG,
-            f"repository name 'library/{'a' * 141}…{'a' * 19}' must have at most 255 characters",
-        ),
+        (LONG, f"repository name 'library/{LONG[:141]}…{LONG[:19]}' must have at most 255 char"),
         ("nginx:", "tag '' must not be empty"),
-        ("nginx:.x", "tag '.x' must start with a letter, a digit or '_'"),
         ("a.b:80/nginx:a:b", "tag 'a:b' must contain only "),
         ("nginx@", "digest '' must not be empty"),
         ("nginx@latest", "digest 'latest' must have an algorithm, ':' and an encoded hash"),
-        ("nginx@sha256:abc", "digest 'sha256:abc' must have 64 lowercase hexadecimal digits "),
         ("nginx@md5:abc", "digest algorithm 'md5' must be sha256 or sha512"),
-        *(
-            (f"{scheme}://{rest}", f"domain '{scheme}:' must not be the scheme of a URL")
-            for scheme in ("https", "docker", "oci", "containers-storage")
-            for rest in ("a.b/nginx", "nginx:v1", "")
-        ),
+        ("https://a.b/nginx", "domain 'https:' must not be the scheme of a URL"),
+        ("containers-storage://", "domain 'containers-storage:' must not be the scheme of a URL"),
         ("☃.com/nginx", "domain '☃.com' must contain only "),
         ("a_b.com/Nginx", "domain 'a_b.com' must contain only "),
         ("a.b:http/nginx", "domain 'a.b:http' must have only a port's digits after its ':'"),
         ("::1/nginx", "domain '::1' must have an IPv6 address between '[' and ']', "),
-        ("[fe80::1%25eth0]/a", "domain '[fe80::1%25eth0]' must have an IPv6 address between "),
         ("a./nginx", "domain 'a.' must have only components that start and end with a letter "),
         (HEX, f"reference '{HEX}' must not be 64 hexadecimal digits, an image ID"),
     ],
@@ -237,32 +168,24 @@ def test_error_for_each_malformed_part(text: str, message: str) -> None:
         Reference.parse(text)
 
 
-@pytest.mark.parametrize("text", [None, b"nginx", ["nginx"], Reference("a.b", "c")])
-def test_text_that_is_not_a_string_is_refused(text: Any) -> None:
-    with pytest.raises(
-        ValueError, match=f"^reference .* must be a string, not {type(text).__name__}"
-    ):
-        Reference.parse(text)
-
-
-@pytest.mark.parametrize(
-    ("part", "value"),
-    [("domain", None), ("domain", b""), ("name", None), ("tag", 1.27), ("digest", b"")],
-)
-def test_part_that_is_not_a_string_is_refused(part: str, value: Any) -> None:
-    kind = "repository name" if part == "name" else part
-    message = f"^{kind} {value} must be a string, not {type(value).__name__}"
-    with pytest.raises(ValueError, match=message):
-        Reference(**{"domain": "a.b", "name": "c", part: value})
+@pytest.mark.parametrize("value", [1.27, b"nginx", Reference("a.b", "c")])
+def test_text_or_part_that_is_not_a_string_is_refused(value: Any) -> None:
+    message = f"{re.escape(repr(value))} must be a string, not {type(value).__name__}"
+    with pytest.raises(ValueError, match=f"^reference {message}"):
+        Reference.parse(value)
+    for part in "domain", "name", "tag", "digest":
+        kind = "repository name" if part == "name" else part
+        with pytest.raises(ValueError, match=f"^{kind} {message}"):
+            Reference(**{"domain": "a.b", "name": "c", part: value})
+    with pytest.raises(ValueError, match=r"^domain None must be a string"):
+        Reference(None, "c")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("domain", "name", "message"),
     [
-        ("docker.io", "nginx", "'docker.io' and the repository name 'library/nginx'"),
         ("index.docker.io", "a/b", "'docker.io' and the repository name 'a/b'"),
         ("foo", "bar", "'docker.io' and the repository name 'foo/bar'"),
-        ("", "nginx", "'docker.io' and the repository name 'library/nginx'"),
         ("", "a.b/nginx", "'a.b' and the repository name 'nginx'"),
     ],
 )
@@ -273,56 +196,33 @@ def test_parts_that_parse_to_others_are_refused(domain: str, name: str, message:
 
 
 def test_name_of_256_characters_is_refused() -> None:
-    domain = "a" * 300 + ".b"
     for name in "a" * 255, "a/" * 127 + "a":
-        assert Reference.parse(f"{domain}/{name}:v1").name == name
+        assert Reference.parse(f"{'a' * 300}.b/{name}:v1").name == name
         with pytest.raises(ValueError, match="must have at most 255 characters"):
-            Reference.parse(f"{domain}/{name}a:v1")
+            Reference.parse(f"{'a' * 300}.b/{name}a:v1")
     assert len(Reference.parse("a" * 247).name) == 255
 
 
-@pytest.mark.parametrize(
-    ("text", "reference"),
-    [
-        ("nginx", "latest"),
-        ("nginx:1.27", "1.27"),
-        (f"nginx@{SHA256}", SHA256),
-        (f"nginx:1.27@{SHA512}", SHA512),
-    ],
-)
-def test_reference_is_digest_tag_or_latest(text: str, reference: str) -> None:
-    assert Reference.parse(text).reference() == reference
+def test_reference_and_scope() -> None:
+    for text, reference in {"a": "latest", "a:1": "1", f"a:1@{SHA512}": SHA512}.items():
+        assert Reference.parse(text).reference() == reference
+    scope = Reference.parse("ghcr.io/org/app:v1").scope("pull", "push")
+    assert scope == Scope("repository", "org/app", ("pull", "push"))
 
 
-@pytest.mark.parametrize(
-    ("domain", "host"),
-    [
-        ("docker.io", "registry-1.docker.io"),
-        ("index.docker.io", "registry-1.docker.io"),
-        ("docker.io:443", "docker.io:443"),
-        ("registry-1.docker.io", "registry-1.docker.io"),
-        ("localhost:5000", "localhost:5000"),
-        ("EXAMPLE.com", "EXAMPLE.com"),
-        ("[2001:db8::1]:80", "[2001:db8::1]:80"),
-    ],
-)
-def test_root(domain: str, host: str) -> None:
-    reference = Reference.parse(f"{domain}/a/b")
-    assert reference.root() == f"https://{host}"
-    assert reference.root("http") == f"http://{host}"
+def test_root() -> None:
+    assert Reference.parse("index.docker.io/a/b").root() == "https://registry-1.docker.io"
+    assert Reference.parse("docker.io:443/a/b").root("http") == "http://docker.io:443"
 
 
-@pytest.mark.parametrize("scheme", ["", "HTTP", "ftp", "https://", "http\n", None, ["http"]])
-def test_root_of_another_scheme_is_refused(scheme: Any) -> None:
-    with pytest.raises(ValueError, match=f"^scheme {re.escape(repr(scheme))} must be 'http' or "):
-        Reference.parse("nginx").root(scheme)
-
-
-def test_root_without_a_domain_is_refused() -> None:
+def test_root_of_another_scheme_or_without_a_domain_is_refused() -> None:
     reference = Reference.parse("a_b.com/app:v1")
     assert reference == Reference("", "a_b.com/app", "v1")
     with pytest.raises(ValueError, match=r"^domain 'a_b\.com' must contain only "):
         reference.root()
+    for scheme in "", "HTTP", "http\n", None:
+        with pytest.raises(ValueError, match=r"^scheme .* must be 'http' or "):
+            reference.root(scheme)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -353,33 +253,22 @@ def test_malformed_default_domain_is_named(default: str, message: str) -> None:
         Reference.parse("nginx", default_domain=default)
 
 
-def test_scope() -> None:
-    reference = Reference.parse("ghcr.io/org/app:v1")
-    assert reference.scope("pull") == Scope("repository", "org/app", ("pull",))
-    assert str(reference.scope("pull", "push")) == "repository:org/app:pull,push"
-
-
 def test_references_are_values() -> None:
-    one = Reference.parse(f"nginx:1.27@{SHA256}")
-    other = Reference("docker.io", "library/nginx", "1.27", SHA256)
-    assert {one: 1}[other] == 1
-    assert one != dataclasses.replace(one, tag=None)
-    assert dataclasses.replace(one, tag="1.28", digest=None).familiar() == "nginx:1.28"
-    with pytest.raises(ValueError, match="tag 'a b' must contain only "):
-        dataclasses.replace(one, tag="a b")
+    reference = Reference.parse(f"nginx:1.27@{SHA256}")
+    assert {reference: 1}[Reference("docker.io", "library/nginx", "1.27", SHA256)] == 1
+    assert dataclasses.replace(reference, tag="1.28", digest=None).familiar() == "nginx:1.28"
     with pytest.raises(dataclasses.FrozenInstanceError):
-        one.tag = "1.28"  # type: ignore[misc]
-    assert not hasattr(one, "__dict__")
-    assert copy.deepcopy(one) == pickle.loads(pickle.dumps(one)) == one
+        reference.tag = "1.28"  # type: ignore[misc]
+    assert not hasattr(reference, "__dict__")
+    assert copy.deepcopy(reference) == pickle.loads(pickle.dumps(reference)) == reference
 
 
 def test_parts_become_plain_strings() -> None:
     class Image(str, enum.Enum):  # noqa: UP042 - unlike a StrEnum, it prints as "Image.NGINX"
-        NGINX = "nginx"
         NAME = "library/nginx"
         TAG = "1.27"
 
-    assert str(Reference.parse(Image.NGINX)) == "docker.io/library/nginx"
+    assert str(Reference.parse(Image.NAME)) == "docker.io/library/nginx"
     reference = Reference("docker.io", Image.NAME, Image.TAG)
     assert str(reference) == "docker.io/library/nginx:1.27"
     assert {type(part) for part in dataclasses.astuple(reference)} == {str, type(None)}

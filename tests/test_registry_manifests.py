@@ -126,8 +126,9 @@ def test_invalid_manifest_is_refused(client: RegistryClient, code: str, content:
     [
         manifest_of(subject=descriptor(b"not there")),
         manifest_of(unknown={"x": [1]}),
-        json.dumps({"manifests": []}).encode(),
-        json.dumps({"manifests": [descriptor(b"not there")]}).encode(),
+        json.dumps({"mediaType": INDEX_TYPE, "manifests": []}).encode(),
+        json.dumps({"mediaType": INDEX_TYPE, "manifests": [descriptor(b"not there")]}).encode(),
+        json.dumps({"mediaType": INDEX_TYPE, "manifests": [], "layers": None}).encode(),
         json.dumps(
             {
                 "layers": [
@@ -195,6 +196,28 @@ def test_media_type_that_is_not_json_or_contradicts_is_refused(
     response = client.put("/v2/a/manifests/v1", data=content, content_type=sent)
     assert_error(response, 400, "MANIFEST_INVALID")
     assert_error(client.get("/v2/a/manifests/v1"), 404, "MANIFEST_UNKNOWN")
+
+
+@pytest.mark.parametrize(
+    ("content", "media_type"),
+    [
+        ({"layers": [], "manifests": []}, MANIFEST_TYPE),
+        ({"layers": [], "manifests": []}, INDEX_TYPE),
+        ({"layers": [], "manifests": []}, "application/vnd.example+json"),
+        ({"layers": []}, INDEX_TYPE),
+        ({"config": descriptor(b"")}, INDEX_TYPE),
+        ({"layers": []}, "application/vnd.docker.distribution.manifest.list.v2+json"),
+        ({"manifests": []}, MANIFEST_TYPE),
+        ({"manifests": []}, "application/vnd.docker.distribution.manifest.v2+json"),
+        ({"manifests": []}, "Application/vnd.OCI.image.manifest.v1+JSON"),
+    ],
+)
+def test_manifest_that_could_be_two_things_is_refused(
+    client: RegistryClient, content: Any, media_type: str
+) -> None:
+    client.push_blob("a", b"")
+    response = client.put("/v2/a/manifests/v1", json=content, content_type=media_type)
+    assert_error(response, 400, "MANIFEST_INVALID")
 
 
 # Conditional writes.

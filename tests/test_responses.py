@@ -21,70 +21,55 @@ from registry_routes.errors import RegistryError, Unauthorized
 from registry_routes.responses import parse_errors, raise_for_status
 from registry_routes.routes import RouteName
 
+NO_REPOSITORY = "there is no such repository"
+
 
 def with_code(code: str, message: object = "no") -> str:
     return json.dumps({"errors": [{"code": code, "message": message}]})
 
 
-Read = tuple[type[Exception], str, str]
-BODIES: dict[tuple[int, str], Read] = {
-    (404, with_code("UNSUPPORTED")): (errors.RouteUnknown, "UNSUPPORTED", "no"),
-    (403, with_code("NAME_UNKNOWN", 3)): (
-        *(errors.NameUnknown, "NAME_UNKNOWN", "there is no such repository"),
-    ),
-    (404, with_code("TAG_EXPIRED")): (exceptions.NotFound, "TAG_EXPIRED", "no"),
-    (404, '{"errors": []}'): (exceptions.NotFound, "UNKNOWN", '{"errors": []}'),
-    (404, "404 page not found\n"): (exceptions.NotFound, "UNKNOWN", "404 page not found"),
-    (404, ""): (exceptions.NotFound, "UNKNOWN", "Not Found"),
-    (405, "Method not allowed"): (errors.Unsupported, "UNSUPPORTED", "Method not allowed"),
-    (502, "<html>\n<head><title>502 Bad &amp; ugly</title></head>…"): (
-        *(exceptions.BadGateway, "UNKNOWN", "502 Bad & ugly"),
-    ),
-    (404, "<HTML><TITLE>Not here</TITLE><p>nginx"): (exceptions.NotFound, "UNKNOWN", "Not here"),
-    (500, "<p>It <b>broke"): (exceptions.InternalServerError, "UNKNOWN", "It broke"),
-    (401, '{"details":"wrong"}'): (errors.Unauthorized, "UNAUTHORIZED", "wrong"),
-    (400, '{"error": "invalid_scope", "error_description": "no"}'): (
-        *(exceptions.BadRequest, "UNKNOWN", "no"),
-    ),
-    (400, '{"message": "no", "error": "x"}'): (exceptions.BadRequest, "UNKNOWN", "no"),
-    (403, "\ufeff{}"): (errors.Denied, "DENIED", "\ufeff{}"),
-    (599, "?"): (RegistryError, "UNKNOWN", "?"),
-    (502, "<&#" + "9" * 4301): (exceptions.BadGateway, "UNKNOWN", "<"),
-    (502, "<title>&#" + "9" * 5000 + ";&#65;"): (exceptions.BadGateway, "UNKNOWN", ";A"),
-    (500, "[" * 100_000): (exceptions.InternalServerError, "UNKNOWN", "[" * 500),
+# Of each answer: the status, the body, and the exception, the code and the message that it becomes.
+BODIES: list[tuple[int, str, type[Exception], str, str]] = [
+    (404, with_code("UNSUPPORTED"), errors.RouteUnknown, "UNSUPPORTED", "no"),
+    (403, with_code("NAME_UNKNOWN", 3), errors.NameUnknown, "NAME_UNKNOWN", NO_REPOSITORY),
+    (404, with_code("TAG_EXPIRED"), exceptions.NotFound, "TAG_EXPIRED", "no"),
+    (404, '{"errors": []}', exceptions.NotFound, "UNKNOWN", '{"errors": []}'),
+    (404, "404 page not found\n", exceptions.NotFound, "UNKNOWN", "404 page not found"),
+    (502, "<html>\n<TITLE>Bad &amp; ugly</title>…", exceptions.BadGateway, "UNKNOWN", "Bad & ugly"),
+    (500, "<p>It <b>broke", exceptions.InternalServerError, "UNKNOWN", "It broke"),
+    (401, '{"details":"wrong"}', errors.Unauthorized, "UNAUTHORIZED", "wrong"),
+    (400, '{"error": "x", "error_description": "no"}', exceptions.BadRequest, "UNKNOWN", "no"),
+    (400, '{"message": "no", "error": "x"}', exceptions.BadRequest, "UNKNOWN", "no"),
+    (403, "\ufeff{}", errors.Denied, "DENIED", "\ufeff{}"),
+    (599, "?", RegistryError, "UNKNOWN", "?"),
+    (502, "<&#" + "9" * 4301, exceptions.BadGateway, "UNKNOWN", "<"),
+    (502, f"<title>&#{'9' * 5000};&#65;", exceptions.BadGateway, "UNKNOWN", ";A"),
+    (500, "[" * 100_000, exceptions.InternalServerError, "UNKNOWN", "[" * 500),
     # Statuses whose headers say more than the code.
-    (401, with_code("DENIED")): (errors.Unauthorized, "DENIED", "no"),
-    (405, with_code("DENIED")): (errors.Unsupported, "DENIED", "no"),
-    (429, with_code("DENIED")): (errors.TooManyRequests, "DENIED", "no"),
-    (503, with_code("UNKNOWN")): (errors.Unavailable, "UNKNOWN", "no"),
-    (403, with_code("BLOCKED_BY_POLICY")): (errors.Denied, "BLOCKED_BY_POLICY", "no"),
-    (403, with_code("")): (errors.Denied, "DENIED", "no"),
-}
+    (401, with_code("DENIED"), errors.Unauthorized, "DENIED", "no"),
+    (405, with_code("DENIED"), errors.Unsupported, "DENIED", "no"),
+    (429, with_code("DENIED"), errors.TooManyRequests, "DENIED", "no"),
+    (503, with_code("UNKNOWN"), errors.Unavailable, "UNKNOWN", "no"),
+    (403, with_code("BLOCKED_BY_POLICY"), errors.Denied, "BLOCKED_BY_POLICY", "no"),
+    (403, with_code(""), errors.Denied, "DENIED", "no"),
+]
 
 
-@pytest.mark.parametrize(("response", "read"), BODIES.items(), ids=lambda x: str(x)[:30])
-def test_bodies_of_real_registries(response: tuple[int, str], read: Read) -> None:
-    status, body = response
-    [error] = parse_errors(status, body.encode(), {"WWW-Authenticate": 'Bearer realm="r"'})
-    assert isinstance(error, read[0])
-    if isinstance(error, errors.Unauthorized):
-        assert error.realm == "r"
-    assert error.code == status
-    assert (error.error_code, error.message) == read[1:]
-    assert repr(error) == f"<{type(error).__name__} '{status} {read[1]}: {read[2]}'>"
-    assert json.loads(error.get_response().get_data())
+def test_bodies_of_real_registries() -> None:
+    for status, body, kind, code, message in BODIES:
+        [error] = parse_errors(status, body.encode())
+        assert isinstance(error, kind)
+        assert (error.code, error.error_code, error.message) == (status, code, message)
+        assert repr(error) == f"<{type(error).__name__} '{status} {code}: {message}'>"
+        assert json.loads(error.get_response().get_data())
 
 
-def test_json_without_errors_becomes_the_detail() -> None:
-    content = {"details": "incorrect password", "more": 1}
-    [error] = parse_errors(401, json.dumps(content))
-    assert error.detail == content
-
-
-def test_every_error_of_a_body_is_read() -> None:
+def test_every_error_of_a_body_is_read_and_json_without_errors_is_the_detail() -> None:
     body = {"errors": [{"code": "DENIED", "message": "no"}, 3, {"code": "NAME_UNKNOWN"}]}
     found = parse_errors(403, json.dumps(body))
     assert [type(error) for error in found] == [errors.Denied, errors.NameUnknown]
+    content = {"details": "incorrect password", "more": 1}
+    assert parse_errors(401, json.dumps(content))[0].detail == content
 
 
 def test_bearer_challenge_is_found_among_all_lines() -> None:
@@ -100,8 +85,8 @@ def test_bearer_challenge_is_found_among_all_lines() -> None:
 @pytest.mark.parametrize(
     ("value", "wait"),
     [
-        *(("30", 30), (" 30 ", 30), ("30, 60", 30), ("0", 0), ("0.2", 1), ("2.", 2), ("030", 30)),
-        *(("9" * 5000, 999_999_999), ("-1", None), ("soon", None)),
+        *((" 30, 60 ", 30), ("0", 0), ("0.2", 1), ("2.", 2), ("9" * 5000, 999_999_999)),
+        *(("-1", None), ("soon", None)),
         *(("Tue, 24 Nov 2026 00:00:07 GMT", 7), ("Mon, 23 Nov 2026 00:00:00 GMT", 0)),
         ("Sun, 31 Dec 9999 23:59:59 -2300", 999_999_999),
         ("Mon, 01 Jan 99999999999 00:00:00 GMT", None),
@@ -109,10 +94,9 @@ def test_bearer_challenge_is_found_among_all_lines() -> None:
     ],
     ids=lambda value: str(value)[:30],
 )
-@pytest.mark.parametrize("status", [429, 502])
-def test_retry_after(status: int, value: str, wait: object) -> None:
+def test_retry_after(value: str, wait: object) -> None:
     headers = {"Retry-After": value, "Date": "Tue, 24 Nov 2026 00:00:00 GMT"}
-    [error] = parse_errors(status, "", headers)
+    [error] = parse_errors(502, "", headers)
     assert error.retry_after == wait
     assert error.get_response().headers["Retry-After"] == value.strip()
 
@@ -125,11 +109,11 @@ def test_retry_after_counts_from_now_without_a_date(date: dict[str, str]) -> Non
     assert 3500 < error.retry_after <= 3600
 
 
-@pytest.mark.parametrize("allow", [["GET, HEAD"], ["GET", " HEAD,"], ["GET HEAD"]])
-def test_allow_of_a_405(allow: list[str]) -> None:
-    [error] = parse_errors(405, with_code("DENIED"), {"Allow": allow})
-    assert isinstance(error, errors.Unsupported)
-    assert (error.error_code, error.valid_methods) == ("DENIED", ["GET", "HEAD"])
+def test_allow_of_a_405() -> None:
+    for allow in ["GET, HEAD"], ["GET", " HEAD,"], ["GET HEAD"]:
+        [error] = parse_errors(405, with_code("DENIED"), {"Allow": allow})
+        assert isinstance(error, errors.Unsupported)
+        assert (error.error_code, error.valid_methods) == ("DENIED", ["GET", "HEAD"])
 
 
 def response_of(library: Any, status: int, body: bytes, **headers: str) -> Any:
@@ -196,41 +180,36 @@ def test_streamed_responses_of_httpx_are_read() -> None:
 
 PASSED_ON = {
     "WWW-Authenticate": [
-        *('Basic realm="Registry Realm"', "Negotiate", 'Basic realm="Café"'),
-        'Bearer realm="https://a/t",service="s",error="insufficient_scope", Basic realm="b"',
+        'Basic realm="Café"',
+        'Bearer realm="https://a/t",error="e", Basic realm="b"',
     ],
     "Allow": ["GET", "GET, HEAD"],
     "Retry-After": ["0", "30", "Tue, 24 Nov 2026 00:00:00 GMT"],
     "Content-Range": ["bytes */1234"],
+    "RateLimit-Limit": ["100"],
     "RateLimit-Remaining": ["0;w=21600"],
 }
 
 
-@pytest.mark.parametrize("header", PASSED_ON)
 @pytest.mark.parametrize("status", [400, 401, 405, 416, 429, 503, 599])
-def test_error_that_was_read_is_passed_on(status: int, header: str) -> None:
-    for code, values in ("X", PASSED_ON[header][:1]), ("DENIED", PASSED_ON[header]):
-        body = {"errors": [{"code": code, "message": "m", "detail": [1]}]}
-        headers = [(header.lower(), value) for value in values]
-        [error] = parse_errors(status, json.dumps(body), headers)
-        response = error.get_response()
-        assert response.status_code == status
-        assert response.headers.getlist(header) == values
-        assert json.loads(response.get_data()) == body
+def test_error_that_was_read_is_passed_on(status: int) -> None:
+    body = {"errors": [{"code": "X", "message": "m", "detail": [1]}]}
+    headers = [(name.lower(), value) for name, values in PASSED_ON.items() for value in values]
+    [error] = parse_errors(status, json.dumps(body), [*headers, ("Set-Cookie", "secret")])
+    response = error.get_response()
+    assert response.status_code == status
+    assert {name: response.headers.getlist(name) for name in PASSED_ON} == PASSED_ON
+    assert json.loads(response.get_data()) == body
+    assert "Set-Cookie" not in response.headers
     [error] = parse_errors(status, "")
-    assert header not in error.get_response().headers
+    assert PASSED_ON.keys().isdisjoint(error.get_response().headers.keys())
 
 
 ENDPOINTS = {
-    "base": errors.RouteUnknown,
     "manifest": errors.ManifestUnknown,
-    "tags": errors.NameUnknown,
     "blob": errors.BlobUnknown,
-    "blob-upload": errors.NameUnknown,
     "blob-upload-chunk": errors.BlobUploadUnknown,
-    "referrers": errors.RouteUnknown,
-    "catalog": errors.RouteUnknown,
-    "extension": errors.RouteUnknown,
+    **dict.fromkeys(["tags", "blob-upload"], errors.NameUnknown),
 }
 
 
@@ -238,8 +217,8 @@ ENDPOINTS = {
 def test_404_without_a_body_is_the_error_of_its_endpoint(endpoint: RouteName) -> None:
     for name in endpoint, f"registry.{endpoint}":
         [error] = parse_errors(404, endpoint=name)
-        assert type(error) is ENDPOINTS[endpoint]
-        assert (error.code, error.description) == (404, ENDPOINTS[endpoint].description)
+        assert type(error) is ENDPOINTS.get(endpoint, errors.RouteUnknown)
+        assert error.description == type(error).description
     # A body, a code or another status says more than the endpoint.
     assert type(parse_errors(404, with_code("DENIED"), endpoint=endpoint)[0]) is errors.Denied
     assert parse_errors(404, "404 page not found", endpoint=endpoint)[0].error_code == "UNKNOWN"
@@ -248,35 +227,25 @@ def test_404_without_a_body_is_the_error_of_its_endpoint(endpoint: RouteName) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "message"),
+    ("arguments", "message"),
     [
-        (("404",), TypeError, "status must be an int, not '404'"),
-        ((None,), TypeError, "status must be an int, not None"),
-        ((True,), TypeError, "status must be an int, not True"),
-        ((399,), ValueError, "status 399 must be that of an error, 400 to 999"),
-        ((HTTPStatus.PERMANENT_REDIRECT,), ValueError, "must be that of an error"),
-        ((1000,), ValueError, "status 1000 must be that of an error"),
-        ((404, None), TypeError, "body must be bytes or a string, not None"),
-        ((404, b"", "Allow: GET"), TypeError, "headers must be a mapping or pairs, not 'Allow"),
+        (("404",), "status must be an int, not '404'"),
+        ((True,), "status must be an int, not True"),
+        ((404, None), "body must be bytes or a string, not None"),
+        ((404, b"", "Allow: GET"), "headers must be a mapping or pairs, not 'Allow"),
     ],
 )
-def test_arguments_that_are_not_a_response_are_refused(
-    arguments: tuple[Any, ...], error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=re.escape(message)):
+def test_arguments_that_are_not_a_response_are_refused(arguments: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(message)):
         parse_errors(*arguments)
 
 
-def test_status_becomes_a_plain_int() -> None:
+def test_status_is_an_int_from_400_to_999() -> None:
     assert type(parse_errors(HTTPStatus.NOT_FOUND)[0].code) is int
-    assert parse_errors(999)[0].code == 999
-
-
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
-def test_nan_and_infinity_in_a_detail_are_not_passed_on(number: str) -> None:
-    entry = f'{{"code": "DENIED", "message": "m", "detail": {{"a": {number}}}}}'
-    for body in f'{{"errors": [{entry}]}}', f'{{"message": "m", "a": {number}}}':
-        json.loads(parse_errors(403, body)[0].get_body(), parse_constant=pytest.fail)
+    assert [parse_errors(status)[0].code for status in (400, 999)] == [400, 999]
+    for status in 399, 1000:
+        with pytest.raises(ValueError, match=f"status {status} must be that of an error, 400 to "):
+            parse_errors(status)
 
 
 KEYS = st.sampled_from(["errors", "code", "message", "detail", "error", ""]) | st.text()

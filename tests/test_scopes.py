@@ -4,7 +4,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from werkzeug.datastructures import MultiDict
 from werkzeug.routing import EndpointPrefix, Map
@@ -13,29 +13,11 @@ from registry_routes import RegistryRules, url_map
 from registry_routes.scopes import Scope, parse_scopes, required_scopes
 
 from .nasty import SHA256
+from .oracle import EXAMPLES
 
 NAME = "library/nginx"
-SCOPES: list[tuple[str, str, str]] = [
-    ("GET", "/v2/", ""),
-    ("HEAD", "/v2/", ""),
-    ("GET", "/v2/_catalog", "registry:catalog:*"),
-    ("GET", "/v2/_oci/ext/discover", "registry:catalog:*"),
-    ("GET", f"/v2/{NAME}/_oci/ext/discover", f"repository:{NAME}:pull"),
-    ("GET", f"/v2/{NAME}/tags/list", f"repository:{NAME}:pull"),
-    ("GET", f"/v2/{NAME}/manifests/latest", f"repository:{NAME}:pull"),
-    ("HEAD", f"/v2/{NAME}/manifests/{SHA256}", f"repository:{NAME}:pull"),
-    ("PUT", f"/v2/{NAME}/manifests/latest", f"repository:{NAME}:pull,push"),
-    ("DELETE", f"/v2/{NAME}/manifests/latest", f"repository:{NAME}:delete"),
-    ("GET", f"/v2/{NAME}/blobs/{SHA256}", f"repository:{NAME}:pull"),
-    ("DELETE", f"/v2/{NAME}/blobs/{SHA256}", f"repository:{NAME}:delete"),
-    ("POST", f"/v2/{NAME}/blobs/uploads/", f"repository:{NAME}:pull,push"),
-    ("PATCH", f"/v2/{NAME}/blobs/uploads/x", f"repository:{NAME}:pull,push"),
-    ("PUT", f"/v2/{NAME}/blobs/uploads/x", f"repository:{NAME}:pull,push"),
-    ("GET", f"/v2/{NAME}/blobs/uploads/x", f"repository:{NAME}:pull"),
-    ("DELETE", f"/v2/{NAME}/blobs/uploads/x", f"repository:{NAME}:delete"),
-    ("GET", f"/v2/{NAME}/referrers/{SHA256}", f"repository:{NAME}:pull"),
-    ("GET", "/v2/a/b/c/d/e/f/tags/list", "repository:a/b/c/d/e/f:pull"),
-]
+OF_A_REPOSITORY = {"GET": "pull", "HEAD": "pull", "DELETE": "delete"}
+OF_A_REPOSITORY |= dict.fromkeys(["POST", "PUT", "PATCH"], "pull,push")
 
 
 def scopes_of(method: str, path: str, query: Any = "") -> list[Scope]:
@@ -43,32 +25,27 @@ def scopes_of(method: str, path: str, query: Any = "") -> list[Scope]:
     return required_scopes(endpoint, method, values, query)
 
 
-@pytest.mark.parametrize(("method", "path", "scopes"), SCOPES)
-def test_scopes_of_each_route(method: str, path: str, scopes: str) -> None:
-    found = scopes_of(method, path)
-    assert " ".join(map(str, found)) == scopes
-    assert parse_scopes(scopes) == found
-    assert scopes_of(method, path, "from=other/repository")[: len(found)] == found
-
-
-def test_the_table_above_has_every_route() -> None:
-    shown = {(url_map.bind("h").match(path, method)[0], method) for method, path, _ in SCOPES}
-    every = {
-        (rule.endpoint, method) for rule in url_map.iter_rules() for method in rule.methods or ()
-    }
-    assert {endpoint for endpoint, _ in shown} == {endpoint for endpoint, _ in every}
-    assert {(e, m) for e, m in every if m != "HEAD"} <= shown
+def test_scopes_of_each_route() -> None:
+    for path, methods, endpoint, values in EXAMPLES:
+        for method in methods:
+            scope = f"repository:{values.get('name')}:{OF_A_REPOSITORY[method]}"
+            if "name" not in values:
+                scope = "" if endpoint == "base" else "registry:catalog:*"
+            found = scopes_of(method, path)
+            assert " ".join(map(str, found)) == scope
+            assert parse_scopes(scope) == found
+            added = scopes_of(method, path, "from=other/repository")
+            assert added[: len(found)] == found
+            assert len(added) == len(found) + (method == "POST")
 
 
 @pytest.mark.parametrize(
     ("query", "sources"),
     [
-        (f"mount={SHA256}&from=a/b/c", "a/b/c"),
         (f"mount={SHA256}&from=a%2Fb", "a/b"),
         ({"mount": SHA256, "from": "a"}, "a"),
         (MultiDict([("from", "a"), ("from", "b")]), "a b"),
         ("from=a&from=b", "a b"),  # the registry may use either
-        (f"mount={SHA256}", ""),
         (f"from={NAME}", ""),
         ({"from": ["a", "b"]}, "a b"),
     ],
@@ -79,7 +56,7 @@ def test_mount_needs_to_pull_from_its_source(query: Any, sources: str) -> None:
     assert [str(scope) for scope in others] == [f"repository:{one}:pull" for one in sources.split()]
 
 
-@pytest.mark.parametrize("source", ["", "A", "a:pull,push repository:b", 'a"', "..", "a\n", "a/"])
+@pytest.mark.parametrize("source", ["", "A", "a:pull,push repository:b", "a\n"])
 def test_mount_without_a_valid_source_needs_only_its_target(source: str) -> None:
     for query in {"from": source}, {"from": [source]}, f"mount={SHA256}&from={quote(source)}":
         [scope] = scopes_of("POST", f"/v2/{NAME}/blobs/uploads/", query)
@@ -107,15 +84,13 @@ def test_unknown_method_needs_every_action() -> None:
 @pytest.mark.parametrize(
     ("text", "parsed"),
     [
-        ("repository:localhost:5000/a/b:pull", ("repository", "localhost:5000/a/b", ("pull",))),
+        ("repository:[::1]:5000/a/b:pull", ("repository", "[::1]:5000/a/b", ("pull",))),
         ("repository(plugin):a:pull", ("repository(plugin)", "a", ("pull",))),
         ("registry:catalog:*", ("registry", "catalog", ("*",))),
         ("repository:a:", ("repository", "a", ())),
-        ("repository:[::1]:5000/c:pull", ("repository", "[::1]:5000/c", ("pull",))),
         # What other registries write: GitHub, Artifactory, and Amazon's.
         ("repository:x:metadata_read", ("repository", "x", ("metadata_read",))),
-        ("repository:x:pull,scanner-pull", ("repository", "x", ("pull", "scanner-pull"))),
-        ("repository:x:PULL", ("repository", "x", ("PULL",))),
+        ("repository:x:PULL,scanner-pull", ("repository", "x", ("PULL", "scanner-pull"))),
         *((text, (text, "", ())) for text in ("aws", "repository:a", ":a:b", "r::b", "::", "*")),
         *((text, (text, "", ())) for text in ("Read:a:b", "repository:h:5000/a", "a:b:c?d")),
     ],
@@ -130,73 +105,27 @@ def test_scopes_are_parsed_and_written_back(
     assert not scope.actions or not scope.is_granted_by(parse_scopes("aws repository:b:pull"))
 
 
-def test_scope_without_a_name_is_granted_only_by_itself() -> None:
-    assert not Scope.parse("aws").is_granted_by([])
-    assert not Scope.parse("aws").is_granted_by(parse_scopes("aws:a:* gcp"))
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "repository:a b:pull",
-        'r:a":pull',
-        "r:a\\:pull",
-        "r:a\x00:pull",
-        "r:é:pull",
-        "r:a:pull\n",
-    ],
-)
+@pytest.mark.parametrize("text", ["", "r:a b:pull", *(f"r:a{bad}:pull" for bad in '"\\é\x7f\n')])
 def test_malformed_scope_is_named(text: str) -> None:
     with pytest.raises(ValueError, match=r"^scope .* must be printable ASCII, without blanks"):
         Scope.parse(text)
 
 
-@pytest.mark.parametrize(
-    ("type_", "name", "actions"),
-    [
-        *(("repository", name, ("pull",)) for name in ("a:pull repository:b", "a b", "a\n", 'a"')),
-        *(("repository", "a", (action,)) for action in ("pull repository:b:pull", "a:b", "a/b")),
-        *(
-            ("repository", "", ("pull",)),
-            ("repository:b:pull a", "a", ("pull",)),
-            ("", "a", ("b",)),
-        ),
-        ("a:b", "c", ("d",)),
-    ],
-)
-def test_part_cannot_add_a_scope(type_: str, name: str, actions: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=r"^scope .* must "):
-        Scope(type_, name, actions)
-
-
-@pytest.mark.parametrize("name", ["a:pull repository:secret/x", "a:pull,push", "A", "", "a ", 5])
+@pytest.mark.parametrize("name", ["a:pull repository:secret/x", "", 5])
 def test_scopes_of_a_malformed_name_are_refused(name: Any) -> None:
     """A rule of a user's own may let it through."""
     with pytest.raises(ValueError, match=r"^repository name .* must "):
         required_scopes("tags", "GET", {"name": name})
 
 
-@pytest.mark.parametrize(
-    ("text", "actions"),
-    [
-        ("repository:a:pull,", ("pull",)),
-        ("repository:a:,pull", ("pull",)),
-        ("repository:a:pull,,push", ("pull", "push")),
-        ("repository:a:,", ()),
-    ],
-)
-def test_empty_action_asks_for_nothing(text: str, actions: tuple[str, ...]) -> None:
-    scope = Scope.parse(text)
-    assert scope == Scope("repository", "a", actions)
-    assert scope.is_granted_by([Scope("repository", "a", actions)])
+def test_empty_action_asks_for_nothing() -> None:
+    assert Scope.parse("repository:a:,pull,,push,") == Scope("repository", "a", ("pull", "push"))
 
 
-@pytest.mark.parametrize("actions", ["pull,push", ("pull", "push"), ["pull", "push"]])
+@pytest.mark.parametrize("actions", ["pull,push", ["pull", "push"]])
 def test_actions_are_normalized_to_words(actions: Any) -> None:
     scope = Scope("repository", "a", actions)
     assert scope == Scope.parse("repository:a:pull,push")
-    assert str(scope) == "repository:a:pull,push"
     assert hash(scope) == hash(Scope.parse("repository:a:pull,push"))
 
 
@@ -216,6 +145,13 @@ def test_written_scope_is_parsed_back(text: str) -> None:
 
 
 @given(PARTS, PARTS, st.lists(PARTS))
+@example("repository", "a:pull repository:b", ["pull"])
+@example("repository", "a", ["pull repository:b:pull"])
+@example("repository:b:pull a", "a", ["pull"])
+@example("a:b", "c", ["d"])
+@example("repository", "a", ["a/b"])
+@example("repository", "a\n", ["b"])
+@example("", "a", ["b"])
 def test_constructed_scope_is_parsed_back(type_: str, name: str, actions: list[str]) -> None:
     try:
         scope = Scope(type_, name, tuple(actions))
@@ -230,7 +166,6 @@ def test_is_granted_by() -> None:
         "": False,
         "repository:a:pull": False,
         "repository:a:pull,push": True,
-        "repository:a:push,pull,delete": True,
         "repository:a:pull repository:a:push": True,
         "repository:a:*": True,
         "repository:b:*": False,
@@ -238,3 +173,4 @@ def test_is_granted_by() -> None:
         "registry:a:*": False,
     }.items():
         assert needed.is_granted_by(parse_scopes(granted)) == allowed, granted
+    assert not Scope.parse("aws").is_granted_by(parse_scopes("aws:a:* gcp"))

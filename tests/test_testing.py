@@ -16,9 +16,11 @@ from werkzeug.wrappers import Response
 from registry_routes import (
     DOCKER_1_5,
     OCI_1_1,
+    Dialect,
     RegistryApp,
     RegistryMap,
     RegistryRequest,
+    Route,
     errors,
 )
 from registry_routes.digests import digest_of
@@ -94,6 +96,30 @@ def test_requests_for_routes_that_are_not_served_are_recorded() -> None:
         assert endpoints == [
             *("manifest", "catalog", "catalog", "referrers", "manifest", "blob-upload"),
         ]
+
+
+def test_requests_to_a_read_only_registry_are_recorded_and_can_fail() -> None:
+    with serve(url_map=RegistryMap(dialect=OCI_1_1.subset(methods=["GET"]))) as registry:
+        client = Client(registry.app)
+        registry.fail("blob-upload", "POST", 503)
+        assert [client.post("/v2/a/blobs/uploads/").status_code for _ in range(2)] == [503, 405]
+        assert [sent.endpoint for sent in registry.requests] == 2 * ["blob-upload"]
+
+
+def test_endpoint_for_each_method_is_recorded() -> None:
+    path = "/v2/<repository:name>/manifests/<tag:tag>"
+    routes = (
+        Route("fetch", path, ("GET",)),
+        Route("check", path, ("HEAD",)),
+        Route("write", path, ("PUT",)),
+    )
+    dialect = Dialect("by method", routes, OCI_1_1.converters)
+    with serve(Response("{}"), url_map=RegistryMap(dialect=dialect)) as registry:
+        for method in "GET", "HEAD", "PUT":
+            Client(registry.app).open("/v2/a/manifests/v1", method=method)
+        assert [sent.endpoint for sent in registry.requests] == ["fetch", "check", "write"]
+        with pytest.raises(ValueError, match="does not take 'HEAD'"):
+            registry.fail("fetch", "HEAD", 500)
 
 
 # Seeding and looking.

@@ -1,20 +1,18 @@
 """URLs that clients and servers build and follow."""
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlencode, urljoin, urlsplit
 
 import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.datastructures import MultiDict
-from werkzeug.exceptions import HTTPException, SecurityError
-from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BuildError
-from werkzeug.test import Client, create_environ
-from werkzeug.wrappers import Request, Response
 
 from registry_routes import (
     DOCKER_1_5,
@@ -31,7 +29,7 @@ from registry_routes.paging import parse_next_link
 from registry_routes.urls import PARAMETERS, same_origin
 
 from . import nasty
-from .nasty import SHA256, SHA512
+from .nasty import SHA256
 from .wsgi import environ_for
 
 Q = SHA256.replace(":", "%3A")
@@ -39,186 +37,93 @@ UPLOADS, REFERRERS = "a/blobs/uploads/", f"a/referrers/{SHA256}"
 WITH_BOTH = Reference.parse(f"a:v1@{SHA256}")
 # Of each method: a call, and the path under /v2/ and the query of what it builds.
 CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], str, str]] = [
-    ("base", (), {}, "", ""),
     ("base", (), {"service": "x y"}, "", "service=x%20y"),
     ("catalog", (), {"n": 10, "last": "a/b"}, "_catalog", "n=10&last=a%2Fb"),
-    ("tags", ("a/b",), {}, "a/b/tags/list", ""),
-    ("tags", ("a",), {"n": 5, "next_page": "a="}, "a/tags/list", "n=5&next_page=a%3D"),
     ("tags", ("a",), {"n": 0, "last": "é &x"}, "a/tags/list", "n=0&last=%C3%A9%20%26x"),
     ("manifest", ("a", "v1"), {"ns": "r.example:5"}, "a/manifests/v1", "ns=r.example%3A5"),
-    ("manifest", ("a", SHA256), {}, f"a/manifests/{SHA256}", ""),
-    ("manifest", ("a", SHA512), {"tag": "v1"}, f"a/manifests/{SHA512}", "tag=v1"),
     ("manifest", ("a", SHA256), {"tag": ["v", "w"]}, f"a/manifests/{SHA256}", "tag=v&tag=w"),
-    ("manifest", (Reference.parse("h:5/a:v1"),), {}, "a/manifests/v1", ""),
     ("manifest", (Reference.parse("h:5/a"),), {"ns": "h"}, "a/manifests/latest", "ns=h"),
     ("manifest", (WITH_BOTH,), {"tag": "v1"}, f"library/a/manifests/{SHA256}", "tag=v1"),
     ("blob", ("a", SHA256), {"ns": "x"}, f"a/blobs/{SHA256}", "ns=x"),
-    ("blob_upload", ("a",), {}, UPLOADS, ""),
     ("blob_upload", ("a",), {"mount": SHA256, "from_": "b/c"}, UPLOADS, f"mount={Q}&from=b%2Fc"),
-    ("blob_upload", ("a",), {"digest": SHA256}, UPLOADS, f"digest={Q}"),
-    (
-        *("blob_upload", ("a",), {"digest_algorithm": "sha512", "x": "y"}),
-        *(UPLOADS, "digest-algorithm=sha512&x=y"),
-    ),
-    (
-        *("blob_upload_chunk", ("a", "id"), {"digest": SHA256, "_state": "a+b"}),
-        *(f"{UPLOADS}id", f"digest={Q}&_state=a%2Bb"),
-    ),
+    ("blob_upload", ("a",), {"digest_algorithm": "sha512"}, UPLOADS, "digest-algorithm=sha512"),
+    ("blob_upload_chunk", ("a", "id"), {"digest": SHA256}, f"{UPLOADS}id", f"digest={Q}"),
     ("referrers", ("a", SHA256), {"artifact_type": "a/b+c"}, REFERRERS, "artifactType=a%2Fb%2Bc"),
-    ("referrers", ("a", SHA256), {"n": 5, "last": SHA256}, REFERRERS, f"n=5&last={Q}"),
-    (
-        *("referrers", ("a", SHA256), {"artifact_type": ["a", "b"]}),
-        *(REFERRERS, "artifactType=a&artifactType=b"),
-    ),
-    ("extension", ("oci", "ext", "discover"), {}, "_oci/ext/discover", ""),
-    (
-        *("extension", ("oci", "ext", "discover", "a"), {"name": "b", "x": ["1", 2]}),
-        *("a/_oci/ext/discover", "name=b&x=1&x=2"),
-    ),
+    ("extension", ("a", "b", "c"), {}, "_a/b/c", ""),
+    ("extension", ("a", "b", "c", "d"), {"x": ["1", 2]}, "d/_a/b/c", "x=1&x=2"),
 ]
 ROOTS = {
     "http://h": "http://h",
-    "https://h:5000/": "https://h:5000",
-    "https://h/a/b": "https://h/a/b",
-    "https://h/a/b/": "https://h/a/b",
+    "https://h:5000/a/b/": "https://h:5000/a/b",
     "https://[::1]:5000/x%20y/": "https://[::1]:5000/x%20y",
 }
+URLS = URLBuilder("https://h")
 
 
 @pytest.mark.parametrize(("method", "arguments", "options", "path", "query"), CALLS)
-def test_every_url_on_every_root(
-    method: str, arguments: tuple[str, ...], options: dict[str, Any], path: str, query: str
+def test_url_of_each_method(
+    method: str, arguments: tuple[Any, ...], options: dict[str, Any], path: str, query: str
 ) -> None:
     wanted = f"/v2/{path}" + (f"?{query}" if query else "")
-    verb = "POST" if method == "blob_upload" else "GET"
-    elsewhere = match_url(f"https://another.example/its/root{wanted}", verb, root="/its/root")
     for root, begin in ROOTS.items():
         assert getattr(URLBuilder(root), method)(*arguments, **options) == begin + wanted
-        assert URLBuilder(root).build(*elsewhere) == begin + wanted
         relative = URLBuilder(root, relative=True)
         assert getattr(relative, method)(*arguments, **options) == urlsplit(begin).path + wanted
-    in_path = URLBuilder("/p/", relative=True, url_map=RegistryMap(prefix="/q"))
-    built = getattr(in_path, method)(*arguments, **options)
-    assert built == f"/p/q{wanted}"
-    endpoint, _ = RegistryMap(prefix="/q").bind("h").match(urlsplit(built).path[2:], verb)
-    assert endpoint == method.replace("_", "-")
-    assert urlsplit(built).query == query
-
-
-def test_every_route_has_a_method() -> None:
-    assert {method.replace("_", "-") for method, *_ in CALLS} == set(RouteName)
-
-
-def test_every_parameter_is_in_the_table() -> None:
-    for name in {method for method, *_ in CALLS}:
-        parameters = inspect.signature(getattr(URLBuilder, name)).parameters.values()
-        named = {one.name for one in parameters if one.kind is one.KEYWORD_ONLY}
-        assert named <= {
-            option for method, _, options, *_ in CALLS if method == name for option in options
-        }
 
 
 @pytest.mark.parametrize(
     ("method", "arguments", "options", "message"),
     [
         ("tags", ("A",), {}, "repository name 'A' must be lowercase"),
-        ("tags", ("",), {}, "repository name '' must not be empty"),
         ("tags", (None,), {}, "name None must be a string"),
         ("tags", ("a",), {"n": -1}, "n -1 must be a whole number"),
-        ("tags", ("a",), {"n": "1"}, "n '1' must be a whole number"),
         ("catalog", (), {"n": True}, "n True must be a whole number"),
-        ("catalog", (), {"n": 1.5}, "n 1.5 must be a whole number"),
         ("manifest", ("a", ".x"), {}, "tag '.x' must start with"),
-        ("manifest", ("a", "a/../b"), {}, "tag 'a/../b' must contain only"),
-        ("manifest", ("a", ""), {}, "tag '' must not be empty"),
         ("manifest", ("a", "sha256:x"), {}, "digest 'sha256:x' must have 64"),
         ("manifest", ("a", SHA256), {"tag": ["v1", "!"]}, "tag '!' must start with"),
+        ("manifest", ("a", SHA256), {"tag": 5}, "tag 5 must be a string"),
         ("manifest", ("a", "v1"), {"tag": "v2"}, "manifest 'v1' must be named by its digest"),
-        (
-            *("manifest", (Reference.parse("h:5/a"), "v1"), {}),
-            "reference 'h:5/a' must be given alone, not with 'v1'",
-        ),
-        ("tags", (Reference.parse("nginx"),), {}, "repository name Reference("),
+        ("manifest", (WITH_BOTH, "v1"), {}, f"reference '{WITH_BOTH}' must be given alone, not "),
         ("tags", ("a",), {"last": "\udcff"}, "parameter '\\udcff' must be encodable in UTF-8"),
         ("blob", ("a", SHA256), {"x": b"y"}, "x b'y' must be a string"),
-        ("blob", ("a", "latest"), {}, "digest 'latest' must have an algorithm"),
         ("blob_upload", ("a",), {"mount": "x"}, "digest 'x' must have"),
         ("blob_upload", ("a",), {"digest": ""}, "digest '' must not be empty"),
         ("blob_upload", ("a",), {"from_": "A"}, "repository name 'A' must be lowercase"),
         ("blob_upload", ("a",), {"digest_algorithm": "SHA"}, "digest algorithm 'SHA' must be"),
-        ("blob_upload_chunk", ("a", "../x"), {}, "upload id '../x' must not start with"),
+        ("blob_upload", ("a",), {"from": "B", "from_": "b"}, "parameter 'from' must be given by"),
         ("blob_upload_chunk", ("a", "x"), {"digest": "sha256:"}, "digest 'sha256:' must"),
-        ("referrers", ("a", "v1"), {}, "digest 'v1' must have an algorithm"),
-        ("manifest", ("a", SHA256), {"tag": 5}, "tag 5 must be a string"),
-        ("manifest", ("a", "v1"), {"ns": b"x"}, "ns b'x' must be a string"),
         ("referrers", ("a", SHA256), {"artifact_type": 5.0}, "artifactType 5.0 must be a string"),
-        ("tags", ("a",), {"last": object}, "last <class 'object'> must be a string"),
+        ("referrers", ("a", SHA256), {"artifactType": "x"}, "parameter 'artifactType' must be"),
         ("extension", ("Oci", "a", "b"), {}, "extension name 'Oci' must be lowercase"),
     ],
 )
 def test_malformed_argument_is_named(
     method: str, arguments: Any, options: dict[str, Any], message: str
 ) -> None:
-    for builder in URLBuilder("https://h"), URLBuilder("", relative=True):
-        with pytest.raises(ValueError, match="must") as error:
+    for builder in URLS, URLBuilder("", relative=True):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
             getattr(builder, method)(*arguments, **options)
-        assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize(
     ("method", "arguments", "options", "message"),
     [
-        ("tags", (), {"name": "a"}, "URLBuilder.tags() takes name by position: tags('a')"),
-        ("tags", (), {"name": "a", "n": 5}, "URLBuilder.tags() takes name by position: tags('a')"),
+        ("tags", (), {"name": "a", "n": 5}, "tags() takes name by position: tags('a')"),
         ("manifest", ("a",), {"tag": "v1"}, "takes tag by position: manifest('a', 'v1')"),
-        ("manifest", ("a",), {"reference": "v1"}, "reference by position: manifest('a', 'v1')"),
-        (
-            "manifest",
-            ("a",),
-            {"digest": SHA256},
-            f"takes digest by position: manifest('a', '{SHA256}')",
-        ),
-        ("manifest", (), {"name": "a", "tag": "v"}, "name and tag by position: manifest('a', 'v')"),
-        ("manifest", ("a",), {}, "URLBuilder.manifest() needs a tag or a digest, or a Reference"),
-        ("manifest", ("a", None), {"ns": "x"}, "URLBuilder.manifest() needs a tag or a digest"),
-        ("blob", ("a",), {"digest": "sha256:1"}, "takes digest by position: blob('a', 'sha256:1')"),
-        ("referrers", ("a",), {"digest": "x"}, "takes digest by position: referrers('a', 'x')"),
-        ("blob_upload", (), {"name": "a"}, "takes name by position: blob_upload('a')"),
-        (
-            "blob_upload_chunk",
-            ("a",),
-            {"uuid": "i"},
-            "uuid by position: blob_upload_chunk('a', 'i')",
-        ),
-        (
-            "extension",
-            ("a", "b"),
-            {"module": "c"},
-            "takes module by position: extension('a', 'b', 'c')",
-        ),
+        ("manifest", ("a",), {"digest": "d"}, "takes digest by position: manifest('a', 'd')"),
+        ("manifest", ("a", None), {"ns": "x"}, "manifest() needs a tag or a digest, or a Refer"),
         ("tags", (), {}, "missing 1 required positional argument: 'name'"),
-        ("tags", ("a", 5), {}, "positional argument"),
-        (
-            "tags",
-            ("a",),
-            {"limit": 5},
-            "limit= is not a parameter of the API: n= limits the results",
-        ),
-        ("catalog", (), {"page_size": 5}, "page_size= is not a parameter of the API: n= limits"),
-        (
-            "referrers",
-            ("a", SHA256),
-            {"count": 5},
-            "count= is not a parameter of the API: n= limits",
+        *(
+            ("referrers", ("a", SHA256), {name: 5}, f"{name}= is not a parameter of the API: n= ")
+            for name in ("limit", "page_size", "count")
         ),
     ],
 )
 def test_misplaced_argument_is_named_with_the_call_to_write(
     method: str, arguments: Any, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(TypeError) as error:
-        getattr(URLBuilder("https://h"), method)(*arguments, **options)
-    assert message in str(error.value)
+    with pytest.raises(TypeError, match=re.escape(message)):
+        getattr(URLS, method)(*arguments, **options)
 
 
 @pytest.mark.parametrize(
@@ -232,29 +137,15 @@ def test_root_with_the_root_of_the_api_is_refused(root: str, right: str) -> None
         URLBuilder(root, relative=root.startswith("/"))
     mounted = environ_for("/v2/", SCRIPT_NAME="/v2")
     assert URLBuilder.from_environ(mounted).base() == "http://registry.example/v2/v2/"
-    assert URLBuilder("https://h/xv2").base() == "https://h/xv2/v2/"
-
-
-def test_builder_shows_its_root() -> None:
-    assert repr(URLBuilder("https://h/m/")) == "URLBuilder('https://h/m')"
+    assert repr(URLBuilder("https://h/xv2/")) == "URLBuilder('https://h/xv2')"
 
 
 @pytest.mark.parametrize(
     "root",
     [
-        *(
-            "",
-            "h",
-            "/x",
-            "//h",
-            "ftp://h",
-            "https://",
-            "https:///x",
-            "https://:5000",
-            "https://h:x",
-        ),
-        *("https://h:99999", "https://@h", "https://h\x7f", "https://u:p@h", "https://h?x"),
-        *("https://h#x", "https://h/ x", "https://h\n", "https://h\\x", "http://[", "urn:x"),
+        *("", "h", "/x", "//h", "ftp://h", "https:///x", "https://:5000", "https://h:x"),
+        *("https://h:99999", "https://@h", "https://h\x7f", "https://h?x", "https://h#x"),
+        *("https://h/ x", "https://h\\x", "http://[", "////evil.example", "http://h//evil.example"),
     ],
 )
 def test_malformed_root_is_named(root: str) -> None:
@@ -265,29 +156,6 @@ def test_malformed_root_is_named(root: str) -> None:
             URLBuilder(root, relative=True)
 
 
-def test_root_cannot_name_another_host() -> None:
-    for root in "////evil.example", "http://h//evil.example":
-        with pytest.raises(ValueError, match="must have a path that starts with one '/'"):
-            URLBuilder(root, relative=True)
-
-
-@pytest.mark.parametrize(
-    ("method", "arguments", "parameter", "own"),
-    [
-        ("blob_upload", ("a",), "from", "from_"),
-        ("blob_upload", ("a",), "digest-algorithm", "digest_algorithm"),
-        ("referrers", ("a", SHA256), "artifactType", "artifact_type"),
-    ],
-)
-def test_parameter_with_an_argument_of_its_own(
-    method: str, arguments: tuple[str, ...], parameter: str, own: str
-) -> None:
-    message = f"^parameter '{parameter}' must be given by its own argument$"
-    for more in {}, {own: "b"}:
-        with pytest.raises(ValueError, match=message):
-            getattr(URLBuilder("http://h"), method)(*arguments, **{parameter: "B"}, **more)
-
-
 def test_parameter_without_a_value_is_left_out() -> None:
     urls = URLBuilder("http://h")
     assert urls.manifest("a", "v1", tag=None, x=None) == "http://h/v2/a/manifests/v1"
@@ -295,31 +163,13 @@ def test_parameter_without_a_value_is_left_out() -> None:
     assert urls.tags("a", x="") == "http://h/v2/a/tags/list?x="
 
 
-ARGUMENT_NAMES = sorted(
-    {
-        *("location", "request_url", "url", "root", "endpoint", "values", "parameters", "more"),
-        *("query", "self", "cls", "kind", "method", "relative", "from", "class"),
-        *(
-            argument
-            for method, *_ in CALLS
-            for argument in inspect.signature(getattr(URLBuilder, method)).parameters
-        ),
-    }
-)
-
-
-@pytest.mark.parametrize("parameter", ARGUMENT_NAMES)
-def test_parameter_with_the_name_of_an_argument(parameter: str) -> None:
-    query = {parameter: "x"}
-    sent = PARAMETERS.get(parameter, parameter)
-    assert resolve_location("http://h/", "/y", **query) == f"http://h/y?{sent}=x"
-    for method, arguments, options, path, _ in CALLS:
-        taken = inspect.signature(getattr(URLBuilder, method)).parameters.get(parameter)
-        if taken is not None and taken.kind is taken.KEYWORD_ONLY:
-            continue
-        if not options and not (method == "blob_upload" and parameter == "from"):
-            built = getattr(URLBuilder("http://h"), method)(*arguments, **query)
-            assert built == f"http://h/v2/{path}?{parameter}=x"
+def test_query_may_have_the_names_of_arguments() -> None:
+    names = "self cls location request_url url root endpoint values parameters more query method"
+    query = dict.fromkeys([*names.split(), *sorted(POSITIONAL.keys() - {"digest"})], "x")
+    assert resolve_location("http://h/", "/y", **query) == f"http://h/y?{urlencode(query)}"
+    for method, arguments, _, path, _ in CALLS:
+        built = getattr(URLS, method)(*arguments, **query)
+        assert built == f"https://h/v2/{path}?{urlencode(query)}"
 
 
 def test_urls_of_another_dialect() -> None:
@@ -332,46 +182,28 @@ def test_urls_of_another_dialect() -> None:
         docker.tags("a")
 
 
-@pytest.mark.parametrize(
-    ("endpoint", "values", "query", "error", "message"),
-    [
-        ("tags", {"name": "A"}, {}, ValueError, "repository name 'A' must be lowercase"),
-        ("tags", {}, {}, BuildError, "tags"),
-        ("nothing", {"name": "a"}, {}, BuildError, "nothing"),
-        ("tags", {"name": "a"}, {"last": 1.5}, ValueError, "last 1.5 must be a string"),
-    ],
-)
-def test_build_of_values_that_fit_no_route_fails(
-    endpoint: str, values: Any, query: Any, error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        URLBuilder("https://h").build(endpoint, values, query)
+def test_build_of_values_that_fit_no_route_fails() -> None:
+    for endpoint, values in ("tags", {}), ("nothing", {"name": "a"}):
+        with pytest.raises(BuildError, match=endpoint):
+            URLS.build(endpoint, values)
 
 
 @pytest.mark.parametrize(
     ("url", "other", "expected"),
     [
-        ("https://h/a", "https://h/b?c", True),
-        ("https://h", "https://h:443/", True),
+        (httpx.URL("https://h/a"), "https://h:443/b?c", True),
         ("http://h:80", "http://H", True),
-        ("https://h", "http://h", False),
+        ("https://user@h", "https://h", True),
         ("http://h:443", "https://h:443", False),
         ("https://h", "https://h:5000", False),
-        ("https://h", "https://h.example", False),
         ("https://h", "https://h@evil.example", False),
-        ("https://user@h", "https://h", True),
-        ("https://[::1]:5000", "https://[::1]:5000/", True),
-        ("http://127.0.0.1:5000", "http://localhost:5000", False),
-        (httpx.URL("https://h/a"), "https://h", True),
     ],
 )
 def test_same_origin(url: object, other: object, expected: bool) -> None:
     assert same_origin(url, other) is same_origin(other, url) is expected
 
 
-@pytest.mark.parametrize(
-    "url", ["/v2/", "", "h:5000", "ftp://h", "https:///x", "https://h:x", None]
-)
+@pytest.mark.parametrize("url", ["/v2/", "ftp://h", "https:///x", "https://h:x", None])
 def test_same_origin_of_other_values_is_refused(url: object) -> None:
     for arguments in (url, "https://h"), ("https://h", url):
         with pytest.raises(ValueError, match=r"URL .*must"):
@@ -391,18 +223,17 @@ class TestFromEnviron:
         ("host", "scheme", "expected"),
         [
             ("docker_registry:5000", "http", "docker_registry:5000"),  # a service of Compose
-            ("_registry_1", "https", "_registry_1"),
             ("docker_registry:80", "http", "docker_registry"),
             ("registry:443", "https", "registry"),
-            ("registry:443", "http", "registry:443"),
+            ("Registry:443", "http", "Registry:443"),
             ("registry:80", "https", "registry:80"),
-            ("[::1]:443", "https", "[::1]"),
             ("[::80]", "http", "[::80]"),
         ],
     )
     def test_host_of_a_request(self, host: str, scheme: str, expected: str) -> None:
         environ = environ_for("/v2/", HTTP_HOST=host, **{"wsgi.url_scheme": scheme})
         assert URLBuilder.from_environ(environ).base() == f"{scheme}://{expected}/v2/"
+        assert RegistryRequest(environ).host == expected
 
     def test_without_a_host_the_servers_counts(self) -> None:
         environ = environ_for("/v2/", SERVER_NAME="registry.local", SERVER_PORT="5000")
@@ -417,33 +248,10 @@ class TestFromEnviron:
                 assert urlsplit(built).netloc == ("" if relative else "registry.example")
                 assert "\\" not in built
 
-    @pytest.mark.parametrize(
-        "host",
-        [
-            *("", "h x", "u:p@h", "h/x", "é", "h?x", "h:", "h:x", "h:0x50", "h:99999", "h\n"),
-            *("[", "[]", "[::1", "[:::]x", "::1", "h,i", "h#x", "h\\x", "h:" + "9" * 5000),
-        ],
-    )
-    def test_malformed_host_is_a_400(self, host: str) -> None:
-        environ = environ_for("/", HTTP_HOST=host, SERVER_NAME="")
-        with pytest.raises(SecurityError):
-            URLBuilder.from_environ(environ)
-        assert URLBuilder.from_environ(environ, relative=True).base() == "/v2/"
-
-    def test_forwarded_headers_count_only_through_proxy_fix(self) -> None:
-        @Request.application
-        def app(request: Request) -> Response:
-            return Response(URLBuilder.from_environ(request.environ).base())
-
-        headers = {
-            "X-Forwarded-Proto": "https",
-            "X-Forwarded-Host": "public.example",
-            "X-Forwarded-Prefix": "/mirror",
-            "Forwarded": "proto=https;host=evil.example",
-        }
-        assert Client(app).get("/", headers=headers).text == "http://localhost/v2/"
-        behind = ProxyFix(app, x_proto=1, x_host=1, x_prefix=1)
-        assert Client(behind).get("/", headers=headers).text == "https://public.example/mirror/v2/"
+    def test_forwarded_headers_do_not_count(self) -> None:
+        forwarded = {"HTTP_X_FORWARDED_PROTO": "https", "HTTP_X_FORWARDED_HOST": "evil.example"}
+        environ = environ_for("/", HTTP_X_FORWARDED_PREFIX="/m", **forwarded)
+        assert URLBuilder.from_environ(environ).base() == "http://registry.example/v2/"
 
 
 AT = "https://r.example/v2/a/blobs/uploads/"
@@ -453,33 +261,20 @@ AT = "https://r.example/v2/a/blobs/uploads/"
     ("location", "query", "expected"),
     [
         ("https://cdn.example/1", {"digest": "s:a"}, "https://cdn.example/1?digest=s%3Aa"),
-        ("/v2/a/1", {"digest": "s:a"}, "https://r.example/v2/a/1?digest=s%3Aa"),
         ("1?_s=a%2Bb==&&x=&y", {"digest": "d"}, f"{AT}1?_s=a%2Bb==&&x=&y&digest=d"),
-        ("?x=%zz", {}, f"{AT}?x=%zz"),
         ("/x?", {"digest": "d"}, "https://r.example/x?digest=d"),
-        ("/x?a=1&", {"digest": "d"}, "https://r.example/x?a=1&digest=d"),
-        ("/x?digest=old", {"digest": "d"}, "https://r.example/x?digest=old&digest=d"),
         ("/x#fragment", {"digest": "d"}, "https://r.example/x?digest=d"),
         (
             "/x",
-            {"digest-algorithm": "sha512", "tag": ["a", "b"], "none": None},
-            "https://r.example/x?digest-algorithm=sha512&tag=a&tag=b",
-        ),
-        (
-            "/x",
-            {"from_": "a/b", "digest_algorithm": "sha512", "artifact_type": ["c", "d"]},
-            "https://r.example/x?from=a%2Fb&digest-algorithm=sha512&artifactType=c&artifactType=d",
+            {"from_": "a/b", "digest_algorithm": None, "artifact_type": ["c", "d"]},
+            "https://r.example/x?from=a%2Fb&artifactType=c&artifactType=d",
         ),
         ("//other.example/x", {}, "https://other.example/x"),
-        ("../../tags", {}, "https://r.example/v2/a/tags"),
-        ("/a%2Fb/%3A;p=1", {}, "https://r.example/a%2Fb/%3A;p=1"),
         ("https://r.example:5000", {"digest": "d"}, "https://r.example:5000?digest=d"),
         # Empty segments are kept, and those of dots are not (RFC 3986, 5.2.4).
         ("a//b/?x", {}, f"{AT}a//b/?x"),
         ("/a//b///c", {}, "https://r.example/a//b///c"),
         ("../../..//x/./y/..", {}, "https://r.example/v2//x/"),
-        ("../../../../../../x", {}, "https://r.example/x"),
-        ("/./..", {}, "https://r.example/"),
         ("https://cdn.example/a//b/../c", {}, "https://cdn.example/a//b/../c"),
         ("", {"digest": "d"}, f"{AT}?mount=x&digest=d"),
         # A proxy ends the TLS of the registry.
@@ -495,8 +290,8 @@ def test_resolve_location(location: str, query: dict[str, Any], expected: str) -
 @pytest.mark.parametrize(
     "location",
     [
-        *("ftp://h/x", "file:///etc/passwd", "urn:x", "https://", "/x y", "/x\n", "\\\\h", "\x00"),
-        *("http:///x", "https://?x", "http://[x", "http://h:x/", "//h:99999/"),
+        *("ftp://h/x", "urn:x", "http:///x", "https://?x", "/x y", "http://[x", "http://h:x/"),
+        "//h:99999/",
     ],
 )
 def test_location_that_leads_nowhere_is_named(location: str) -> None:
@@ -527,55 +322,26 @@ def test_location_is_joined_as_urljoin_does(path: str, begin: str, end: str) -> 
 
 @given(st.text(alphabet="ab=&%+;?/:@!$'()*,~._-", max_size=30))
 def test_query_of_a_location_is_kept_byte_for_byte(query: str) -> None:
-    resolved = resolve_location("https://h/a", f"/b?{query}", digest="sha256:x")
-    kept, _, digest = resolved.rpartition("digest=")
-    assert digest == "sha256%3Ax"
-    expected = f"https://h/b?{query}"
-    assert kept == (expected if expected.endswith(("?", "&")) else f"{expected}&")
+    resolved = resolve_location("https://h/a", f"/b?{query}", digest="x")
+    separator = "" if f"?{query}".endswith(("?", "&")) else "&"
+    assert resolved == f"https://h/b?{query}{separator}digest=x"
 
 
-def test_map_with_host_matching_builds_the_same_urls() -> None:
-    url_map = RegistryMap(host_matching=True)
-    environ = create_environ("/v2/", "https://registry.example/m")
-    assert URLBuilder("https://h", url_map=url_map).base() == "https://h/v2/"
-    urls = URLBuilder.from_environ(environ, url_map=url_map)
-    assert urls.tags("a") == "https://registry.example/m/v2/a/tags/list"
-    assert RegistryRequest(environ, url_map).urls.tags("a") == "/m/v2/a/tags/list"
-
-
-class PrintsAsURL:
-    """A URL of some library, such as yarl."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def __str__(self) -> str:
-        return self.url
-
-
-@pytest.mark.parametrize("url", [str, httpx.URL, PrintsAsURL])
-def test_url_objects_are_accepted(url: Callable[[str], object]) -> None:
-    page = "https://h:5000/v2/a/tags/list"
-    assert resolve_location(url(page), url("/x?_state=a%2Bb"), digest="d") == (
-        "https://h:5000/x?_state=a%2Bb&digest=d"
-    )
-    assert resolve_location(url(page), url("https://cdn.example/x")) == "https://cdn.example/x"
-    assert parse_next_link(url(page), "</n>; rel=next") == "https://h:5000/n"
-    assert match_url(url(page)) == match_url(url("/v2/a/tags/list")) == ("tags", {"name": "a"}, {})
+def test_url_objects_are_accepted() -> None:
+    url, page = httpx.URL, httpx.URL("https://h:5000/v2/a/tags/list")
+    assert resolve_location(page, url("/x?a=b"), digest="d") == "https://h:5000/x?a=b&digest=d"
+    assert parse_next_link(page, "</n>; rel=next") == "https://h:5000/n"
+    assert match_url(page) == match_url(url("/v2/a/tags/list")) == ("tags", {"name": "a"}, {})
     assert match_url(url("https://h/m/v2/"), root=url("https://h:443/m/")).endpoint == "base"
-    assert match_url(url("/m/v2/"), root=url("/m")).endpoint == "base"
     assert URLBuilder(url("https://h/m/")).base() == "https://h/m/v2/"
 
 
 @pytest.mark.parametrize(
     "url",
-    [
-        *(None, b"/v2/", bytearray(b"/v2/"), 5, True, ["/v2/"], ("/v2/",), {"/v2/": 1}, object()),
-        *(urlsplit("https://h/v2/"), httpx.Response(200), Request, memoryview(b"/v2/")),
-    ],
+    [None, b"/v2/", bytearray(b"/v2/"), ["/v2/"], urlsplit("https://h/"), httpx.Response(200)],
 )
 def test_other_objects_are_refused(url: object) -> None:
-    """The text of None or of a list would be taken for a relative path."""
+    kind = type(url).__name__
     calls: list[Callable[[], object]] = [
         lambda: resolve_location("https://h/", url),
         lambda: resolve_location(url, "/x"),
@@ -586,9 +352,7 @@ def test_other_objects_are_refused(url: object) -> None:
         lambda: URLBuilder(url, relative=True),
     ]
     for call in calls:
-        with pytest.raises(
-            ValueError, match=rf"must be a string or a URL object, not {type(url).__name__}"
-        ):
+        with pytest.raises(ValueError, match=f"must be a string or a URL object, not {kind}"):
             call()
 
 
@@ -629,7 +393,7 @@ KEYWORDS: dict[str, st.SearchStrategy[Any]] = {
 MAPS = {prefix: RegistryMap(prefix=prefix) for prefix in ("", "/q", "/v2/é x")}
 
 
-@pytest.mark.parametrize("method", sorted({method for method, *_ in CALLS}))
+@pytest.mark.parametrize("method", [name.replace("-", "_") for name in RouteName])
 @given(
     data=st.data(),
     root=st.sampled_from([*ROOTS, "https://h/%C3%A9/é", "http://docker_registry:5000/a+b/"]),
@@ -673,14 +437,6 @@ def test_every_built_url_is_matched_back(
         assert match_url(rebuilt, verb, root=base, url_map=MAPS[prefix]) == matched
 
 
-@given(TEXT.filter(grammar.DOCKER_UPLOAD_ID.fits))
-def test_percent_encoded_value_is_matched_back(uuid: str) -> None:
-    routes = RegistryMap(dialect=DOCKER_1_5)
-    url = URLBuilder("https://h/m", url_map=routes).blob_upload_chunk("a/b", uuid)
-    matched = match_url(url, root="https://h/m", url_map=routes)
-    assert matched.values == {"name": "a/b", "uuid": uuid}
-
-
 HUGE = "x" * 10**6
 
 
@@ -692,26 +448,19 @@ HUGE = "x" * 10**6
         lambda: URLBuilder(f"https://h/?{HUGE}"),
         lambda: URLBuilder(f"https://h//{HUGE}"),
         lambda: URLBuilder(f"https://h/ {HUGE}"),
-        lambda: URLBuilder(f"//h/{HUGE}", relative=True),
-        lambda: URLBuilder("https://h").tags(HUGE.upper()),
-        lambda: URLBuilder("https://h").tags("a", n=-(10**4000)),
-        lambda: URLBuilder("https://h").tags("a", n=HUGE),  # type: ignore[arg-type]
-        lambda: URLBuilder("https://h").tags("a", last=HUGE.encode()),  # type: ignore[arg-type]
-        lambda: URLBuilder("https://h").tags("a", last=f"{HUGE}\udcff"),
-        lambda: URLBuilder("https://h").manifest("a", HUGE),
-        lambda: URLBuilder("https://h").manifest("a", HUGE, tag="v1"),
-        lambda: URLBuilder("https://h").manifest(Reference.parse("a"), HUGE),
+        lambda: URLS.tags("a", n=-(10**4000)),
+        lambda: URLS.tags("a", last=HUGE.encode()),  # type: ignore[arg-type]
+        lambda: URLS.tags("a", last=f"{HUGE}\udcff"),
+        lambda: URLS.manifest("a", HUGE, tag="v1"),
+        lambda: URLS.manifest(Reference.parse("a"), HUGE),
         lambda: resolve_location("https://h", f"ftp://{HUGE}"),
         lambda: resolve_location(f"urn:{HUGE}", "/x"),
-        lambda: resolve_location("https://h", f"/ {HUGE}"),
-        lambda: resolve_location("https://h", f"http://[{HUGE}/"),
         lambda: resolve_location("https://h", f"http://\u2100{HUGE}/"),
         lambda: match_url(HUGE),
         lambda: match_url(f"/{HUGE}"),
         lambda: match_url(f"/{HUGE}", root="/m"),
         lambda: match_url("/v2/", root=f"/{HUGE}"),
         lambda: match_url("/x", root="/", url_map=RegistryMap(prefix=f"/{HUGE[:9999]}")),
-        lambda: match_url(f"/v2/{HUGE.upper()}/tags/list"),
     ],
 )
 def test_huge_value_is_shortened_in_the_message(call: Callable[[], object]) -> None:

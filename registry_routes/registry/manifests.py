@@ -11,7 +11,7 @@ from .. import errors
 from ..app import RegistryRequest
 from ..digests import is_registered
 from ..grammar import DIGEST
-from ..headers import IMAGE_MANIFEST
+from ..headers import DOCKER_MANIFEST, DOCKER_MANIFEST_LIST, IMAGE_INDEX, IMAGE_MANIFEST
 
 MAX_MANIFEST = 4 * 1024 * 1024
 """The maximum size of a manifest (distribution-spec 1.1, "Pushing Manifests"), and of a page of
@@ -22,6 +22,8 @@ MAX_DESCRIPTORS = MAX_MANIFEST - 256  # their bytes in a page of referrers; the 
 
 # RFC 6838, section 4.2. A manifest's type has no parameters.
 _MEDIA_TYPE = re.compile("(?i:application)/[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]{0,126}", re.ASCII)
+_IMAGES = (IMAGE_MANIFEST, DOCKER_MANIFEST)
+_INDEXES = (IMAGE_INDEX, DOCKER_MANIFEST_LIST)
 _JSON_TYPES = ("/json", "+json", "+prettyjws")  # a browser may show another type as a page
 
 
@@ -70,6 +72,23 @@ def media_type_of(request: RegistryRequest, manifest: dict[str, Any]) -> str:
             f"mediaType {own!r:.100} must be the Content-Type, {media_type!r:.100}"
         )
     return media_type
+
+
+def check_kind(manifest: dict[str, Any], media_type: str) -> None:
+    """Raise `errors.ManifestInvalid` for a manifest that one client could read as another kind.
+
+    (CVE-2021-41190.) Docker's registry refuses these too.
+    """
+    is_image = manifest.get("layers") is not None or manifest.get("config") is not None
+    is_index = manifest.get("manifests") is not None
+    kind = media_type.lower()
+    if is_index and (manifest.get("layers") is not None or kind in _IMAGES):
+        raise errors.ManifestInvalid(
+            f"the manifest has manifests, which a manifest with layers or of type {media_type!r} "
+            "cannot have"
+        )
+    if is_image and kind in _INDEXES:
+        raise errors.ManifestInvalid(f"an index of type {media_type!r} has no config or layers")
 
 
 def _digest_of_descriptor(descriptor: Any) -> str:

@@ -44,8 +44,9 @@ class Blob(NamedTuple):
     read: Callable[[int, int], Iterable[bytes]]
     """Return the bytes from a start up to but not including an end, in blocks that fit in memory.
 
-    Both are within the blob. If the end is that of the blob, and the blob is a file, the result may
-    be a `BlobFile`. If the result has a `close` method, it is called. It is called at most once.
+    Both are within the blob. If they are equal, nothing is read, but lost content is an error. If
+    the end is that of the blob, and the blob is a file, the result may be a `BlobFile`. If the
+    result has a `close` method, it is called. It is called at most once.
 
     Raises `MissingError`, and `OSError` if the storage has failed, when called, not when iterated:
     an error that comes later can only cut the response short."""
@@ -94,7 +95,8 @@ class ReadStorage(Protocol):
     def open_blob(self, name: str, digest: str) -> Blob:
         """Return a blob of a repository: its size, and a way to read it.
 
-        Raises `MissingError` if the repository does not have it, or if its content is lost.
+        Raises `MissingError` if the repository does not have it. If its content is lost, this or
+        `Blob.read` raises it.
         """
         ...
 

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial, wraps
 from typing import Any
@@ -24,6 +25,7 @@ from .manifests import (
     MAX_DESCRIPTORS,
     MAX_MANIFEST,
     blobs_of,
+    check_kind,
     descriptor_of,
     media_type_of,
     parse_manifest,
@@ -71,8 +73,6 @@ def guard(endpoint: str, view: View) -> View:
             return view(request, **values)
         except MissingError:
             raise errors.MISSING[endpoint](detail=values) from None
-        except ConflictError:
-            raise errors.RangeInvalid("another request has written this chunk") from None
         except DigestMismatchError as error:
             raise errors.DigestInvalid(str(error)) from None
         except OSError as error:
@@ -134,6 +134,7 @@ class Views:
         content = b"".join(_body_of(request, MAX_MANIFEST))
         parsed = parse_manifest(content)
         media_type = media_type_of(request, parsed)
+        check_kind(parsed, media_type)
         subject = subject_of(parsed)
         blobs = list(dict.fromkeys(blobs_of(parsed)))
         actual = digest_of(content, _registered_algorithm(digest) if digest else "sha256")
@@ -243,15 +244,30 @@ class Views:
 
     def append_to_upload(self, request: RegistryRequest, name: str, uuid: str) -> Response:
         start = self.storage.upload_size(name, uuid)
-        blocks = _chunk_of(request, start, self.max_chunk)
-        size = self.storage.append_to_upload(name, uuid, start, blocks)
+        with self._reporting_size(request, name, uuid):
+            blocks = _chunk_of(request, start, self.max_chunk)
+            size = self.storage.append_to_upload(name, uuid, start, blocks)
         return _upload_status(request, name, uuid, 202, size)
+
+    @contextmanager
+    def _reporting_size(self, request: RegistryRequest, name: str, uuid: str) -> Iterator[None]:
+        """Tell a client whose chunk does not fit how far the upload is."""
+        try:
+            yield
+        except (ConflictError, errors.RangeInvalid) as error:
+            if isinstance(error, ConflictError):
+                error = errors.RangeInvalid("another request has written this chunk")
+            size = self.storage.upload_size(name, uuid)
+            status = _upload_status(request, name, uuid, 416, size)
+            error.headers += [(key, status.headers[key]) for key in ("Location", "Range")]
+            raise error from None
 
     def finish_upload(self, request: RegistryRequest, name: str, uuid: str) -> Response:
         digest = _digest_of_query(request.args.get("digest", ""))
         try:
             start = self.storage.upload_size(name, uuid)
-            self.storage.finish_upload(name, uuid, start, _chunk_of(request, start), digest)
+            with self._reporting_size(request, name, uuid):
+                self.storage.finish_upload(name, uuid, start, _chunk_of(request, start), digest)
         except MissingError:
             # The client may repeat a request whose answer it has lost.
             if self.storage.upload_result(name, uuid) != digest:
@@ -335,7 +351,7 @@ def manifest_response(request: RegistryRequest, digest: str, manifest: Manifest)
 def blob_response(request: RegistryRequest, digest: str, blob: Blob) -> Response:
     """Answer a GET or a HEAD of a blob, honouring its range and conditional headers.
 
-    The blob is not read for a HEAD, and not if the client has it.
+    For a HEAD, nothing of the blob is read; if the client has it, it is not even opened.
 
     >>> from werkzeug.test import create_environ
     >>> content = b"some content"
@@ -348,23 +364,30 @@ def blob_response(request: RegistryRequest, digest: str, blob: Blob) -> Response
     Raises `errors.RangeInvalid` if the range is not within the blob.
     """
     size = blob.size
-    wanted = None if request.method == "HEAD" else _wanted_range(request, digest, size)
-    start, end = wanted or (0, size)
-    response = Response(status=206 if wanted else 200, content_type="application/octet-stream")
-    response.content_length = end - start
+    response = Response(content_type="application/octet-stream")
+    response.content_length = size
     response.headers["Accept-Ranges"] = "bytes"
     response.headers["Docker-Content-Digest"] = digest
-    response = _conditional(request, response, digest)
-    if response.status_code == 206:
+    response = _conditional(request, response, digest)  # conditions come before ranges
+    if response.status_code == 304:
+        return response
+    if request.method == "HEAD":
+        blob.read(0, 0)  # which raises an error if the content is lost
+        return response
+    start, end = 0, size
+    wanted = _wanted_range(request, digest, size)
+    if wanted is not None:
+        start, end = wanted
+        response.status_code = 206
+        response.content_length = end - start
         response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-    if request.method == "GET" and response.status_code != 304:
-        content = blob.read(start, end)
-        # uWSGI sends any file from its first byte, whatever its position is.
-        if isinstance(content, BlobFile) and start == 0:
-            response.response = wrap_file(request.environ, content.file, BLOCK)
-            response.direct_passthrough = True
-        else:
-            response.response = content
+    content = blob.read(start, end)
+    # uWSGI sends any file from its first byte, whatever its position is.
+    if isinstance(content, BlobFile) and start == 0:
+        response.response = wrap_file(request.environ, content.file, BLOCK)
+        response.direct_passthrough = True
+    else:
+        response.response = content
     return response
 
 
@@ -390,10 +413,12 @@ def _upload_status(
 
 
 def _conditional(request: RegistryRequest, response: Response, digest: str) -> Response:
+    """Make a response a 304 or raise a 412, as the request's conditions say."""
     response.set_etag(digest)
-    response.make_conditional(request)
-    if response.status_code == 412:
+    if request.if_match and not request.if_match.contains(digest):
         raise PreconditionFailed
+    if request.if_none_match.contains_weak(digest):
+        response.status_code = 304
     return response
 
 
@@ -465,18 +490,22 @@ def _announced_size(request: RegistryRequest, start: int) -> int | None:
 
 
 def _wanted_range(request: RegistryRequest, digest: str, size: int) -> tuple[int, int] | None:
-    """The range that a request wants; `None` for the whole blob.
+    """Return the range that a request wants; `None` for the whole blob.
 
-    (RFC 9110, section 14.2: several ranges, and a range in other units, may be ignored.)
+    (RFC 9110, section 14.2: several ranges, a range in other units, and an invalid one are ignored.
+    A suffix of an empty blob is the whole blob.)
     """
     found = re.fullmatch("bytes=([0-9]{0,18})-([0-9]{0,18})", request.headers.get("Range", ""))
     if_range = request.headers.get("If-Range")
     if not found or found[0] == "bytes=-" or if_range not in (None, f'"{digest}"'):
         return None
-    if not found[1]:  # so many bytes at the end
-        start, end = max(size - int(found[2]), 0), size
-    else:
-        start, end = int(found[1]), min(int(found[2]) + 1, size) if found[2] else size
+    first, last = found[1], found[2]
+    if first and last and int(last) < int(first):
+        return None
+    if not first and int(last) and not size:
+        return None
+    start = int(first) if first else max(size - int(last), 0)
+    end = min(int(last) + 1, size) if first and last else size
     if start >= end:
         raise errors.RangeInvalid("the range is not within the blob", length=size)
     return start, end

@@ -187,7 +187,7 @@ class ServedRegistry:
         if digest is not None and self._storage is not None:
             LENIENT_DIGEST.check(digest)
             if self._storage.verifies:
-                raise ValueError("digest is for serve(url_map=RegistryMap(LENIENT))")
+                raise ValueError("digest is for serve(url_map=RegistryMap(dialect=LENIENT))")
         parsed = self._parsed(reference)
         if parsed.digest is not None:
             raise ValueError(f"image {reference!r} must have a tag, not a digest")

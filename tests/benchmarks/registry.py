@@ -18,23 +18,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from registry_routes.digests import digest_of
-from registry_routes.headers import IMAGE_MANIFEST
 
 from ..servers import EXAMPLES, debians_registry, free_port, serving
-from . import proxy
+from . import proxy, store
+from .clients import ask, new_name, push_blob, push_manifest, show, with_digest
 
-IMAGE_CONFIG = "application/vnd.oci.image.config.v1+json"
 SMALL, AT_ONCE = 200, 8  # requests of each kind, and clients that share them
 CHUNKS, CHUNK = 500, 10_000  # how many, and how many bytes each has
 
@@ -80,55 +76,6 @@ def parent_of(command: object) -> int:
     return int(found.stdout)
 
 
-# A client that costs little.
-
-
-class Client(threading.local):
-    """A connection to each host, for each thread."""
-
-    def __init__(self) -> None:
-        self.connections: dict[str, HTTPConnection] = {}
-        self.used: dict[str, float] = {}
-
-    def ask(self, host: str, method: str, target: str, body: bytes = b"", kind: str = "") -> str:
-        """The path of the answer's Location, if it has one. The answer must be a success."""
-        if host not in self.connections:
-            self.connections[host] = HTTPConnection(host, timeout=600)
-        if time.monotonic() > self.used.get(host, 0) + 1:  # a server keeps it for a while only
-            self.connections[host].close()
-        headers = {"Content-Type": kind or "application/octet-stream", "Accept": IMAGE_MANIFEST}
-        self.connections[host].request(method, target, body, headers)
-        response = self.connections[host].getresponse()
-        content = response.read()
-        self.used[host] = time.monotonic()
-        if response.status >= 300:
-            raise RuntimeError(f"{method} {target}: {response.status} {content[:300]!r}")
-        location = urlsplit(response.headers.get("Location", ""))
-        return f"{location.path}?{location.query}"
-
-
-ask = Client().ask
-
-
-def with_digest(location: str, digest: str) -> str:
-    return f"{location}{'' if location.endswith('?') else '&'}digest={digest}"
-
-
-def push_blob(host: str, name: str, content: bytes) -> None:
-    location = ask(host, "POST", f"/v2/{name}/blobs/uploads/")
-    ask(host, "PUT", with_digest(location, digest_of(content)), content)
-
-
-def push_manifest(host: str, name: str, tag: str) -> None:
-    """A unique manifest, whose config must already be there."""
-    manifest = (
-        f'{{"schemaVersion":2,"mediaType":"{IMAGE_MANIFEST}","layers":[],'
-        f'"config":{{"mediaType":"{IMAGE_CONFIG}","digest":"{digest_of(b"{}")}","size":2}},'
-        f'"annotations":{{"x":"{os.urandom(8).hex()}"}}}}'
-    )
-    ask(host, "PUT", f"/v2/{name}/manifests/{tag}", manifest.encode(), IMAGE_MANIFEST)
-
-
 def a_second(act: Callable[[int], None]) -> float:
     """How often per second several clients do it."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -140,11 +87,6 @@ def a_second(act: Callable[[int], None]) -> float:
 
 def curl(*arguments: str) -> None:
     subprocess.run(["curl", "-sSf", "-o", os.devnull, *arguments], check=True)
-
-
-def new_name() -> str:
-    """The name of a new repository."""
-    return f"new/{os.urandom(8).hex()}"
 
 
 # What is measured.
@@ -319,17 +261,19 @@ def cells(title: str, unit: str, values: list[float]) -> list[str]:
     return [title, unit, *shown]
 
 
-def show(line: list[str]) -> None:
-    print(f"| {' | '.join(line)} |", flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.registry")
     parser.add_argument("--layer", type=int, default=1024, help="MiB of the large layer")
     parser.add_argument("--names", type=int, default=20_000, help="repositories, and tags")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2, help="of ours")
+    parser.add_argument(
+        "--s3", action="store_true", help="only count the requests to an object store: see store.py"
+    )
     options = parser.parse_args()
+    if options.s3:
+        store.compare()
+        return
     if not shutil.which("curl"):
         sys.exit("curl is not installed")
     with ExitStack() as stack:

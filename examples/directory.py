@@ -1,0 +1,548 @@
+"""A storage in a directory. What a push is answered for survives a power cut."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from objects import (
+    STAGING,
+    Blocks,
+    Entry,
+    ObjectStorage,
+    content_path,
+    path_of,
+    upload_path,
+)
+
+from registry_routes.digests import Verifier
+from registry_routes.registry import BLOCK, BlobFile, ConflictError, MissingError
+
+TRIES = 20  # of a write that makes directories, while deletes remove them
+LOCKS = 64  # files that requests lock, each for some repositories
+WRITTEN = 32 * BLOCK  # bytes, after which the kernel is told to write them
+
+#: The directories that this program has checked. A worker that it starts later, perhaps after an
+#: unmount, uses no other directory of the same name.
+checked: dict[str, tuple[int, int]] = {}
+
+_hashing = ThreadPoolExecutor(4, "hashing")
+
+
+class DirectoryStorage(ObjectStorage):
+    """Repositories in a directory, which processes on one machine may share.
+
+    Everything that a blob, a manifest or a tag needs is synced before the call returns, and before
+    anything that points at it appears. A file is written in ``staging/``, synced and renamed. Hard
+    links are not used, because some file systems have none.
+
+    An upload has these files:
+
+    - ``state``: how many bytes it has, their SHA-256 if they came in one chunk, and the digest of
+      the blob that it is becoming; or, when it has ended, of the blob that it has become;
+    - ``data``: these bytes, which were synced before ``state`` was written, and perhaps some more;
+    - ``<random>``, the body of a request; ``lock``.
+
+    What becomes a blob was hashed before it was synced, or is read from the file to be hashed.
+
+    Conditional writes are atomic among processes on one machine. A directory may vanish. So it is
+    checked before something is reported missing, and writing never creates it again.
+    """
+
+    is_locked = True
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = f"{Path(directory).absolute()}/"
+        self._root = checked.get(self.directory) or identity(self.directory)
+
+    def check(self) -> None:
+        self._check_root()
+        with os.scandir(self.directory) as entries:
+            next(entries, None)
+
+    def _check_root(self) -> None:
+        """Raise `OSError` if the directory is gone, or was replaced by a mount or an unmount."""
+        if identity(self.directory) != self._root:
+            raise FileNotFoundError(f"{self.directory} is not the directory that it was")
+
+    def try_writing(self) -> None:
+        """Raise `OSError` if requests cannot write here."""
+        if not os.access(self.directory, os.W_OK | os.X_OK):
+            raise PermissionError(f"{self.directory} cannot be written to")
+
+    def _full(self, path: str) -> str:
+        return f"{self.directory}{path}"
+
+    def read(self, path: str) -> bytes:
+        try:
+            return Path(self._full(path)).read_bytes()
+        except FileNotFoundError:
+            self._check_root()
+            return b""
+
+    def entry(self, path: str) -> Entry | None:
+        try:
+            found = os.stat(self._full(path))
+        except FileNotFoundError:
+            self._check_root()
+            return None
+        return Entry(path, found.st_mtime, found.st_size)
+
+    def stream(self, path: str, start: int, end: int) -> Blocks:
+        try:
+            file = open(self._full(path), "rb", buffering=0)  # noqa: SIM115
+        except FileNotFoundError:
+            self._check_root()
+            raise MissingError(path) from None
+        file.seek(start)
+        if end == os.fstat(file.fileno()).st_size:
+            return BlobFile(file)
+        return _part(file, end - start)
+
+    def names(self, prefix: str, after: str = "") -> Iterator[str]:
+        try:
+            names = os.listdir(self._full(prefix))
+        except FileNotFoundError:
+            self._check_root()
+            return iter(())
+        plain = (name.replace("@", "/") for name in names)
+        return iter(sorted(name for name in plain if name > after))
+
+    def flat(self, name: str) -> str:
+        return name.replace("/", "@")
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        for parent, _, names in os.walk(self._full(prefix)):
+            for name in names:
+                path = os.path.relpath(f"{parent}/{name}", self.directory)
+                with suppress(FileNotFoundError):
+                    found = os.stat(f"{parent}/{name}")
+                    yield Entry(path, found.st_mtime, found.st_size)
+
+    def now(self) -> float:
+        os.utime(self.directory)  # which takes no space, and on a server's disk the server's time
+        return os.stat(self.directory).st_mtime
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        with self._locked(f"locks/{zlib.crc32(name.encode()) % LOCKS:02}"):
+            yield
+
+    @contextmanager
+    def _locked(self, path: str) -> Iterator[None]:
+        with self._making_directories(path, lambda: open(self._full(path), "ab")) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    # Writing.
+
+    def write(self, path: str, content: bytes) -> None:
+        staged = self._staged()
+        with self._removing(staged):
+            self._receive(staged, [content])
+            self._put_in_place(staged, path)
+
+    def swap(self, path: str, content: bytes, expected: bytes) -> None:
+        if self.read(path) != expected:
+            raise ConflictError(path)
+        self.write(path, content)
+
+    def create(self, path: str) -> bool:
+        def create_file() -> None:
+            os.close(os.open(self._full(path), os.O_CREAT | os.O_EXCL))
+
+        self._check_root()
+        try:
+            self._making_directories(path, create_file)
+        except FileExistsError:
+            return False
+        return True
+
+    def move(self, source: str, target: str) -> bool:
+        try:
+            os.utime(self._full(source))
+        except FileNotFoundError:
+            self._check_root()
+            return False
+        try:
+            self._put_in_place(source, target)
+        except FileNotFoundError:  # another request has moved it
+            self._check_root()
+            return False
+        self._remove_empty(source)
+        return True
+
+    def delete(self, *paths: str) -> None:
+        for path in paths:
+            with suppress(FileNotFoundError):
+                os.unlink(self._full(path))
+            self._remove_empty(path)
+
+    def delete_old(self, paths: list[str], until: float) -> None:
+        for path in paths:
+            with self.lock(path):
+                found = self.entry(path)
+                if found is not None and found.time < until:
+                    self.delete(path)
+
+    def _staged(self) -> str:
+        return f"{STAGING}{uuid.uuid4().hex}"
+
+    @contextmanager
+    def _removing(self, path: str) -> Iterator[None]:
+        """Remove a file if an error leaves it behind."""
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(self._full(path))
+            raise
+
+    def _receive(self, path: str, blocks: Blocks, *hashes: Any) -> int:
+        """Write and sync a new file, hash it at the same time, and return its size.
+
+        One block is hashed, and one written, while the next arrives.
+        """
+        size = begun = 0
+        hashed: Future[None] | None = None
+        with self._making_directories(path, lambda: open(self._full(path), "xb", 0)) as file:
+            for block in blocks:
+                self._check_root()
+                if hashed is not None:
+                    hashed.result()
+                if len(block) < BLOCK:
+                    _update(hashes, block)
+                    hashed = None
+                else:
+                    hashed = _hashing.submit(_update, hashes, block)
+                _write(file, block)
+                size += len(block)
+                if size - begun >= WRITTEN:
+                    begin_writing(file, begun, size)
+                    begun = size
+            if hashed is not None:
+                hashed.result()
+            os.fsync(file.fileno())
+        return size
+
+    def _making_directories(self, path: str, act: Callable[[], Any]) -> Any:
+        """Do what needs a directory, after making it, although a delete may remove it again."""
+        for left in reversed(range(TRIES)):
+            try:
+                return act()
+            except FileNotFoundError:
+                self._check_root()
+                if not left:
+                    raise
+            parent = self.directory.rstrip("/")
+            for component in path.split("/")[:-1]:
+                parent += f"/{component}"
+                with suppress(FileExistsError, FileNotFoundError):
+                    os.mkdir(parent)
+        raise AssertionError
+
+    def _put_in_place(self, staged: str, path: str) -> None:
+        """Move a synced file to its place, and sync every directory above it, which may be new."""
+
+        def rename() -> None:
+            os.replace(self._full(staged), self._full(path))
+
+        self._check_root()
+        self._making_directories(path, rename)
+        self._sync_above(path)
+
+    def _sync_above(self, path: str) -> None:
+        while path:
+            path = path.rpartition("/")[0]
+            sync_directory(self._full(path))
+        self._check_root()
+
+    def _remove_empty(self, path: str) -> None:
+        """Remove the directories above a path that are empty."""
+        while path := path.rpartition("/")[0]:
+            try:
+                os.rmdir(self._full(path))
+            except OSError:
+                return
+
+    # Blobs.
+
+    def blob_size(self, name: str, digest: str) -> int | None:
+        is_linked = self.size(path_of(name, "_blobs", digest)) is not None
+        return self.size(content_path(digest)) if is_linked else None
+
+    def link_blob(self, name: str, digest: str, size: int) -> None:
+        self.write(path_of(name, "_blobs", digest), b"")
+
+    def put_blob(self, name: str, digest: str, blocks: Blocks) -> None:
+        staged, verifier = self._staged(), Verifier(digest)
+        with self._removing(staged):
+            size = self._receive(staged, blocks, verifier)
+            verifier.verify()
+            self._keep(name, digest, staged, size)
+
+    def _keep(self, name: str, digest: str, staged: str, size: int) -> None:
+        """Make a file, which has been verified and synced, a blob.
+
+        The link comes first. If it fails, the file is still where it was. Until the content is
+        there, nobody finds the blob.
+        """
+        self.link_blob(name, digest, size)
+        if staged == content_path(digest):  # an error came after this had been done
+            self._sync_above(staged)
+        else:
+            with self.lock(content_path(digest)):
+                self._put_in_place(staged, content_path(digest))
+        try:
+            self.await_collection(digest)
+        except MissingError:
+            raise OSError(f"{digest} was collected while it was pushed again") from None
+
+    # Uploads.
+
+    def begin_upload(self, name: str) -> str:
+        upload_id = uuid.uuid4().hex
+        self._write_state(upload_path(name, upload_id), _State(size=0))
+        return upload_id
+
+    def _write_state(self, upload: str, state: "_State") -> None:
+        # After a power cut, it may be an older one.
+        temporary = f"{upload}{uuid.uuid4().hex}"
+        content = json.dumps(state._asdict()).encode()
+
+        def write() -> None:
+            with open(self._full(temporary), "xb", 0) as file:
+                _write(file, content)
+
+        with self._removing(temporary):
+            self._check_root()
+            self._making_directories(temporary, write)
+            os.replace(self._full(temporary), self._full(f"{upload}state"))
+
+    def _state(self, upload: str) -> "_State":
+        """Return the state of an upload that goes on. Raise `MissingError`."""
+        try:
+            state = _State(**json.loads(self.read(f"{upload}state")))
+        except (ValueError, TypeError):  # there is none, or not all of it survived a power cut
+            raise MissingError(upload) from None
+        if state.digest:
+            raise MissingError(upload)
+        if state.size:
+            self._data(upload, state)
+        return state
+
+    def _data(self, upload: str, state: "_State") -> str:
+        """Return the path of the bytes that a state counts, or raise `MissingError`."""
+        paths = [f"{upload}data"]
+        if state.becoming:
+            paths.append(content_path(state.becoming))
+        for path in paths:
+            if (self.size(path) or 0) >= state.size:
+                return path
+        raise MissingError(upload)
+
+    def upload_size(self, name: str, upload_id: str) -> int:
+        return self._state(upload_path(name, upload_id)).size
+
+    def ended_at(self, upload: str) -> bool:
+        with suppress(ValueError):
+            return bool(json.loads(self.read(f"{upload}state")).get("digest"))
+        return False
+
+    @contextmanager
+    def _upload(self, upload: str, start: int) -> Iterator["_State"]:
+        """Lock an upload, whose size must be `start`."""
+        try:
+            with self._locked_upload(upload):
+                state = self._state(upload)
+                if state.size != start:
+                    raise ConflictError(upload)
+                yield state
+        except FileNotFoundError:
+            self._check_root()
+            raise MissingError(upload) from None
+
+    @contextmanager
+    def _locked_upload(self, upload: str) -> Iterator[None]:
+        with open(self._full(f"{upload}lock"), "ab") as file:  # not in a directory made again
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def append_to_upload(self, name: str, upload_id: str, start: int, blocks: Blocks) -> int:
+        upload = upload_path(name, upload_id)
+        if self._state(upload).size != start:
+            raise ConflictError(upload)
+        body, hashed = f"{upload}{uuid.uuid4().hex}", hashlib.sha256()
+        try:
+            with self._removing(body):
+                size = self._receive(body, blocks, hashed)
+                with self._upload(upload, start):
+                    if size and not start:
+                        os.replace(self._full(body), self._full(f"{upload}data"))
+                        sync_directory(self._full(upload))
+                    elif size:
+                        self._append(upload, start, body)
+                    if size:
+                        sha256 = hashed.hexdigest() if not start else ""
+                        self._write_state(upload, _State(size=start + size, sha256=sha256))
+        finally:
+            self._clean_up(upload, body)
+        return start + size
+
+    def _append(self, upload: str, start: int, body: str) -> None:
+        """Add the body of a request to the data of an upload, and sync it."""
+        with (
+            open(self._full(f"{upload}data"), "r+b", 0) as data,
+            open(os.path.join(self.directory, body), "rb", 0) as added,
+        ):
+            data.truncate(start)
+            data.seek(start)
+            shutil.copyfileobj(added, data, BLOCK)
+            os.fsync(data.fileno())
+
+    def finish_upload(
+        self, name: str, upload_id: str, start: int, blocks: Blocks, digest: str
+    ) -> None:
+        upload = upload_path(name, upload_id)
+        state = self._state(upload)
+        if state.size != start:
+            raise ConflictError(upload)
+        body, verifier = f"{upload}{uuid.uuid4().hex}", Verifier(digest)
+        try:
+            with self._removing(body):
+                added = self._receive_last(state, upload, body, blocks, verifier)
+                with self._upload(upload, start) as state:
+                    data = self._data(upload, state) if start else body
+                    if data == f"{upload}data":
+                        self._append(upload, start, body if added else os.devnull)
+                        # Should an error come after the rename, the client may repeat its request.
+                        self._write_state(upload, state._replace(becoming=digest))
+                    self._keep(name, digest, data, start + added)
+                    with suppress(OSError):  # the blob is there, whatever happens now
+                        self._write_state(upload, _State(digest=digest))
+        finally:
+            self._clean_up(upload, body)
+        with suppress(OSError):
+            self.delete(f"{upload}data", f"{upload}lock")
+
+    def _receive_last(
+        self, state: "_State", upload: str, body: str, blocks: Blocks, verifier: Verifier
+    ) -> int:
+        """Receive the last chunk, verify the whole upload, and return how many bytes were added."""
+        blocks = iter(blocks)
+        first = next(blocks, b"")
+        if not first and f"sha256:{state.sha256}" == verifier.digest:
+            return 0
+        if state.size:
+            for block in self.stream(self._data(upload, state), 0, state.size):
+                verifier.update(block)
+        added = self._receive(body, chain([first], blocks), verifier)
+        verifier.verify()
+        return added
+
+    def upload_result(self, name: str, upload_id: str) -> str:
+        try:
+            return _State(**json.loads(self.read(f"{upload_path(name, upload_id)}state"))).ended()
+        except (ValueError, TypeError):
+            raise MissingError(upload_id) from None
+
+    def cancel_upload(self, name: str, upload_id: str) -> None:
+        upload = upload_path(name, upload_id)
+        self._state(upload)
+        self.delete_upload(upload)
+
+    def delete_upload(self, upload: str) -> None:
+        self.delete(f"{upload}state")
+        shutil.rmtree(self._full(upload), ignore_errors=True)
+        self._remove_empty(upload.rstrip("/"))
+
+    def _clean_up(self, upload: str, body: str) -> None:
+        """Delete the body of a request; all of the upload, if another request has deleted it."""
+        with suppress(OSError):
+            os.unlink(self._full(body))
+        if not os.path.exists(self._full(f"{upload}state")):
+            shutil.rmtree(self._full(upload), ignore_errors=True)
+            self._remove_empty(upload.rstrip("/"))
+
+    def sections(self) -> list[str]:
+        with os.scandir(self.directory) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
+
+
+class _State(NamedTuple):
+    """The state of an upload."""
+
+    size: int = 0
+    sha256: str = ""
+    becoming: str = ""
+    digest: str = ""
+
+    def ended(self) -> str:
+        if not self.digest:
+            raise ValueError
+        return self.digest
+
+
+def _update(hashes: Iterable[Any], block: bytes) -> None:
+    for one in hashes:
+        one.update(block)
+
+
+def _write(file: Any, block: bytes) -> None:
+    """Write a block to a file without a buffer, which may take only a part of it at once."""
+    with memoryview(block) as left:
+        written = 0
+        while written < len(left):
+            written += file.write(left[written:])
+
+
+def begin_writing(file: BinaryIO, start: int, end: int) -> None:
+    """Have the kernel begin to write a part of a file to the disk, so that a sync takes less."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
+
+
+def _part(file: BinaryIO, left: int) -> Iterator[bytes]:
+    with file:
+        while left > 0 and (block := file.read(min(left, BLOCK))):
+            left -= len(block)
+            yield block
+
+
+def identity(directory: str) -> tuple[int, int]:
+    found = os.stat(directory)
+    return found.st_dev, found.st_ino
+
+
+def sync_directory(path: str) -> None:
+    """Have the kernel write the entries of a directory to the disk, unless it was deleted."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF):  # some servers' disks cannot
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def create_directory(place: str) -> None:
+    """Create a directory and its parents if they do not exist, durably."""
+    directory = Path(place).absolute()
+    new = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in new:
+        sync_directory(str(path.parent))

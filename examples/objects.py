@@ -1,0 +1,453 @@
+"""What the two kinds of storage have in common: where objects are, and in what order they appear.
+
+`directory.py` and `bucket.py` say how objects are kept, and have the uploads.
+"""
+
+import base64
+import json
+import re
+import time
+import zlib
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
+from functools import partial
+from itertools import groupby, takewhile
+from typing import NamedTuple, TypeVar
+
+from registry_routes.grammar import DIGEST, NAME, TAG
+from registry_routes.registry import Blob, ConflictError, Manifest, MissingError, Storage
+
+STAGING = "staging/"
+MAX_WAIT = 60  # seconds that a push waits for a collection; a collection deletes a batch in half
+PAUSE = 0.1  # seconds between two looks
+
+Blocks = Iterable[bytes]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Entry(NamedTuple):
+    """An object in a list."""
+
+    path: str
+    time: float
+    """When it was last written, by the clock of the storage, in seconds since the epoch."""
+    size: int
+
+
+class ObjectStorage(Storage):
+    """Repositories as objects, each at a path.
+
+    The contents of blobs are at ``blobs/<algorithm>/<hash>``. ``catalog/<name>``, empty, says that
+    a repository has manifests. Under ``repositories/<name>/`` are:
+
+    - ``_blobs/<algorithm>/<hash>``: the repository has this blob;
+    - ``_unneeded/<algorithm>/<hash>``: it has the blob, but a collection found that no manifest
+      needs it. The first request that wants it moves it back;
+    - ``_deleted/<algorithm>/<hash>``: it had the blob until a client deleted it;
+    - ``_manifests/<algorithm>/<hash>/-``: a line with the manifest's media type and, if it has one,
+      its subject; then the manifest;
+    - ``_manifests/<algorithm>/<hash>/<tag>``, empty: the tag points at this manifest, or once did;
+    - ``_tags/<tag>``: the digest that the tag points at;
+    - ``_referrers/<subject's algorithm>/<hash>/<algorithm>-<hash>``: a descriptor. In an object
+      store, a short one is part of the path, so that a list has it;
+    - ``_uploads/<id>/``.
+
+    No component of a name starts with "_", and no value that the routes let through can name
+    another path. An object appears only when it is complete. A process may be killed at any moment,
+    so blobs and manifests are written before what points at them.
+
+    ``condemned/<algorithm>/<hash>`` says that a collection is deleting a content at this moment.
+    A request that links a content looks there afterwards, and a collection looks at the content and
+    its links after it has written there. So one of the two always sees the other.
+    """
+
+    is_locked = False
+    """Whether `lock` keeps other requests out. Otherwise conditional deletes are not atomic: a tag
+    that another request sets in the same moment may be deleted."""
+
+    max_path = 0
+    """The maximum length of a path that has a descriptor in it."""
+
+    # How objects are kept. Each of these may raise `OSError`.
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise `OSError` if the storage does not answer. This writes nothing."""
+
+    @abstractmethod
+    def read(self, path: str) -> bytes:
+        """Return the content of an object; nothing if there is no object."""
+
+    @abstractmethod
+    def entry(self, path: str) -> Entry | None:
+        """Return the entry of an object; `None` if there is no object."""
+
+    def size(self, path: str) -> int | None:
+        found = self.entry(path)
+        return found and found.size
+
+    @abstractmethod
+    def stream(self, path: str, start: int, end: int) -> Blocks:
+        """Return a part of an object. Raise `MissingError` when called if there is no object."""
+
+    @abstractmethod
+    def write(self, path: str, content: bytes) -> None:
+        """Write an object. If this raises, the old object stays."""
+
+    @abstractmethod
+    def swap(self, path: str, content: bytes, expected: bytes) -> None:
+        """Write an object in place of an expected content. Raise `ConflictError` if it differs.
+
+        Where `is_locked`, it is called under the lock.
+        """
+
+    @abstractmethod
+    def create(self, path: str) -> bool:
+        """Create an empty object. Return whether there was none."""
+
+    @abstractmethod
+    def move(self, source: str, target: str) -> bool:
+        """Move a small object, which becomes new. Return whether there was one."""
+
+    @abstractmethod
+    def delete(self, *paths: str) -> None:
+        """Delete objects, which need not exist."""
+
+    def delete_old(self, paths: list[str], until: float) -> None:
+        """Delete objects that a collection found to be older than a time.
+
+        Where `is_locked`, what was written since stays.
+        """
+        self.delete(*paths)
+
+    @abstractmethod
+    def names(self, prefix: str, after: str = "") -> Iterator[str]:
+        """Return what follows a prefix in paths, if greater than `after`, in order.
+
+        In a directory, this is only the next component.
+        """
+
+    @abstractmethod
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Return all objects under a prefix, in any order."""
+
+    @abstractmethod
+    def now(self) -> float:
+        """Return the time by the clock that `Entry.time` has."""
+
+    @abstractmethod
+    def lock(self, name: str) -> AbstractContextManager[None]:
+        """Keep other requests for a repository out, if this is possible."""
+
+    def flat(self, name: str) -> str:
+        """Return a repository's name as the end of a path that `names` lists."""
+        return name
+
+    def each(self, act: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Call a function for each item, perhaps at the same time."""
+        return [act(item) for item in items]
+
+    @abstractmethod
+    def blob_size(self, name: str, digest: str) -> int | None:
+        """Return the size of a blob that a repository has, by its link."""
+
+    @abstractmethod
+    def link_blob(self, name: str, digest: str, size: int) -> None:
+        """Give a blob to a repository."""
+
+    @abstractmethod
+    def ended_at(self, upload: str) -> bool:
+        """Return whether an upload, given as a path, has become a blob."""
+
+    @abstractmethod
+    def delete_upload(self, upload: str) -> None:
+        """Delete an upload, given as a path, and its result."""
+
+    @abstractmethod
+    def sections(self) -> list[str]:
+        """Return the first components of paths."""
+
+    # Blobs.
+
+    def open_blob(self, name: str, digest: str) -> Blob:
+        try:
+            size = self._find_blob(name, digest)
+        except OSError:  # it cannot be moved back in a storage that is only read
+            found = self.size(content_path(digest))
+            if found is None or self.size(path_of(name, "_unneeded", digest)) is None:
+                raise
+            size = found
+        return Blob(size, partial(self._read_blob, digest, size))
+
+    def _find_blob(self, name: str, digest: str) -> int:
+        """Return the size of a blob of a repository, whose link is moved back if necessary."""
+        size = self.blob_size(name, digest)
+        if size is None and self.move(
+            path_of(name, "_unneeded", digest), path_of(name, "_blobs", digest)
+        ):
+            self.await_collection(digest)
+            size = self.blob_size(name, digest)
+        if size is None:
+            raise MissingError(digest)
+        return size
+
+    def _read_blob(self, digest: str, size: int, start: int, end: int) -> Blocks:
+        if start == end:  # object stores have no empty ranges
+            if self.size(content_path(digest)) is None:
+                raise MissingError(digest)
+            return iter(())
+        return self.stream(content_path(digest), start, end)
+
+    def mount_blob(self, name: str, digest: str, source: str) -> None:
+        self.link_blob(name, digest, self._find_blob(source, digest))
+        self.await_collection(digest)
+
+    def delete_blob(self, name: str, digest: str) -> None:
+        # Its content stays: other repositories may have it, or may be getting it now.
+        self._find_blob(name, digest)
+        if not self.move(path_of(name, "_blobs", digest), path_of(name, "_deleted", digest)):
+            raise MissingError(digest)
+
+    def await_collection(self, digest: str) -> None:
+        """Wait while a collection is deleting a content. Raise `MissingError` if it has."""
+        condemned = condemned_path(digest)
+        end = time.monotonic() + MAX_WAIT
+        while self.size(condemned) is not None:
+            if time.monotonic() > end:  # it was killed
+                self.delete(condemned)
+            time.sleep(PAUSE)
+        if self.size(content_path(digest)) is None:
+            raise MissingError(digest)
+
+    # Manifests and tags.
+
+    def manifest(self, name: str, digest: str) -> Manifest:
+        line, _, content = self.read(manifest_path(name, digest)).partition(b"\n")
+        if not line:
+            raise MissingError(digest)
+        return Manifest(line.decode().partition(" ")[0], content)
+
+    def put_manifest(
+        self,
+        name: str,
+        digest: str,
+        manifest: Manifest,
+        *,
+        blobs: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        expected: str | None = None,
+        subject: str | None = None,
+        descriptor: bytes = b"",
+    ) -> None:
+        self.each(partial(self._find_blob, name), blobs)
+        line = f"{manifest.media_type} {subject or ''}".rstrip().encode()
+        pointers = {f"{path_of(name, '_manifests', digest)}/{tag}": b"" for tag in tags}
+        if subject:
+            path = _referrer_path(name, subject, digest)
+            packed = f"{path}/{_pack(descriptor)}"
+            pointers |= {packed: b""} if len(packed) <= self.max_path else {path: descriptor}
+        with self.lock(name):
+            if expected is not None and self.read(tag_path(name, tags[0])).decode() != expected:
+                raise ConflictError(tags[0])
+            if not (self.is_locked and self.size(self.catalog_path(name)) is not None):
+                pointers[self.catalog_path(name)] = b""
+            while True:
+                self.write(manifest_path(name, digest), b"%b\n%b" % (line, manifest.content))
+                self.each(lambda pointer: self.write(*pointer), pointers.items())
+                if expected is not None:
+                    self.swap(tag_path(name, tags[0]), digest.encode(), expected.encode())
+                else:
+                    self.each(lambda tag: self.write(tag_path(name, tag), digest.encode()), tags)
+                there = self.names(f"{path_of(name, '_manifests', digest)}/")
+                if {"-", *tags} <= {*there}:
+                    return
+                if expected is not None:
+                    raise ConflictError(tags[0])
+                # Another request has deleted it: write it and what points at it again.
+
+    def catalog_path(self, name: str) -> str:
+        return f"catalog/{self.flat(name)}"
+
+    def delete_manifest(self, name: str, digest: str) -> None:
+        """Delete a manifest and what points at it.
+
+        Without a lock, another request may push the manifest at the same time. It looks for the
+        index of the tags after it has written everything. So the index is deleted before the tags
+        are looked at again: one of the two requests sees the other.
+        """
+        with self.lock(name):
+            self._delete_manifest(name, digest)
+
+    def delete_old_manifest(self, name: str, digest: str, time: float) -> None:
+        """Delete a manifest if it has not been pushed again since a time.
+
+        Without a lock, it may be pushed between this check and the delete.
+        """
+        with self.lock(name):
+            found = self.entry(manifest_path(name, digest))
+            if found is not None and found.time <= time:
+                self._delete_manifest(name, digest)
+
+    def _delete_manifest(self, name: str, digest: str) -> None:
+        path = manifest_path(name, digest)
+        line = self.read(path).partition(b"\n")[0]
+        if not line:
+            raise MissingError(digest)
+        subject = line.decode().partition(" ")[2]
+        referrers = []
+        if subject:
+            referrer = _referrer_path(name, subject, digest)
+            referrers = [referrer, *(entry.path for entry in self.entries(f"{referrer}/"))]
+        tags = [tag_path(name, tag) for tag in self._indexed(name, digest)]
+        self.delete(*self._pointing(digest, tags), *referrers)
+        self.delete(path)
+        with suppress(OSError):  # the manifest is gone, whatever happens now
+            self._forget_tags(name, digest, self._indexed(name, digest))
+
+    def _forget_tags(self, name: str, digest: str, tags: list[str]) -> None:
+        """Delete the index of the tags of a deleted manifest, and the tags that were set since."""
+        index = {tag: f"{path_of(name, '_manifests', digest)}/{tag}" for tag in tags}
+        catalog, is_last = self.catalog_path(name), not self.has_manifests(name)
+        self.delete(*index.values(), *([catalog] if is_last else []))
+        if is_last and not self.is_locked and self.has_manifests(name):
+            self.write(catalog, b"")
+        if self.is_locked or not tags:
+            return
+        first, final = min(tags), max(tags)
+        listed = takewhile(lambda tag: tag <= final, self.names(tag_path(name, ""), first[:-1]))
+        found = [tag_path(name, tag) for tag in listed if tag in index]
+        for path in self._pointing(digest, found):
+            if self.size(manifest_path(name, digest)) is None:
+                self.delete(path)
+            else:
+                self.write(index[path.rpartition("/")[2]], b"")
+
+    def _indexed(self, name: str, digest: str) -> list[str]:
+        """Return the tags in the index of a manifest."""
+        names = self.names(f"{path_of(name, '_manifests', digest)}/")
+        return [tag for tag in names if TAG.fits(tag)]
+
+    def _pointing(self, digest: str, tags: list[str]) -> list[str]:
+        """Return those of the paths of tags that point at a digest."""
+        found = zip(tags, self.each(self.read, tags), strict=True)
+        return [path for path, target in found if target == digest.encode()]
+
+    def mend_catalog(self, name: str) -> None:
+        """Have a repository in the catalog if it has manifests, and only then."""
+        with self.lock(name):
+            if not self.has_manifests(name):
+                self.delete(self.catalog_path(name))
+            if self.has_manifests(name):
+                self.write(self.catalog_path(name), b"")
+
+    def has_manifests(self, name: str) -> bool:
+        entries = self.entries(path_of(name, "_manifests"))
+        return any(entry.path.endswith("/-") for entry in entries)
+
+    def tag(self, name: str, tag: str) -> str:
+        digest = self.read(tag_path(name, tag))
+        if not digest:
+            raise MissingError(tag)
+        return digest.decode()
+
+    def delete_tag(self, name: str, tag: str, expected: str | None = None) -> None:
+        with self.lock(name):
+            if self.tag(name, tag) != expected and expected is not None:
+                raise ConflictError(tag)
+            self.delete(tag_path(name, tag))
+
+    # Lists.
+
+    def repositories(self, after: str = "") -> Iterator[str]:
+        return filter(NAME.fits, self.names("catalog/", after))
+
+    def tags(self, name: str, after: str = "") -> Iterator[str]:
+        tag = ""
+        for tag in filter(TAG.fits, self.names(tag_path(name, ""), after)):
+            yield tag
+        # A repository that has only blobs left still exists, with no tags.
+        if not tag and self.size(self.catalog_path(name)) is None and not self._has_blobs(name):
+            raise MissingError(name)
+
+    def _has_blobs(self, name: str) -> bool:
+        return any(self.entries(path_of(name, "_blobs")))
+
+    def referrers(self, name: str, subject: str, after: str = "") -> Iterator[tuple[str, bytes]]:
+        prefix = f"{path_of(name, '_referrers', subject)}/"
+        found = self.names(prefix, after.replace(":", "-"))
+        for encoded, same in groupby(found, lambda found: found.partition("/")[0]):
+            digest = encoded.replace("-", ":", 1)
+            if DIGEST.fits(digest) and digest > after:
+                descriptor = self._descriptor(name, digest, [prefix + path for path in same])
+                if descriptor:
+                    yield digest, descriptor
+
+    def _descriptor(self, name: str, digest: str, paths: list[str]) -> bytes:
+        """Return the descriptor of a referrer, which is in a path or in an object."""
+        separator = f"/{digest.replace(':', '-')}/"
+        descriptors = [
+            _unpack(path.partition(separator)[2]) if separator in path else self.read(path)
+            for path in paths
+        ]
+        if len(descriptors) > 1:  # it was pushed with several types: only the last one counts
+            media_type = self.manifest(name, digest).media_type
+            descriptors.sort(key=lambda one: json.loads(one).get("mediaType") == media_type)
+        return descriptors[-1]
+
+
+_DIGEST = re.compile("sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
+
+
+def digests_in(content: bytes) -> set[str]:
+    """Return every digest in a manifest, also those in fields that no specification defines."""
+    try:
+        text = json.dumps(json.loads(content))  # without escapes
+    except (ValueError, RecursionError):
+        text = content.decode("latin-1")
+    return set(_DIGEST.findall(text))
+
+
+def _pack(descriptor: bytes) -> str:
+    """Return a descriptor as a component of a path."""
+    return base64.urlsafe_b64encode(zlib.compress(descriptor, 9)).decode().rstrip("=")
+
+
+def _unpack(packed: str) -> bytes:
+    return zlib.decompress(base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4)))
+
+
+def _digest_path(digest: str) -> str:
+    return digest.replace(":", "/")
+
+
+def content_path(digest: str) -> str:
+    return f"blobs/{_digest_path(digest)}"
+
+
+def condemned_path(digest: str) -> str:
+    return f"condemned/{_digest_path(digest)}"
+
+
+def path_of(name: str, kind: str, digest: str = "") -> str:
+    return f"repositories/{name}/{kind}/{_digest_path(digest)}"
+
+
+def manifest_path(name: str, digest: str) -> str:
+    return f"{path_of(name, '_manifests', digest)}/-"
+
+
+def _referrer_path(name: str, subject: str, digest: str) -> str:
+    return f"{path_of(name, '_referrers', subject)}/{digest.replace(':', '-')}"
+
+
+def tag_path(name: str, tag: str) -> str:
+    return f"{path_of(name, '_tags')}{tag}"
+
+
+def upload_path(name: str, upload_id: str) -> str:
+    """Return the path of an upload. Raise `MissingError` if there is no such id."""
+    if not re.fullmatch("[0-9a-f]{32}", upload_id):
+        raise MissingError(upload_id)
+    return f"{path_of(name, '_uploads')}{upload_id}/"
