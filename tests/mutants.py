@@ -39,7 +39,6 @@ from coverage import CoverageData
 
 from .mutations import Mutant, draw, find_mutants
 
-PATIENCE = 60  # seconds, at least, before a run of pytest counts as a hang
 ROOT = Path(__file__).parent.parent
 UNCOPIED = shutil.ignore_patterns(".git", ".venv", ".tox", ".*_cache", "__pycache__", ".coverage*")
 COVERAGE = """[run]
@@ -62,6 +61,7 @@ class Suite:
         shutil.copytree(package, self.tree / self.package, ignore=UNCOPIED)
         shutil.copy(Path(__file__).with_name("mutants_plugin.py"), directory)
         self.log = directory / "log"
+        self.patience = 60.0  # how many seconds a run may take longer than expected
         self.seconds: dict[str, float] = defaultdict(float)
         self.flaky: set[str] = set()
         self.executing: dict[tuple[str, int], set[str]] = {}
@@ -138,34 +138,48 @@ class Suite:
 
     def find_failure(self, tests: list[str]) -> str | None:
         """Run tests, and return the first that fails, or what else goes wrong."""
-        wanted = [test for test in tests if test not in self.flaky]
+        wanted = {test for test in tests if test not in self.flaky}
         if not wanted:
             return None
-        ranks = {test: rank for rank, test in enumerate(wanted)}
         plan = self.directory / "plan"
-        plan.write_text(json.dumps({test: ranks.get(test) for test in self.seconds}))
-        files = sorted({test.partition("::")[0] for test in wanted})
-        timeout = PATIENCE + 2 * sum(self.seconds[test] for test in wanted)
-        status, reports = self.run_pytest("-x", *files, timeout=timeout, MUTANTS_PLAN=str(plan))
+        plan.write_text(json.dumps({test: test in wanted for test in self.seconds}))
+        modules = sorted({test.partition("::")[0] for test in wanted})
+        timeout = self.patience + 2 * sum(self.seconds[test] for test in wanted)
+        status, reports = self.run_pytest("-x", *modules, timeout=timeout, MUTANTS_PLAN=str(plan))
         failed = [test for test, outcome, _ in reports if outcome == "failed"]
         if failed:
             return failed[0]
         return {0: None, 5: None, None: "a hang"}.get(status, "an error of pytest")  # 5: no tests
 
     def find_killer(self, mutant: Mutant, every: bool) -> str | None:
+        """Return what fails with the mutant, twice, and not without it."""
         path = self.tree / mutant.file
-        source = path.read_bytes()
+        original = path.read_bytes()
+        changed = mutant.apply(original)
+
+        def fail(source: bytes, tests: list[str]) -> str | None:
+            path.write_bytes(source)
+            try:
+                return self.find_failure(tests)
+            finally:
+                path.write_bytes(original)
+
         batches = list(self.plan(mutant, every))
         while batches:
-            path.write_bytes(mutant.apply(source))
-            killer = self.find_failure(batches[0])
-            path.write_bytes(source)
+            killer = fail(changed, batches[0])
+            suspects = [killer] if killer in self.seconds else batches[0]
             if killer is None:
                 batches.pop(0)
-            elif killer in self.seconds and self.find_failure([killer]):
-                self.flaky.add(killer)
-            else:
+            elif not fail(changed, suspects):
+                batches[0] = [test for test in batches[0] if test != killer]
+            elif not (failure := fail(original, suspects)):
                 return killer
+            elif failure in self.seconds:
+                self.flaky.add(failure)
+            elif failure == "a hang":
+                self.patience *= 2
+            else:
+                raise SystemExit(self.log.read_text())
         return None
 
 
@@ -183,6 +197,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--all", action="store_true", help="run all tests before one survives")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no pytest is left
     package = (options.package or options.tree / "registry_routes").resolve()
     files = [path.relative_to(package.parent).as_posix() for path in sorted(package.rglob("*.py"))]
     mutants = [mutant for file in files for mutant in find_mutants(package.parent, file)]

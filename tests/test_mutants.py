@@ -142,7 +142,7 @@ def test_mutant_is_killed_by_a_test_that_passes_without_it(
     tree: Path, suite: Suite, name: str, killer: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if killer == "a hang":
-        monkeypatch.setattr("tests.mutants.PATIENCE", 5)
+        monkeypatch.setattr(suite, "patience", 5)
     assert suite.find_killer(mutants_of(tree)[name], False) == killer
     assert suite.flaky == {"test_doors.py::test_that_always_fails"}
 
