@@ -63,7 +63,8 @@ class _Grant:
     authorization: str = ""
     end: float = 0  # by the monotonic clock
     request: TokenRequest | None = None
-    error: Exception | None = None  # of the last attempt to get it
+    error: Exception | None = None  # for the threads that have waited for it
+    threads: int = 0
 
 
 class Login:
@@ -276,14 +277,21 @@ class Login:
         with self._lock:
             grant = self._grant_of(frozenset() if scopes is None else _key(scopes))
             before = grant.error
-        with grant.lock:
-            if grant.error is not None and grant.error is not before:
-                raise grant.error
-            try:
-                yield
-            except Exception as error:
-                grant.error = error
-                raise
+            grant.threads += 1
+        try:
+            with grant.lock:
+                if grant.error is not None and grant.error is not before:
+                    raise grant.error
+                try:
+                    yield
+                except Exception as error:
+                    grant.error = error
+                    raise
+        finally:
+            with self._lock:
+                grant.threads -= 1
+                if not grant.threads:  # an error refers to much else
+                    grant.error = None
 
     def for_requests(self) -> "AuthBase":
         """Return the ``auth`` of a session or a request of requests.
