@@ -208,8 +208,9 @@ class _Path(NamedTuple):
         """Return the error for the first of `values` that is malformed."""
         for variable, converter in self.variables.items():
             if complaint := converter.grammar.complaint(values[variable]):
-                kind = converter.malformed(method) if self.is_served else RouteUnknown
-                return kind(complaint, detail={variable: values[variable]})
+                if not self.is_served:
+                    return RouteUnknown()
+                return converter.malformed(method)(complaint, detail={variable: values[variable]})
         return None
 
 

@@ -9,8 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import IntegerConverter, Map, RequestRedirect
+from werkzeug.test import Client
+from werkzeug.wrappers import Response
 
 from registry_routes import DOCKER_1_5, OCI_1_1, Dialect, RegistryMap, RegistryRules, Route
+from registry_routes.app import RegistryApp
 from registry_routes.converters import GrammarConverter, TagConverter
 from registry_routes.errors import (
     DigestInvalid,
@@ -20,6 +23,7 @@ from registry_routes.errors import (
     Unsupported,
 )
 from registry_routes.grammar import TAG
+from registry_routes.registry import MemoryStorage, make_registry
 from registry_routes.routes import DIALECTS
 from registry_routes.table import RouteTable
 
@@ -91,6 +95,14 @@ class TestSubset:
         assert answer(read_only, "PUT", "/v2/a/blobs/uploads/1") == {"GET", "HEAD"}
         assert answer(read_only, "POST", "/v2/A/blobs/uploads/") is NameInvalid
         assert answer(read_only.subset("tags"), "POST", "/v2/a/blobs/uploads/") is RouteUnknown
+
+    def test_read_only_registry_says_405_to_an_upload(self) -> None:
+        read_only = RegistryMap(dialect=OCI_1_1.subset(methods=["GET"]))
+        client = Client(make_registry(MemoryStorage(), url_map=read_only))
+        for method in "POST", "PUT", "GET":
+            response = client.open("/v2/a/blobs/uploads/", method=method)
+            assert (response.status_code, response.headers["Allow"]) == (405, "")
+        assert client.put("/v2/a/manifests/v1").headers["Allow"] == "GET, HEAD"
 
     def test_without_endpoints_it_has_them_all(self) -> None:
         assert OCI_1_1.subset().routes == OCI_1_1.routes
@@ -212,6 +224,17 @@ class TestAnEndpointForEachMethod:
         assert answer(apart, "HEAD", "/v2/x/") == "/v2/x"
         assert answer(apart, "GET", "/v2/x") == "/v2/x/"
         assert answer(apart, "PUT", "/v2/x") == {"GET", "HEAD"}
+
+    def test_view_for_each_endpoint_in_an_application(self) -> None:
+        app = RegistryApp(RegistryMap(dialect=QUAY))
+        for endpoint in "download_blob", "check_blob_exists", "upload_chunk":
+            app.view(endpoint)(lambda request, **values: Response(headers={"X": request.endpoint}))
+        client = Client(app)
+        assert client.get(self.BLOB).headers["X"] == "download_blob"
+        assert client.head(self.BLOB).headers["X"] == "check_blob_exists"
+        assert client.delete(self.BLOB).headers["Allow"] == "GET, HEAD"
+        assert client.options("/v2/a/blobs/uploads/1").headers["Allow"] == "OPTIONS, PATCH"
+        assert client.post("/v2/a/blobs/uploads/").status_code == 404  # it has no view
 
     def test_malformed_digest_is_explained_once_for_all(self) -> None:
         for method in "GET", "HEAD", "PUT":
