@@ -429,10 +429,10 @@ def _requests_session(login: Login) -> "requests.Session":
 def _httpx_auth(login: Login) -> "httpx.Auth":
     import httpx
 
-    Flow = Generator[httpx.Request, httpx.Response, None]
-
     class Auth(httpx.Auth):
-        def sync_auth_flow(self, request: httpx.Request) -> Flow:
+        def sync_auth_flow(
+            self, request: httpx.Request
+        ) -> Generator[httpx.Request, httpx.Response, None]:
             def once(body: bytes) -> Iterator[bytes]:
                 yield body
 
@@ -465,7 +465,7 @@ def _httpx_auth(login: Login) -> "httpx.Auth":
             request: httpx.Request,
             asking: Callable[[Iterable[object] | None], AbstractContextManager[Any]],
             once: Callable[[bytes], Any],
-        ) -> Flow:
+        ) -> Generator[httpx.Request, httpx.Response, None]:
             scopes = login.scopes(request.method, request.url)
             with asking(scopes):
                 yield from self.ask(login.prepare(request.url, scopes), once, request)
@@ -489,7 +489,7 @@ def _httpx_auth(login: Login) -> "httpx.Auth":
 
         def ask(
             self, asked: TokenRequest | None, once: Callable[[bytes], Any], first: httpx.Request
-        ) -> Flow:
+        ) -> Generator[httpx.Request, httpx.Response, None]:
             timeout = {"timeout": first.extensions.get("timeout", {})}
             while asked is not None:
                 headers, content = asked.headers, None
