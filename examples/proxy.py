@@ -54,7 +54,7 @@ from registry_routes.registry import (
     MissingError,
     blob_response,
     manifest_response,
-    registered,
+    require_registered,
 )
 
 log = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ class Proxy:
         if "tag" in reference:
             found, warning = self._tagged(request, upstream, name, reference["tag"])
         else:
-            kept = _kept(upstream, name, registered(reference["digest"]))
+            kept = _kept(upstream, name, require_registered(reference["digest"]))
             found = kept or self._asked(request, upstream, {"name": name, **reference})
         if isinstance(found, Response):
             return found
@@ -328,7 +328,7 @@ class Proxy:
     def blob(
         self, request: RegistryRequest, upstream: Upstream, name: str, digest: str
     ) -> Response:
-        storage, values = upstream.storage, {"name": name, "digest": registered(digest)}
+        storage, values = upstream.storage, {"name": name, "digest": require_registered(digest)}
         with suppress(MissingError):
             return blob_response(request, digest, storage.open_blob(name, digest))
         if request.method == "HEAD":
