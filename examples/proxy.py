@@ -334,7 +334,7 @@ class Proxy:
         if request.method == "HEAD":
             with self._waiting():
                 size = upstream.blob_size(values)
-            response = blob_response(request, digest, Blob(size or 0, _never_read))
+            response = blob_response(request, digest, Blob(size or 0, _no_content))
             if size is None:
                 response.automatically_set_content_length = False
                 del response.headers["Content-Length"]
@@ -412,8 +412,9 @@ def _remember(memory: dict[Key, Value], key: Key, value: Value) -> None:
     memory[key] = value
 
 
-def _never_read(start: int, end: int) -> Iterable[bytes]:
-    raise NotImplementedError("the answer to a HEAD has no content")
+def _no_content(start: int, end: int) -> Iterable[bytes]:
+    """Return the content of an answer to a HEAD: none."""
+    return ()
 
 
 def _refused(request: RegistryRequest, name: str) -> Response:

@@ -353,7 +353,7 @@ def manifest_response(request: RegistryRequest, digest: str, manifest: Manifest)
 def blob_response(request: RegistryRequest, digest: str, blob: Blob) -> Response:
     """Answer a GET or a HEAD of a blob, honouring its range and conditional headers.
 
-    For a HEAD, nothing of the blob is read; if the client has it, it is not even opened.
+    For a HEAD, no bytes of the blob are read. If the client has it, it is not read at all.
 
     >>> from werkzeug.test import create_environ
     >>> content = b"some content"
@@ -374,7 +374,9 @@ def blob_response(request: RegistryRequest, digest: str, blob: Blob) -> Response
     if response.status_code == 304:
         return response
     if request.method == "HEAD":
-        blob.read(0, 0)  # which raises an error if the content is lost
+        nothing = blob.read(0, 0)  # it raises an error if the content is lost
+        if hasattr(nothing, "close"):
+            nothing.close()
         return response
     start, end = 0, size
     wanted = _wanted_range(request, digest, size)
