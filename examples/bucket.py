@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
@@ -21,6 +21,7 @@ from objects import (
     Result,
     content_path,
     path_of,
+    tag_path,
     upload_path,
 )
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
@@ -95,15 +96,27 @@ class BucketStorage(ObjectStorage):
                 raise MissingError(path) from None
         return _blocks_of(found)
 
-    def write(self, path: str, content: bytes) -> None:
-        with raising_oserrors():
-            self.store.put(path, content, use_multipart=False)
+    def write(self, *objects: tuple[str, bytes]) -> None:
+        def put(entry: tuple[str, bytes]) -> None:
+            with raising_oserrors():
+                self.store.put(*entry, use_multipart=False)
 
-    def swap(self, path: str, content: bytes, expected: bytes) -> None:
-        found, version = self._read(path)
-        if found != expected:
-            raise ConflictError(path)
-        self._swap(path, content, version)
+        if len(objects) == 1:
+            put(*objects)  # in this thread, which may be one of the pool
+        else:
+            self.each(put, objects)
+
+    def point_tags(self, name: str, digest: str, tags: Sequence[str], expected: str | None) -> bool:
+        if expected is None:
+            self.write(*((tag_path(name, tag), digest.encode()) for tag in tags))
+            return self.has_pointers(name, digest, tags)
+        found, version = self._read(tag_path(name, tags[0]))
+        if found.decode() != expected:
+            raise ConflictError(tags[0])
+        self._swap(tag_path(name, tags[0]), digest.encode(), version)
+        if not self.has_pointers(name, digest, tags):
+            raise ConflictError(tags[0])  # and begin again, with what the tag points at by then
+        return True
 
     def _swap(self, path: str, content: bytes, version: Any) -> None:
         """Write an object in place of one version, or of none."""
@@ -124,7 +137,7 @@ class BucketStorage(ObjectStorage):
         content, version = self._read(source)
         if version is None:
             return False
-        self.write(target, content)
+        self.write((target, content))
         self.delete(source)
         return True
 
@@ -154,7 +167,7 @@ class BucketStorage(ObjectStorage):
 
     def now(self) -> float:
         path = f"{STAGING}{uuid.uuid4().hex}"
-        self.write(path, b"")
+        self.write((path, b""))
         with raising_oserrors():
             time = self._entry(self.store.head(path)).time
         self.delete(path)
@@ -173,7 +186,7 @@ class BucketStorage(ObjectStorage):
         return int(size) if size else None
 
     def link_blob(self, name: str, digest: str, size: int) -> None:
-        self.write(path_of(name, "_blobs", digest), str(size).encode())
+        self.write((path_of(name, "_blobs", digest), str(size).encode()))
 
     def blob_url(self, name: str, digest: str, lifetime: timedelta) -> str:
         self._find_blob(name, digest)
@@ -218,7 +231,7 @@ class BucketStorage(ObjectStorage):
             try:
                 self._swap(path, content, None)
             except ConflictError:
-                self.write(path, content)  # in place of what may be damaged
+                self.write((path, content))  # in place of what may be damaged
                 is_new = False
             return size, is_new
 
@@ -294,7 +307,7 @@ class BucketStorage(ObjectStorage):
         if size > PART:
             return self._put_parts(path, chain(begin, blocks))
         if size:
-            self.write(path, b"".join(begin))
+            self.write((path, b"".join(begin)))
         return size
 
     def _set_state(self, upload: str, new: "_State", version: Any, chunk: str) -> None:

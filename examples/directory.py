@@ -8,9 +8,10 @@ import os
 import shutil
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -22,6 +23,7 @@ from objects import (
     ObjectStorage,
     content_path,
     path_of,
+    tag_path,
     upload_path,
 )
 
@@ -30,11 +32,11 @@ from registry_routes.registry import BLOCK, BlobFile, ConflictError, MissingErro
 
 TRIES = 20  # of a write that makes directories, while deletes remove them
 LOCKS = 64  # files that requests lock, each for some repositories
-WRITTEN = 32 * BLOCK  # bytes, after which the kernel is told to write them
 
 #: The directories that this program has checked. A worker that it starts later, perhaps after an
 #: unmount, uses no other directory of the same name.
 checked: dict[str, tuple[int, int]] = {}
+
 
 _hashing = ThreadPoolExecutor(4, "hashing")
 
@@ -146,16 +148,37 @@ class DirectoryStorage(ObjectStorage):
 
     # Writing.
 
-    def write(self, path: str, content: bytes) -> None:
-        staged = self._staged()
-        with self._removing(staged):
-            self._receive(staged, [content])
-            self._put_in_place(staged, path)
+    def write(self, *objects: tuple[str, bytes]) -> None:
+        with self._staging(objects) as staged:
+            self._put_in_place(staged)
 
-    def swap(self, path: str, content: bytes, expected: bytes) -> None:
-        if self.read(path) != expected:
-            raise ConflictError(path)
-        self.write(path, content)
+    @contextmanager
+    def _staging(self, objects: Iterable[tuple[str, bytes]]) -> Iterator[dict[str, str]]:
+        """Write objects to staged files, and yield the path of each by that of its file."""
+        staged: dict[str, str] = {}
+        try:
+            for path, content in objects:
+                file = self._staged()
+                staged[file] = path
+                self._receive(file, [content])
+            yield staged
+        finally:
+            for file in staged:
+                with suppress(OSError):
+                    os.unlink(self._full(file))
+
+    def point_tags(self, name: str, digest: str, tags: Sequence[str], expected: str | None) -> bool:
+        objects = [(tag_path(name, tag), digest.encode()) for tag in tags]
+        with self._staging(objects) as staged:
+            with self.lock(name):
+                if expected is not None and self.read(objects[0][0]) != expected.encode():
+                    raise ConflictError(tags[0])
+                is_listed = self.size(self.catalog_path(name)) is not None
+                if not (is_listed and self.has_pointers(name, digest, tags)):
+                    return False
+                self._rename(staged)
+            self._sync_above(*staged.values())
+        return True
 
     def create(self, path: str) -> bool:
         def create_file() -> None:
@@ -175,7 +198,7 @@ class DirectoryStorage(ObjectStorage):
             self._check_root()
             return False
         try:
-            self._put_in_place(source, target)
+            self._put_in_place({source: target})
         except FileNotFoundError:  # another request has moved it
             self._check_root()
             return False
@@ -208,31 +231,29 @@ class DirectoryStorage(ObjectStorage):
                 os.unlink(self._full(path))
             raise
 
-    def _receive(self, path: str, blocks: Blocks, *hashes: Any) -> int:
+    def _receive(self, path: str, blocks: Blocks, *hashes: Any, is_synced: bool = True) -> int:
         """Write and sync a new file, hash it at the same time, and return its size.
 
-        One block is hashed, and one written, while the next arrives.
+        While a large block is hashed, it is written and the next one arrives.
         """
-        size = begun = 0
+        size = 0
         hashed: Future[None] | None = None
         with self._making_directories(path, lambda: open(self._full(path), "xb", 0)) as file:
             for block in blocks:
                 self._check_root()
                 if hashed is not None:
                     hashed.result()
+                hashed = None
                 if len(block) < BLOCK:
                     _update(hashes, block)
-                    hashed = None
                 else:
                     hashed = _hashing.submit(_update, hashes, block)
                 _write(file, block)
                 size += len(block)
-                if size - begun >= WRITTEN:
-                    begin_writing(file, begun, size)
-                    begun = size
             if hashed is not None:
                 hashed.result()
-            os.fsync(file.fileno())
+            if is_synced:
+                os.fsync(file.fileno())
         return size
 
     def _making_directories(self, path: str, act: Callable[[], Any]) -> Any:
@@ -251,20 +272,26 @@ class DirectoryStorage(ObjectStorage):
                     os.mkdir(parent)
         raise AssertionError
 
-    def _put_in_place(self, staged: str, path: str) -> None:
-        """Move a synced file to its place, and sync every directory above it, which may be new."""
+    def _put_in_place(self, staged: dict[str, str]) -> None:
+        """Move synced files to their places, in this order, and sync every directory above."""
+        self._rename(staged)
+        self._sync_above(*staged.values())
 
-        def rename() -> None:
-            os.replace(self._full(staged), self._full(path))
-
+    def _rename(self, staged: dict[str, str]) -> None:
         self._check_root()
-        self._making_directories(path, rename)
-        self._sync_above(path)
+        for source, target in staged.items():
+            rename = partial(os.replace, self._full(source), self._full(target))
+            self._making_directories(target, rename)
 
-    def _sync_above(self, path: str) -> None:
-        while path:
-            path = path.rpartition("/")[0]
-            sync_directory(self._full(path))
+    def _sync_above(self, *paths: str) -> None:
+        """Sync the directories above paths, each of which may be new."""
+        above: set[str] = set()
+        for path in paths:
+            while path:
+                path = path.rpartition("/")[0]
+                above.add(path)
+        for directory in sorted(above, reverse=True):
+            sync_directory(self._full(directory))
         self._check_root()
 
     def _remove_empty(self, path: str) -> None:
@@ -282,7 +309,7 @@ class DirectoryStorage(ObjectStorage):
         return self.size(content_path(digest)) if is_linked else None
 
     def link_blob(self, name: str, digest: str, size: int) -> None:
-        self.write(path_of(name, "_blobs", digest), b"")
+        self.write((path_of(name, "_blobs", digest), b""))
 
     def put_blob(self, name: str, digest: str, blocks: Blocks) -> None:
         staged, verifier = self._staged(), Verifier(digest)
@@ -302,7 +329,7 @@ class DirectoryStorage(ObjectStorage):
             self._sync_above(staged)
         else:
             with self.lock(content_path(digest)):
-                self._put_in_place(staged, content_path(digest))
+                self._put_in_place({staged: content_path(digest)})
         try:
             self.await_collection(digest)
         except MissingError:
@@ -385,7 +412,8 @@ class DirectoryStorage(ObjectStorage):
         body, hashed = f"{upload}{uuid.uuid4().hex}", hashlib.sha256()
         try:
             with self._removing(body):
-                size = self._receive(body, blocks, hashed)
+                # A first chunk becomes the data; another one is added to it, and synced there.
+                size = self._receive(body, blocks, hashed, is_synced=not start)
                 with self._upload(upload, start):
                     if size and not start:
                         os.replace(self._full(body), self._full(f"{upload}data"))
@@ -446,7 +474,8 @@ class DirectoryStorage(ObjectStorage):
         if state.size:
             for block in self.stream(self._data(upload, state), 0, state.size):
                 verifier.update(block)
-        added = self._receive(body, chain([first], blocks), verifier)
+        is_synced = not state.size
+        added = self._receive(body, chain([first], blocks), verifier, is_synced=is_synced)
         verifier.verify()
         return added
 
@@ -504,12 +533,6 @@ def _write(file: Any, block: bytes) -> None:
         written = 0
         while written < len(left):
             written += file.write(left[written:])
-
-
-def begin_writing(file: BinaryIO, start: int, end: int) -> None:
-    """Have the kernel begin to write a part of a file to the disk, so that a sync takes less."""
-    if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(file.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
 
 
 def _part(file: BinaryIO, left: int) -> Iterator[bytes]:

@@ -93,14 +93,17 @@ class ObjectStorage(Storage):
         """Return a part of an object. Raise `MissingError` when called if there is no object."""
 
     @abstractmethod
-    def write(self, path: str, content: bytes) -> None:
-        """Write an object. If this raises, the old object stays."""
+    def write(self, *objects: tuple[str, bytes]) -> None:
+        """Write objects. If this raises, each is either the old one or the new one.
+
+        Where `is_locked`, they appear in this order.
+        """
 
     @abstractmethod
-    def swap(self, path: str, content: bytes, expected: bytes) -> None:
-        """Write an object in place of an expected content. Raise `ConflictError` if it differs.
+    def point_tags(self, name: str, digest: str, tags: Sequence[str], expected: str | None) -> bool:
+        """Make tags point at a manifest, and return whether `has_pointers` is true then.
 
-        Where `is_locked`, it is called under the lock.
+        Raise `ConflictError` if the only tag is expected to point at another digest than it does.
         """
 
     @abstractmethod
@@ -248,24 +251,25 @@ class ObjectStorage(Storage):
             path = _referrer_path(name, subject, digest)
             packed = f"{path}/{_pack(descriptor)}"
             pointers |= {packed: b""} if len(packed) <= self.max_path else {path: descriptor}
-        with self.lock(name):
-            if expected is not None and self.read(tag_path(name, tags[0])).decode() != expected:
-                raise ConflictError(tags[0])
-            if not (self.is_locked and self.size(self.catalog_path(name)) is not None):
-                pointers[self.catalog_path(name)] = b""
-            while True:
-                self.write(manifest_path(name, digest), b"%b\n%b" % (line, manifest.content))
-                self.each(lambda pointer: self.write(*pointer), pointers.items())
-                if expected is not None:
-                    self.swap(tag_path(name, tags[0]), digest.encode(), expected.encode())
-                else:
-                    self.each(lambda tag: self.write(tag_path(name, tag), digest.encode()), tags)
-                there = self.names(f"{path_of(name, '_manifests', digest)}/")
-                if {"-", *tags} <= {*there}:
-                    return
-                if expected is not None:
-                    raise ConflictError(tags[0])
-                # Another request has deleted it: write it and what points at it again.
+        path, content = manifest_path(name, digest), b"%b\n%b" % (line, manifest.content)
+        if expected is not None and self.read(tag_path(name, tags[0])).decode() != expected:
+            raise ConflictError(tags[0])
+        while True:
+            catalog = self.catalog_path(name)
+            if not self.is_locked or self.size(catalog) is None:
+                pointers[catalog] = b""
+            if self.is_locked:
+                self.write((path, content), *pointers.items())
+            else:
+                self.write((path, content))
+                self.write(*pointers.items())
+            if self.point_tags(name, digest, tags, expected):
+                return
+            # Another request has deleted it: write it and what points at it again.
+
+    def has_pointers(self, name: str, digest: str, tags: Sequence[str]) -> bool:
+        """Return whether a manifest is there, and the index of its tags."""
+        return {"-", *tags} <= {*self.names(f"{path_of(name, '_manifests', digest)}/")}
 
     def catalog_path(self, name: str) -> str:
         return f"catalog/{self.flat(name)}"
@@ -312,7 +316,7 @@ class ObjectStorage(Storage):
         catalog, is_last = self.catalog_path(name), not self.has_manifests(name)
         self.delete(*index.values(), *([catalog] if is_last else []))
         if is_last and not self.is_locked and self.has_manifests(name):
-            self.write(catalog, b"")
+            self.write((catalog, b""))
         if self.is_locked or not tags:
             return
         first, final = min(tags), max(tags)
@@ -322,7 +326,7 @@ class ObjectStorage(Storage):
             if self.size(manifest_path(name, digest)) is None:
                 self.delete(path)
             else:
-                self.write(index[path.rpartition("/")[2]], b"")
+                self.write((index[path.rpartition("/")[2]], b""))
 
     def _indexed(self, name: str, digest: str) -> list[str]:
         """Return the tags in the index of a manifest."""
@@ -340,7 +344,7 @@ class ObjectStorage(Storage):
             if not self.has_manifests(name):
                 self.delete(self.catalog_path(name))
             if self.has_manifests(name):
-                self.write(self.catalog_path(name), b"")
+                self.write((self.catalog_path(name), b""))
 
     def has_manifests(self, name: str) -> bool:
         entries = self.entries(path_of(name, "_manifests"))

@@ -189,12 +189,12 @@ def test_age_counts_from_the_last_push_or_mount(storage: Aging) -> None:
         client.push_blob("a", content)
     location = client.begin_upload("a", b"finished again")
     staged = [f"staging/{'0' * 32}", "staging/1"]
-    storage.write(staged[0], b"half")
+    storage.write((staged[0], b"half"))
     storage.age()
     client.push_blob("a", b"pushed again")
     client.put(location, query_string={"digest": digest_of(b"finished again")})
     client.mount("b", b"mounted", "a")
-    storage.write(staged[1], b"half")
+    storage.write((staged[1], b"half"))
     collect(storage)
     storage.age()
     found = Collection(storage, 10_000)
@@ -380,7 +380,7 @@ def test_catalog_is_mended(storage: Aging) -> None:
     client.push_manifest("a/b", "v1", manifest_of())
     client.push_manifest("c", "v1", manifest_of())
     storage.delete(storage.catalog_path("a/b"))
-    storage.write(storage.catalog_path("gone/x"), b"")
+    storage.write((storage.catalog_path("gone/x"), b""))
     storage.age()
     collect(storage)
     assert list(storage.repositories()) == ["a/b", "c"]

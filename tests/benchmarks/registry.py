@@ -168,12 +168,12 @@ def chunks(to: Contender) -> tuple[float, float, float]:
     return sum(took[:50]) / 50 * 1000, sum(took[-50:]) / 50 * 1000, total
 
 
-def most_memory(of: Contender) -> float:
-    """The sum of the peak resident memory of its processes, in MiB."""
+def memory(of: Contender) -> float:
+    """The resident memory of its processes in MiB; what several processes share counts once."""
     total = 0
     for pid in [of.pid, *children_of(of.pid)]:
-        status = Path(f"/proc/{pid}/status").read_text()
-        total += int(status.partition("VmHWM:")[2].split()[0])
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        total += int(rollup.partition("\nPss:")[2].split()[0])
     return total / 1024
 
 
@@ -304,8 +304,8 @@ def main() -> None:
                 uploads.setdefault(one.name, []).append(chunks(one))
         for line in chunk_rows(uploads):
             show(line)
-        memory = [most_memory(one) for one in contenders]
-        show(cells("the most memory, all processes", "MiB", memory))
+        used = [memory(contender) for contender in contenders]
+        show(cells("the memory of all processes afterwards", "MiB", used))
         print(f"\nThe best of {options.rounds} rounds; {options.workers} workers of ours.")
     proxy.compare(rounds=options.rounds)
 
