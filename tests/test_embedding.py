@@ -27,8 +27,7 @@ def assert_routes(adapter: Any, prefix: str = "", endpoint_prefix: str = "", **m
         for method in methods:
             assert adapter.match(prefix + path, method) == expected
             rule, matched = adapter.match(prefix + path, method, return_rule=True)
-            assert (rule.endpoint, matched) == expected
-            assert method in rule.methods
+            assert (rule.endpoint, matched, method in rule.methods) == (*expected, True)
 
 
 def test_ready_made_map() -> None:
@@ -52,7 +51,6 @@ def test_in_another_map_with_converters_of_the_same_names() -> None:
         converters={"repository": Anything, "tag": Anything, "digest": Anything},
     )
     assert_routes(own.bind("registry.example"))
-    assert not own.bind("registry.example").test("/v2/FOO/tags/list")
 
 
 def test_within_werkzeugs_factories() -> None:
