@@ -378,8 +378,8 @@ def walk(
 ) -> Iterator[tuple[Json, bytes, list[Json]]]:
     """Yield an index and all that it lists, each manifest with its content and its new blobs.
 
-    What a manifest lists comes before it. `read` returns the content of a manifest, or `None` to
-    skip it.
+    An index comes after the manifests that it lists. `read` returns the content of a manifest, or
+    `None` to skip it.
     """
     manifests, blobs = set[str](), set[str]()
 

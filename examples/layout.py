@@ -32,7 +32,7 @@ class Layout:
         self.root = root.resolve()  # a framework may take a relative path from elsewhere
         self.name = name
 
-    # What both read.
+    # Reading.
 
     def path(self, digest: str) -> Path:
         """Return where the content with this digest is, or would be."""
@@ -40,7 +40,7 @@ class Layout:
         return self.root / "blobs" / algorithm / encoded
 
     def descriptors(self) -> list[Json]:
-        """Return what the index lists."""
+        """Return the descriptors of the index."""
         return _descriptors(self._index().get("manifests"))
 
     def _index(self) -> Json:
@@ -50,7 +50,7 @@ class Layout:
             return {"schemaVersion": 2, "manifests": []}
         return json_object(content, f"{str(self.root)!r}: index.json")
 
-    # A repository.
+    # For the applications.
 
     def check_name(self, name: str) -> None:
         """Raise `errors.NameUnknown` if that is not the name of the repository."""
@@ -98,11 +98,11 @@ class Layout:
     def _file(self, digest: str) -> Path | None:
         try:
             path = self.path(digest)
-        except ValueError:  # such as one that cannot be verified
+        except ValueError:  # it cannot be verified
             return None
         return path if path.is_file() else None
 
-    # What a client reads and writes.
+    # For clients.
 
     def has(self, digest: str) -> bool:
         """Return whether the layout has this content, undamaged."""

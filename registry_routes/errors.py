@@ -232,7 +232,7 @@ class Unauthorized(RegistryError, exceptions.Unauthorized):
     With a `realm`, the URL of a token server, the response asks the client to get a token there.
 
     `service` is what the token server calls this registry. `scope` has the scopes that the token
-    must have: a string, or an iterable of scopes, which may be any objects that print as one.
+    must have: a string, or an iterable of scopes, or of objects whose `str()` is one.
     (Docker token authentication specification.) `error` says why the client's token is not enough:
     ``insufficient_scope`` or another code of RFC 6750, 3.1. `challenge` replaces all of these: it
     is a whole header value, such as ``Basic realm="…"``, or a `Challenge`. `headers` may add more

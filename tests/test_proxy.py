@@ -333,4 +333,4 @@ def test_debians_registry_as_upstream(tmp_path: Path) -> None:
             lambda path: requests.get(f"http://{proxy}{path}", timeout=10),
             "/v2/a/b/tags/list?n=2",
         )
-        assert pages == [["v1", "v2"], ["v3"]]
+        assert [tag for page in pages for tag in page] == ["v1", "v2", "v3"]
