@@ -9,33 +9,23 @@ only while it runs. Several pulls into one layout take turns.
 """
 
 import argparse
-import fcntl
-import json
 import os
 import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import requests
-from requests.auth import AuthBase, HTTPBasicAuth
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception,
-    stop_after_attempt,
-    wait_exponential,
-)
+from layout import MAX_MANIFEST, Json, Layout, json_object, listed, verify_file, verify_manifest
+from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
-from registry_routes import Reference, URLBuilder, errors, grammar, resolve_location, responses
-from registry_routes.challenges import Challenge, Token, parse_challenges, parse_token
-from registry_routes.digests import DigestMismatchError, Verifier, digest_of
+from registry_routes import Login, Reference, URLBuilder, errors, grammar, resolve_location
+from registry_routes.digests import DigestMismatchError, content_digest, digest_of
 from registry_routes.headers import (
     ACCEPT_MANIFESTS,
     MANIFEST_MEDIA_TYPES,
@@ -44,11 +34,9 @@ from registry_routes.headers import (
     content_range,
     parse_content_range,
 )
-from registry_routes.urls import same_origin
+from registry_routes.responses import raise_for_status
 
-REF_NAME = "org.opencontainers.image.ref.name"
 BLOCK = 64 * 1024  # bytes; a partial block is lost when a connection breaks
-MAX_MANIFEST = 16 * 1024 * 1024
 MAX_DEPTH = 20  # levels of indexes within an index
 CHUNK = 4 * 1024 * 1024  # the most that GitHub's registry takes
 SMALLEST_CHUNK = 64 * 1024  # tried if larger ones are refused
@@ -59,212 +47,43 @@ FIRST_WAIT = 0.2  # seconds before the second attempt
 LONGEST_WAIT = 60  # seconds; if a registry asks for a longer wait, the client gives up
 PASSWORD = "REGISTRY_PASSWORD"  # noqa: S105 - the name of an environment variable
 
-Json = dict[str, Any]
+# What servers send for any file. It says nothing about a manifest.
+DEFAULT_TYPES = "", "application/json", "application/octet-stream", "text/plain"
+
 User = tuple[str, str] | None  # a name and a password
 
 
-# The image layout.
-
-
-class Layout:
-    """An OCI image layout (image-spec 1.1, image-layout.md)."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def blob(self, digest: str) -> Path:
-        algorithm, _, encoded = Verifier(digest).digest.partition(":")
-        return self.root / "blobs" / algorithm / encoded
-
-    def has(self, digest: str) -> bool:
-        """Whether the layout has this content, undamaged."""
-        try:
-            verify_file(self.blob(digest), digest)
-        except (FileNotFoundError, DigestMismatchError):
-            return False
-        return True
-
-    def read(self, digest: str) -> bytes:
-        """A manifest; raises `DigestMismatchError` if its file is damaged."""
-        with self.blob(digest).open("rb") as file:
-            content = file.read(MAX_MANIFEST + 1)
-        check_manifest(content, digest)
-        return content
-
-    def write(self, digest: str, content: bytes) -> None:
-        path = self.blob(digest)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_bytes(content)
-        temporary.replace(path)
-
-    def descriptor(self, wanted: str) -> Json:
-        """The image with this digest or this name in the layout."""
-        for one in self._index()["manifests"]:
-            if wanted in (one["digest"], _name_of(one)):
-                return dict(one)
-        raise ValueError(f"image {wanted!r} must be in the layout {str(self.root)!r}")
-
-    def add(self, descriptor: Json, tag: str | None) -> None:
-        """List an image in the index. As `tag`, it replaces the image that had the tag before."""
-        index = self._index()
-        if tag is None:
-            if any(one["digest"] == descriptor["digest"] for one in index["manifests"]):
-                return
-        else:
-            index["manifests"] = [
-                one
-                for one in index["manifests"]
-                if _name_of(one) != tag
-                if _name_of(one) is not None or one["digest"] != descriptor["digest"]
-            ]
-            descriptor = {**descriptor, "annotations": {REF_NAME: tag}}
-        index["manifests"].append(descriptor)
-        temporary = self.root / ".index.json.part"
-        temporary.write_text(json.dumps(index, indent=2))
-        temporary.replace(self.root / "index.json")
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the lock of the layout, so that no other process writes to it."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "oci-layout").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if os.fstat(file.fileno()).st_size == 0:
-                file.write('{"imageLayoutVersion": "1.0.0"}')
-                file.flush()
-            yield
-
-    def _index(self) -> Json:
-        try:
-            content = (self.root / "index.json").read_bytes()
-        except FileNotFoundError:
-            return {"schemaVersion": 2, "manifests": []}
-        index = json_object(content, f"{str(self.root)!r}: index.json")
-        index["manifests"], _ = parts_of(index)
-        return index
-
-
-def _name_of(descriptor: Json) -> str | None:
-    return (descriptor.get("annotations") or {}).get(REF_NAME)
-
-
-def verify_file(path: Path, digest: str) -> None:
-    verifier = Verifier(digest)
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            verifier.update(block)
-    verifier.verify()
-
-
-def check_manifest(content: bytes, digest: str) -> None:
-    if len(content) > MAX_MANIFEST:
-        raise ValueError(f"manifest {digest} must have at most {MAX_MANIFEST} bytes")
-    verifier = Verifier(digest)
-    verifier.update(content)
-    verifier.verify()
-
-
-# Manifests and indexes.
-
-
-def json_object(content: bytes, kind: str) -> Json:
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError(f"{kind} must be a JSON object, not {content[:40]!r}")
-    return found
-
-
-def parts_of(manifest: Json) -> tuple[list[Json], list[Json]]:
-    """The manifests of an index, and the distributable blobs of an image, each of them once."""
-    config = [manifest["config"]] if manifest.get("config") else []
-    lists = _list(manifest.get("manifests")), config + _list(manifest.get("layers"))
-    for one in lists[0] + lists[1]:
-        if not isinstance(one, dict) or not isinstance(one.get("mediaType"), str):
-            raise ValueError(f"descriptor {one!r:.200} must have a media type")
-        grammar.DIGEST.check(one.get("digest"))
-        if type(one.get("size")) is not int or not 0 <= one["size"] < 2**63:
-            raise ValueError(f"descriptor {one!r:.200} must have a size")
-        if not isinstance(one.get("annotations"), dict | None):
-            raise ValueError(f"descriptor {one!r:.200} must have an object of annotations")
-    blobs = {
-        one["digest"]: one
-        for one in lists[1]
-        if "nondistributable" not in one["mediaType"] and ".foreign." not in one["mediaType"]
-    }
-    return lists[0], list(blobs.values())
-
-
-def _list(value: object) -> list[Any]:
-    if not isinstance(value, list | None):
-        raise ValueError(f"manifest must have a list, not {value!r:.40}")
-    return value or []
-
-
-class Walk:
-    """A walk through an index and everything that it lists, each manifest and each blob once.
-
-    `read` returns the content of a manifest by its digest, or `None` to skip it.
-    """
-
-    def __init__(self, read: Callable[[str], bytes | None]) -> None:
-        self.read = read
-        self.manifests: set[str] = set()
-        self.blobs: set[str] = set()
-
-    def through(
-        self, descriptor: Json, content: bytes | None = None, depth: int = 0
-    ) -> Iterator[tuple[Json, bytes, list[Json]]]:
-        """The manifests that this one lists, then this one, each with its content and new blobs."""
-        if descriptor["digest"] in self.manifests:
-            return
-        if depth > MAX_DEPTH:
-            raise ValueError(f"index must not have manifests that are over {MAX_DEPTH} levels deep")
-        self.manifests.add(descriptor["digest"])
-        content = self.read(descriptor["digest"]) if content is None else content
-        if content is None:
-            return
-        children, blobs = parts_of(json_object(content, "manifest"))
-        for child in children:
-            yield from self.through(child, depth=depth + 1)
-        new = [blob for blob in blobs if blob["digest"] not in self.blobs]
-        self.blobs.update(blob["digest"] for blob in new)
-        yield descriptor, content, new
-
-
-# HTTP.
-
-
-def wait_asked_for(error: BaseException | None) -> float:
-    """How many seconds a registry's error asks the client to wait."""
+def wait_asked_for(error: BaseException) -> int:
+    """Return how many seconds a registry's error asks the client to wait."""
     return getattr(error, "retry_after", None) or 0
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the same request may succeed in a while."""
+    """Return whether the same request may succeed in a while."""
     if isinstance(error, errors.RegistryError):
         return error.code in (429, 500, 502, 503, 504) and wait_asked_for(error) <= LONGEST_WAIT
     broken = requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError
     return isinstance(error, broken) and not isinstance(error, requests.exceptions.SSLError)
 
 
-def attempts() -> Retrying:
-    """Tries again, a few times, after errors that may pass."""
-    backoff = wait_exponential(FIRST_WAIT)
+def retry(act: Callable[[], Any], progress: Callable[[], int] = lambda: 0) -> Any:
+    """Return what `act` returns. After an error that may pass, try again.
 
-    def wait(state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        return max(backoff(state), wait_asked_for(error))
+    It gives up after a few attempts in which `progress`, a number that grows, has not grown.
+    """
+    attempt, furthest = 0, 0
+    while True:
+        try:
+            return act()
+        except Exception as error:
+            attempt = attempt + 1 if progress() <= furthest else 1
+            furthest = max(progress(), furthest)
+            if attempt == ATTEMPTS or not is_passing(error):
+                raise
+            time.sleep(max(FIRST_WAIT * 2 ** (attempt - 1), wait_asked_for(error)))
 
-    return Retrying(
-        retry=retry_if_exception(is_passing),
-        stop=stop_after_attempt(ATTEMPTS),
-        wait=wait,
-        reraise=True,
-    )
+
+# HTTP.
 
 
 def is_loopback(url: str) -> bool:
@@ -273,7 +92,7 @@ def is_loopback(url: str) -> bool:
 
 
 def body_of(response: requests.Response, most: int = BLOCK) -> bytes:
-    """The body of a response, cut off at the first block that exceeds `most` bytes."""
+    """Return the body of a response, cut off at the first block that exceeds `most` bytes."""
     content = bytearray()
     with response:
         for block in response.iter_content(BLOCK):
@@ -284,156 +103,88 @@ def body_of(response: requests.Response, most: int = BLOCK) -> bytes:
 
 
 def checked(response: requests.Response, endpoint: str | None = None) -> requests.Response:
-    """The response, if it is successful. Raises the registry's error if it is not."""
-    if response.status_code >= 400:
-        status, headers = response.status_code, response.headers
-        raise responses.parse_errors(status, body_of(response), headers, endpoint=endpoint)[0]
+    """Return the response, if it is successful. Raises the registry's error if it is not."""
+    raise_for_status(response, endpoint=endpoint)
     if response.status_code >= 300:  # a redirect without a Location
         response.close()
-        raise ValueError(
-            f"answer of {response.url!r} must not have the status {response.status_code}"
-        )
+        raise ValueError(f"{response.url!r} answers {response.status_code} without a Location")
     return response
 
 
 def location_of(response: requests.Response) -> str:
-    location = response.headers.get("Location")
-    if location is None:
-        raise ValueError(f"answer of {response.url!r} must have a Location")
-    return resolve_location(response.url, location)
+    return resolve_location(response.url, response.headers.get("Location"))
 
 
-class Credentials(AuthBase):
-    """Answers the challenges of one registry, and no others."""
-
-    def __init__(self, root: str, user: User, request: Callable[..., requests.Response]) -> None:
-        self.root = root
-        self.user = user
-        # As bytes, because requests encodes strings as Latin-1.
-        self.basic = HTTPBasicAuth(*(text.encode() for text in user)) if user else None
-        self.request = request
-        self.challenge: Challenge | None = None  # the last one; later requests answer it too
-        self.tokens: dict[str, tuple[str, float]] = {}  # by URL, each with the time when it ends
-
-    def __call__(self, prepared: Any) -> Any:
-        if self.challenge and same_origin(prepared.url, self.root):
-            if self.challenge.scheme == "bearer":
-                prepared.headers["Authorization"] = f"Bearer {self._token(self.challenge)}"
-            elif self.basic:
-                self.basic(prepared)
-        return prepared
-
-    def can_answer(self, response: requests.Response) -> bool:
-        """Whether the request may succeed with different credentials."""
-        if response.status_code != 401 or not same_origin(response.url, self.root):
-            return False
-        found = {one.scheme: one for one in reversed(parse_challenges(response.headers))}
-        sent = response.request.headers.get("Authorization", "")
-        self.challenge = found.get("bearer") or found.get("basic")
-        if "bearer" in found:
-            url = found["bearer"].token_url(**self._wanted(found["bearer"]))
-            if url in self.tokens and sent == f"Bearer {self.tokens[url][0]}":
-                del self.tokens[url]  # the registry no longer accepts it
-            return True
-        return "basic" in found and self.basic is not None and not sent.startswith("Basic")
-
-    def _token(self, challenge: Challenge) -> str:
-        """The token for these scopes: the same one until it expires."""
-        url, now = challenge.token_url(**self._wanted(challenge)), time.monotonic()
-        token, end = self.tokens.get(url, ("", now))
-        if end <= now:
-            new = self._posted(challenge) if self.user else None
-            new = new or parse_token(body_of(checked(self.request("GET", url, auth=self.basic))))
-            token, end = self.tokens[url] = new.token, now + new.expires_in
-        return token
-
-    def _posted(self, challenge: Challenge) -> Token | None:
-        """The token from a POST of a form; `None` from token servers that know only GET."""
-        name, password = self.user or ("", "")
-        wanted = self._wanted(challenge)
-        form = challenge.token_form(username=name, password=password, **wanted)
-        try:  # without redirects, which could take the password to another host
-            posted = self.request("POST", form.url, data=form.fields, allow_redirects=False)
-            return parse_token(body_of(checked(posted)))
-        except (errors.RegistryError, ValueError):
-            return None
-
-    def _wanted(self, challenge: Challenge) -> Json:
-        # Registries list scopes in any order.
-        return {"scopes": sorted(set(challenge.scope.split())), "registry": self.root}
+def stated_type(headers: Mapping[str, str]) -> str:
+    """Return the media type that an answer states, or "" for a default of its server."""
+    stated = headers.get("Content-Type", "").partition(";")[0].strip()
+    return "" if stated.lower() in DEFAULT_TYPES else stated
 
 
-# The registry.
+class VerifyingAdapter(HTTPAdapter):
+    """Checks the certificates of all hosts, or of none, or for `None` of all but this machine."""
+
+    def __init__(self, tls_verify: bool | None) -> None:
+        super().__init__()
+        self.tls_verify = tls_verify
+
+    def send(self, request: Any, *arguments: Any, **options: Any) -> requests.Response:
+        is_checked = not is_loopback(request.url) if self.tls_verify is None else self.tls_verify
+        options["verify"] = options.get("verify", True) if is_checked else False
+        return super().send(request, *arguments, **options)
 
 
 class Registry:
-    """A repository of a registry, as a client sees it.
-
-    :param tls_verify: whether certificates are checked; `None` checks them for all hosts except
-        this machine.
-    """
+    """A repository of a registry, as a client sees it."""
 
     def __init__(
         self, root: str, name: str, user: User = None, tls_verify: bool | None = None
     ) -> None:
         self.urls = URLBuilder(root)
         self.name = grammar.NAME.check(name)
-        self.session = requests.Session()
+        self.session = Login(root, *(user or ())).session()
         self.session.headers["Accept-Encoding"] = "identity"  # a digest is of the bytes as stored
-        self.tls_verify = tls_verify
-        self.credentials = Credentials(root, user, self.request)
+        self.session.mount("https://", VerifyingAdapter(tls_verify))
         self.chunk = CHUNK  # the most to send in one request; 0 for whole blobs
 
-    def request(self, method: str, url: str, **options: Any) -> requests.Response:
-        verify = not is_loopback(url) if self.tls_verify is None else self.tls_verify
-        return self.session.request(
-            method, url, timeout=TIMEOUT, stream=True, verify=verify, **options
-        )
-
     def ask(
-        self, method: str, url: str, *, endpoint: str | None = None, data: Any = b"", **options: Any
+        self, method: str, url: str, *, endpoint: str | None = None, **options: Any
     ) -> requests.Response:
-        """A successful response, with its body unread. Raises the registry's error.
-
-        `data` is bytes, or a file, which is sent from its beginning.
-        """
-        for is_first in True, False:
-            if hasattr(data, "seek"):
-                data.seek(0)
-            response = self.request(method, url, data=data, auth=self.credentials, **options)
-            if not (is_first and self.credentials.can_answer(response)):
-                break
-            response.close()
-        return checked(response, endpoint)
+        """Return a successful response, with its body unread. Raises the registry's error."""
+        options = {"timeout": TIMEOUT, "stream": True, **options}
+        return checked(self.session.request(method, url, **options), endpoint)
 
     def tell(self, method: str, url: str, **options: Any) -> requests.Response:
-        """Like `ask`, for a response whose body is not needed."""
+        """Do as `ask` does, for a response whose body is not needed."""
         response = self.ask(method, url, **options)
         body_of(response)
         return response
 
     def manifest(self, reference: str) -> tuple[Json, bytes]:
-        """The descriptor and the content of a manifest."""
+        """Return the descriptor and the content of a manifest."""
         url = self.urls.manifest(self.name, reference)
-        headers = {"Accept": ACCEPT_MANIFESTS}
-        for attempt in attempts():
-            with attempt:
-                response = self.ask("GET", url, endpoint="manifest", headers=headers)
-                content = body_of(response, MAX_MANIFEST)
-        said = response.headers.get("Docker-Content-Digest")
-        digest = reference if ":" in reference else said or digest_of(content)
-        check_manifest(content, digest)
-        media_type = json_object(content, "manifest").get("mediaType")
-        media_type = media_type or response.headers.get("Content-Type", "").partition(";")[0]
+
+        def read() -> tuple[requests.Response, bytes]:
+            headers = {"Accept": ACCEPT_MANIFESTS}
+            response = self.ask("GET", url, endpoint="manifest", headers=headers)
+            return response, body_of(response, MAX_MANIFEST)
+
+        response, content = retry(read)
+        stated = content_digest(response.headers.get("Docker-Content-Digest"))
+        digest = reference if ":" in reference else stated or digest_of(content)
+        verify_manifest(content, digest)
+        own = json_object(content, "manifest").get("mediaType")
+        sent = stated_type(response.headers)
+        if own and sent and own != sent:  # which clients should refuse (image-spec 1.1)
+            raise ValueError(f"manifest {digest} is of the type {own!r:.100}, not {sent!r:.100}")
+        media_type = own or sent
         if media_type not in MANIFEST_MEDIA_TYPES:
             raise ValueError(f"manifest {digest} must not be of the type {media_type!r:.100}")
         return {"mediaType": media_type, "digest": digest, "size": len(content)}, content
 
     def put_manifest(self, reference: str, content: bytes, media_type: str) -> None:
-        url = self.urls.manifest(self.name, reference)
-        for attempt in attempts():
-            with attempt:
-                self.tell("PUT", url, data=content, headers={"Content-Type": media_type})
+        url, headers = self.urls.manifest(self.name, reference), {"Content-Type": media_type}
+        retry(lambda: self.tell("PUT", url, data=content, headers=headers))
 
     def has_blob(self, digest: str) -> bool:
         try:
@@ -445,191 +196,227 @@ class Registry:
         return True
 
 
-class Transfer:
-    """A blob that is being transferred, and that resumes where it broke off."""
+# Blobs.
 
-    def __init__(self, registry: Registry, blob: Json, layout: Layout, progress: Any) -> None:
-        self.registry = registry
-        self.digest: str = blob["digest"]
-        self.size: int = blob["size"]
-        self.path = layout.blob(self.digest)
-        self.progress = progress
+
+class Progress:
+    """How much of a blob is across, and a bar that shows it."""
+
+    def __init__(self, bar: Any) -> None:
+        self.bar = bar
         self.position = self.furthest = 0
 
-    def run(self) -> None:
-        for self.attempt in attempts():
-            with self.attempt:
-                while not self.go_on():
-                    pass
-
-    def go_on(self) -> bool:
-        """Transfer the rest. Return `False` to try at once in another way."""
-        raise NotImplementedError
-
     def at(self, position: int) -> None:
-        """Record that `position` bytes are across. New progress resets the count of attempts."""
-        self.progress.update(position - self.position)
+        """Show that `position` bytes are across."""
+        self.bar.update(position - self.position)
         self.position = position
-        if position > self.furthest:
-            self.furthest = position
-            self.attempt.retry_state.attempt_number = 1
+        self.furthest = max(position, self.furthest)
 
 
-class Download(Transfer):
-    """Fetches a blob into the layout, which must be locked."""
-
-    def run(self) -> None:
-        part = self.path.with_name(f".{self.path.name}.part")
-        part.parent.mkdir(parents=True, exist_ok=True)
-        was_begun = part.exists()
-        with part.open("ab") as self.file:
-            super().run()
-        try:
-            verify_file(part, self.digest)
-        except DigestMismatchError:
-            part.unlink()
-            if not was_begun:
-                raise
-            self.run()  # from the beginning
-        else:
-            part.replace(self.path)
-
-    def go_on(self) -> bool:
-        begun = self.file.seek(0, os.SEEK_END)
-        self.at(begun)
-        if begun == self.size:
-            return True
-        url = self.registry.urls.blob(self.registry.name, self.digest)
-        headers = {"Range": f"bytes={begun}-"} if begun else {}
-        try:
-            response = self.registry.ask("GET", url, endpoint="blob", headers=headers)
-        except errors.RegistryError as error:
-            if error.code != 416 or not begun:
-                raise
-            self.file.truncate(0)
-            return False
-        try:
-            with response:
-                self._take(response, begun)
-        except ValueError:  # some of the bytes are not the blob's
-            self.file.truncate(0)
-            if not begun:
-                raise
-            return False
-        return True
-
-    def _take(self, response: requests.Response, begun: int) -> None:
-        start = 0
-        if response.status_code == 206:
-            start, _ = parse_content_range(response.headers.get("Content-Range", ""))
-        if start > begun:
-            raise ValueError(f"answer for blob {self.digest} must start at {begun}, not {start}")
-        self.file.truncate(start)
-        self.at(start)
-        for block in response.iter_content(BLOCK):
-            if self.position + len(block) > self.size:
-                raise ValueError(f"blob {self.digest} must have {self.size} bytes, not more")
-            self.file.write(block)
-            self.at(self.position + len(block))
-        if self.position < self.size:
-            sizes = f"{self.size} bytes, not {self.position}"
-            raise requests.ConnectionError(f"blob {self.digest} must have {sizes}")
+def download(registry: Registry, blob: Json, layout: Layout, bar: Any) -> None:
+    """Fetch a blob into the layout, which must be locked."""
+    path = layout.path(blob["digest"])
+    part = path.with_name(f".{path.name}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    was_begun, progress = part.exists(), Progress(bar)
+    with part.open("ab") as file:
+        retry(lambda: fetch(registry, blob, file, progress), lambda: progress.furthest)
+    try:
+        verify_file(part, blob["digest"])
+    except DigestMismatchError:
+        part.unlink()
+        progress.at(0)
+        if not was_begun:
+            raise
+        download(registry, blob, layout, bar)  # from the beginning
+    else:
+        part.replace(path)
 
 
-class Upload(Transfer):
+def fetch(registry: Registry, blob: Json, file: BinaryIO, progress: Progress) -> None:
+    """Append the rest of a blob to its file."""
+    begun = file.seek(0, os.SEEK_END)
+    progress.at(begun)
+    if begun == blob["size"]:
+        return
+    url = registry.urls.blob(registry.name, blob["digest"])
+    headers = {"Range": f"bytes={begun}-"} if begun else {}
+    response = None
+    try:
+        response = registry.ask("GET", url, endpoint="blob", headers=headers)
+        with response:
+            append(response, blob, file, progress)
+    except (errors.RegistryError, ValueError) as error:
+        if response is None and getattr(error, "code", 0) != 416:
+            raise
+        file.truncate(0)  # the registry has other bytes, or this file
+        if not begun:
+            raise
+        fetch(registry, blob, file, progress)
+
+
+def append(response: requests.Response, blob: Json, file: BinaryIO, progress: Progress) -> None:
+    digest, size, start = blob["digest"], blob["size"], 0
+    if response.status_code == 206:
+        start, _ = parse_content_range(response.headers.get("Content-Range", ""))
+    if start > progress.position:
+        raise ValueError(f"blob {digest} must start at {progress.position}, not {start}")
+    file.truncate(start)
+    progress.at(start)
+    for block in response.iter_content(BLOCK):
+        if progress.position + len(block) > size:
+            raise ValueError(f"blob {digest} must have {size} bytes, not more")
+        file.write(block)
+        progress.at(progress.position + len(block))
+    if progress.position < size:
+        raise requests.ConnectionError(
+            f"blob {digest} must have {size} bytes, not {progress.position}"
+        )
+
+
+class Upload:
     """Sends a blob, in chunks if it is large."""
 
-    location = ""
-    least = 0  # bytes of a chunk, except the last
+    def __init__(self, registry: Registry, path: Path, digest: str, bar: Any) -> None:
+        self.registry = registry
+        self.path = path
+        self.digest = digest
+        self.size = path.stat().st_size
+        self.progress = Progress(bar)
+        self.location = ""
+        self.least = 0  # bytes of a chunk, except the last
 
     def run(self) -> None:
-        self.size = self.path.stat().st_size
-        super().run()
+        retry(self.go_on, lambda: self.progress.furthest)
 
-    def go_on(self) -> bool:
-        if not self.registry.has_blob(self.digest):  # it has it if only the last answer was lost
-            self._find_position()
-            if not self._send():
-                return False
-        self.at(self.size)
-        return True
-
-    def _find_position(self) -> None:
-        """Ask how many bytes the registry has, or begin a new upload."""
-        if self.position:
+    def go_on(self) -> None:
+        while not self.registry.has_blob(self.digest):  # it has it if only the last answer was lost
+            self.progress.at(self.received())
+            if not self.progress.position:
+                self.begin()
+            chunk = self.chunk()
             try:
-                status = self.registry.tell("GET", self.location)
-                known = bytes_received(status.headers.get("Range"))
-                self.location = location_of(status)
-            except (errors.RegistryError, ValueError) as error:
-                if is_passing(error):
+                self.send(chunk)
+                break
+            except (requests.ConnectionError, errors.RegistryError) as error:
+                if not self.shrink(chunk, error):
                     raise
-                known = 0  # some registries accept only their latest Location
-            self.at(known if known <= self.size else 0)
-        if not self.position:
-            uploads = self.registry.urls.blob_upload(self.registry.name)
-            begun = self.registry.tell("POST", uploads, endpoint="blob-upload")
-            self.location = location_of(begun)
-            self.least = chunk_min_length(begun.headers.get("OCI-Chunk-Min-Length"))
+        self.progress.at(self.size)
 
-    def _send(self) -> bool:
-        chunk = max(self.registry.chunk, self.least) if self.registry.chunk else 0
-        if chunk > LARGEST_CHUNK:
-            chunk = 0
-        headers, sending = {"Content-Type": "application/octet-stream"}, 0
+    def received(self) -> int:
+        """Return how many bytes of the upload the registry has."""
+        if not self.progress.position:
+            return 0
         try:
-            with self.path.open("rb") as file:
-                # A blob that fits into one chunk is sent by the PUT alone, because a status cannot
-                # tell one byte from none.
-                while 0 < chunk < self.size and self.position < self.size:
-                    file.seek(self.position)
-                    data = file.read(chunk)
-                    sending = len(data)
-                    range_ = {"Content-Range": content_range(self.position, sending)}
-                    patched = self.registry.tell(
-                        "PATCH", self.location, data=data, headers=headers | range_
-                    )
-                    self.location = location_of(patched)
-                    self.at(self.position + sending)
-                sending = self.size - self.position
-                url = resolve_location(self.location, self.location, digest=self.digest)
-                self.registry.tell("PUT", url, data=file if sending else b"", headers=headers)
-        except requests.ConnectionError:  # some servers refuse a long body in this way
-            if chunk and sending > SMALLEST_CHUNK:
-                self.registry.chunk = max(sending // 2, SMALLEST_CHUNK)
-            raise
-        except errors.RegistryError as error:
-            if not chunk or not sending or is_passing(error) or error.code in (401, 403, 429):
+            status = self.registry.tell("GET", self.location)
+            received = bytes_received(status.headers.get("Range"))
+            self.location = location_of(status)
+        except (errors.RegistryError, ValueError) as error:
+            if is_passing(error):
                 raise
-            # GitHub answers more than 4 MiB with 416.
-            if error.code in (413, 416) and sending // 2 >= max(SMALLEST_CHUNK, self.least):
-                self.registry.chunk = sending // 2
-            elif sending < self.size:
-                self.registry.chunk = 0
-                self.at(0)  # which begins a new upload
-            else:
-                raise
+            return 0  # some registries accept only their latest Location
+        return received if received <= self.size else 0
+
+    def begin(self) -> None:
+        url = self.registry.urls.blob_upload(self.registry.name)
+        begun = self.registry.tell("POST", url, endpoint="blob-upload")
+        self.location = location_of(begun)
+        self.least = chunk_min_length(begun.headers.get("OCI-Chunk-Min-Length"))
+
+    def chunk(self) -> int:
+        """Return how many bytes to send at once."""
+        chunk = max(self.registry.chunk, self.least)
+        return chunk if self.registry.chunk and chunk <= LARGEST_CHUNK else self.size
+
+    def send(self, chunk: int) -> None:
+        """Send the rest: all but the last chunk by PATCH, and it by PUT, if it is not the first.
+
+        The status of an upload cannot tell one byte from none, so a small blob has no PATCH.
+        """
+        headers = {"Content-Type": "application/octet-stream"}
+        with self.path.open("rb") as file:
+            while chunk < self.size and self.progress.position < self.size:
+                file.seek(self.progress.position)
+                data = file.read(chunk)
+                more = {"Content-Range": content_range(self.progress.position, len(data))}
+                options: Any = {"data": data, "headers": headers | more}
+                patched = self.registry.tell("PATCH", self.location, **options)
+                self.location = location_of(patched)
+                self.progress.at(self.progress.position + len(data))
+            is_rest = self.progress.position < self.size
+            url = resolve_location(self.location, self.location, digest=self.digest)
+            self.registry.tell("PUT", url, data=file if is_rest else b"", headers=headers)
+
+    def shrink(self, chunk: int, error: Exception) -> bool:
+        """Choose smaller chunks, or none. Return whether to try them at once."""
+        sent = min(chunk, self.size - self.progress.position)
+        if not sent or not self.registry.chunk:
             return False
+        half = sent // 2
+        if isinstance(error, requests.ConnectionError):  # some servers refuse a long body so
+            if sent > SMALLEST_CHUNK:
+                self.registry.chunk = max(half, SMALLEST_CHUNK)
+            return False
+        if is_passing(error) or getattr(error, "code", 0) in (401, 403, 429):
+            return False
+        # GitHub answers more than 4 MiB with 416.
+        if getattr(error, "code", 0) in (413, 416) and half >= max(SMALLEST_CHUNK, self.least):
+            self.registry.chunk = half
+            return True
+        if sent == self.size:
+            return False
+        self.registry.chunk = 0
+        self.progress.at(0)  # which begins a new upload
         return True
 
 
 # Pulling and pushing.
 
 
+def walk(
+    read: Callable[[str], bytes | None], top: Json, content: bytes
+) -> Iterator[tuple[Json, bytes, list[Json]]]:
+    """Yield an index and all that it lists, each manifest with its content and its new blobs.
+
+    An index comes after the manifests that it lists. `read` returns the content of a manifest, or
+    `None` to skip it.
+    """
+    manifests, blobs = set[str](), set[str]()
+
+    def below(
+        descriptor: Json, content: bytes | None, depth: int
+    ) -> Iterator[tuple[Json, bytes, list[Json]]]:
+        if descriptor["digest"] in manifests:
+            return
+        if depth > MAX_DEPTH:
+            raise ValueError(f"index must not have manifests that are over {MAX_DEPTH} levels deep")
+        manifests.add(descriptor["digest"])
+        content = read(descriptor["digest"]) if content is None else content
+        if content is None:
+            return
+        children, found = listed(json_object(content, "manifest"))
+        for child in children:
+            yield from below(child, None, depth + 1)
+        new = [blob for blob in found if blob["digest"] not in blobs]
+        blobs.update(blob["digest"] for blob in new)
+        yield descriptor, content, new
+
+    return below(top, content, 0)
+
+
 def pull(registry: Registry, reference: Reference, layout: Layout) -> str:
-    """Pull an image, or an index with all its images; returns its digest."""
+    """Pull an image, or an index with all its images; return its digest."""
     top, content = registry.manifest(reference.reference())
-    walk = Walk(lambda digest: registry.manifest(digest)[1])
-    for one, listed, blobs in walk.through(top, content):
-        with _progress(one, blobs) as progress:
+    for found, manifest, blobs in walk(lambda digest: registry.manifest(digest)[1], top, content):
+        with progress_bar(found, blobs) as bar:
             for blob in blobs:
                 with layout.locked():
                     if layout.has(blob["digest"]):
-                        progress.update(blob["size"])
+                        bar.update(blob["size"])
                     else:
-                        Download(registry, blob, layout, progress).run()
+                        download(registry, blob, layout, bar)
         with layout.locked():
-            layout.write(one["digest"], listed)
+            layout.write(found["digest"], manifest)
     with layout.locked():
         layout.add(top, reference.tag if reference.digest else reference.reference())
     return str(top["digest"])
@@ -637,23 +424,24 @@ def pull(registry: Registry, reference: Reference, layout: Layout) -> str:
 
 def push(registry: Registry, reference: Reference, layout: Layout) -> str:
     """Push the image that the layout has under the digest or the tag of `reference`, with all its
-    content; returns its digest."""
+    content; return its digest."""
 
     def read(digest: str) -> bytes | None:  # a layout may hold only some platforms
-        return layout.read(digest) if layout.blob(digest).exists() else None
+        return layout.read(digest) if layout.path(digest).exists() else None
 
     top = layout.descriptor(reference.reference())
-    for one, listed, blobs in Walk(read).through(top, layout.read(top["digest"])):
-        with _progress(one, blobs) as progress:
+    for found, manifest, blobs in walk(read, top, layout.read(top["digest"])):
+        with progress_bar(found, blobs) as bar:
             for blob in blobs:
-                verify_file(layout.blob(blob["digest"]), blob["digest"])
-                Upload(registry, blob, layout, progress).run()
-        target = (reference.tag or reference.reference()) if one is top else one["digest"]
-        registry.put_manifest(target, listed, one["mediaType"])
+                path = layout.path(blob["digest"])
+                verify_file(path, blob["digest"])
+                Upload(registry, path, blob["digest"], bar).run()
+        target = (reference.tag or reference.reference()) if found is top else found["digest"]
+        registry.put_manifest(target, manifest, found["mediaType"])
     return str(top["digest"])
 
 
-def _progress(descriptor: Any, blobs: list[Json]) -> Any:
+def progress_bar(descriptor: Any, blobs: list[Json]) -> Any:
     return tqdm(
         desc=descriptor["digest"].partition(":")[2][:12],
         total=sum(blob["size"] for blob in blobs),
@@ -741,7 +529,7 @@ def main() -> int:
     except KeyboardInterrupt:
         message, status = "interrupted", 130
     except errors.RegistryError as error:
-        message = f"{error.code} {error.error_code}: {error.description}"
+        message = f"{error.code} {error.error_code}: {error.message}"
         if seconds := wait_asked_for(error):
             message += f" (try again in {seconds:.0f} seconds)"
     except (ValueError, OSError, RecursionError) as error:  # requests' errors are OSErrors

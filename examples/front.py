@@ -360,7 +360,8 @@ class Front:
     ) -> str:
         """Return the URL here that leads to where the upstream's answer leads."""
         target = resolve_location(answer.url, answer.headers["Location"])
-        if answer.status_code in (202, 204):
+        uploads = RouteName.BLOB_UPLOAD, RouteName.BLOB_UPLOAD_CHUNK
+        if endpoint in uploads and answer.status_code != 201:
             sealed = self._sealed(target, user, values["name"])
             return request.urls.blob_upload_chunk(values["name"], sealed)
         if answer.status_code != 201:  # the redirect of a blob

@@ -1,27 +1,56 @@
-"""`Layout`: an OCI image layout, which `flask_app.py` and `starlette_app.py` serve."""
+"""`Layout`: an OCI image layout. `client.py` fills it; two of the applications serve it."""
 
 import argparse
+import fcntl
 import json
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from registry_routes import errors, grammar
+from registry_routes.digests import DigestMismatchError, Verifier
 from registry_routes.registry import BLOCK, Blob, Manifest
 
 REF_NAME = "org.opencontainers.image.ref.name"
+MAX_MANIFEST = 16 * 1024 * 1024
+
+Json = dict[str, Any]
 
 
 class Layout:
-    """An OCI image layout (image-spec 1.1, image-layout.md), served as the repository `name`.
+    """An OCI image layout (image-spec 1.1, image-layout.md).
 
-    It is read anew for each request, so another program may write to it meanwhile.
+    It is read anew for each request, so another program may write to it at the same time.
+
+    :param name: the repository as which it is served.
     """
 
-    def __init__(self, root: Path, name: str) -> None:
+    def __init__(self, root: Path, name: str = "") -> None:
         self.root = root.resolve()  # a framework may take a relative path from elsewhere
         self.name = name
+
+    # Reading.
+
+    def path(self, digest: str) -> Path:
+        """Return where the content with this digest is, or would be."""
+        algorithm, _, encoded = Verifier(digest).digest.partition(":")
+        return self.root / "blobs" / algorithm / encoded
+
+    def descriptors(self) -> list[Json]:
+        """Return the descriptors of the index."""
+        return _descriptors(self._index().get("manifests"))
+
+    def _index(self) -> Json:
+        try:
+            content = (self.root / "index.json").read_bytes()
+        except FileNotFoundError:
+            return {"schemaVersion": 2, "manifests": []}
+        return json_object(content, f"{str(self.root)!r}: index.json")
+
+    # For the applications.
 
     def check_name(self, name: str) -> None:
         """Raise `errors.NameUnknown` if that is not the name of the repository."""
@@ -33,11 +62,9 @@ class Layout:
         return sorted(tag for tag in self.tags() if tag > (last or ""))
 
     def tags(self) -> dict[str, str]:
-        """The digests of the images by tag. Images whose name cannot be a tag are left out."""
-        named = (
-            ((one.get("annotations") or {}).get(REF_NAME, ""), one) for one in self._descriptors()
-        )
-        return {tag: one["digest"] for tag, one in named if grammar.TAG.fits(tag)}
+        """Return the digests of the images by tag, except images whose name cannot be a tag."""
+        named = ((name_of(found) or "", found) for found in self.descriptors())
+        return {tag: found["digest"] for tag, found in named if grammar.TAG.fits(tag)}
 
     def manifest(self, tag: str = "", digest: str = "") -> tuple[str, Manifest]:
         """Return a manifest and its digest. Raises `errors.ManifestUnknown` if there is none."""
@@ -57,27 +84,81 @@ class Layout:
             raise errors.BlobUnknown(detail={"digest": digest})
         return Blob(path.stat().st_size, partial(_read, path))
 
-    def _descriptors(self) -> list[dict[str, Any]]:
-        index = json.loads((self.root / "index.json").read_bytes())
-        return list(index["manifests"])
-
-    def _manifests(self) -> dict[str, dict[str, Any]]:
-        """Every manifest of the layout by digest, including those in nested indexes."""
-        found, left = {}, self._descriptors()
+    def _manifests(self) -> dict[str, Json]:
+        """Return every manifest of the layout by digest, including those in nested indexes."""
+        found, left = {}, self.descriptors()
         while left:
-            one = left.pop()
-            path = self._file(one["digest"])
-            if one["digest"] not in found and path is not None:
-                found[one["digest"]] = one
-                left += json.loads(path.read_bytes()).get("manifests") or []
+            descriptor = left.pop()
+            path = self._file(descriptor["digest"])
+            if descriptor["digest"] not in found and path is not None:
+                found[descriptor["digest"]] = descriptor
+                left += listed(json_object(path.read_bytes(), "manifest"))[0]
         return found
 
     def _file(self, digest: str) -> Path | None:
-        algorithm, _, encoded = digest.partition(":")
-        if algorithm not in grammar.REGISTERED_ALGORITHMS:
+        try:
+            path = self.path(digest)
+        except ValueError:  # it cannot be verified
             return None
-        path = self.root / "blobs" / algorithm / encoded
         return path if path.is_file() else None
+
+    # For clients.
+
+    def has(self, digest: str) -> bool:
+        """Return whether the layout has this content, undamaged."""
+        try:
+            verify_file(self.path(digest), digest)
+        except (FileNotFoundError, DigestMismatchError):
+            return False
+        return True
+
+    def read(self, digest: str) -> bytes:
+        """Return the content of a manifest. Raises `DigestMismatchError` if it is damaged."""
+        with self.path(digest).open("rb") as file:
+            content = file.read(MAX_MANIFEST + 1)
+        verify_manifest(content, digest)
+        return content
+
+    def write(self, digest: str, content: bytes) -> None:
+        path = self.path(digest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(path, content)
+
+    def descriptor(self, wanted: str) -> Json:
+        """Return the descriptor of the image with this digest or this name."""
+        for found in self.descriptors():
+            if wanted in (found["digest"], name_of(found)):
+                return found
+        raise ValueError(f"image {wanted!r} must be in the layout {str(self.root)!r}")
+
+    def add(self, descriptor: Json, tag: str | None) -> None:
+        """List an image in the index. As `tag`, it replaces the image that had the tag before."""
+        index, digest = self._index(), descriptor["digest"]
+        others = _descriptors(index.get("manifests"))
+        if tag is None:
+            if any(other["digest"] == digest for other in others):
+                return
+        else:
+            others = [
+                other
+                for other in others
+                if name_of(other) != tag
+                if name_of(other) is not None or other["digest"] != digest  # which gets the name
+            ]
+            descriptor = {**descriptor, "annotations": {REF_NAME: tag}}
+        index["manifests"] = [*others, descriptor]
+        _replace(self.root / "index.json", json.dumps(index, indent=2).encode())
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of the layout, so that no other process writes to it."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "oci-layout").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file.fileno()).st_size == 0:
+                file.write('{"imageLayoutVersion": "1.0.0"}')
+                file.flush()
+            yield
 
 
 def _read(path: Path, start: int, end: int) -> Iterator[bytes]:
@@ -85,6 +166,83 @@ def _read(path: Path, start: int, end: int) -> Iterator[bytes]:
         file.seek(start)
         while block := file.read(min(BLOCK, end - file.tell())):
             yield block
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def verify_file(path: Path, digest: str) -> None:
+    verifier = Verifier(digest)
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            verifier.update(block)
+    verifier.verify()
+
+
+def verify_manifest(content: bytes, digest: str) -> None:
+    if len(content) > MAX_MANIFEST:
+        raise ValueError(f"manifest {digest} must have at most {MAX_MANIFEST} bytes")
+    verifier = Verifier(digest)
+    verifier.update(content)
+    verifier.verify()
+
+
+# Manifests and indexes.
+
+
+def json_object(content: bytes, kind: str) -> Json:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{kind} must be a JSON object, not {content[:40]!r}")
+    return found
+
+
+def listed(manifest: Json) -> tuple[list[Json], list[Json]]:
+    """Return the manifests that an index lists, and the blobs of an image or an index, each once.
+
+    The index of a cache, as BuildKit writes it, lists layers in place of manifests. Blobs that are
+    not to be distributed are left out.
+    """
+    config = [manifest["config"]] if manifest.get("config") else []
+    children = _descriptors(manifest.get("manifests"))
+    others = _descriptors(config) + _descriptors(manifest.get("layers"))
+    others += [child for child in children if not _is_manifest(child)]
+    blobs = {
+        blob["digest"]: blob
+        for blob in others
+        if "nondistributable" not in blob["mediaType"] and ".foreign." not in blob["mediaType"]
+    }
+    return [child for child in children if _is_manifest(child)], list(blobs.values())
+
+
+def name_of(descriptor: Json) -> str | None:
+    """Return the name of an image in a layout."""
+    return (descriptor.get("annotations") or {}).get(REF_NAME)
+
+
+def _is_manifest(descriptor: Json) -> bool:
+    return ".manifest." in descriptor["mediaType"] or ".index." in descriptor["mediaType"]
+
+
+def _descriptors(value: Any) -> list[Json]:
+    """Return the descriptors in a list. Raises `ValueError` for anything else."""
+    if not isinstance(value, list | None):
+        raise ValueError(f"manifest must have a list, not {value!r:.40}")
+    for found in value or []:
+        if not isinstance(found, dict) or not isinstance(found.get("mediaType"), str):
+            raise ValueError(f"descriptor {found!r:.200} must have a media type")
+        grammar.DIGEST.check(found.get("digest"))
+        if type(found.get("size")) is not int or not 0 <= found["size"] < 2**63:
+            raise ValueError(f"descriptor {found!r:.200} must have a size")
+        if not isinstance(found.get("annotations"), dict | None):
+            raise ValueError(f"descriptor {found!r:.200} must have an object of annotations")
+    return value or []
 
 
 def parse_arguments(port: int) -> tuple[Layout, str, int]:

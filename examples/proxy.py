@@ -54,7 +54,7 @@ from registry_routes.registry import (
     MissingError,
     blob_response,
     manifest_response,
-    registered,
+    require_registered,
 )
 
 log = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ class Proxy:
         if "tag" in reference:
             found, warning = self._tagged(request, upstream, name, reference["tag"])
         else:
-            kept = _kept(upstream, name, registered(reference["digest"]))
+            kept = _kept(upstream, name, require_registered(reference["digest"]))
             found = kept or self._asked(request, upstream, {"name": name, **reference})
         if isinstance(found, Response):
             return found
@@ -328,13 +328,13 @@ class Proxy:
     def blob(
         self, request: RegistryRequest, upstream: Upstream, name: str, digest: str
     ) -> Response:
-        storage, values = upstream.storage, {"name": name, "digest": registered(digest)}
+        storage, values = upstream.storage, {"name": name, "digest": require_registered(digest)}
         with suppress(MissingError):
             return blob_response(request, digest, storage.open_blob(name, digest))
         if request.method == "HEAD":
             with self._waiting():
                 size = upstream.blob_size(values)
-            response = blob_response(request, digest, Blob(size or 0, _never_read))
+            response = blob_response(request, digest, Blob(size or 0, _no_content))
             if size is None:
                 response.automatically_set_content_length = False
                 del response.headers["Content-Length"]
@@ -412,8 +412,9 @@ def _remember(memory: dict[Key, Value], key: Key, value: Value) -> None:
     memory[key] = value
 
 
-def _never_read(start: int, end: int) -> Iterable[bytes]:
-    raise NotImplementedError("the answer to a HEAD has no content")
+def _no_content(start: int, end: int) -> Iterable[bytes]:
+    """Return the content of an answer to a HEAD: none."""
+    return ()
 
 
 def _refused(request: RegistryRequest, name: str) -> Response:

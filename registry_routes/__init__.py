@@ -14,7 +14,7 @@ Where to start:
   dialects. A `RouteTable` matches, explains and builds paths without a map.
 - To serve a registry: `RegistryApp`, with your own views; the module `registry_routes.registry`,
   which has all the views; `error_response`, for other frameworks.
-- To write a client: `Reference` parses image references, `URLBuilder` builds URLs,
+- To write a client: `Login` logs in, `Reference` parses image references, `URLBuilder` builds URLs,
   `resolve_location` follows a ``Location``, and `match_url` tells which endpoint a URL is.
 - On both sides: `errors` to raise, and `responses` to read those of a registry; `challenges` and
   `scopes` for tokens; `paging` for lists; `headers` and `digests` to read and write these.

@@ -101,8 +101,8 @@ class Challenge:
         (Docker token authentication specification, "Requesting a Token".) The client sends the
         name and the password of a user by Basic authentication, or nothing to be anonymous.
 
-        :param scopes: a string, or an iterable of scopes, which may be any objects that print as
-            one. By default they are those of the challenge; an empty list asks for none.
+        :param scopes: a string, or an iterable of scopes, or of objects whose `str()` is a scope.
+            By default they are those of the challenge; an empty list asks for none.
         :param account: the name of the user, for token servers that want to know it.
         :param registry: the URL of the registry that sent the challenge. The realm may begin with
             ``http:`` only if this URL does. Otherwise a forged challenge could make the client send

@@ -232,7 +232,7 @@ class Unauthorized(RegistryError, exceptions.Unauthorized):
     With a `realm`, the URL of a token server, the response asks the client to get a token there.
 
     `service` is what the token server calls this registry. `scope` has the scopes that the token
-    must have: a string, or an iterable of scopes, which may be any objects that print as one.
+    must have: a string, or an iterable of scopes, or of objects whose `str()` is one.
     (Docker token authentication specification.) `error` says why the client's token is not enough:
     ``insufficient_scope`` or another code of RFC 6750, 3.1. `challenge` replaces all of these: it
     is a whole header value, such as ``Basic realm="…"``, or a `Challenge`. `headers` may add more
@@ -297,24 +297,10 @@ class Unknown(RegistryError, exceptions.InternalServerError):
 
 
 class Unsupported(RegistryError, exceptions.MethodNotAllowed):
-    """`valid_methods`, the methods that the route takes, go into the ``Allow`` header.
-
-    `endpoint` is the endpoint of the route, if it is known.
-    """
+    """`valid_methods`, the methods that the route takes, go into the ``Allow`` header."""
 
     error_code = "UNSUPPORTED"
     description: str = "the registry does not support this operation"
-
-    def __init__(
-        self,
-        message: str | None = None,
-        *,
-        endpoint: Any = None,
-        detail: Any = None,
-        **options: Any,
-    ) -> None:
-        super().__init__(message, detail=detail, **options)
-        self.endpoint = endpoint
 
     def get_headers(self, environ: Any = None, scope: Any = None) -> list[tuple[str, str]]:
         headers = super().get_headers(environ, scope)

@@ -63,7 +63,8 @@ class _Grant:
     authorization: str = ""
     end: float = 0  # by the monotonic clock
     request: TokenRequest | None = None
-    error: Exception | None = None  # of the last attempt to get it
+    error: Exception | None = None  # for the threads that have waited for it
+    threads: int = 0
 
 
 class Login:
@@ -276,14 +277,21 @@ class Login:
         with self._lock:
             grant = self._grant_of(frozenset() if scopes is None else _key(scopes))
             before = grant.error
-        with grant.lock:
-            if grant.error is not None and grant.error is not before:
-                raise grant.error
-            try:
-                yield
-            except Exception as error:
-                grant.error = error
-                raise
+            grant.threads += 1
+        try:
+            with grant.lock:
+                if grant.error is not None and grant.error is not before:
+                    raise grant.error
+                try:
+                    yield
+                except Exception as error:
+                    grant.error = error
+                    raise
+        finally:
+            with self._lock:
+                grant.threads -= 1
+                if not grant.threads:  # an error refers to much else
+                    grant.error = None
 
     def for_requests(self) -> "AuthBase":
         """Return the ``auth`` of a session or a request of requests.
@@ -421,10 +429,10 @@ def _requests_session(login: Login) -> "requests.Session":
 def _httpx_auth(login: Login) -> "httpx.Auth":
     import httpx
 
-    Flow = Generator[httpx.Request, httpx.Response, None]
-
     class Auth(httpx.Auth):
-        def sync_auth_flow(self, request: httpx.Request) -> Flow:
+        def sync_auth_flow(
+            self, request: httpx.Request
+        ) -> Generator[httpx.Request, httpx.Response, None]:
             def once(body: bytes) -> Iterator[bytes]:
                 yield body
 
@@ -457,7 +465,7 @@ def _httpx_auth(login: Login) -> "httpx.Auth":
             request: httpx.Request,
             asking: Callable[[Iterable[object] | None], AbstractContextManager[Any]],
             once: Callable[[bytes], Any],
-        ) -> Flow:
+        ) -> Generator[httpx.Request, httpx.Response, None]:
             scopes = login.scopes(request.method, request.url)
             with asking(scopes):
                 yield from self.ask(login.prepare(request.url, scopes), once, request)
@@ -481,7 +489,7 @@ def _httpx_auth(login: Login) -> "httpx.Auth":
 
         def ask(
             self, asked: TokenRequest | None, once: Callable[[bytes], Any], first: httpx.Request
-        ) -> Flow:
+        ) -> Generator[httpx.Request, httpx.Response, None]:
             timeout = {"timeout": first.extensions.get("timeout", {})}
             while asked is not None:
                 headers, content = asked.headers, None

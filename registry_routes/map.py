@@ -71,7 +71,7 @@ class RegistryMapAdapter(LateMapAdapter):
         query_args: Mapping[str, Any] | str | None = None,
         websocket: bool | None = None,
     ) -> tuple[Any, Mapping[str, Any]]:
-        """The endpoint (or the rule) of a path and a method, and the values in the path.
+        """Return the endpoint (or the rule) of a path and a method, and the values in the path.
 
         The arguments are those of `werkzeug.routing.MapAdapter.match`. If the path does not match,
         it raises
@@ -103,8 +103,11 @@ class RegistryMapAdapter(LateMapAdapter):
     def _match_slowly(
         self, path: str, method: str, query_args: Mapping[str, Any] | str | None
     ) -> tuple[Rule, Mapping[str, Any], str | None]:
-        """Match any path. The third value is the location to redirect to, if the path is another
-        form of a route's."""
+        """Return the rule of a path, its values, and the location to redirect to, if it is another
+        form of a route's path.
+
+        This is the whole principle: the table first, then Werkzeug, then the table explains.
+        """
         table, merges = self.map.table, self.map.merge_slashes
         stripped = f"/{path.lstrip('/')}"  # Werkzeug matches this
         refusal: HTTPException | None = None
@@ -130,7 +133,7 @@ class RegistryMapAdapter(LateMapAdapter):
         raise refusal or meaning or NotFound()
 
     def _location(self, path: str, query_args: Mapping[str, Any] | str | None) -> str:
-        """The target of a redirect: a path that starts with one slash only, so it names no host."""
+        """Return the target of a redirect: a path with one leading slash, so it names no host."""
         if query_args is None:
             query_args = self.query_args or {}
         location = "/" + f"{self.script_name}{path.lstrip('/')}".lstrip("/")
@@ -176,7 +179,7 @@ class RegistryMapAdapter(LateMapAdapter):
         append_unknown: bool = True,
         url_scheme: str | None = None,
     ) -> str:
-        """The URL of `endpoint` with `values`, as `werkzeug.routing.MapAdapter.build`.
+        """Return the URL of `endpoint` with `values`, as `werkzeug.routing.MapAdapter.build`.
 
         Values that are not variables of the rule go into the query. Raises `ValueError`, which
         names the value and the rule it broke, if a value is malformed, and
@@ -232,8 +235,7 @@ def _ask(
 class _BelowRoot:
     """Your own rules that begin with the root of the API: only these match there.
 
-    They are copies in a map of their own, so no other rule of the whole map can match there, and
-    none can redirect or refuse a request.
+    They are copies in a map of their own, where no other rule can match, redirect or refuse.
     """
 
     def __init__(self) -> None:

@@ -77,7 +77,7 @@ _PARAMETER = re.compile(
 def parse_next_link(request_url: object, header: str | Iterable[str] | None) -> str | None:
     """The URL of the next page, from a response's ``Link`` header (RFC 8288); `None` without one.
 
-    `request_url` is the URL that was requested, a string or any object that prints as one: a link
+    `request_url` is the URL that was requested, a string or an object whose `str()` is one: a link
     may be relative to it. `header` may be a list of several lines. A link with an ``anchor`` does
     not count, because it is not about this page.
 

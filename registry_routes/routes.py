@@ -487,10 +487,12 @@ class RegistryRules(RuleFactory):
     def get_rules(self, map: Map) -> Iterator[Rule]:
         """Yield a new, unbound rule for each route of the dialect."""
         for route in self.dialect.routes:
+            methods = self.dialect.methods(route)
             yield _DialectRule(
                 route.path,
                 endpoint=route.endpoint,
-                methods=self.dialect.methods(route),
+                methods=methods,
+                build_only=methods == frozenset(),  # it would match nothing
                 dialect=self.dialect,
                 name=name_and_tail(self.dialect, route)[0],
             )

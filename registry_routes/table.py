@@ -70,7 +70,7 @@ class RouteTable:
             for method in {None}.union(*(path.methods or () for path in paths))
         }
         self._candidates = [
-            (path, path in left_out, _loose_expression(self.root, path))
+            (path, _loose_expression(self.root, path))
             for path in sorted(paths + left_out, key=_by_meaning)
         ]
         # By the endpoint and its variables: in the order of the path, and in any order.
@@ -115,21 +115,18 @@ class RouteTable:
                 return Meaning(*found, ending)
         meant: list[_Path] = []
         faults: list[RegistryError] = []
-        for candidate, is_left_out, fullmatch in self._candidates:
-            hit = fullmatch(bare)
-            if hit is None:
-                continue
-            fault = _fault(candidate, hit.groupdict(), method)
-            if fault is None and not is_left_out:
-                meant.append(candidate)
-            elif fault is None:
-                faults.insert(0, RouteUnknown())
-            else:
-                faults.append(RouteUnknown() if is_left_out else fault)
-        if meant:
-            methods = {method for candidate in meant for method in candidate.methods or ()}
-            return Unsupported(valid_methods=sorted(methods), endpoint=meant[0].route.endpoint)
-        return faults[0] if faults else RouteUnknown()
+        for candidate, fullmatch in self._candidates:
+            if hit := fullmatch(bare):
+                fault = candidate.fault(hit.groupdict(), method)
+                if fault is None:
+                    meant.append(candidate)
+                else:
+                    faults.append(fault)
+        served = [candidate for candidate in meant if candidate.is_served]
+        if served:
+            methods = {method for candidate in served for method in candidate.methods or ()}
+            return Unsupported(valid_methods=sorted(methods))
+        return RouteUnknown() if meant or not faults else faults[0]
 
     def variables(self, endpoint: str) -> list[list[str]]:
         """Return the variables of each route of `endpoint`."""
@@ -173,6 +170,8 @@ class _Path(NamedTuple):
     """A route, cut into the name and what follows it."""
 
     route: Route
+    is_served: bool
+    """Whether the dialect has the route, rather than leaving it out."""
     methods: frozenset[str] | None
     variables: dict[str, type[GrammarConverter]]
     name: str | None
@@ -192,6 +191,7 @@ class _Path(NamedTuple):
         segments = tail.split("/")[1:]
         return cls(
             route=route,
+            is_served=route in dialect.routes,
             methods=dialect.methods(route),
             variables=variables,
             name=name,
@@ -203,6 +203,15 @@ class _Path(NamedTuple):
 
     def takes(self, method: str | None) -> bool:
         return self.methods is None or method in self.methods
+
+    def fault(self, values: Mapping[str, str], method: str) -> RegistryError | None:
+        """Return the error for the first of `values` that is malformed."""
+        for variable, converter in self.variables.items():
+            if complaint := converter.grammar.complaint(values[variable]):
+                if not self.is_served:
+                    return RouteUnknown()
+                return converter.malformed(method)(complaint, detail={variable: values[variable]})
+        return None
 
 
 _Fullmatch: TypeAlias = Callable[[str], re.Match[str] | None]
@@ -277,14 +286,6 @@ def _loose_expression(root: str, path: _Path) -> _Fullmatch:
     name = f"/(?P<{path.name}>(?s:.+?))" if path.name else ""
     tail = path_pattern(path.tail.rstrip("/"), groups)
     return re.compile(f"{re.escape(root)}{name}{tail}").fullmatch
-
-
-def _fault(path: _Path, values: Mapping[str, str], method: str) -> RegistryError | None:
-    """Return the error for the first of `values` that is malformed."""
-    for variable, converter in path.variables.items():
-        if complaint := converter.grammar.complaint(values[variable]):
-            return converter.malformed(method)(complaint, detail={variable: values[variable]})
-    return None
 
 
 class _Template(NamedTuple):

@@ -1,6 +1,6 @@
 """URLs for clients and servers: build them, match them, and follow those that a registry sends.
 
-A URL is a string, or an object that prints as a URL, such as those of httpx and yarl.
+A URL is a string, or an object whose `str()` is a URL, such as those of httpx and yarl.
 """
 
 import re

@@ -98,7 +98,7 @@ def served() -> Iterator[ServedRegistry]:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that the example client would have waited, each time; it does not wait."""
     seconds = list[float]()
-    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=seconds.append))
+    monkeypatch.setattr("client.time", SimpleNamespace(sleep=seconds.append))
     return seconds
 
 

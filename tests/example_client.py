@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import client
-from client import Layout, Registry
+from client import Registry
+from layout import Layout
 from werkzeug.wrappers import Request, Response
 
 from registry_routes import Reference

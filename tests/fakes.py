@@ -7,104 +7,69 @@ an index of one image. `serve` runs them.
 import json
 from collections.abc import Callable
 
+import requests
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
-from registry_routes import RegistryApp, RegistryMap, RegistryRequest, errors
+from registry_routes import RegistryApp, RegistryRequest, errors
 from registry_routes.digests import digest_of
 from registry_routes.headers import IMAGE_INDEX, IMAGE_MANIFEST
 from registry_routes.registry import Manifest, MemoryStorage, make_registry
 
-CONFIG = json.dumps({"architecture": "amd64", "os": "linux"}).encode()
+from .registry_client import descriptor, manifest_of
 
-
-def manifest_of(*layers: bytes) -> bytes:
-    """Return an image's manifest, as JSON."""
-    described = [
-        {
-            "mediaType": f"application/vnd.oci.image.{kind}",
-            "digest": digest_of(blob),
-            "size": len(blob),
-        }
-        for kind, blob in [
-            ("config.v1+json", CONFIG),
-            *(("layer.v1.tar", layer) for layer in layers),
-        ]
-    ]
-    content = {
-        "schemaVersion": 2,
-        "mediaType": IMAGE_MANIFEST,
-        "config": described[0],
-        "layers": described[1:],
-    }
-    return json.dumps(content).encode()
-
-
-def index_of(manifest: bytes) -> bytes:
-    """Return an index of one image, as JSON."""
-    platform = {"architecture": "amd64", "os": "linux"}
-    described = {"mediaType": IMAGE_MANIFEST, "digest": digest_of(manifest), "size": len(manifest)}
-    content = {
-        "schemaVersion": 2,
-        "mediaType": IMAGE_INDEX,
-        "manifests": [{**described, "platform": platform}],
-    }
-    return json.dumps(content).encode()
-
-
+CONFIG = b'{"architecture": "amd64", "os": "linux"}'
 LAYER = b"the files of the image"
-IMAGE = manifest_of(LAYER)
-INDEX = index_of(IMAGE)
+IMAGE = manifest_of(LAYER, mediaType=IMAGE_MANIFEST, config=descriptor(CONFIG))
+LISTED = descriptor(IMAGE, mediaType=IMAGE_MANIFEST)
+INDEX = json.dumps({"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": [LISTED]}).encode()
 
 
-def registry_of(
-    name: str, *tags: str, page_size: int | None = None, prefix: str = ""
-) -> RegistryApp:
+def registry_of(name: str, *tags: str) -> RegistryApp:
     """Return a registry whose repository has the image and the index, with these tags."""
     storage = MemoryStorage()
     for blob in CONFIG, LAYER:
         storage.put_blob(name, digest_of(blob), [blob])
     storage.put_manifest(name, digest_of(IMAGE), Manifest(IMAGE_MANIFEST, IMAGE))
     storage.put_manifest(name, digest_of(INDEX), Manifest(IMAGE_INDEX, INDEX), tags=tags)
-    return make_registry(storage, url_map=RegistryMap(prefix=prefix), page_size=page_size)
+    return make_registry(storage, page_size=2)
 
 
-def refuse_head(app: RegistryApp, *endpoints: str, error: Callable[[], HTTPException]) -> None:
-    """Make the application refuse HEAD at these endpoints."""
+def push(url: str, content: bytes) -> None:
+    """Push an image's manifest."""
+    requests.put(
+        url, content, headers={"Content-Type": IMAGE_MANIFEST}, timeout=5
+    ).raise_for_status()
 
-    @app.before_request
-    def refuse(request: RegistryRequest) -> None:
-        if request.method == "HEAD" and request.endpoint in endpoints:
-            raise error()
+
+def with_links_to(root: str) -> RegistryApp:
+    """Return a registry whose links have another root."""
+    app = registry_of("team/app", "v1", "v2", "v3")
+
+    @app.after_request
+    def replace_root(request: RegistryRequest, response: Response) -> Response:
+        if link := response.headers.get("Link"):
+            response.headers["Link"] = link.replace("/v2/", root)
+        return response
+
+    return app
 
 
 def artifactory(head: Callable[[], HTTPException] = errors.Denied) -> RegistryApp:
     """A virtual repository: HEAD of manifests is refused, and a link names the local repository."""
-    app = registry_of("team/app", "v1", "v2", "v3", page_size=2)
-    refuse_head(app, "manifest", error=head)
+    app = with_links_to("/v2/docker-local/")
 
-    @app.after_request
-    def name_local_repository(request: RegistryRequest, response: Response) -> Response:
-        if link := response.headers.get("Link"):
-            response.headers["Link"] = link.replace("/v2/team/app/", "/v2/docker-local/team/app/")
-        return response
+    @app.before_request
+    def refuse_head(request: RegistryRequest) -> None:
+        if request.method == "HEAD" and request.endpoint == "manifest":
+            raise head()
 
     return app
 
 
 def nexus() -> RegistryApp:
-    """A repository below a prefix, as its links say, whose manifests have no type of their own."""
-    app = registry_of("team/app", "v1", "v2", "v3", page_size=2)
-
-    @app.after_request
-    def answer_as_behind_a_proxy(request: RegistryRequest, response: Response) -> Response:
-        if link := response.headers.get("Link"):
-            response.headers["Link"] = link.replace("</v2/", "</repository/images/v2/")
-        if request.endpoint == "manifest" and response.status_code == 200:
-            response.content_type = "application/octet-stream"
-        return response
-
-    return app
+    """A repository below a prefix, as its links say."""
+    return with_links_to("/repository/images/v2/")
 
 
 def docker_hub() -> RegistryApp:

@@ -13,10 +13,10 @@ So it shows that the suite still notices these faults. About others it proves no
 
 The suite is what plain ``pytest`` runs in ``--tree``, on the package of that tree or on the one at
 ``--package``. It runs once with coverage, also of the processes that it starts. Each mutant then
-gets the tests that execute the changed statement, those that execute least first, until one fails.
-The other tests follow only if the statement runs at import or in a cached function, or with
-``--all``. A hang kills too. A test that fails without the mutant as well does not count. Everything
-happens in a copy of the tree.
+gets 300 of the tests that execute the changed statement, those first that execute least. All that
+survive are put into the package together, for a run of all tests, and what fails there is tried on
+each of them. (So a mutant may hide another, which is rare.) A test kills if it fails twice, and
+passes without the mutant. A hang kills too. Everything happens in a copy of the tree.
 """
 
 import argparse
@@ -30,16 +30,14 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from coverage import CoverageData
 
 from .mutations import Mutant, draw, find_mutants
 
-PATIENCE = 60  # seconds, at least, before a run of pytest counts as a hang
 ROOT = Path(__file__).parent.parent
 UNCOPIED = shutil.ignore_patterns(".git", ".venv", ".tox", ".*_cache", "__pycache__", ".coverage*")
 COVERAGE = """[run]
@@ -62,6 +60,7 @@ class Suite:
         shutil.copytree(package, self.tree / self.package, ignore=UNCOPIED)
         shutil.copy(Path(__file__).with_name("mutants_plugin.py"), directory)
         self.log = directory / "log"
+        self.patience = 60.0  # how many seconds a run may take longer than expected
         self.seconds: dict[str, float] = defaultdict(float)
         self.flaky: set[str] = set()
         self.executing: dict[tuple[str, int], set[str]] = {}
@@ -113,7 +112,7 @@ class Suite:
         for test, _, seconds in reports:
             self.seconds[test] += seconds
         failed = {test for test, outcome, _ in reports if outcome == "failed"}
-        self.flaky |= {test for test in failed if self.find_failure([test])}
+        self.flaky |= {test for test in failed if self.find_failures([], [test])}
         coverage = CoverageData(basename=str(data))
         coverage.read()
         own = f"{self.tree}{os.sep}"  # a test may also run a copy of the package
@@ -125,48 +124,77 @@ class Suite:
                 self.executing[file, line] = tests
                 self.breadth.update(tests)
 
-    def plan(self, mutant: Mutant, every: bool) -> Iterator[list[str]]:
-        """Yield the tests for a mutant, in batches."""
-        executing = set[str]().union(
-            *(self.executing.get((mutant.file, line), ()) for line in mutant.lines)
-        )
-        tests = sorted(self.seconds, key=lambda test: (self.breadth[test], test))
-        first = [test for test in tests if test in executing]
-        yield from filter(None, (first[:25], first[25:300], first[300:]))
-        if every or mutant.everywhere or "" in executing:  # "": at import or collection
-            yield [test for test in tests if test not in executing]
-
-    def find_failure(self, tests: list[str]) -> str | None:
-        """Run tests, and return the first that fails, or what else goes wrong."""
-        wanted = [test for test in tests if test not in self.flaky]
+    def find_failures(
+        self, mutants: Iterable[Mutant], tests: Iterable[str], most: int = 1
+    ) -> list[str]:
+        """Run tests with some mutants, and return what fails, until so many have failed."""
+        wanted = set(tests) - self.flaky
         if not wanted:
-            return None
-        ranks = {test: rank for rank, test in enumerate(wanted)}
+            return []
         plan = self.directory / "plan"
-        plan.write_text(json.dumps({test: ranks.get(test) for test in self.seconds}))
-        files = sorted({test.partition("::")[0] for test in wanted})
-        timeout = PATIENCE + 2 * sum(self.seconds[test] for test in wanted)
-        status, reports = self.run_pytest("-x", *files, timeout=timeout, MUTANTS_PLAN=str(plan))
-        failed = [test for test, outcome, _ in reports if outcome == "failed"]
-        if failed:
-            return failed[0]
-        return {0: None, 5: None, None: "a hang"}.get(status, "an error of pytest")  # 5: no tests
-
-    def find_killer(self, mutant: Mutant, every: bool) -> str | None:
-        path = self.tree / mutant.file
-        source = path.read_bytes()
-        batches = list(self.plan(mutant, every))
-        while batches:
-            path.write_bytes(mutant.apply(source))
-            killer = self.find_failure(batches[0])
+        plan.write_text(json.dumps({test: test in wanted for test in self.seconds}))
+        modules = sorted({test.partition("::")[0] for test in wanted})
+        timeout = self.patience + 2 * sum(self.seconds[test] for test in wanted)
+        sources: dict[Path, bytes] = {}
+        for mutant in sorted(mutants, key=lambda mutant: mutant.start, reverse=True):
+            path = self.tree / mutant.file
+            sources.setdefault(path, path.read_bytes())
+            path.write_bytes(mutant.apply(path.read_bytes()))
+        status, reports = self.run_pytest(
+            f"--maxfail={most}", *modules, timeout=timeout, MUTANTS_PLAN=str(plan)
+        )
+        for path, source in sources.items():
             path.write_bytes(source)
-            if killer is None:
-                batches.pop(0)
-            elif killer in self.seconds and self.find_failure([killer]):
-                self.flaky.add(killer)
-            else:
+        failed = dict.fromkeys(test for test, outcome, _ in reports if outcome == "failed")
+        other = {0: [], 5: [], None: ["a hang"]}.get(status, ["an error of pytest"])  # 5: no tests
+        return list(failed) or other
+
+    def find_killer(self, mutant: Mutant, tests: list[str]) -> str | None:
+        """Return what fails with the mutant, twice, and not without it."""
+        while failures := self.find_failures([mutant], tests):
+            killer = failures[0]
+            suspects = failures if killer in self.seconds else tests
+            if not self.find_failures([mutant], suspects):
+                tests = [test for test in tests if test != killer]
+            elif not (failures := self.find_failures([], suspects)):
                 return killer
+            elif failures == ["a hang"]:
+                self.patience *= 2
+            elif failures[0] in self.seconds:
+                self.flaky.update(failures)
+            else:
+                raise SystemExit(self.log.read_text())
         return None
+
+    def judge(self, mutant: Mutant) -> str | None:
+        """Return which of the tests that execute the statement kills a mutant."""
+        lines = (self.executing.get((mutant.file, line), set()) for line in mutant.lines)
+        tests = set[str]().union(*lines) & set(self.seconds)
+        ranked = sorted(tests, key=lambda test: (self.breadth[test], test))
+        return self.find_killer(mutant, ranked[:25]) or self.find_killer(mutant, ranked[25:300])
+
+    def judge_together(self, mutants: list[Mutant], tests: list[str]) -> dict[str, str]:
+        """Run all tests on several mutants at once, and return what kills which of them."""
+        apart = [one for i, one in enumerate(mutants) if any(map(one.overlaps, mutants[:i]))]
+        if apart:
+            together = [mutant for mutant in mutants if mutant not in apart]
+            return self.judge_together(together, tests) | self.judge_together(apart, tests)
+        failures = self.find_failures(mutants, tests, most=25) if mutants else []
+        if not failures:
+            return {}
+        if failures[0] in self.seconds:
+            left = [test for test in tests if test not in failures]
+        elif len(mutants) > 1:  # together, they prevent that tests run
+            half = len(mutants) // 2
+            return self.judge_together(mutants[:half], tests) | self.judge_together(
+                mutants[half:], tests
+            )
+        else:
+            failures, left = tests, []
+        killers = {mutant.id: self.find_killer(mutant, failures) for mutant in mutants}
+        killed = {name: killer for name, killer in killers.items() if killer}
+        rest = [mutant for mutant in mutants if mutant.id not in killed]
+        return killed | self.judge_together(rest, left)
 
 
 def print_list(title: str, lines: Iterable[str]) -> None:
@@ -181,8 +209,8 @@ def main() -> None:
     parser.add_argument("--tree", type=Path, default=ROOT, help="where the tests are")
     parser.add_argument("--package", type=Path, help="default: registry_routes of the tree")
     parser.add_argument("--json", type=Path, help="where to write the results")
-    parser.add_argument("--all", action="store_true", help="run all tests before one survives")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no pytest is left
     package = (options.package or options.tree / "registry_routes").resolve()
     files = [path.relative_to(package.parent).as_posix() for path in sorted(package.rglob("*.py"))]
     mutants = [mutant for file in files for mutant in find_mutants(package.parent, file)]
@@ -191,26 +219,28 @@ def main() -> None:
     chosen = [known[name] for name in before if name in known]
     if not options.only:
         chosen = draw(mutants, package.parent, options.count, options.seed)
-    results: dict[str, Any] = {}
+    results: dict[str, str | None] = {}
     with tempfile.TemporaryDirectory(prefix="m", ignore_cleanup_errors=True) as directory:
         suite = Suite(Path(directory).resolve(), options.tree, package)
         print(f"{len(suite.seconds)} tests, {len(mutants)} possible mutants", flush=True)
         for mutant in chosen:
             began = time.monotonic()
-            killer = suite.find_killer(mutant, options.all)
-            seconds = round(time.monotonic() - began, 1)
-            results[mutant.id] = {"killer": killer, "seconds": seconds}
-            print("killed  " if killer else "survives", seconds, mutant.id, flush=True)
-            if options.json:
-                options.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-    survivors = [name for name in results if not results[name]["killer"]]
+            killer = results[mutant.id] = suite.judge(mutant)
+            took = f"{time.monotonic() - began:.0f} s"
+            print("killed" if killer else "survives so far", took, mutant.id, flush=True)
+        left = [mutant for mutant in chosen if not results[mutant.id]]
+        results |= suite.judge_together(left, list(suite.seconds))
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    survivors = [name for name in results if not results[name]]
     print_list("Fail without a mutant, too, and do not count:", sorted(suite.flaky))
     print_list("Not in the package any more:", [name for name in before if name not in known])
     print_list(f"{len(survivors)} of {len(results)} survive:", survivors)
     if isinstance(before, dict):
-        lost = [name for name in survivors if before[name]["killer"]]
-        won = [name for name in results if name not in survivors and not before[name]["killer"]]
-        print_list("Survived before, killed now:", won)
+        lost = [name for name in survivors if before[name]]
+        print_list(
+            "Survived before, killed now:", [n for n in results if results[n] and not before[n]]
+        )
         print_list("Killed before, survive now:", lost)
         sys.exit(bool(lost))
 

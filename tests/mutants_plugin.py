@@ -1,4 +1,4 @@
-"""The plugin with which `tests.mutants` runs pytest: it selects, sorts and reports tests."""
+"""The plugin with which `tests.mutants` runs pytest: it selects and reports tests."""
 
 import json
 import os
@@ -12,13 +12,11 @@ def pytest_configure() -> None:
         os.environ["COVERAGE_PROCESS_START"] = os.environ["MUTANTS_COVERAGE"]
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Select and sort the tests. A test that only the mutant has comes first."""
+    """Keep the tests of the plan, and those that only the mutant has, in their usual order."""
     if "MUTANTS_PLAN" in os.environ:
-        ranks = json.loads(Path(os.environ["MUTANTS_PLAN"]).read_text())
-        chosen = [item for item in items if ranks.get(item.nodeid, -1) is not None]
-        items[:] = sorted(chosen, key=lambda item: ranks.get(item.nodeid, -1))
+        plan = json.loads(Path(os.environ["MUTANTS_PLAN"]).read_text())
+        items[:] = [item for item in items if plan.get(item.nodeid, True)]
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

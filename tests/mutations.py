@@ -29,11 +29,12 @@ class Mutant(NamedTuple):
     text: str
     lines: range
     """The statement; if it runs at import, the whole function, class or file around it."""
-    everywhere: bool
-    """Whether a test may notice that does not execute `lines`."""
 
     def apply(self, source: bytes) -> bytes:
         return source[: self.start] + self.text.encode() + source[self.end :]
+
+    def overlaps(self, other: "Mutant") -> bool:
+        return self.file == other.file and self.start < other.end and other.start < self.end
 
 
 def swap(operator: ast.AST) -> Iterator[tuple[str, Any]]:
@@ -132,14 +133,13 @@ def find_mutants(tree: Path, file: str) -> Iterator[Mutant]:
     offsets = [0, *accumulate(map(len, rows))]
     repeated: Counter[str] = Counter()
 
-    def walk(
-        parent: Any, scope: str, lines: range, shared: bool, f_string: Any
-    ) -> Iterator[Mutant]:
+    def walk(parent: Any, scope: str, lines: range, early: bool, f_string: Any) -> Iterator[Mutant]:
         for field, value in ast.iter_fields(parent):
             nodes = value if isinstance(value, list) else [value]
-            everywhere = shared
-            if isinstance(parent, ast.FunctionDef | ast.AsyncFunctionDef) and field == "body":
-                everywhere &= "cache" in "".join(map(ast.unparse, parent.decorator_list))
+            in_function = (
+                isinstance(parent, ast.FunctionDef | ast.AsyncFunctionDef) and field == "body"
+            )
+            at_import = early and not in_function
             for i, node in enumerate(nodes):
                 if not isinstance(node, ast.AST) or is_skipped(node, parent, field):
                     continue
@@ -147,7 +147,7 @@ def find_mutants(tree: Path, file: str) -> Iterator[Mutant]:
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                     inner = f"{scope}.{node.name}".lstrip(".")
                     around = range(node.lineno, (node.end_lineno or 0) + 1)
-                if isinstance(node, ast.stmt) and not everywhere:
+                if isinstance(node, ast.stmt) and not at_import:
                     last = node.body[0].lineno - 1 if hasattr(node, "body") else node.end_lineno
                     around = range(node.lineno, max(node.lineno, last or 0) + 1)
                 for kind, label, new in vary(node, parent, field):
@@ -164,9 +164,9 @@ def find_mutants(tree: Path, file: str) -> Iterator[Mutant]:
                         name += f" (#{repeated[name]})"
                     start = offsets[old.lineno - 1] + old.col_offset
                     end = offsets[old.end_lineno - 1] + old.end_col_offset
-                    yield Mutant(name, kind, file, start, end, text, around, everywhere)
+                    yield Mutant(name, kind, file, start, end, text, around)
                 whole = node if isinstance(node, ast.JoinedStr) else None
-                yield from walk(node, inner, around, everywhere, f_string or whole)
+                yield from walk(node, inner, around, at_import, f_string or whole)
 
     return walk(ast.parse(source), "", range(1, len(rows) + 1), True, None)
 

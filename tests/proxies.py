@@ -1,6 +1,7 @@
-"""The proxy of the examples in this process, its clients, and upstreams that are not as they should be."""
+"""The proxy of the examples in this process, its clients, and upstreams that misbehave."""
 
 import io
+import json
 import random
 import threading
 import time
@@ -21,8 +22,11 @@ from werkzeug.wrappers import Response
 
 from registry_routes.digests import digest_of
 from registry_routes.headers import IMAGE_INDEX
+from registry_routes.paging import parse_next_link
 from registry_routes.registry import MemoryStorage, MissingError, Storage
 from registry_routes.testing import ServedRegistry, serve
+
+from .served import wait_until
 
 LAYER = random.Random(17).randbytes(2_000_000)  # several blocks
 BLOB = f"/v2/library/nginx/blobs/{digest_of(LAYER)}"
@@ -35,9 +39,7 @@ INDEX = {"Content-Type": IMAGE_INDEX}
 class ProxyClient:
     """A client of a proxy. It also sees what the proxy keeps, and its first upstream.
 
-    :param urls: the upstreams; the namespace of each is its host.
-    :param namespaces: in place of the hosts.
-    :param user: the proxy's account.
+    The namespaces of the upstreams at `urls` are their hosts, if they are not given.
     """
 
     def __init__(
@@ -75,10 +77,7 @@ class ProxyClient:
 
     def wait_until_done(self) -> None:
         """Wait until no blob is being fetched or kept."""
-        end = time.monotonic() + 10
-        while self.views.fetches._running:
-            assert time.monotonic() < end
-            time.sleep(0.005)
+        wait_until(lambda: not self.views.fetches._running)
 
 
 @contextmanager
@@ -95,10 +94,10 @@ def requests_to(upstream: ServedRegistry) -> list[tuple[str, str | None]]:
 
 
 class Canned(BaseAdapter):
-    """Answers the requests of a session by their paths, without a network.
+    """Answers the requests of a session, without a network.
 
     :param answers: a status, headers and a body for each path, or a function of the request that
-        returns these. A path without an answer is one that cannot be reached.
+        returns these. Any other path cannot be reached.
     """
 
     def __init__(self, answers: dict[str, Any]) -> None:
@@ -123,7 +122,6 @@ class Canned(BaseAdapter):
 
     @property
     def paths(self) -> list[str]:
-        """The paths of the requests."""
         return [urlsplit(str(request.url)).path for request in self.sent]
 
     def close(self) -> None:
@@ -141,12 +139,16 @@ def canned(
 
 
 class Slow:
-    """An upstream whose blob comes in two halves, the second when it is told to."""
+    """An upstream whose blob comes in two halves, the second when it is told to, if it waits."""
 
-    def __init__(self, content: bytes = LAYER, *, says_length: bool = True) -> None:
+    def __init__(
+        self, content: bytes = LAYER, *, says_length: bool = True, waits: bool = True
+    ) -> None:
         self.content = content
         self.says_length = says_length
         self.go_on = threading.Event()
+        if not waits:
+            self.go_on.set()
         self.begun: list[str] = []
         self.ended = threading.Event()
         self.sent = 0
@@ -181,13 +183,21 @@ def slow(source: Slow, **options: Any) -> Iterator[ProxyClient]:
             source.go_on.set()
 
 
+def pages_of(get: Callable[[str], Any], path: str, key: str = "tags") -> list[list[str]]:
+    """Return the pages of a list, each at the path that the one before it links to."""
+    pages, url = [], f"http://h{path}"
+    while url:
+        page = get(url.removeprefix("http://h"))
+        pages.append(json.loads(page.text)[key])
+        url = parse_next_link(url, page.headers.get("Link")) or ""
+    return pages
+
+
 def read_some(response: Any, size: int) -> bytes:
     """Return the first `size` bytes of a response, and what came with them."""
-    received = b""
-    for block in response.iter_encoded():
-        received += block
-        if len(received) >= size:
-            break
+    received, blocks = b"", response.iter_encoded()
+    while len(received) < size:
+        received += next(blocks)
     return received
 
 
@@ -195,9 +205,9 @@ def all_at_once(count: int, act: Callable[[], Any]) -> list[Any]:
     """Return the results of `count` threads that start at the same time."""
     barrier = threading.Barrier(count)
 
-    def together() -> Any:
+    def together(_: int) -> Any:
         barrier.wait(30)
         return act()
 
     with ThreadPoolExecutor(count) as pool:
-        return [job.result() for job in [pool.submit(together) for _ in range(count)]]
+        return list(pool.map(together, range(count)))

@@ -2,13 +2,12 @@
 
 import asyncio
 import contextvars
-import hashlib
 import json
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -26,6 +25,7 @@ from registry_routes.digests import digest_of
 from registry_routes.registry import MemoryStorage, make_registry
 
 from .servers import example, peak_of
+from .test_serving import address_of
 
 MIB = 1024 * 1024
 GONE = {"type": "http.disconnect"}
@@ -96,10 +96,8 @@ class Streamed:
     """A WSGI application that answers with blocks; it remembers what became of them."""
 
     def __init__(self, *blocks: bytes | Exception, on_close: Exception | None = None) -> None:
-        self.blocks = blocks
-        self.on_close = on_close
-        self.made = 0
-        self.closed = 0
+        self.blocks, self.on_close = blocks, on_close
+        self.made = self.closed = 0
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
         start_response("200 OK", [("Content-Type", "text/plain")])
@@ -109,7 +107,7 @@ class Streamed:
         for block in self.blocks:
             if isinstance(block, Exception):
                 raise block
-            self.made += 1
+            self.made += bool(block)
             yield block
 
     def close(self) -> None:
@@ -130,32 +128,25 @@ class Streamed:
         # Another application has changed the path, not the raw one.
         (scope_of("/a", path="/b/é"), {"PATH_INFO": "/b/\xc3\xa9"}),
         (scope_of("/a", path="/\udcff"), {"PATH_INFO": "/?"}),
-        (scope_of("/m%C3%A9/v2/", root_path="/mé"), {"SCRIPT_NAME": "/m\xc3\xa9", "PATH_INFO": "/v2/"}),
-        (scope_of("/m/v2/", root_path="/m/"), {"SCRIPT_NAME": "/m", "PATH_INFO": "/v2/"}),
-        (scope_of("/m", root_path="/m"), {"SCRIPT_NAME": "/m", "PATH_INFO": ""}),
-        (scope_of("/mirror/v2/", root_path="/m"), {"SCRIPT_NAME": "/m", "PATH_INFO": "/mirror/v2/"}),
+        (scope_of("/m%C3%A9/v2/", root_path="/mé"), {"SCRIPT_NAME": "/m\xc3\xa9"}),
+        (scope_of("/m%C3%A9/v2/", root_path="/mé/"), {"PATH_INFO": "/v2/"}),
+        (scope_of("/mirror/v2/", root_path="/m"), {"PATH_INFO": "/mirror/v2/"}),
         (scope_of("/?a=%FF&b=\xe9"), {"QUERY_STRING": "a=%FF&b=\xc3\xa9"}),
-        (scope_of(server=("::1", 8000)), {"SERVER_NAME": "::1", "SERVER_PORT": "8000"}),
-        (scope_of(server=("/run/socket", None)), {"SERVER_NAME": "/run/socket", "SERVER_PORT": "0"}),
+        (scope_of(server=("/run/socket", None)), {"SERVER_PORT": "0"}),
         (scope_of(server=None), {"SERVER_NAME": "localhost", "SERVER_PORT": "80"}),
         (scope_of(client=("::1", 5)), {"REMOTE_ADDR": "::1", "REMOTE_PORT": "5"}),
         (scope_of(client=None), {"REMOTE_ADDR": None}),
-        (scope_of(scheme="https", http_version="2"), {"wsgi.url_scheme": "https", "SERVER_PROTOCOL": "HTTP/2"}),
+        (scope_of(scheme="https"), {"wsgi.url_scheme": "https"}),
         (scope_of(headers=[(b"accept", b"a"), (b"accept", b"\xe9")]), {"HTTP_ACCEPT": "a,\xe9"}),
         (scope_of(headers=[(b"cookie", b"a=1"), (b"cookie", b"b=2")]), {"HTTP_COOKIE": "a=1; b=2"}),
-        (scope_of(headers=[(b"content-type", b"t")]), {"CONTENT_TYPE": "t", "HTTP_CONTENT_TYPE": None}),
+        (scope_of(headers=[(b"content-type", b"t")]), {"CONTENT_TYPE": "t"}),
         (scope_of(headers=[(b"x-user", b"me"), (b"x_user", b"you")]), {"HTTP_X_USER": "me"}),
-        (scope_of(headers=[(b"content_length", b"9")]), {"CONTENT_LENGTH": None}),
-        (scope_of(headers=[(b"transfer-encoding", b"chunked")]), {"HTTP_TRANSFER_ENCODING": None}),
+        (scope_of(headers=[(b"transfer-encoding", b"x")]), {"HTTP_TRANSFER_ENCODING": None}),
     ],
-)  # fmt: skip
+)
 def test_environ_of_a_request(scope: dict[str, Any], expected: dict[str, str | None]) -> None:
     environ = environ_of(scope)
     assert {key: environ.get(key) for key in expected} == expected
-
-
-def test_url_of_a_request_to_an_ipv6_address_without_a_host() -> None:
-    assert Request(environ_of(scope_of(server=("::1", 8000)))).url == "http://[::1]:8000/v2/"
 
 
 @given(st.lists(st.binary(max_size=40)), st.booleans())
@@ -183,13 +174,12 @@ def test_application_is_not_called_for_a_body_that_is_cut_short() -> None:
     assert bridge.spooled == 0
 
 
-@pytest.mark.parametrize("length", ["4", "6", "500", "", "5x", "-5"])
-def test_body_of_another_length_than_its_header_says_is_refused(length: str) -> None:
+@pytest.mark.parametrize(("length", "status"), [("500", 400), ("5x", 400), ("05", 200), ("", 200)])
+def test_body_of_another_length_than_its_header_says_is_refused(length: str, status: int) -> None:
     scope = scope_of(headers=[(b"content-length", length.encode())])
-    app = echo if length == "" else None  # it is not called otherwise
-    sent = asyncio.run(exchange(WSGIBridge(app), part(b"12345", False), scope=scope))
-    assert sent[0]["status"] == (400 if length else 200)
-    if length:
+    sent = asyncio.run(exchange(WSGIBridge(echo), part(b"12345", False), scope=scope))
+    assert sent[0]["status"] == status
+    if status == 400:
         assert json.loads(body_of(sent))["errors"][0]["code"] == "SIZE_INVALID"
 
 
@@ -225,17 +215,15 @@ def test_slow_clients_take_no_thread() -> None:
         await asyncio.Event().wait()
 
     async def run() -> list[Any]:
-        whole = part(b"x", False)
-        slow = [asyncio.create_task(exchange(bridge, part(b"x" * 2 * MIB))) for _ in range(5)]
-        slow += [asyncio.create_task(exchange(bridge, whole, send=never)) for _ in range(5)]
+        slow = [asyncio.create_task(exchange(bridge, part(b"x" * 2 * MIB))) for _ in range(3)]
+        for _ in range(3):
+            exchanged = exchange(bridge, part(b"x", False), send=never)
+            slow.append(asyncio.create_task(exchanged))
         await asyncio.sleep(0.05)
         answer = await asyncio.wait_for(exchange(bridge, part(b"quick", False)), 5)
         for task in slow:
             task.cancel()
-        assert all(
-            isinstance(result, asyncio.CancelledError)
-            for result in await asyncio.gather(*slow, return_exceptions=True)
-        )
+        await asyncio.gather(*slow, return_exceptions=True)
         return answer
 
     assert body_of(asyncio.run(run())) == b"quick"
@@ -246,7 +234,7 @@ def test_slow_clients_take_no_thread() -> None:
 
 
 def test_response_is_made_no_faster_than_it_is_read() -> None:
-    app = Streamed(*[b"block"] * 20)
+    app = Streamed(*[b"block", b""] * 20)  # an empty block is not the end
     ahead = []
 
     async def slow(message: dict[str, Any]) -> None:
@@ -258,12 +246,6 @@ def test_response_is_made_no_faster_than_it_is_read() -> None:
     assert body_of(asyncio.run(exchange(WSGIBridge(app), send=slow))) == b"block" * 20
     assert max(ahead) == 1
     assert app.closed == 1
-
-
-def test_empty_block_is_not_the_end() -> None:
-    sent = asyncio.run(exchange(WSGIBridge(Streamed(b"", b"a", b"", b"b", b""))))
-    assert [message.get("body") for message in sent] == [None, b"a", b"b", b""]
-    assert [message.get("more_body") for message in sent] == [None, True, True, False]
 
 
 @pytest.mark.parametrize("tells", ["by a message", "by an error"])
@@ -284,10 +266,6 @@ def fail(environ: Any, start_response: Any) -> Any:
     raise KeyError("mine")
 
 
-def never_start(environ: Any, start_response: Any) -> Any:
-    return [b"a"]
-
-
 def start_twice(environ: Any, start_response: Any) -> Any:
     start_response("200 OK", [])
     start_response("200 OK", [])
@@ -297,11 +275,10 @@ def start_twice(environ: Any, start_response: Any) -> Any:
     ("app", "error", "count"),
     [
         (fail, KeyError, 0),
-        (never_start, RuntimeError, 0),
+        (lambda environ, start_response: [b"a"], RuntimeError, 0),
         (start_twice, RuntimeError, 0),
-        (Streamed(KeyError("mine"), b"a", b"b"), KeyError, 0),
-        (Streamed(b"a", KeyError("mine"), b"b"), KeyError, 2),
-        (Streamed(b"a", b"b", KeyError("mine")), KeyError, 3),
+        (Streamed(KeyError("mine"), b"a"), KeyError, 0),
+        (Streamed(b"a", KeyError("mine")), KeyError, 2),
         (Streamed(b"a", on_close=KeyError("mine")), KeyError, 3),
     ],
 )
@@ -333,31 +310,25 @@ def test_error_replaces_the_response_until_it_is_sent() -> None:
     assert body_of(sent) == b"sorry"
 
 
-def test_written_blocks_are_sent_before_returned_blocks() -> None:
-    def app(environ: Any, start_response: Any) -> list[bytes]:
-        write = start_response("200 OK", [])
-        write(b"one")
-        write(b"two")
-        return [b"three"]
-
-    sent = asyncio.run(exchange(WSGIBridge(app)))
-    assert [message.get("body") for message in sent] == [None, b"one", b"two", b"three", b""]
-
-
-def test_writing_to_a_disconnected_client_raises() -> None:
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_written_blocks_are_sent_before_returned_blocks(is_gone: bool) -> None:
     stopped = threading.Event()
 
     def app(environ: Any, start_response: Any) -> list[bytes]:
         write = start_response("200 OK", [])
         try:
-            for _ in range(10_000):
-                write(b"x")
+            for _ in range(10_000 if is_gone else 2):
+                write(b"written")
         except ConnectionResetError:
             stopped.set()
-        return []
+        return [b"returned"]
 
-    asyncio.run(exchange(WSGIBridge(app), part(b"", False), GONE))
-    assert stopped.is_set()
+    messages = [part(b"", False), *[GONE] * is_gone]
+    sent = asyncio.run(exchange(WSGIBridge(app), *messages))
+    assert stopped.is_set() == is_gone
+    if not is_gone:
+        blocks = [message.get("body") for message in sent]
+        assert blocks == [None, b"written", b"written", b"returned", b""]
 
 
 def test_response_is_closed_only_when_its_last_step_is_over() -> None:
@@ -410,26 +381,27 @@ def test_steps_of_a_request_share_a_context_of_their_own() -> None:
         assert body_of(sent).decode() == path * 5
 
 
-def test_lifespan_and_websocket_scopes() -> None:
-    def message(kind: str) -> dict[str, Any]:
-        return {"type": kind}
-
-    bridge = WSGIBridge(fail)
-    steps = message("lifespan.startup"), message("lifespan.shutdown")
-    sent = asyncio.run(exchange(bridge, *steps, scope={"type": "lifespan"}))
-    assert sent == [message("lifespan.startup.complete"), message("lifespan.shutdown.complete")]
-    connect = message("websocket.connect")
-    sent = asyncio.run(exchange(bridge, connect, scope={"type": "websocket"}))
-    assert sent == [message("websocket.close")]
+@pytest.mark.parametrize(
+    ("kind", "received", "answered"),
+    [
+        ("lifespan", ["startup", "shutdown"], ["startup.complete", "shutdown.complete"]),
+        ("websocket", ["connect"], ["close"]),
+    ],
+)
+def test_other_kinds_of_scope(kind: str, received: list[str], answered: list[str]) -> None:
+    messages = [{"type": f"{kind}.{step}"} for step in received]
+    sent = asyncio.run(exchange(WSGIBridge(fail), *messages, scope={"type": kind}))
+    assert sent == [{"type": f"{kind}.{step}"} for step in answered]
 
 
 # In uvicorn.
 
 
-@contextmanager
-def in_uvicorn(app: Any) -> Iterator[str]:
-    """Host and port of an ASGI application, served in this process."""
+@pytest.fixture(scope="module")
+def registry() -> Iterator[str]:
+    """Host and port of a registry in memory, behind the bridge, served in this process."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        app = WSGIBridge(make_registry(MemoryStorage()))
         config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],))
@@ -441,84 +413,41 @@ def in_uvicorn(app: Any) -> Iterator[str]:
             thread.join()
 
 
-@pytest.fixture(scope="module")
-def registry() -> Iterator[str]:
-    """Host and port of a registry in memory, behind the bridge."""
-    with in_uvicorn(WSGIBridge(make_registry(MemoryStorage()))) as host:
-        yield host
+@pytest.fixture
+def location(registry: str) -> str:
+    """The path of an upload."""
+    return requests.post(f"http://{registry}/v2/a/blobs/uploads/").headers["Location"]
 
 
-def test_chunked_push_and_pull(registry: str) -> None:
+def test_chunked_push_and_pull(registry: str, location: str) -> None:
     url, content = f"http://{registry}", b"0123456789" * 300_000
-    digest = digest_of(content)
-    with requests.Session() as session:  # one connection
-        upload = session.post(f"{url}/v2/a/blobs/uploads/")
-        blocks = (content[at : at + 100_000] for at in range(0, len(content), 100_000))
-        chunk = session.patch(url + upload.headers["Location"], data=blocks)
-        assert chunk.request.headers["Transfer-Encoding"] == "chunked"
-        assert (chunk.status_code, chunk.headers["Range"]) == (202, f"0-{len(content) - 1}")
-        location = f"{url}{chunk.headers['Location']}"
-        assert session.put(location, params={"digest": digest}).status_code == 201
-        blob = f"{url}/v2/a/blobs/{digest}"
-        assert session.get(blob).content == content
-        head = session.head(blob)
-        assert (head.headers["Content-Length"], head.content) == (str(len(content)), b"")
+    blocks = (content[at : at + 100_000] for at in range(0, len(content), 100_000))
+    chunk = requests.patch(url + location, data=blocks)
+    assert chunk.request.headers["Transfer-Encoding"] == "chunked"
+    assert (chunk.status_code, chunk.headers["Range"]) == (202, f"0-{len(content) - 1}")
+    query = {"digest": digest_of(content)}
+    assert requests.put(url + chunk.headers["Location"], params=query).status_code == 201
+    blob = f"{url}/v2/a/blobs/{digest_of(content)}"
+    assert requests.get(blob).content == content
+    assert requests.head(blob).headers["Content-Length"] == str(len(content))
 
 
 @pytest.mark.parametrize(
     "frame",
     [
         b"Transfer-Encoding: chunked\r\n\r\nA\r\n0123456789\r\n",
-        b"Transfer-Encoding: chunked\r\n\r\nA\r\n01234",
-        b"Content-Length: 20\r\n\r\n0123456789",
         b"Content-Length: 9000000\r\n\r\n" + b"x" * 8_000_000,
-        b"Transfer-Encoding: chunked\r\n\r\nnot hexadecimal\r\n",
     ],
-    ids=["between chunks", "within a chunk", "short", "short and large", "malformed"],
+    ids=["between chunks", "large"],
 )
-def test_chunk_that_is_cut_short_leaves_no_trace(registry: str, frame: bytes) -> None:
-    url = f"http://{registry}"
-    location = requests.post(f"{url}/v2/a/blobs/uploads/").headers["Location"]
-    host, _, port = registry.partition(":")
-    with socket.create_connection((host, int(port))) as client:
+def test_chunk_that_is_cut_short_leaves_no_trace(
+    registry: str, location: str, frame: bytes
+) -> None:
+    with socket.create_connection(address_of(registry)) as client:
         client.sendall(f"PATCH {location} HTTP/1.1\r\nHost: h\r\n".encode() + frame)
     time.sleep(0.05)
-    status = requests.get(url + location)
+    status = requests.get(f"http://{registry}{location}")
     assert (status.status_code, status.headers["Range"]) == (204, "0-0")
-    upload = requests.patch(url + location, data=b"all", headers={"Content-Range": "0-2"})
-    assert upload.headers["Range"] == "0-2"
-
-
-def test_expect_100_continue(registry: str) -> None:
-    location = requests.post(f"http://{registry}/v2/a/blobs/uploads/").headers["Location"]
-    host, _, port = registry.partition(":")
-    with socket.create_connection((host, int(port)), timeout=5) as client:
-        headers = (
-            "Host: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\nConnection: close\r\n\r\n"
-        )
-        client.sendall(f"PATCH {location} HTTP/1.1\r\n{headers}".encode())
-        assert client.recv(1000).startswith(b"HTTP/1.1 100 Continue")
-        client.sendall(b"abc")
-        assert client.recv(1000).startswith(b"HTTP/1.1 202 ")
-
-
-def test_client_that_leaves_ends_its_download() -> None:
-    closed = threading.Event()
-
-    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
-        start_response("200 OK", [])
-        try:
-            while True:
-                yield b"x" * MIB
-        finally:
-            closed.set()
-
-    with in_uvicorn(WSGIBridge(app)) as host:
-        response = requests.get(f"http://{host}/", stream=True, timeout=5)
-        assert len(response.raw.read(MIB)) == MIB
-        assert not closed.wait(0.05)
-        response.close()
-        assert closed.wait(5)
 
 
 # The program.
@@ -527,24 +456,15 @@ def test_client_that_leaves_ends_its_download() -> None:
 @pytest.mark.slow
 def test_large_blob_takes_little_memory_both_ways(tmp_path: Path) -> None:
     count, block = 96, b"0123456789abcdef" * 65536
-    hashed = hashlib.sha256()
-    for _ in range(count):
-        hashed.update(block)
-    digest = f"sha256:{hashed.hexdigest()}"
+    digest = digest_of(block * count)
     with example("asgi", tmp_path / "log", "--storage", str(tmp_path / "data")) as host:
         url = f"http://{host}/v2/a/blobs"
         before = peak_of(host)
         location = requests.post(f"{url}/uploads/").headers["Location"]
         blocks = (block for _ in range(count))
-        pushed = requests.put(
-            f"http://{host}{location}", blocks, params={"digest": digest}, timeout=60
-        )
+        pushed = requests.put(f"http://{host}{location}", blocks, params={"digest": digest})
         assert pushed.status_code == 201
-        back = hashlib.sha256()
         with requests.get(f"{url}/{digest}", stream=True, timeout=60) as response:
-            for number, content in enumerate(response.iter_content(MIB)):
-                if number == 0:
-                    time.sleep(0.5)  # in which the server could read all of it
-                back.update(content)
-        assert f"sha256:{back.hexdigest()}" == digest
+            time.sleep(0.5)  # in which the server could read all of it
+            assert digest_of(response.content) == digest
         assert peak_of(host) - before < 48 * MIB

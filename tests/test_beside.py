@@ -32,7 +32,6 @@ from registry_routes.table import RouteTable
 
 from . import nasty
 from .nasty import SHA256
-from .oracle import EXAMPLES
 from .wsgi import decoded_path, other_ending
 
 TAGS, NGINX = "/v2/a/tags/list", "/v2/library/nginx/tags/list"
@@ -67,35 +66,27 @@ NAMED = [
 OTHERS = [
     rule("/", "/", "", "//"),
     rule("/about", "/about", "//about", "/x/../about", "/v2/../about", methods=["GET"]),
-    rule("/<path:rest>/", TAGS, "/v2", "/v2/a/blobs/uploads/", "/v2/A/b", methods=["GET"]),
-    rule("/<path:rest>", TAGS, "/v2/_catalog", "/x/../v2/_catalog", methods=["PUT"]),
     rule("/<a>/<b>/", "/v2/_catalog", "/v2/x", "/x/y"),
     rule("/<any(v2, v3):version>/_catalog", "/v2/_catalog", "/v3/_catalog", methods=["POST"]),
     rule("/v<int:version>/_catalog", "/v2/_catalog", "/v3/_catalog", "/v3//_catalog"),
+    rule("/<a>/<path:b>", TAGS, "/v2/nope", "/x/y", redirect_to="http://evil.example/<b>"),
+    rule("/<path:page>//", TAGS, "/v2/nope//", methods=["PUT"], merge_slashes=False),
+    rule("/v<int:n>/<path:b>", "/v2/nope/", "/v3/x", strict_slashes=False),
     rule("/v2", "/v2", "//v2"),
     rule("/v2", "/v2", strict_slashes=False),
-    rule("/v2/", "/v2/", "/v2", methods=["OPTIONS"]),
     rule("/v2/token/", "/v2/token", "/v2/token/tags/list"),
-    rule(f"{NGINX}/", NGINX, f"{NGINX}/", "/v2/library//nginx/tags/list"),
-    rule("/v2/_oci/ext/discover", "/v2/_oci/ext/discover", "/v2/a/_oci/ext/discover"),
     rule("/v2/_<string:e>/<string:c>/<string:m>/", "/v2/_a/b/c", "/v2/_A/b/c"),
     rule("/v2/<path:rest>/", TAGS, "/v2/", "/v2/A", "/v2/a/blobs/uploads"),
     rule("/v2/<path:rest>/x/tags/list/", "/v2/a/x/tags/list", TAGS),
-    rule("/v2/<path:rest>/x/tags/list", "/v2/a/x/tags/list", TAGS, methods=["PUT"]),
-    rule("/v2/<x>", "/v2/_catalog", "/v2/a", "/v2/"),
     rule("/v2/<x>/tags/list/", TAGS, "/v2/A/tags/list", strict_slashes=False),
-    rule("/v2/<int:n>/tags/list", "/v2/7/tags/list", TAGS),
     rule("/v2//a//tags/list", TAGS, "/v2//a//tags/list"),
     rule("/v2//b//tags/list", "/v2/b/tags/list", "/v2//b//tags/list", merge_slashes=False),
     rule("/v2/<repository:name>/tags/list", TAGS, endpoint="tags", methods=["POST"]),
     rule("/v2/<repository:name>/tags", "/v2/a/tags", endpoint="tags", alias=True),
     rule("/v2/<repository:name>/old", "/v2/a/old", redirect_to="/v2/<name>/tags/list"),
-    rule("/v2/a/tags/list/", TAGS, redirect_to="elsewhere"),
     rule("/v2/a/tags/list", TAGS, "/v2//a/tags/list", redirect_to="elsewhere"),
     rule("/v2/<path:rest>", TAGS, "/v2/A", build_only=True),
     rule("/v2/<repository:name>/tags/list", TAGS, websocket=True),
-    rule("/v2/", "/v2", websocket=True),
-    rule("/v2/ws", websocket=True),
     rule("/v2/<path:rest>", TAGS, "/v2/A", subdomain="sub"),
     rule("/v2/<path:rest>", TAGS, "/v2/A", subdomain="<user>"),
     Beside(
@@ -143,21 +134,23 @@ class BuildOnly(RegistryRules):
             yield rule
 
 
+def made_of(beside: list[Beside]) -> list[RuleFactory]:
+    return [entry.make() for entry in beside]
+
+
 class Maps:
     """A map with other rules, and the simpler maps from which its answers follow."""
 
     def __init__(self, dialect: Dialect, prefix: str, beside: list[Beside], **options: Any) -> None:
         self.table = RouteTable(dialect, prefix)
         routes = Submount(prefix, [RegistryRules(dialect)])
-        own = [made for one in beside for made in one.make().get_rules(Map())]
-        below = [one for one in own if self.is_under_root(one.rule)]
+        own = [made for entry in beside for made in entry.make().get_rules(Map())]
+        below = [made for made in own if self.is_under_root(made.rule)]
         options["converters"] = {**CONVERTERS, **dialect.converters}
         self.maps = {
-            "with rules": RegistryMap(
-                dialect=dialect, prefix=prefix, rules=[one.make() for one in beside], **options
-            ),
+            "with rules": RegistryMap(made_of(beside), dialect=dialect, prefix=prefix, **options),
             "alone": RegistryMap(dialect=dialect, prefix=prefix, **options),
-            "plain": Map([routes, *(one.make() for one in beside)], **options),
+            "plain": Map([routes, *made_of(beside)], **options),
             "plain, under the root": Map(
                 [Submount(prefix, [BuildOnly(dialect)]), *below], **options
             ),
@@ -191,15 +184,16 @@ class Maps:
 
 
 def paths(random: Random, prefix: str, beside: list[Beside]) -> list[str]:
-    near = [path for one in beside for path in one.paths]
+    near = [path for entry in beside for path in entry.paths]
     near += [prefix + path for path in near]
-    anywhere = [decoded_path(nasty.target(random, prefix)) for _ in range(10)]
+    anywhere = [decoded_path(nasty.target(random, prefix)) for _ in range(3)]
     return [*near, *map(other_ending, near), *anywhere, "v2/", f"{prefix}/v2", f"/{prefix}/v2/"]
 
 
 METHODS = [*nasty.METHODS, "PROPFIND"]
 
 
+@nasty.examples(10)
 @given(
     seed=st.integers(0, 2**32),
     dialect=st.sampled_from([*DIALECTS.values()]),
@@ -207,7 +201,7 @@ METHODS = [*nasty.METHODS, "PROPFIND"]
     beside=st.lists(st.sampled_from(BESIDE), max_size=4, unique=True),
     added=st.lists(st.sampled_from(BESIDE), max_size=2, unique=True),
 )
-def test_the_table_first_then_werkzeug_then_the_table_explains(
+def test_table_then_werkzeug_then_the_table_explains(
     seed: int, dialect: Dialect, prefix: str, beside: list[Beside], added: list[Beside]
 ) -> None:
     random = Random(seed)
@@ -217,8 +211,8 @@ def test_the_table_first_then_werkzeug_then_the_table_explains(
         for path in some_paths:
             maps.check(path, random.choice(METHODS))
         later = Maps(dialect, prefix, [*beside, *added])
-        for one in added:
-            maps.maps["with rules"].add(one.make())
+        for made in made_of(added):
+            maps.maps["with rules"].add(made)
         later.maps["with rules"] = maps.maps["with rules"]
     except DuplicateRuleError:
         reject()
@@ -234,58 +228,12 @@ def test_each_rule_alone_gets_every_kind_of_answer() -> None:
                 maps = Maps(dialect, "", [beside])
             except DuplicateRuleError:
                 continue
-            for method in METHODS:
-                for path in paths(random, "", [beside]):
+            for path in paths(random, "", [beside]):
+                for method in random.sample(METHODS, 3):
                     got = maps.check(path, method)
                     seen["hit" if isinstance(got[0], str) else got[0]] += 1
     for kind in "hit", NotFound, RequestRedirect, MethodNotAllowed, NameInvalid, RouteUnknown:
         assert seen[kind] > 20, seen
-
-
-def test_routes_match_and_build_the_same_beside_all_rules() -> None:
-    beside = RegistryMap(rules=[one.make() for one in NAMED]).bind("registry.example")
-    alone = RegistryMap().bind("registry.example")
-    for path, methods, endpoint, values in EXAMPLES:
-        for method in methods:
-            assert beside.match(path, method) == (endpoint, values)
-            found, _ = beside.match(path, method, return_rule=True)
-            assert found.rule == alone.match(path, method, return_rule=True)[0].rule
-        for options in {}, {"force_external": True}, {"method": methods[0]}:
-            assert beside.build(endpoint, values, **options) == alone.build(
-                endpoint, values, **options
-            )
-
-
-CATCH_ALLS: dict[str, dict[str, Any]] = {
-    "/<path:page>": {},
-    "/<path:page>/": {},
-    "/<a>/<path:b>": {"redirect_to": "http://evil.example/<b>"},
-    "/<path:page>//": {"methods": ["PUT", "POST", "DELETE"], "merge_slashes": False},
-    "/v<int:n>/<path:b>": {"strict_slashes": False},
-    "/<path:name>": {"endpoint": "tags", "alias": True},
-}
-
-
-@pytest.mark.parametrize("catch_all", CATCH_ALLS)
-@pytest.mark.parametrize("rules", [[], ["/v2/token"]], ids=["alone", "beside"])
-def test_nothing_of_a_catch_all_shows_under_the_root(catch_all: str, rules: list[str]) -> None:
-    """Neither a hit, nor a redirect, nor a 405; elsewhere it is as in any map."""
-    options = {"endpoint": "page", **CATCH_ALLS[catch_all]}
-    own = [Rule(catch_all, **options), *(Rule(path, endpoint="t") for path in rules)]
-    adapter = RegistryMap(rules=own).bind("registry.example")
-    alone = RegistryMap(rules=[Rule(path, endpoint="t") for path in rules]).bind("registry.example")
-    paths = ["/v2/A/tags/list", "/v2/a//tags/list", "/v2/a/tags/list/", "/v2/nope", "/v2", "//v2/x"]
-    for path in [*paths, "/v2/nope/", "/v2/a/B/c/", "/v2/_catalog", "/v2/token", "/v2//token"]:
-        for method in METHODS:
-            assert outcome(lambda: adapter.match(path, method)) == outcome(
-                lambda: alone.match(path, method)
-            )
-    plain = Map([Rule(catch_all, **options), RegistryRules()]).bind("registry.example")
-    for path in ["/x/y"] if "alias" in options else ["/x/y", "/x/y/", "/x//y", "/v3/x"]:
-        for method in "GET", "PUT":
-            assert outcome(lambda: adapter.match(path, method)) == outcome(
-                lambda: plain.match(path, method)
-            )
 
 
 def test_rule_under_the_root_is_treated_as_in_any_map() -> None:
@@ -295,23 +243,14 @@ def test_rule_under_the_root_is_treated_as_in_any_map() -> None:
             yield Rule(f"{self.rule}/again", endpoint=self.endpoint)
 
     strict = Rule("/v2/strict/", endpoint="strict")
-    loose = Rule("/v2/loose/", endpoint="loose", strict_slashes=False)
-    double = Rule("/v2//double", endpoint="double", merge_slashes=False)
     socket = Rule("/v2/socket", endpoint="socket", websocket=True)
     url_map = RegistryMap(
-        [strict, loose, double, socket, Twice("/v2/twice", endpoint="twice")],
+        [strict, socket, Twice("/v2/twice", endpoint="twice")],
         converters={"even": IntegerConverter},
     )
     adapter = url_map.bind("h")
-    at_h = "http://h/v2"
-    assert outcome(lambda: adapter.match("/v2/strict")) == (RequestRedirect, 308, f"{at_h}/strict/")
-    assert outcome(lambda: adapter.match("/v2//strict/", query_args="a=b")) == (
-        *(RequestRedirect, 308),
-        f"{at_h}/strict/?a=b",
-    )
-    assert adapter.match("/v2/loose") == ("loose", {})
-    assert adapter.match("/v2//double") == ("double", {})
-    assert outcome(lambda: adapter.match("/v2/double"))[0] is RouteUnknown
+    redirected = outcome(lambda: adapter.match("/v2//strict/", query_args="a=b"))
+    assert redirected == (RequestRedirect, 308, "http://h/v2/strict/?a=b")
     assert outcome(lambda: adapter.match("/v2/socket"))[0] is WebsocketMismatch
     assert adapter.match("/v2/socket", websocket=True) == ("socket", {})
     assert adapter.match("/v2/twice/again") == ("twice", {})
@@ -352,13 +291,9 @@ def test_redirects_between_rules_under_the_root() -> None:
         "/v2/page/1": "v2/page/",
         "/v2/old/a/b": "v2/a/b/tags/list",
         "/v2/moved": "to/here",
+        "/v2/asked": "away/1",
     }.items():
-        with pytest.raises(RequestRedirect) as redirect:
-            adapter.match(path)
-        assert redirect.value.new_url == f"https://h/mount/{target}"
-    with pytest.raises(RequestRedirect) as redirect:
-        adapter.match("/v2/asked")
-    assert redirect.value.new_url == "https://h/mount/away/1"
+        assert outcome(lambda: adapter.match(path))[-1] == f"https://h/mount/{target}"
     url_map.redirect_defaults = False
     assert adapter.match("/v2/page/1") == ("page", {"n": 1})
     assert adapter.endpoints("/v2/moved")[None] is None
@@ -380,30 +315,7 @@ def test_misplaced_argument_is_a_type_error(call: Callable[[Any], Any], message:
         call(RegistryMap)
 
 
-def test_a_rule_answers_for_the_api_only_if_it_begins_literally_with_the_root() -> None:
-    for path in "/v2x/<path:rest>", "/<any(v2):x>/<path:rest>", "/<x>/nope", "/v<int:n>/nope":
-        url_map = RegistryMap(rules=[Rule(path, endpoint="mine"), Rule("/v2/t", endpoint="t")])
-        with pytest.raises(RouteUnknown):
-            url_map.bind("registry.example").match("/v2/nope")
-
-
-def test_a_rule_for_the_path_and_method_of_a_route_is_accepted_but_never_matches() -> None:
-    shadowed = [
-        Rule(NGINX, endpoint="mine", methods=["GET", "PUT"]),
-        Rule("/v2/<x>/tags/list", endpoint="mine"),
-        Rule("/v2/<path:rest>", endpoint="rest", methods=["GET"]),
-    ]
-    adapter = RegistryMap(rules=shadowed).bind("registry.example")
-    for path in NGINX, TAGS, f"/{NGINX}", f"//{NGINX}", NGINX[1:]:
-        try:
-            assert adapter.match(path)[0] == "tags"
-        except RequestRedirect as redirect:
-            assert redirect.new_url == NGINX
-    assert adapter.match(NGINX, "PUT") == ("mine", {})
-    assert adapter.match("/v2/x") == ("rest", {"rest": "x"})
-
-
-def test_your_converters_and_functions_run_only_for_the_path_of_the_request() -> None:
+def test_converters_and_functions_run_only_for_the_path_of_the_request() -> None:
     called: list[object] = []
 
     class Watched(TagConverter):
@@ -446,7 +358,7 @@ def test_your_converters_and_functions_run_only_for_the_path_of_the_request() ->
     assert called == ["b", {"name": "b"}]
 
 
-def test_a_map_still_works_after_a_rule_could_not_be_added() -> None:
+def test_map_works_after_a_rule_could_not_be_added() -> None:
     url_map = RegistryMap()
     adapter = url_map.bind("registry.example")
     with pytest.raises(LookupError):
@@ -457,22 +369,12 @@ def test_a_map_still_works_after_a_rule_could_not_be_added() -> None:
     assert adapter.match(TAGS) == ("tags", {"name": "a"})
 
 
-def test_factory_may_ask_the_map() -> None:
-    class Asks(RuleFactory):
-        def get_rules(self, map: Map) -> Any:
-            endpoint, _ = map.bind("h").match("/v2/_catalog")
-            yield Rule(f"/of/{endpoint}", endpoint="of")
-
-    adapter = RegistryMap(rules=[Asks()]).bind("h")
-    assert adapter.match("/of/catalog") == ("of", {})
-
-
 def test_at_another_subdomain_or_with_host_matching_only_werkzeug_matches() -> None:
     class AtHost(RuleFactory):
         def get_rules(self, map: Map) -> Any:
-            for one in RegistryRules().get_rules(map):
-                one.host = "registry.example"
-                yield one
+            for rule in RegistryRules().get_rules(map):
+                rule.host = "registry.example"
+                yield rule
 
     at_host = RegistryMap(host_matching=True, rules=[AtHost()])
     at_sub = RegistryMap(rules=[Subdomain("sub", [RegistryRules()])])
@@ -482,24 +384,25 @@ def test_at_another_subdomain_or_with_host_matching_only_werkzeug_matches() -> N
         assert outcome(lambda: adapter.match(f"{TAGS}/")) == (NotFound,)
         assert outcome(lambda: adapter.match("/v2"))[0] is RequestRedirect
     assert outcome(lambda: at_host.bind("other.example").match(TAGS)) == (NotFound,)
-    for default in None, "", "x":
-        without = RegistryMap(host_matching=True, default_subdomain=default)
-        assert outcome(lambda: without.bind("h").match("/v2/")) == (NotFound,)
+    without = RegistryMap(host_matching=True, default_subdomain="x")
+    assert outcome(lambda: without.bind("h").match("/v2/")) == (NotFound,)
+    alias = Rule("/old/<path:name>", endpoint="tags", alias=True, host="h")
+    aliased = RegistryMap(rules=[alias], host_matching=True).bind("h")
+    assert outcome(lambda: aliased.match("/old/A")) == (NotFound,)
     variable = RegistryMap(default_subdomain="<user>").bind("registry.example", subdomain="alice")
     assert variable.match(TAGS) == ("tags", {"user": "alice", "name": "a"})
 
 
-@pytest.mark.parametrize("path", [TAGS, "/v2", "/v2/A/tags/list", "/v2/ws", "/nope"])
+@pytest.mark.parametrize("path", [TAGS, "/v2", "/v2/A/tags/list", "/v2/ws"])
 @pytest.mark.parametrize("beside", [[], [rule("/v2/ws", websocket=True)]], ids=["alone", "beside"])
-def test_a_websocket_is_matched_as_in_a_plain_map(path: str, beside: list[Beside]) -> None:
-    ours = RegistryMap(rules=[one.make() for one in beside])
-    plain = Map([RegistryRules(), *(one.make() for one in beside)])
-    bound = [url_map.bind("h", url_scheme="ws") for url_map in (ours, plain)]
-    asked = [url_map.bind("h") for url_map in (ours, plain)]
-    assert outcome(lambda: bound[0].match(path)) == outcome(lambda: bound[1].match(path))
-    assert outcome(lambda: asked[0].match(path, websocket=True)) == outcome(
-        lambda: asked[1].match(path, websocket=True)
-    )
+def test_websocket_is_matched_as_in_a_plain_map(path: str, beside: list[Beside]) -> None:
+    maps = RegistryMap(made_of(beside)), Map([RegistryRules(), *made_of(beside)])
+    for websocket, scheme in (None, "ws"), (True, "http"):
+        got, expected = (
+            outcome(lambda: url_map.bind("h", url_scheme=scheme).match(path, websocket=websocket))
+            for url_map in maps
+        )
+        assert got == expected
 
 
 def test_werkzeug_is_not_asked_about_a_route(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -508,13 +411,13 @@ def test_werkzeug_is_not_asked_about_a_route(monkeypatch: pytest.MonkeyPatch) ->
     def not_asked(*_: object, **__: object) -> None:
         raise AssertionError("Werkzeug's matcher was asked")
 
-    adapter = RegistryMap(rules=[one.make() for one in NAMED]).bind("registry.example")
+    adapter = RegistryMap(made_of(NAMED)).bind("registry.example")
     paths = [f"/v2/a/blobs/{SHA256}", "/v2/", TAGS]
     found = [adapter.match(path) for path in paths]
     monkeypatch.setattr(MapAdapter, "match", not_asked)
     monkeypatch.setattr(MapAdapter, "build", not_asked)
     assert [adapter.match(path) for path in paths] == found
-    assert [adapter.build(*one) for one in found] == paths
+    assert [adapter.build(*match) for match in found] == paths
     with pytest.raises(AssertionError):
         adapter.match("/about")
 
@@ -534,28 +437,9 @@ def test_match_raises_only_http_exceptions(dialect: Dialect, path: str) -> None:
         ],
     )
     adapter = url_map.bind("registry.example")
-    for one in path, f"/{path}", f"{path}//", f"/v2/a/b/blobs/uploads/{path[4:]}//":
+    for form in path, f"/{path}", f"{path}//", f"/v2/a/b/blobs/uploads/{path[4:]}//":
         for method in "GET", "PUT":
             try:
-                adapter.match(one, method)
+                adapter.match(form, method)
             except HTTPException as error:
                 error.get_response()
-
-
-@pytest.mark.parametrize(
-    ("options", "rule", "bound"),
-    [
-        ({"host_matching": True}, {"host": "h"}, {}),
-        ({}, {"subdomain": "x"}, {"subdomain": "x"}),
-        ({}, {"websocket": True}, {"url_scheme": "ws"}),
-    ],
-)
-def test_match_raises_only_http_exceptions_where_only_werkzeug_matches(
-    options: dict[str, Any], rule: dict[str, Any], bound: dict[str, Any]
-) -> None:
-    alias = Rule("/old/<path:name>", endpoint="tags", alias=True, **rule)
-    adapter = RegistryMap(rules=[alias], **options).bind("h", **bound)
-    with pytest.raises(RequestRedirect):
-        adapter.match("/old/a")
-    with pytest.raises(NotFound):
-        adapter.match("/old/A")

@@ -59,148 +59,78 @@ def valid_values(dialect: Dialect, variable: str) -> st.SearchStrategy[str]:
     return st.sampled_from(listed) | generated
 
 
-def rules_of(dialect: Dialect) -> list[tuple[str, tuple[str, ...], str]]:
-    """The endpoint, the variables and one of the methods of each rule of a dialect."""
-    return [
-        (rule.endpoint, tuple(sorted(rule.arguments)), min(rule.methods or ["GET"]))
-        for rule in RegistryMap(dialect=dialect).iter_rules()
-    ]
+# The dialect, the endpoint, the variables and one of the methods of each rule.
+RULES: list[tuple[Dialect, str, list[str], str]] = [
+    (dialect, rule.endpoint, sorted(rule.arguments), min(rule.methods or ["GET"]))
+    for dialect in DIALECTS.values()
+    for rule in RegistryMap(dialect=dialect).iter_rules()
+]
 
 
-@pytest.mark.parametrize(
-    ("dialect", "endpoint", "variables", "method"),
-    [(dialect, *rule) for dialect in DIALECTS.values() for rule in rules_of(dialect)],
-    ids=lambda x: x.name if isinstance(x, Dialect) else str(x),
-)
-@given(data=st.data(), prefix=st.sampled_from(PREFIXES))
-def test_a_url_that_is_built_matches_back(
-    dialect: Dialect,
-    endpoint: str,
-    variables: tuple[str, ...],
-    method: str,
-    data: st.DataObject,
-    prefix: str,
-) -> None:
+@given(data=st.data(), prefix=st.sampled_from(PREFIXES), mount=st.sampled_from(["", "/mount"]))
+def test_built_url_matches_back(data: st.DataObject, prefix: str, mount: str) -> None:
+    dialect, endpoint, variables, method = data.draw(st.sampled_from(RULES))
     url_map = MAPS[dialect.name, prefix]
     values = {variable: data.draw(valid_values(dialect, variable)) for variable in variables}
-    for mount in "", "/mount":
-        adapter = url_map.bind_to_environ(environ_for("/", SCRIPT_NAME=mount))
-        for options in {}, {"method": method}, {"force_external": True, "url_scheme": "https"}:
-            url = adapter.build(endpoint, {**values, "extra": "a b&c"}, **options)
-            parts = urlsplit(url)
-            assert url.isascii()
-            assert parts[:2] == (
-                ("https", "registry.example") if "url_scheme" in options else ("", "")
-            )
-            assert parse_qs(parts.query) == {"extra": ["a b&c"]}
-            target = parts.path.removeprefix(mount)
-            server = url_map.bind_to_environ(environ_for(target, method, SCRIPT_NAME=mount))
-            assert server.match() == (endpoint, values)
+    adapter = url_map.bind_to_environ(environ_for("/", SCRIPT_NAME=mount))
+    for options in {}, {"method": method}, {"force_external": True, "url_scheme": "https"}:
+        url = adapter.build(endpoint, {**values, "extra": "a b&c"}, **options)
+        parts = urlsplit(url)
+        assert url.isascii()
+        assert parts[:2] == (("https", "registry.example") if "url_scheme" in options else ("", ""))
+        assert parse_qs(parts.query) == {"extra": ["a b&c"]}
+        target = parts.path.removeprefix(mount)
+        server = url_map.bind_to_environ(environ_for(target, method, SCRIPT_NAME=mount))
+        assert server.match() == (endpoint, values)
 
 
-@pytest.mark.parametrize(
-    ("dialect", "endpoint", "variables"),
-    [
-        (dialect, *rule[:2])
-        for dialect in DIALECTS.values()
-        for rule in rules_of(dialect)
-        if rule[1]
-    ],
-    ids=lambda x: x.name if isinstance(x, Dialect) else str(x),
-)
-def test_a_value_outside_the_grammar_is_refused(
-    dialect: Dialect, endpoint: str, variables: tuple[str, ...]
-) -> None:
+def test_value_outside_the_grammar_is_refused() -> None:
     good = {"name": "library/nginx", "tag": "latest", "digest": SHA256, "uuid": "some-id"}
     good |= {"extension": "oci", "component": "ext", "module": "discover"}
-    adapter = RegistryMap(dialect=dialect).bind("registry.example")
-    for variable in variables:
-        grammar = grammar_of(dialect, variable)
-        values = {key: good[key] for key in variables}
+    for dialect, endpoint, variables, _ in RULES:
+        adapter = RegistryMap(dialect=dialect).bind("registry.example")
+        values = {variable: good[variable] for variable in variables}
         adapter.build(endpoint, values)
-        bad_values = [value for value in KINDS[variable] if not grammar.fits(value)]
-        assert bad_values
-        for bad in [*bad_values, "..", "a/../b", 3, 1.10, b"latest", UUID(int=0)]:
-            with pytest.raises(ValueError, match=f"^{grammar.kind} ") as error:
-                adapter.build(endpoint, values | {variable: bad})
-            rule = grammar.broken_rule(bad) if isinstance(bad, str) else "must be a string"
-            assert str(error.value).startswith(f"{grammar.kind} {bad!r}"[:100])
-            assert str(rule) in str(error.value)
+        for variable in variables:
+            grammar = grammar_of(dialect, variable)
+            bad_values = [value for value in KINDS[variable] if not grammar.fits(value)]
+            assert bad_values
+            for bad in [*bad_values, "..", "a/../b", 3, b"latest", UUID(int=0)]:
+                with pytest.raises(ValueError, match=f"^{grammar.kind} ") as error:
+                    adapter.build(endpoint, values | {variable: bad})
+                rule = grammar.broken_rule(bad) if isinstance(bad, str) else "must be a string"
+                assert str(error.value).startswith(f"{grammar.kind} {bad!r}"[:100])
+                assert str(rule) in str(error.value)
 
 
-# The URLs that urls_test.go of Docker 1.5.0 builds, on the same four roots. In a query, Go encodes
-# ":" and "/", and Werkzeug does not, so the decoded queries are compared.
+# The URLs that urls_test.go of Docker 1.5.0 builds. In a query, Go encodes ":" and "/", and Werkzeug
+# does not, so the decoded queries are compared.
+TARSUM = "tarsum.v1+sha256:abcdef0123456789"
 URLS_TEST_GO: list[tuple[str, dict[str, str], str]] = [
     ("base", {}, "/v2/"),
     ("tags", {"name": "foo/bar"}, "/v2/foo/bar/tags/list"),
     ("manifest", {"name": "foo/bar", "tag": "tag"}, "/v2/foo/bar/manifests/tag"),
-    (
-        "blob",
-        {"name": "foo/bar", "digest": "tarsum.v1+sha256:abcdef0123456789"},
-        "/v2/foo/bar/blobs/tarsum.v1+sha256:abcdef0123456789",
-    ),
+    ("blob", {"name": "foo/bar", "digest": TARSUM}, f"/v2/foo/bar/blobs/{TARSUM}"),
     ("blob-upload", {"name": "foo/bar"}, "/v2/foo/bar/blobs/uploads/"),
     (
-        "blob-upload",
-        {"name": "foo/bar", "digest": "tarsum.v1+sha256:abcdef0123456789", "size": "10000"},
+        *("blob-upload", {"name": "foo/bar", "digest": TARSUM, "size": "10000"}),
         "/v2/foo/bar/blobs/uploads/?digest=tarsum.v1%2Bsha256%3Aabcdef0123456789&size=10000",
     ),
     (
-        "blob-upload-chunk",
-        {"name": "foo/bar", "uuid": "uuid-part"},
+        *("blob-upload-chunk", {"name": "foo/bar", "uuid": "uuid-part"}),
         "/v2/foo/bar/blobs/uploads/uuid-part",
     ),
 ]
 
 
-@pytest.mark.parametrize(
-    "root", ["http://example.com", "https://example.com", "https://localhost:5443"]
-)
-def test_urls_of_the_originals_test_are_built(root: str) -> None:
-    scheme, host = root.split("://")
+def test_urls_of_the_originals_test_are_built() -> None:
     for dialect in DIALECTS.values():
-        adapter = RegistryMap(dialect=dialect).bind(host, url_scheme=scheme)
+        adapter = RegistryMap(dialect=dialect).bind("localhost:5443", url_scheme="https")
         for endpoint, values, expected in URLS_TEST_GO:
             built = urlsplit(adapter.build(endpoint, values, force_external=True))
-            wanted = urlsplit(root + expected)
+            wanted = urlsplit(f"https://localhost:5443{expected}")
             assert built[:3] == wanted[:3]
             assert parse_qs(built.query) == parse_qs(wanted.query)
-
-
-@pytest.mark.parametrize(
-    ("endpoint", "values", "options", "built"),
-    [
-        ("base", {}, {}, "/mount/r/v2/"),
-        ("catalog", {}, {"force_external": True}, "https://h/mount/r/v2/_catalog"),
-        (
-            *("catalog", {}),
-            {"force_external": True, "url_scheme": "http"},
-            "http://h/mount/r/v2/_catalog",
-        ),
-        ("catalog", {}, {"force_external": True, "url_scheme": ""}, "//h/mount/r/v2/_catalog"),
-        (
-            *("tags", {"name": "a", "n": 2, "last": None, "x": ["1", "2"]}, {}),
-            "/mount/r/v2/a/tags/list?n=2&x=1&x=2",
-        ),
-        ("tags", {"name": "a", "n": 2}, {"append_unknown": False}, "/mount/r/v2/a/tags/list"),
-        ("blob", {"name": "a", "digest": SHA256}, {"method": "POST"}, None),
-        ("manifest", {"name": "a"}, {}, None),
-        (
-            *("manifest", {"name": "a", "digest": SHA256, "tag": ["v1", "v2"]}, {}),
-            f"/mount/r/v2/a/manifests/{SHA256}?tag=v1&tag=v2",
-        ),
-        ("nothing", {}, {}, None),
-    ],
-)
-def test_url_is_built_as_in_werkzeug(
-    endpoint: str, values: dict[str, Any], options: dict[str, Any], built: str | None
-) -> None:
-    adapter = RegistryMap(prefix="/r").bind("h", "/mount", url_scheme="https")
-    if built is None:
-        with pytest.raises(BuildError):
-            adapter.build(endpoint, values, **options)
-    else:
-        assert adapter.build(endpoint, values, **options) == built
 
 
 CALLS: list[tuple[str, Any]] = [
@@ -230,14 +160,13 @@ CALLS: list[tuple[str, Any]] = [
 ]
 
 
-@example(OCI_1_1, "", "sub", "https", None, CALLS[2], {"force_external": True})
+@example(OCI_1_1, "", "sub", "https", None, {"force_external": True})
 @given(
     dialect=st.sampled_from([*DIALECTS.values()]),
     prefix=st.sampled_from(["", "/r", "/100%/%x", "/a>b é"]),
     default_subdomain=st.sampled_from(["", "", "sub"]),
     bound_scheme=st.sampled_from(["http", "https", "ws", "wss", ""]),
     subdomain=st.sampled_from([None, None, "sub", ""]),
-    call=st.sampled_from(CALLS),
     arguments=st.fixed_dictionaries(
         {},
         optional={
@@ -254,10 +183,8 @@ def test_every_url_is_the_same_as_from_a_plain_map(
     default_subdomain: str,
     bound_scheme: str,
     subdomain: str | None,
-    call: tuple[str, Any],
     arguments: dict[str, Any],
 ) -> None:
-    """This includes adapters that are bound for WebSockets."""
     token = Rule("/v2/token", endpoint="token")
     ours = RegistryMap(
         dialect=dialect, prefix=prefix, rules=[token.empty()], default_subdomain=default_subdomain
@@ -266,7 +193,7 @@ def test_every_url_is_the_same_as_from_a_plain_map(
         [Submount(prefix, [RegistryRules(dialect)]), token], default_subdomain=default_subdomain
     )
 
-    def built(url_map: Map) -> Any:
+    def built(url_map: Map, call: tuple[str, Any]) -> Any:
         adapter = url_map.bind("registry.example", "/m", subdomain, bound_scheme)
         try:
             return adapter.build(*call, **arguments)
@@ -275,7 +202,8 @@ def test_every_url_is_the_same_as_from_a_plain_map(
         except ValueError as error:
             return str(error)
 
-    assert built(ours) == built(plain)
+    for call in CALLS:
+        assert built(ours, call) == built(plain, call), call
 
 
 @pytest.mark.parametrize(

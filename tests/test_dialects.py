@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 from urllib.parse import unquote
 
 import werkzeug.routing.exceptions
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import Map, RequestRedirect, Rule, Submount
@@ -19,6 +19,7 @@ from registry_routes.converters import ANYTHING, GrammarConverter
 from registry_routes.errors import DigestInvalid, NameInvalid, RegistryError, RouteUnknown
 from registry_routes.grammar import Grammar
 
+from . import nasty
 from .nasty import SHA256
 from .oracle import clean
 from .wsgi import other_ending
@@ -81,11 +82,8 @@ def dialect_of(random: Random, kinds: list[str] = KINDS) -> Dialect:
             path = random.choice([path, other_ending(path)])
         methods = random.choice([None, *[tuple(random.sample(METHODS, 2))] * 9, ("GET",), ()])
         try:
-            Dialect(
-                "drawn",
-                (*routes, route := Route(f"e{random.randrange(5)}", path, methods)),
-                CONVERTERS,
-            )
+            route = Route(f"e{random.randrange(5)}", path, methods)
+            Dialect("drawn", (*routes, route), CONVERTERS)
         except ValueError as error:
             assert str(error).startswith(f"route {path!r}: ")
             continue
@@ -294,17 +292,17 @@ class Engine:
         return slow.fault(cleaned, method)
 
 
-@given(seed=st.integers(0, 2**32), is_strict=st.booleans())
-@settings(max_examples=60)
-def test_drawn_dialect_is_matched_explained_and_redirected(seed: int, is_strict: bool) -> None:
-    random = Random(seed)
+def check_drawn(seed: int, *, is_strict: bool) -> Counter[Any]:
+    """Compare the answers of a drawn map with the slow ones, and count their kinds."""
+    random, seen = Random(seed), Counter[Any]()
     try:
         engine = Engine(random, strict_slashes=is_strict)
     except DuplicateRuleError:
-        return
+        return seen
     adapter = engine.map.bind("h")
     for path in paths_of(random, engine.dialect, engine.prefix):
         reached = adapter.endpoints(path)
+        fits = [r.route for r in engine.slow.readings(path) if not r.is_left_out]
         for method in [*METHODS, "PROPFIND"]:
             expected = engine.expected(path, method)
             got = outcome(lambda: adapter.match(path, method))
@@ -313,8 +311,26 @@ def test_drawn_dialect_is_matched_explained_and_redirected(seed: int, is_strict:
                 assert reached.get(method, reached.get(None)) == got[0]
             elif got[0] == 405:
                 assert method not in reached
+            seen[re.sub("[0-9]", "", got[0]) if isinstance(got[0], str) else got[0]] += 1
+            seen["several"] += sum(method in engine.slow.methods(route) for route in fits) > 1
+    return seen
 
 
+@nasty.examples(10)
+@given(seed=st.integers(0, 2**32), is_strict=st.booleans())
+def test_drawn_dialect_is_matched_explained_and_redirected(seed: int, is_strict: bool) -> None:
+    check_drawn(seed, is_strict=is_strict)
+
+
+def test_drawn_dialects_get_every_kind_of_answer() -> None:
+    seen = Counter[Any]()
+    for seed in range(40):
+        seen += check_drawn(seed, is_strict=seed % 3 > 0)
+    kinds = ["e", "mine", "several", 308, 405, NotFound, RouteUnknown, NameInvalid, DigestInvalid]
+    assert all(seen[kind] > 20 for kind in kinds), seen
+
+
+@nasty.examples(15)
 @given(seed=st.integers(0, 2**32))
 def test_drawn_dialect_matches_and_builds_as_in_a_plain_map(seed: int) -> None:
     random = Random(seed)
@@ -345,18 +361,3 @@ def built_by(url_map: Map, endpoint: str, values: dict[str, str], default_method
         return adapter.build(endpoint, dict(values))
     except ValueError as error:
         return str(error)
-
-
-def test_drawn_dialects_get_every_kind_of_answer() -> None:
-    seen = Counter[Any]()
-    for seed in range(60):
-        random = Random(seed)
-        engine = Engine(random)
-        for path in paths_of(random, engine.dialect, engine.prefix):
-            for method in METHODS:
-                kind, *_ = engine.expected(path, method)
-                seen[re.sub("[0-9]", "", kind) if isinstance(kind, str) else kind] += 1
-                fits = [r.route for r in engine.slow.readings(path) if not r.is_left_out]
-                seen["several"] += sum(method in engine.slow.methods(one) for one in fits) > 1
-    kinds = ["e", "mine", "several", 308, 405, NotFound, RouteUnknown, NameInvalid, DigestInvalid]
-    assert all(seen[kind] > 20 for kind in kinds), seen

@@ -27,8 +27,7 @@ def assert_routes(adapter: Any, prefix: str = "", endpoint_prefix: str = "", **m
         for method in methods:
             assert adapter.match(prefix + path, method) == expected
             rule, matched = adapter.match(prefix + path, method, return_rule=True)
-            assert (rule.endpoint, matched) == expected
-            assert method in rule.methods
+            assert (rule.endpoint, matched, method in rule.methods) == (*expected, True)
 
 
 def test_ready_made_map() -> None:
@@ -52,14 +51,6 @@ def test_in_another_map_with_converters_of_the_same_names() -> None:
         converters={"repository": Anything, "tag": Anything, "digest": Anything},
     )
     assert_routes(own.bind("registry.example"))
-    assert not own.bind("registry.example").test("/v2/FOO/tags/list")
-
-
-def test_custom_converter_may_have_a_name_that_the_registry_uses() -> None:
-    mine = Rule("/mine/<tag:number>", endpoint="mine")
-    adapter = RegistryMap(rules=[mine], converters={"tag": IntegerConverter}).bind("h")
-    assert adapter.match("/mine/7") == ("mine", {"number": 7})
-    assert adapter.match("/v2/a/manifests/v1") == ("manifest", {"name": "a", "tag": "v1"})
 
 
 def test_within_werkzeugs_factories() -> None:
@@ -100,14 +91,12 @@ def test_within_werkzeugs_factories() -> None:
 
 def test_custom_rules_and_converters() -> None:
     own = RegistryMap(
-        rules=[Rule("/r/<repository:name>/", endpoint="page"), Rule("/<hex:n>", endpoint="hex")],
-        converters={"hex": type("Hex", (BaseConverter,), {"regex": "[0-9a-f]+"})},
+        rules=[Rule("/r/<repository:name>/", endpoint="page"), Rule("/<tag:n>", endpoint="number")],
+        converters={"tag": IntegerConverter},  # a name that the registry uses
     )
-    own.add(Rule("/t/<tag:tag>", endpoint="tag"))
     adapter = own.bind("registry.example")
     assert_routes(adapter)
     assert adapter.match("/r/library/nginx/") == ("page", {"name": "library/nginx"})
-    assert adapter.match("/cafe") == ("hex", {"n": "cafe"})
-    assert adapter.match("/t/v1") == ("tag", {"tag": "v1"})
+    assert adapter.match("/7") == ("number", {"n": 7})
     own.add(Rule("/late", endpoint="late"))
     assert adapter.match("/late") == ("late", {})

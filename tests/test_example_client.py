@@ -18,7 +18,8 @@ from unittest.mock import patch
 import client
 import pytest
 import requests
-from client import CHUNK, Layout, Registry, is_loopback, root_of
+from client import CHUNK, Registry, is_loopback, root_of
+from layout import Layout
 from werkzeug.serving import make_server, make_ssl_devcert
 from werkzeug.wrappers import Request, Response
 
@@ -203,13 +204,27 @@ class TestHttpOrHttps:
             assert "certificate" in run_client(*push, "--tls-verify=true", fails=True).lower()
             server.shutdown()
 
-    def test_certificate_of_a_remote_token_server_is_checked_for_a_local_registry(self) -> None:
-        verified = list[Any]()
-        registry = Registry("http://localhost:5000", "a")
-        registry.session.request = lambda *_, **options: verified.append(options["verify"])  # type: ignore
-        registry.request("GET", "https://auth.example/token")
-        registry.request("GET", "https://localhost:5000/v2/")
-        assert verified == [True, False]
+    def test_certificate_of_a_remote_token_server_is_checked_for_a_local_registry(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def send(_: Any, request: Any, **options: Any) -> Any:
+            verified.append((request.url, options["verify"]))
+
+        verified = list[tuple[str, bool]]()
+        monkeypatch.setattr("requests.adapters.HTTPAdapter.send", send)
+        for tls_verify in None, True, False:
+            session = Registry("http://localhost:5000", "a", tls_verify=tls_verify).session
+            for url in "https://auth.example/token", "https://localhost:5000/v2/":
+                request = requests.Request("GET", url).prepare()
+                session.get_adapter(url).send(request, verify=True)
+        assert [is_verified for _, is_verified in verified] == [
+            True,
+            False,
+            True,
+            True,
+            False,
+            False,
+        ]
 
 
 class TestLogin:
@@ -227,6 +242,16 @@ class TestLogin:
             client.pull(Registry(registry.url, "a", user), V1, Layout(tmp_path / "back"))
             assert len([one for one in registry.requests if one.status == 401]) in (2, 3)
         assert files_of(tmp_path / "back") == files_of(image)
+
+    def test_netrc_is_sent_to_no_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        lines = [f"machine {name} login netrc password x\n" for name in ("localhost", "127.0.0.1")]
+        (tmp_path / "netrc").write_text("".join(lines))
+        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+        with serve(auth="bearer", redirect_blobs=True) as registry:
+            registry.add_image("a:v1", layers=[b"layer"])
+            pull(registry, tmp_path)
+            credentials = [one.headers.get("Authorization", "") for one in registry.requests]
+        assert "Basic" not in " ".join(credentials)
 
     def test_pull_with_an_anonymous_token(self, tmp_path: Path) -> None:
         with serve(auth="bearer", token_field="access_token") as registry:

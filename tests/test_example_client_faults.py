@@ -14,7 +14,8 @@ from typing import Any
 import client
 import pytest
 import requests
-from client import CHUNK, Layout
+from client import CHUNK
+from layout import Layout
 from werkzeug.wrappers import Request, Response
 
 from registry_routes import errors
@@ -310,6 +311,22 @@ class TestIndexes:
         pull(served, tmp_path / "back")
         assert files_of(tmp_path / "back") == files_of(tmp_path)
 
+    def test_index_of_a_cache_lists_blobs(self, served: ServedRegistry, tmp_path: Path) -> None:
+        """BuildKit writes such an index."""
+        layout, described = Layout(tmp_path / "image"), list[Any]()
+        for kind in "vnd.oci.image.layer.v1.tar+gzip", "vnd.buildkit.cacheconfig.v0":
+            content = kind.encode()
+            layout.write(digest_of(content), content)
+            size = {"mediaType": f"application/{kind}", "size": len(content)}
+            described.append({"digest": digest_of(content), **size})
+        index = json.dumps({"mediaType": IMAGE_INDEX, "manifests": described}).encode()
+        layout.write(digest_of(index), index)
+        layout.add({"mediaType": IMAGE_INDEX, "digest": digest_of(index), "size": len(index)}, "v1")
+        push(served, layout.root)
+        pull(served, tmp_path / "back")
+        assert files_of(tmp_path / "back") == files_of(layout.root)
+        assert len(asked(served, "manifest", "GET")) == 1
+
     @pytest.mark.parametrize("action", ["push", "pull"])
     def test_deeply_nested_indexes_are_an_error(self, tmp_path: Path, action: str) -> None:
         nested(tmp_path, 1200, 1)
@@ -361,7 +378,7 @@ class TestDamage:
 def part_of(image: Path, layout: Path) -> Path:
     """The file in which the client keeps what it has of the image's only layer."""
     [layer] = json.loads(Layout(image).read(Layout(image).descriptor("v1")["digest"]))["layers"]
-    part = Layout(layout).blob(layer["digest"])
+    part = Layout(layout).path(layer["digest"])
     part.parent.mkdir(parents=True, exist_ok=True)
     return part.with_name(f".{part.name}.part")
 
@@ -549,9 +566,29 @@ class TestWrongContent:
         assert "must" in printed or "recursion" in printed
 
     @pytest.mark.parametrize(
+        ("own", "sent", "is_pulled"),
+        [
+            (IMAGE_MANIFEST, IMAGE_MANIFEST, True),
+            (IMAGE_MANIFEST, "application/octet-stream", True),
+            (IMAGE_MANIFEST, "text/plain; charset=utf-8", True),
+            (None, IMAGE_MANIFEST, True),
+            (None, "text/plain", False),
+            (IMAGE_MANIFEST, IMAGE_INDEX, False),
+            (IMAGE_INDEX, IMAGE_MANIFEST, False),
+            ("a/b", "a/b", False),
+        ],
+    )
+    def test_type_of_a_manifest(
+        self, tmp_path: Path, own: str | None, sent: str, is_pulled: bool
+    ) -> None:
+        content = json.dumps({"mediaType": own} if own else {})
+        answer = Response(content, content_type=sent, headers={"Docker-Content-Digest": "junk"})
+        with answering(lambda request: answer) as served:
+            run_client("pull", f"{served.host}/a:v1", tmp_path, fails=not is_pulled)
+
+    @pytest.mark.parametrize(
         "headers",
         [
-            {"Docker-Content-Digest": "shake_128:00"},
             {"Content-Encoding": "gzip"},
             {"Content-Type": "application/vnd.docker.distribution.manifest.v1+prettyjws"},
         ],
@@ -583,7 +620,7 @@ class TestLayout:
     @pytest.mark.parametrize("digest", ["md5:00", "shake_128:00", "../../x:y", "sha256:..", "x"])
     def test_digest_that_cannot_be_verified_is_no_path(self, tmp_path: Path, digest: str) -> None:
         with pytest.raises(ValueError, match=r"digest .*must"):
-            Layout(tmp_path).blob(digest)
+            Layout(tmp_path).path(digest)
 
     @pytest.mark.parametrize(
         "index",
@@ -598,6 +635,6 @@ class TestLayout:
         assert re.search("must (be|have)", printed)
 
     def test_missing_file_is_an_error(self, served: ServedRegistry, tmp_path: Path) -> None:
-        Layout(image_of(tmp_path, b"layer")).blob(digest_of(b"layer")).unlink()
+        Layout(image_of(tmp_path, b"layer")).path(digest_of(b"layer")).unlink()
         printed = run_client("push", f"{served.host}/a:v1", tmp_path, fails=True)
         assert "No such file" in printed

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 import requests
@@ -18,7 +18,7 @@ from werkzeug.wrappers import Request, Response
 
 pytest.importorskip("cryptography", reason="cryptography cannot be installed on this Python")
 
-from front import make_app, pull_or_user
+from front import make_app
 
 from registry_routes.challenges import parse_challenges
 from registry_routes.digests import digest_of
@@ -30,9 +30,9 @@ from . import oci_layout
 from .fakes import CONFIG, IMAGE, LAYER, artifactory, nexus
 from .proxies import LAYER as BLOB
 from .proxies import Slow, read_some
+from .registry_client import Body
 from .servers import debians_registry, example, files_of, podman_or_buildah, skopeo
 
-KEY = b"k" * 32
 USERS = {"alice": "alice's", "bob": "bob's"}
 UPLOADS = "/v2/team/app/blobs/uploads/"
 
@@ -40,9 +40,16 @@ UPLOADS = "/v2/team/app/blobs/uploads/"
 class FrontClient:
     """A client of a gateway in front of an upstream."""
 
-    def __init__(self, url: str, *account: str, user: str | None = "alice", **options: Any) -> None:
+    def __init__(
+        self,
+        url: str,
+        *account: str,
+        user: str | None = "alice",
+        key: bytes = b"k" * 32,
+        **options: Any,
+    ) -> None:
         self.upstream = url
-        self.client = Client(make_app(Login(url, *account), KEY, USERS, **options))
+        self.client = Client(make_app(Login(url, *account), key, USERS, **options))
         self.token = self.token_of(user)
 
     def token_of(self, user: str | None) -> str:
@@ -60,107 +67,16 @@ class FrontClient:
         assert "WWW-Authenticate" not in answer.headers or answer.status_code == 401
         return answer
 
-    def push(self, name: str, blob: bytes, *, chunked: bool = False) -> None:
-        """Push a blob in two requests, or in three."""
-        digest, headers = digest_of(blob), {"Content-Type": "application/octet-stream"}
-        begun = self.open("POST", f"/v2/{name}/blobs/uploads/")
-        assert begun.status_code == 202
-        location, rest = begun.location, blob
-        if chunked:
-            middle = len(blob) // 2
-            headers["Content-Range"] = f"0-{middle - 1}"
-            sent = self.open("PATCH", location, data=blob[:middle], headers=headers)
-            assert (sent.status_code, sent.headers["Range"]) == (202, f"0-{middle - 1}")
-            location, rest = sent.location, blob[middle:]
-            status = self.open("GET", location)
-            assert (status.status_code, status.headers["Range"]) == (204, f"0-{middle - 1}")
-            location = status.location or location
-            headers["Content-Range"] = f"{middle}-{len(blob) - 1}"
-        done = self.open(
-            "PUT", location, query_string={"digest": digest}, data=rest, headers=headers
-        )
-        assert (done.status_code, done.location) == (201, f"/v2/{name}/blobs/{digest}")
-
-    def push_image(self, name: str, *tags: str) -> None:
-        for blob, chunked in (CONFIG, False), (LAYER, True):
-            self.push(name, blob, chunked=chunked)
-        for tag in tags:
-            path, headers = f"/v2/{name}/manifests/{tag}", {"Content-Type": IMAGE_MANIFEST}
-            done = self.open("PUT", path, data=IMAGE, headers=headers)
-            assert (done.status_code, done.location) == (
-                201,
-                f"/v2/{name}/manifests/{digest_of(IMAGE)}",
-            )
-
-
-QUIRKS: list[dict[str, Any]] = [
-    {},
-    {"users": {"robot": "secret"}, "auth": "basic"},
-    {"users": {"robot": "secret"}, "auth": "bearer"},
-    {"users": {"robot": "secret"}, "auth": "bearer", "token_method": "POST", "location": "opaque"},
-    {"users": {"robot": "secret"}, "auth": "bearer", "anonymous_pull": True, "scope_status": 403},
-    {"location": "absolute", "page_size": 1},
-    {"location": "relative", "redirect_blobs": True},
-    {"location": "opaque", "single_post": False, "like_docker_registry": True},
-]
-
-
-@pytest.mark.parametrize("quirks", QUIRKS, ids=str)
-def test_image_is_pushed_and_pulled_through(quirks: dict[str, Any]) -> None:
-    with serve(**quirks) as upstream:
-        account = ("robot", "secret") if "users" in quirks else ()
-        front = FrontClient(upstream.url, *account, stream_blobs=True)
-        front.push_image("team/app", "v1", "v2")
-        for path, content in (
-            ("manifests/v1", IMAGE),
-            (f"manifests/{digest_of(IMAGE)}", IMAGE),
-            (f"blobs/{digest_of(LAYER)}", LAYER),
-            (f"blobs/{digest_of(CONFIG)}", CONFIG),
-        ):
-            pulled = front.open("GET", f"/v2/team/app/{path}")
-            assert (pulled.status_code, pulled.data) == (200, content)
-            assert pulled.headers["Docker-Content-Digest"] == digest_of(content)
-            head = front.open("HEAD", f"/v2/team/app/{path}")
-            assert (head.status_code, head.data) == (200, b"")
-            assert head.headers["Content-Length"] == str(len(content))
-        part = front.open(
-            "GET", f"/v2/team/app/blobs/{digest_of(LAYER)}", headers={"Range": "bytes=2-4"}
-        )
-        assert (part.status_code, part.data) == (206, LAYER[2:5])
-        path, found = "/v2/team/app/tags/list?n=1", []
-        while path:
-            page = front.open("GET", path)
-            found += page.get_json()["tags"]
-            path = page.headers.get("Link", "<").partition("<")[2].partition(">")[0]
-        assert found == ["v1", "v2"]
-        digest, scope = digest_of(b"in one"), {"digest": digest_of(b"in one")}
-        single = front.open("POST", UPLOADS, query_string=scope, data=b"in one")
-        assert single.status_code == (201 if quirks.get("single_post", True) else 202)
-        if single.status_code == 201:
-            assert single.location == f"/v2/team/app/blobs/{digest}"
-        mounted = front.open(
-            "POST",
-            "/v2/other/blobs/uploads/",
-            query_string={"mount": digest_of(LAYER), "from": "team/app"},
-        )
-        assert (mounted.status_code, mounted.location) == (
-            201,
-            f"/v2/other/blobs/{digest_of(LAYER)}",
-        )
-        missing = front.open("GET", "/v2/team/app/manifests/none")
-        assert missing.get_json()["errors"][0]["code"] == "MANIFEST_UNKNOWN"
-        assert front.open("DELETE", f"/v2/team/app/manifests/{digest_of(IMAGE)}").status_code == 202
-        sent = [header for asked in upstream.requests for header in asked.headers.items()]
-        assert front.token not in str(sent)
-
 
 def test_redirects_of_blobs_pass_through_unless_they_are_streamed() -> None:
     with serve(redirect_blobs=True) as upstream:
-        front = FrontClient(upstream.url)
-        front.push_image("team/app", "v1")
-        passed = front.open("GET", f"/v2/team/app/blobs/{digest_of(LAYER)}")
+        upstream.add_image("team/app:v1", layers=[LAYER])
+        path = f"/v2/team/app/blobs/{digest_of(LAYER)}"
+        passed = FrontClient(upstream.url).open("GET", path)
         assert passed.status_code == 307
         assert requests.get(passed.location, timeout=5).content == LAYER
+        streamed = FrontClient(upstream.url, stream_blobs=True).open("GET", path)
+        assert (streamed.status_code, streamed.data) == (200, LAYER)
 
 
 @pytest.mark.parametrize("fake", [artifactory, nexus])
@@ -173,31 +89,33 @@ def test_links_lead_back_here(fake: Any) -> None:
 # The policy.
 
 
+def public_only(user: str | None, endpoint: str, values: Mapping[str, str]) -> bool:
+    return values.get("name", "public").startswith("public")
+
+
 def test_policy_is_asked_with_the_values_of_each_request() -> None:
     asked: list[Any] = []
 
     def policy(user: str | None, endpoint: str, values: Mapping[str, str]) -> bool:
         asked.append((user, endpoint, dict(values)))
-        return values.get("name", "public").startswith("public")
+        return public_only(user, endpoint, values)
 
     with serve() as upstream:
         front = FrontClient(upstream.url, policy=policy)
         assert front.open("GET", "/v2/").status_code == 200
         for method, path in (
-            ("GET", "/v2/secret/tags/list"),
             ("HEAD", "/v2/secret/manifests/v1"),
             ("PUT", "/v2/secret/manifests/v1"),
             ("POST", "/v2/secret/blobs/uploads/"),
             ("PATCH", "/v2/secret/blobs/uploads/1"),
+            ("GET", "/v2/secret/tags/list"),
         ):
             denied = front.open(method, path)
             assert denied.status_code == 403
-            if method != "HEAD":
-                assert denied.get_json()["errors"][0]["code"] == "DENIED"
+        assert denied.get_json()["errors"][0]["code"] == "DENIED"
         assert [request.endpoint for request in upstream.requests] == ["base"]
-        assert asked[:3] == [
+        assert asked[:2] == [
             ("alice", "base", {"method": "GET"}),
-            ("alice", "tags", {"name": "secret", "method": "GET"}),
             ("alice", "manifest", {"name": "secret", "tag": "v1", "method": "GET"}),
         ]
 
@@ -206,7 +124,6 @@ def test_policy_is_asked_with_the_values_of_each_request() -> None:
     "query",
     [
         "",
-        "&from=",
         "&from=secret",
         "&from=secret&from=public/x",
         "&from=Public",
@@ -214,18 +131,14 @@ def test_policy_is_asked_with_the_values_of_each_request() -> None:
     ],
 )
 def test_mount_reads_only_what_the_policy_allows(query: str) -> None:
-    def policy(user: str | None, endpoint: str, values: Mapping[str, str]) -> bool:
-        return values.get("name", "public").startswith("public")
-
     with serve() as upstream:
         upstream.storage.put_blob("secret", digest_of(LAYER), [LAYER])
-        front = FrontClient(upstream.url, policy=policy)
-        path = f"/v2/public/y/blobs/uploads/?mount={digest_of(LAYER)}{query}"
-        assert front.open("POST", path).status_code == 202
-        assert dict(upstream.requests[-1].args) == {}
         upstream.storage.put_blob("public/x", digest_of(LAYER), [LAYER])
-        path = f"/v2/public/y/blobs/uploads/?mount={digest_of(LAYER)}&from=public/x"
-        assert front.open("POST", path).status_code == 201
+        front = FrontClient(upstream.url, policy=public_only)
+        path = f"/v2/public/y/blobs/uploads/?mount={digest_of(LAYER)}"
+        assert front.open("POST", f"{path}{query}").status_code == 202
+        assert dict(upstream.requests[-1].args) == {}
+        assert front.open("POST", f"{path}&from=public/x").status_code == 201
 
 
 def test_client_without_a_token_is_sent_to_the_token_server_here() -> None:
@@ -238,19 +151,23 @@ def test_client_without_a_token_is_sent_to_the_token_server_here() -> None:
         assert upstream.requests == []
         assert front.open("GET", "/v2/team/app/tags/list").status_code == 404  # as anyone
         assert front.open("POST", UPLOADS).status_code == 403
-        assert not pull_or_user(None, "blob-upload", {"method": "POST"})
 
 
-def test_wrong_account_at_the_upstream_is_502() -> None:
-    with serve(users={"robot": "secret"}, auth="bearer") as upstream:
+@pytest.mark.parametrize("auth", ["basic", "bearer"])
+def test_wrong_account_at_the_upstream_is_502(auth: Any) -> None:
+    with serve(users={"robot": "secret"}, auth=auth) as upstream:
         front = FrontClient(upstream.url, "robot", "wrong")
-        for method, path in (
-            ("GET", "/v2/a/tags/list"),
-            ("POST", f"{UPLOADS}?digest={digest_of(b'x')}"),
-        ):
-            response = front.open(method, path, data=b"x" if method == "POST" else b"")
+        for method, body in ("GET", b""), ("POST", b"x"):
+            path = "/v2/a/tags/list" if method == "GET" else f"{UPLOADS}?digest={digest_of(body)}"
+            response = front.open(method, path, data=body)
             assert response.status_code == 502
             assert response.get_json()["errors"][0]["code"] == "UNKNOWN"
+
+
+def test_page_of_an_error_becomes_the_registrys_json() -> None:
+    with serve(Response("<html>", 404, mimetype="text/html")) as upstream:
+        response = FrontClient(upstream.url).open("GET", "/v2/a/manifests/v1")
+        assert (response.status_code, response.get_json()["errors"][0]["code"]) == (404, "UNKNOWN")
 
 
 # Upload ids.
@@ -283,10 +200,8 @@ def test_upload_at_another_host_goes_on_through_the_front() -> None:
         query = {"digest": "sha256:0", "token": "another"}
         front.open("PUT", begun.location, query_string=query, data=b"x")
         [asked] = elsewhere.requests
-        assert (asked.path, dict(asked.args)) == (
-            "/up",
-            {"token": "s3cret", "digest": "sha256:0"},
-        )
+        assert asked.path == "/up"
+        assert sorted(asked.args.items(multi=True)) == [("digest", "sha256:0"), ("token", "s3cret")]
         assert "Authorization" not in asked.headers
 
 
@@ -297,9 +212,7 @@ def test_upload_id_is_bound_to_user_repository_and_an_hour(monkeypatch: pytest.M
         count = len(upstream.requests)
         sealed = location.rpartition("/")[2]
         middle = sealed[:50] + ("A" if sealed[50] != "A" else "B") + sealed[51:]
-        other = FrontClient(upstream.url)
-        other.client = Client(make_app(Login(upstream.url), b"o" * 32, USERS))
-        other.token = other.token_of("alice")
+        other = FrontClient(upstream.url, key=b"o" * 32)
         for refused in (
             front.open("PATCH", location, user="bob", data=b"x"),
             front.open("PATCH", location.replace("team/app", "team/other"), data=b"x"),
@@ -317,7 +230,7 @@ def test_upload_id_is_bound_to_user_repository_and_an_hour(monkeypatch: pytest.M
         assert front.open("PATCH", location, data=b"x").status_code == 202
 
 
-@pytest.mark.parametrize(("length", "status"), [(1000, 202), (1400, 202), (3000, 502)])
+@pytest.mark.parametrize(("length", "status"), [(1400, 202), (3000, 502)])
 def test_upload_id_is_at_most_2_kib(length: int, status: int) -> None:
     with opaque_upstream(f"/up?state={'x' * length}") as upstream:
         begun = FrontClient(upstream.url).open("POST", UPLOADS)
@@ -325,119 +238,113 @@ def test_upload_id_is_at_most_2_kib(length: int, status: int) -> None:
         assert len(begun.location or "") <= 2048 + len(UPLOADS)
 
 
+OF_IMAGE = {"Content-Type": IMAGE_MANIFEST}
+LAYER_PATH = f"/v2/a/blobs/{digest_of(LAYER)}"
 REQUESTS: list[tuple[str, str, dict[str, Any]]] = [
     *(("GET", path, {}) for path in ("/v2/", "/v2/A/tags/list", "/v2/_catalog", "/v2/a/x")),
-    ("GET", f"/v2/a/blobs/{digest_of(LAYER)}", {}),
-    ("HEAD", f"/v2/a/blobs/{digest_of(LAYER)}", {}),
-    ("GET", "/v2/a/blobs/sha256:x", {}),
+    ("GET", LAYER_PATH, {}),
+    ("HEAD", LAYER_PATH, {}),
     ("POST", f"/v2/a/blobs/uploads/?digest={digest_of(LAYER)}", {"data": LAYER}),
     ("POST", f"/v2/a/blobs/uploads/?digest={digest_of(LAYER)}", {"data": b"another"}),
-    ("POST", f"/v2/b/blobs/uploads/?mount={digest_of(LAYER)}&from=a", {}),
     ("POST", f"/v2/b/blobs/uploads/?mount={digest_of(CONFIG)}&from=a", {}),
     ("POST", "/v2/a/blobs/uploads/", {}),
     ("PATCH", "LOCATION", {"data": CONFIG[:9], "headers": {"Content-Range": "0-8"}}),
-    ("GET", "LOCATION", {}),
     ("PATCH", "LOCATION", {"data": b"x", "headers": {"Content-Range": "4-4"}}),
-    ("PATCH", "LOCATION", {"data": b"x", "headers": {"Content-Range": "x"}}),
     ("PUT", "LOCATION?digest=sha256:0", {"data": CONFIG[9:]}),
     ("PUT", f"LOCATION?digest={digest_of(CONFIG)}", {"data": CONFIG[9:]}),
     ("GET", "LOCATION", {}),
     ("POST", "/v2/a/blobs/uploads/", {}),
     ("DELETE", "LOCATION", {}),
-    ("PUT", "LOCATION", {}),
-    ("PUT", "/v2/a/manifests/v1", {"data": IMAGE, "headers": {"Content-Type": IMAGE_MANIFEST}}),
-    ("PUT", "/v2/c/manifests/v1", {"data": IMAGE, "headers": {"Content-Type": IMAGE_MANIFEST}}),
-    (
-        "PUT",
-        "/v2/a/manifests/v2",
-        {"data": b"no JSON", "headers": {"Content-Type": IMAGE_MANIFEST}},
-    ),
-    ("PUT", f"/v2/a/manifests/{digest_of(b'x')}", {"data": IMAGE}),
+    ("PUT", "/v2/a/manifests/v1", {"data": IMAGE, "headers": OF_IMAGE}),
+    ("PUT", "/v2/c/manifests/v1", {"data": IMAGE, "headers": OF_IMAGE}),
     ("PUT", f"/v2/a/manifests/{digest_of(IMAGE)}?tag=v2&tag=v3", {"data": IMAGE}),
-    *(
-        ("GET", path, {})
-        for path in ("/v2/a/tags/list", "/v2/a/tags/list?n=1", "/v2/a/tags/list?n=x")
-    ),
-    ("GET", "/v2/none/tags/list", {}),
+    ("GET", "/v2/a/tags/list?n=1", {}),
     ("GET", "/v2/a/manifests/v1", {}),
-    ("HEAD", "/v2/a/manifests/v1", {}),
     ("HEAD", "/v2/a/manifests/none", {}),
     ("GET", "/v2/a/manifests/v1", {"headers": {"If-None-Match": f'"{digest_of(IMAGE)}"'}}),
-    ("GET", f"/v2/a/blobs/{digest_of(LAYER)}", {"headers": {"Range": "bytes=3-5"}}),
-    ("GET", f"/v2/a/blobs/{digest_of(LAYER)}", {"headers": {"Range": "bytes=99999-"}}),
+    ("GET", LAYER_PATH, {"headers": {"Range": "bytes=3-5"}}),
     ("GET", f"/v2/a/referrers/{digest_of(IMAGE)}?artifactType=a/b", {}),
     ("DELETE", "/v2/a/tags/list", {}),
-    ("DELETE", "/v2/a/manifests/v2", {}),
     ("DELETE", f"/v2/a/manifests/{digest_of(IMAGE)}", {}),
-    ("DELETE", f"/v2/a/manifests/{digest_of(IMAGE)}", {}),
-    ("DELETE", f"/v2/a/blobs/{digest_of(LAYER)}", {}),
+    ("DELETE", LAYER_PATH, {}),
 ]
 
 
-@pytest.mark.parametrize("location", [None, "opaque"])
-def test_answers_are_those_of_the_registry(location: Any) -> None:
+LOGIN: dict[str, Any] = {"users": {"robot": "secret"}, "auth": "bearer"}
+
+
+@pytest.mark.parametrize(
+    ("login", "quirks"),
+    [
+        ({}, {}),
+        ({}, {"location": "opaque", "single_post": False, "like_docker_registry": True}),
+        ({**LOGIN, "auth": "basic"}, {"location": "absolute"}),
+        (LOGIN, {"location": "relative", "page_size": 1}),
+        ({**LOGIN, "token_method": "POST"}, {"location": "opaque"}),
+        ({**LOGIN, "anonymous_pull": True, "scope_status": 403}, {}),
+    ],
+    ids=str,
+)
+def test_answers_are_those_of_the_registry(login: dict[str, Any], quirks: dict[str, Any]) -> None:
     """What the conformance tests of the specification do, with and without the front."""
-    with serve(location=location) as behind, serve(location=location) as alone:
-        direct = Client(alone.app)
+    with serve(**login, **quirks) as behind, serve(**quirks) as alone:
+        account = ("robot", "secret") if login else ()
+        front, direct = FrontClient(behind.url, *account), Client(alone.app)
 
         def ask_alone(method: str, path: str, **options: Any) -> Any:
             return direct.open(path, method=method, buffered=True, **options)
 
-        clients = FrontClient(behind.url).open, ask_alone
         locations = ["", ""]
         for method, path, options in REQUESTS:
             answers = []
-            for side, client in enumerate(clients):
+            for side, client in enumerate([front.open, ask_alone]):
                 base, _, query = path.partition("?")
                 target = f"{locations[side]}{'&' if '?' in locations[side] else '?'}{query}"
-                target = target.rstrip("?&") if base == "LOCATION" else path
-                answer = client(method, target, **options)
-                if "/uploads/" in (answer.location or ""):
-                    locations[side] = answer.location
-                headers = sorted(
-                    (name, value)
-                    for name, value in answer.headers
-                    if name not in ("Date", "Docker-Upload-UUID", "X-Content-Type-Options")
-                    and (name != "Location" or answer.status_code == 201)
-                )
+                answer = client(method, target if base == "LOCATION" else path, **options)
+                found = dict(answer.headers)
+                for name in "Date", "Docker-Upload-UUID", "X-Content-Type-Options":
+                    found.pop(name, None)
+                location = urljoin(answer.request.url, found.pop("Location", ""))
+                if answer.status_code in (202, 204) and "Location" in answer.headers:
+                    locations[side] = location
+                elif answer.status_code == 201:
+                    found["Location"] = urlsplit(location).path
                 body = re.sub(b'"uuid": "[0-9a-f]+"', b"", answer.data)
-                answers.append((answer.status_code, body, headers))
+                answers.append((answer.status_code, body, found))
             assert answers[0] == answers[1], (method, path)
+        assert front.token not in str([asked.headers for asked in behind.requests])
 
 
 def test_bodies_are_streamed_in_both_directions() -> None:
-    half = 1_000_000
-    begun = threading.Event()
+    half, begun, slow = 1_000_000, threading.Event(), Slow()
 
     def upstream(environ: Any, start_response: Any) -> Any:
         request = Request(environ)
-        if request.method == "POST":
-            assert len(request.stream.read(half)) == half
-            begun.set()
-            assert len(request.stream.read()) == half
-            return Response(status=201, headers={"Location": "/x"})(environ, start_response)
-        return slow(environ, start_response)
+        if request.method != "POST":
+            return slow(environ, start_response)
+        assert len(request.stream.read(half)) == half
+        begun.set()
+        assert len(request.stream.read()) == half
+        return Response(status=201, headers={"Location": "/x"})(environ, start_response)
 
-    class Waiting(io.RawIOBase):
-        """A body whose second half comes only when the upstream has got the first."""
+    def wait_for_upstream() -> None:
+        assert begun.wait(10)
 
-        left = 2 * half
+    class TwoHalves(io.RawIOBase):
+        """The second half comes only when the upstream has got the first."""
+
+        halves = [Body(bytes(half), wait_for_upstream), Body(bytes(half), lambda: None)]
 
         def readable(self) -> bool:
             return True
 
         def readinto(self, buffer: Any) -> int:
-            if self.left <= half:
-                assert begun.wait(10)
-            size = min(len(buffer), self.left, 100_000)
-            self.left -= size
-            return size
+            return self.halves[0].readinto(buffer) or self.halves[1].readinto(buffer)
 
-    slow = Slow()
     with serve(upstream) as served:
         front = FrontClient(served.url)
         path = f"{UPLOADS}?digest={digest_of(b'x')}"
-        environ = {"wsgi.input": Waiting(), "CONTENT_LENGTH": str(2 * half)}
+        environ = {"wsgi.input": TwoHalves(), "CONTENT_LENGTH": str(2 * half)}
         assert front.open("POST", path, environ_overrides=environ).status_code == 201
         headers = {"Authorization": f"Bearer {front.token}"}
         pulled = front.client.get(f"/v2/team/app/blobs/{digest_of(BLOB)}", headers=headers)
@@ -485,11 +392,9 @@ def test_skopeo_and_podman_through_the_front(
     monkeypatch.setenv("REGISTRY_USERS", "alice:secret")
     image, back = tmp_path / "image", tmp_path / "back"
     oci_layout.write(image, [3_000_000, 100_000, 1, 0], ["amd64", "arm64"])
-    behind = (
-        debians_registry(tmp_path)
-        if kind == "docker-registry"
-        else example("registry", tmp_path / "behind", "--storage", str(tmp_path / "data"))
-    )
+    behind = debians_registry(tmp_path)
+    if kind == "example":
+        behind = example("registry", tmp_path / "behind", "--storage", str(tmp_path / "data"))
     with (
         behind as host,
         example("front", tmp_path / "front", "--upstream", f"http://{host}") as front,
@@ -500,12 +405,9 @@ def test_skopeo_and_podman_through_the_front(
         skopeo(push, "--dest-creds=alice:secret", f"oci:{image}:v1", remote)
         skopeo("copy --all --src-tls-verify=false", remote, f"oci:{back}:v1")  # as anyone
         assert files_of(back) == files_of(image)
-        assert json.loads(skopeo("list-tags --tls-verify=false", remote[:-3]))["Tags"] == ["v1"]
         with podman_or_buildah("podman") as run:
             run("pull", "--tls-verify=false", f"{front}/library/app:v1")
             credentials = "--tls-verify=false", "--creds=alice:secret"
             run("push", *credentials, f"{front}/library/app:v1", f"{front}/library/app:v2")
-        assert json.loads(skopeo("list-tags --tls-verify=false", remote[:-3]))["Tags"] == [
-            "v1",
-            "v2",
-        ]
+        tags = json.loads(skopeo("list-tags --tls-verify=false", remote[:-3]))["Tags"]
+        assert tags == ["v1", "v2"]

@@ -33,22 +33,13 @@ OCI = {
     grammar.EXTENSION: "extension",
 }
 
+LISTED = nasty.COMPONENTS.all + nasty.TAGS.all + nasty.DIGESTS.all + nasty.UPLOAD_IDS.all
 values = (
     st.text(max_size=20)
     | st.text(alphabet="aA0._-/:+=\n\x00é٣", max_size=20)
     | st.text(alphabet="a._-/", max_size=12)
     | st.text(alphabet="aF0.-:[]", max_size=12)
-    | st.lists(
-        st.sampled_from(
-            [
-                *nasty.COMPONENTS.all,
-                *nasty.TAGS.all,
-                *nasty.DIGESTS.all,
-                *nasty.UPLOAD_IDS.all,
-            ]
-        ),
-        max_size=6,
-    ).map("/".join)
+    | st.lists(st.sampled_from(LISTED), max_size=6).map("/".join)
     | st.integers(60, 68).map(lambda n: "sha256:" + "a" * n)
     | st.integers(124, 132).map(lambda n: "a" * n)
     | st.integers(124, 132).map(lambda n: "sha512:" + "0" * n)
@@ -93,17 +84,8 @@ BROKEN: dict[Grammar, dict[str, list[str]]] = {
         "must not be empty": [""],
         "must not have an empty component": ["a//b", "/a", "a/"],
         "must be lowercase": ["Library/nginx"],
-        "must contain only a-z, 0-9, '.', '_', '-' and '/'": [
-            "library/été",
-            "a\n",
-            "jre%2Fv17",
-            "A b",
-        ],
-        "must have only components that start and end with a letter or a digit": [
-            "..",
-            "a/-b",
-            "a_/b",
-        ],
+        "must contain only a-z, 0-9, '.', '_', '-' and '/'": ["é", "a\n", "a%2Fb", "A b"],
+        "must have only components that start and end with a letter or a digit": ["a/-b", "a_/b"],
         "must separate alphanumerics by one '.', one or two '_', or any number of '-'": ["a..b"],
     },
     grammar.TAG: {
@@ -130,29 +112,12 @@ BROKEN: dict[Grammar, dict[str, list[str]]] = {
     grammar.DOMAIN: {
         "must not be empty": [""],
         "must have an IPv6 address between '[' and ']', of 0-9, a-f, A-F and ':'": [
-            "[::1",
-            "[]",
-            "[::1]a",
-            "[fe80::1%25eth0]:80",
-            "::1",
-            "[::g]",
-            "a[::1]",
+            *("[::1", "[]", "[::1]a", "[fe80::1%25eth0]:80", "::1", "[::g]", "a[::1]"),
         ],
         "must not be the scheme of a URL": ["https:"],
         "must have only a port's digits after its ':'": ["a.com:", "a.com:80a", "[::1]:80:1"],
-        "must contain only a-z, A-Z, 0-9, '.' and '-' before its port": [
-            "☃.com",
-            "a_b.com:80",
-            "a[b",
-            "a.com\n",
-        ],
-        "must have only components that start and end with a letter or a digit": [
-            "a-.b",
-            "-a",
-            "a..b",
-            ".a:80",
-            "a.",
-        ],
+        "must contain only a-z, A-Z, 0-9, '.' and '-' before its port": ["a_b.com:80", "a.com\n"],
+        "must have only components that start and end with a letter or a digit": ["a-.b", ".a:80"],
     },
     grammar.UPLOAD_ID: {
         "must not be empty": [""],
@@ -190,26 +155,15 @@ BROKEN: dict[Grammar, dict[str, list[str]]] = {
 
 
 def test_malformed_value_gets_the_rule_that_it_broke() -> None:
+    assert BROKEN.keys() == set(ALL)
     for kind, rules in BROKEN.items():
+        assert rules.keys() == {rule for _, rule in kind.rules}
         for rule, values in rules.items():
             for value in values:
                 assert kind.broken_rule(value) == rule, (kind.kind, value)
 
 
-@given(value=values)
-def test_the_lowercase_rule_is_given_only_if_all_characters_are_allowed(value: str) -> None:
-    for kind in ALL:
-        if kind.broken_rule(value) == "must be lowercase":
-            assert "contain only" not in (kind.broken_rule(value.lower()) or "")
-
-
-def test_every_rule_has_an_example() -> None:
-    assert {kind: set(rules) for kind, rules in BROKEN.items()} == {
-        kind: {rule for _, rule in kind.rules} for kind in ALL
-    }
-
-
-@pytest.mark.parametrize("value", [3, 3.1, b"latest", None, ["latest"]])
+@pytest.mark.parametrize("value", [3, b"latest", None])
 def test_a_value_that_is_not_a_string_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match=f"must be a string, not {type(value).__name__}"):
         grammar.TAG.check(value)
@@ -230,13 +184,28 @@ def test_a_message_shortens_a_huge_value() -> None:
     assert len(str(error.value)) < 300
 
 
-WELL_FORMED = ["library/nginx", "sha256", nasty.SHA256, "x"]
+@pytest.mark.parametrize(
+    ("pattern", "faults", "message"),
+    [
+        ("[a-z]+", [""], "example 'v1' does not match '[a-z]+'"),
+        ("[a-z0-9]+", [], "the last rule has a pattern: write '', which any value matches"),
+        ("[a-z0-9]+", ["[^a-z]"], "the last rule has a pattern: write '', which any value matches"),
+        (
+            *("[a-z0-9]+", ["[a-z]", ""]),
+            "pattern '[a-z]' of the rule 'must fit' matches the example 'v1', but a rule's",
+        ),
+    ],
+)
+def test_grammar_is_checked_with_its_example(pattern: str, faults: list[str], message: str) -> None:
+    rules = tuple((fault, "must fit") for fault in faults)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Grammar("value", pattern, "a test", rules, "v1")
 
 
 def test_a_pattern_works_inside_a_larger_one() -> None:
     for kind in ALL:
         assert re.compile(kind.pattern).groups == 0
-        value = next(value for value in WELL_FORMED if kind.fits(value))
+        value = kind.example
         assert re.fullmatch(f"/{kind.pattern}/", f"/{value}/")
         for other in value, f"/{value}", f"{value}/", "//":
             assert re.fullmatch(f"/{kind.pattern}/", other) is None

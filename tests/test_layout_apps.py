@@ -9,7 +9,6 @@ from typing import Any
 import flask_app
 import httpx
 import pytest
-import requests
 from fastapi import FastAPI
 from flask import Flask
 from layout import Layout
@@ -23,6 +22,7 @@ from registry_routes.registry import MemoryStorage, make_registry
 
 from . import oci_layout
 from .nasty import SHA256
+from .proxies import pages_of
 from .servers import example, files_of, skopeo
 
 
@@ -75,11 +75,8 @@ def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 @pytest.mark.parametrize(
     ("make_app", "prefix", "root_path"),
     [
-        (flask_app.make_app, "", ""),
         (flask_app.make_app, "", "/behind/a/proxy"),
         (in_starlette, "", ""),
-        (in_a_mount, "/registry", ""),
-        (in_starlette, "", "/behind/a/proxy"),
         (in_a_mount, "/registry", "/behind"),
         (in_fastapi, "", "/behind"),
     ],
@@ -90,22 +87,16 @@ def test_answers_are_the_same_in_every_application(
     app = make_app(layout)
     for method, path, status, expected in (
         ("GET", "/v2/", 200, None),
-        ("GET", "/v2/library/app/tags/list?n=1", 200, None),
         ("HEAD", "/v2/library/app/manifests/v1", 200, None),
         ("GET", "/v2?x=%2F&x=y", 308, "/v2/?x=%2F&x=y"),
-        ("GET", "/v2/library/app/tags/list/", 308, "/v2/library/app/tags/list"),
         ("HEAD", "//v2//library/./app/tags/list", 308, "/v2/library/app/tags/list"),
         ("GET", "/v2/other/tags/list", 404, "NAME_UNKNOWN"),
+        ("GET", "/v2/other/manifests/v1", 404, "NAME_UNKNOWN"),
+        ("GET", f"/v2/other/blobs/{SHA256}", 404, "NAME_UNKNOWN"),
         ("GET", "/v2/library/App/tags/list", 400, "NAME_INVALID"),
-        ("PUT", "/v2/A/manifests/x", 400, "NAME_INVALID"),
         ("GET", "/v2/library/app/manifests/v2", 404, "MANIFEST_UNKNOWN"),
-        ("GET", "/v2/library/app/manifests/.x", 404, "MANIFEST_UNKNOWN"),
         ("GET", "/v2/library/app/blobs/md5:x", 404, "BLOB_UNKNOWN"),
-        ("GET", "/v2/library/app/blobs/sha256:x", 400, "DIGEST_INVALID"),
         ("GET", "/v2/library/app/blobs/uploads/", 404, "UNSUPPORTED"),
-        ("GET", "/v2/library%2Fapp/blobs/..%2F..%2Fetc", 404, "UNSUPPORTED"),
-        ("GET", f"/v2/library/app/referrers/{SHA256}", 404, "UNSUPPORTED"),
-        ("GET", "/v2/nothing", 404, "UNSUPPORTED"),
         ("PUT", "/v2/library/app/manifests/v1", 405, "UNSUPPORTED"),
         ("OPTIONS", "/v2/library/app/tags/list", 405, "UNSUPPORTED"),
         ("GET", "/v2/library/app/tags/list?n=x", 400, "PAGINATION_NUMBER_INVALID"),
@@ -142,80 +133,38 @@ def test_tags_come_in_pages(
     untagged = {**image, "annotations": {"x": "y"}}
     (tmp_path / "index.json").write_text(json.dumps({"manifests": [*tagged, untagged]}))
     app = make_app(Layout(tmp_path, "a"))
-    path, found = f"{prefix}/v2/a/tags/list?n=2", []
-    while path:
-        response = ask(app, "GET", path)
-        found.append(response.json()["tags"])
-        path = response.headers.get("Link", "<").partition("<")[2].partition(">")[0]
-    assert found == [["v1", "v10"], ["v2"]]
+    pages = pages_of(lambda path: ask(app, "GET", path), f"{prefix}/v2/a/tags/list?n=2")
+    assert pages == [["v1", "v10"], ["v2"]]
 
 
 @pytest.mark.parametrize(
-    ("method", "range_", "status", "length"),
+    ("method", "headers"),
     [
-        ("GET", None, 200, 10_000),
-        ("HEAD", None, 200, 10_000),
-        ("GET", "bytes=2-4", 206, 3),
-        ("GET", "bytes=9000-", 206, 1000),
-        ("GET", "bytes=-3", 206, 3),
-        ("GET", "bytes=9999-99999", 206, 1),
-        ("HEAD", "bytes=2-4", 200, 10_000),
-        ("GET", "bytes=0-1,5-6", 200, 10_000),
-        ("GET", "lines=2-4", 200, 10_000),
-        ("GET", "bytes=x-4", 200, 10_000),
-        ("GET", "bytes=4-2", 416, None),
-        ("GET", "bytes=10000-", 416, None),
-        ("GET", "bytes=-0", 416, None),
-        ("HEAD", "bytes=10000-", 200, 10_000),
+        ("HEAD", {}),
+        ("GET", {"Range": "bytes=2-4"}),
+        ("HEAD", {"Range": "bytes=2-4"}),
+        ("GET", {"Range": "bytes=-3"}),
+        ("GET", {"Range": "bytes=0-1,5-6"}),
+        ("GET", {"Range": "lines=2-4"}),
+        ("GET", {"Range": "bytes=99999-"}),
+        ("GET", {"If-None-Match": "*"}),
     ],
 )
-def test_ranges_of_a_blob_are_those_of_a_registry(
-    tmp_path: Path,
-    make: Callable[[Layout], Any],
-    method: str,
-    range_: str | None,
-    status: int,
-    length: int | None,
+def test_ranges_and_conditions_are_those_of_a_registry(
+    layout: Layout, make: Callable[[Layout], Any], method: str, headers: dict[str, str]
 ) -> None:
-    content = bytes(range(250)) * 40
-    digest = digest_of(content)
-    path, headers = f"/v2/a/blobs/{digest}", {"Range": range_} if range_ else {}
-    file = tmp_path / "blobs" / digest.replace(":", "/")
-    file.parent.mkdir(parents=True)
-    file.write_bytes(content)
-    (tmp_path / "index.json").write_text('{"manifests": []}')
-    answer = ask(make(Layout(tmp_path, "a")), method, path, headers=headers)
-    registry = make_registry(storage := MemoryStorage())
-    storage.put_blob("a", digest, [content])
-    expected = Client(registry).open(path, method=method, headers=headers)
-    assert (answer.status_code, answer.content) == (expected.status_code, expected.data)
-    names = "Content-Length", "Content-Range", "Content-Type", "ETag", "Docker-Content-Digest"
-    for name in (*names, "Accept-Ranges"):
-        assert answer.headers.get(name) == expected.headers.get(name), name
-    assert answer.status_code == status
-    if length is not None:
-        assert answer.headers["Content-Length"] == str(length)
-        assert len(answer.content) == (length if method == "GET" else 0)
-
-
-def test_blob_that_the_client_has_is_not_sent(
-    layout: Layout, make: Callable[[Layout], Any]
-) -> None:
-    for name in files_of(layout.root):
-        headers = {"If-None-Match": f'"sha256:{name}"'}
-        for kind in "blobs", "manifests":
-            answer = ask(
-                make(layout), "GET", f"/v2/library/app/{kind}/sha256:{name}", headers=headers
-            )
-            assert (answer.status_code, answer.content) == (304, b"") or answer.status_code == 404
-
-
-def test_manifest_has_no_ranges(layout: Layout, make: Callable[[Layout], Any]) -> None:
-    path, headers = "/v2/library/app/manifests/v1", {"Range": "bytes=0-1"}
-    answer = ask(make(layout), "GET", path, headers=headers)
-    assert (answer.status_code, answer.json()["schemaVersion"]) == (200, 2)
-    assert answer.headers["Content-Type"] == answer.json()["mediaType"]
-    assert answer.headers["Docker-Content-Digest"] == digest_of(answer.content)
+    storage, manifest = MemoryStorage(), layout.manifest("v1")
+    layer = max(files_of(layout.root).values(), key=len)
+    storage.put_manifest(layout.name, *manifest)
+    storage.put_blob(layout.name, digest_of(layer), [layer])
+    for last in f"manifests/{manifest[0]}", f"blobs/{digest_of(layer)}":
+        path = f"/v2/{layout.name}/{last}"
+        answer = ask(make(layout), method, path, headers=headers)
+        expected = Client(make_registry(storage)).open(path, method=method, headers=headers)
+        assert (answer.status_code, answer.content) == (expected.status_code, expected.data)
+        names = "Content-Length", "Content-Range", "Content-Type", "ETag", "Docker-Content-Digest"
+        for name in (*names, "Accept-Ranges"):
+            assert answer.headers.get(name) == expected.headers.get(name), name
 
 
 def test_blob_is_no_manifest_nor_a_manifest_a_blob(
@@ -232,11 +181,10 @@ def test_blob_is_no_manifest_nor_a_manifest_a_blob(
     assert len(manifests) == 3
     for name in files_of(tmp_path / "image"):
         is_manifest = f"sha256:{name}" in manifests
-        for method in "GET", "HEAD":
-            blob = ask(app, method, f"/v2/a/blobs/sha256:{name}")
-            manifest = ask(app, method, f"/v2/a/manifests/sha256:{name}")
-            assert blob.status_code == (404 if is_manifest else 200)
-            assert manifest.status_code == (200 if is_manifest else 404)
+        blob = ask(app, "GET", f"/v2/a/blobs/sha256:{name}")
+        manifest = ask(app, "GET", f"/v2/a/manifests/sha256:{name}")
+        assert blob.status_code == (404 if is_manifest else 200)
+        assert manifest.status_code == (200 if is_manifest else 404)
 
 
 @pytest.mark.slow
@@ -248,7 +196,4 @@ def test_skopeo_pulls(tmp_path: Path, program: str) -> None:
     with example(program, tmp_path / "log", *options) as host:
         remote = f"docker://{host}/library/app:v1"
         skopeo("copy --all --src-tls-verify=false", remote, f"oci:{back}:v1")
-        assert "library/app" in requests.get(f"http://{host}/", timeout=10).text
-        missing = skopeo("inspect --tls-verify=false", f"{remote}0", fails=True)
-        assert "the repository has no such manifest" in missing
     assert files_of(back) == files_of(image)

@@ -361,3 +361,12 @@ def test_tasks_get_a_token_each() -> None:
 
         assert asyncio.run(pull_twice()) == [200, 200]
         assert set(statuses(registry, "token")) == {200}
+
+
+def test_error_of_a_token_server_is_not_kept() -> None:
+    """It would keep the body of the request that has failed."""
+    with serve(auth="bearer", users=USERS) as registry:
+        login = Login(registry.url, "alice", "wrong")
+        with login.session() as session, pytest.raises(errors.Unauthorized):
+            session.get(f"{registry.url}/v2/a/tags/list", timeout=20)
+        assert {grant.error for grant in login._grants.values()} == {None}

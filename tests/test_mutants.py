@@ -142,9 +142,24 @@ def test_mutant_is_killed_by_a_test_that_passes_without_it(
     tree: Path, suite: Suite, name: str, killer: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if killer == "a hang":
-        monkeypatch.setattr("tests.mutants.PATIENCE", 5)
-    assert suite.find_killer(mutants_of(tree)[name], False) == killer
+        monkeypatch.setattr(suite, "patience", 5)
+    assert suite.judge(mutants_of(tree)[name]) == killer
     assert suite.flaky == {"test_doors.py::test_that_always_fails"}
+
+
+@pytest.mark.slow
+def test_mutants_are_judged_together(tree: Path, suite: Suite) -> None:
+    """Two of them overlap, and cannot be made at once."""
+    found = mutants_of(tree)
+    expected = {
+        f"{MAY_ENTER} :: comparison: GtE -> Gt": "test_doors.py::test_adults_may_enter",
+        f"{MAY_ENTER} :: boolean: drop age is not None": None,
+        f"{GREET} :: return: return None": "test_doors.py::test_greeting_in_a_program",
+        f"{GREET} :: string: cut 'hello' at 0": None,
+    }
+    ids = {found[name].id: killer for name, killer in expected.items() if killer}
+    together = [found[name] for name in expected]
+    assert suite.judge_together(together, list(suite.seconds)) == ids
 
 
 def test_run_fails_if_a_mutant_survives_that_was_killed_before(
@@ -155,8 +170,7 @@ def test_run_fails_if_a_mutant_survives_that_was_killed_before(
         for line in (f"{GREET} :: string: cut 'hello' at 0", f"{MAY_ENTER} :: return: return None")
     )
     before, after = tmp_path / "before.json", tmp_path / "after.json"
-    killed = {"killer": "a test of then", "seconds": 1}
-    before.write_text(json.dumps(dict.fromkeys([lost, kept, "gone"], killed)))
+    before.write_text(json.dumps(dict.fromkeys([lost, kept, "gone"], "a test of then")))
     options = f"--tree {tree} --package {tree / 'doors'} --only {before} --json {after}"
     monkeypatch.setattr(sys, "argv", ["mutants", *options.split()])
     with pytest.raises(SystemExit) as end:
@@ -165,5 +179,5 @@ def test_run_fails_if_a_mutant_survives_that_was_killed_before(
     printed = capsys.readouterr().out
     assert printed.endswith(f"Killed before, survive now:\n  {lost}\n")
     assert "any more:\n  gone\n" in printed
-    killers = {name: result["killer"] for name, result in json.loads(after.read_text()).items()}
-    assert killers == {lost: None, kept: "test_doors.py::test_adults_may_enter"}
+    results = json.loads(after.read_text())
+    assert results == {lost: None, kept: "test_doors.py::test_adults_may_enter"}

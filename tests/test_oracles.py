@@ -8,16 +8,16 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import RequestRedirect
 
-from registry_routes import DOCKER_1_5, OCI_1_1, RegistryMap, RouteName
+from registry_routes import DOCKER_1_5, RegistryMap, RouteName
 from registry_routes.errors import RegistryError, Unsupported
 
 from . import nasty
-from .oracle import ROUTES, Answer, answer
+from .oracle import Answer, answer
 from .wsgi import decoded_path, environ_for
 
 MAPS = {
@@ -45,54 +45,26 @@ def answer_of_the_map(target: str, method: str, prefix: str) -> Answer:
 
 
 @pytest.mark.parametrize(
-    ("prefix", "count", "seed"),
-    [
-        ("", 4_000, SEED),
-        ("/registry", 2_000, SEED),
-        ("/a/v2/v2", 2_000, SEED),
-        ("/100%/%s/a>b é", 1_000, SEED),
-        pytest.param("", 45_000, SEED + 1, marks=pytest.mark.slow),
-        pytest.param("/registry", 10_000, SEED + 1, marks=pytest.mark.slow),
-        pytest.param("/a/v2/v2", 10_000, SEED + 1, marks=pytest.mark.slow),
-    ],
+    ("count", "seed"), [(500, SEED), pytest.param(18_000, SEED + 1, marks=pytest.mark.slow)]
 )
-def test_nasty_targets(prefix: str, count: int, seed: int) -> None:
+def test_nasty_targets(count: int, seed: int) -> None:
     seen, endpoints = Counter[object](), Counter[object]()
-    for target, method in nasty.requests(seed, count, prefix):
-        expected = answer(decoded_path(target), method, prefix)
-        assert answer_of_the_map(target, method, prefix) == expected, (target, method)
-        seen[expected.status] += 1
-        if expected.status in (400, 404):
-            seen[expected.what] += 1
-        if isinstance(expected.what, tuple):
-            endpoints[expected.what[0]] += 1
+    for prefix in MAPS:
+        for target, method in nasty.requests(seed, count, prefix):
+            expected = answer(decoded_path(target), method, prefix)
+            assert answer_of_the_map(target, method, prefix) == expected, (target, method)
+            seen[expected.status] += 1
+            if expected.status in (400, 404):
+                seen[expected.what] += 1
+            if isinstance(expected.what, tuple):
+                endpoints[expected.what[0]] += 1
     # Every outcome and every endpoint must occur often, or the targets would prove little.
-    assert all(seen[status] > count / 50 for status in (200, 308, 400, 404, 405)), seen
+    assert all(seen[status] > count / 12 for status in (200, 308, 400, 404, 405)), seen
     codes = ["NAME_INVALID", "DIGEST_INVALID", "TAG_INVALID", "MANIFEST_UNKNOWN"]
     codes += ["BLOB_UPLOAD_UNKNOWN", "UNSUPPORTED"]
-    assert all(seen[code] > count / 2000 for code in [*codes, None]), seen
+    assert all(seen[code] > count / 500 for code in [*codes, None]), seen
     assert set(endpoints) == set(RouteName)
-    assert min(endpoints.values()) >= count / 2000, endpoints
-
-
-def test_the_slow_oracle_has_every_route() -> None:
-    assert Counter(name for name, *_ in ROUTES) == Counter(route.name for route in OCI_1_1.routes)
-
-
-@pytest.mark.slow
-@given(
-    st.text(alphabet="/._-:ab0A\n\x00é\\%", max_size=30)
-    | st.lists(st.sampled_from(nasty.COMPONENTS.all + nasty.TAGS.all), max_size=8).map("/".join),
-    st.sampled_from(
-        nasty.TAGS.all + nasty.DIGESTS.all + nasty.UPLOAD_IDS.all + ["list", "uploads", ""]
-    ),
-    st.sampled_from(["manifests", "tags", "blobs", "blobs/uploads", "referrers", "_oci/ext", ""]),
-    st.sampled_from(nasty.METHODS),
-)
-@settings(max_examples=3_000)
-def test_arbitrary_text(name: str, last: str, route: str, method: str) -> None:
-    target = quote(f"/v2/{name}/{route}/{last}")
-    assert answer_of_the_map(target, method, "") == answer(decoded_path(target), method)
+    assert min(endpoints.values()) >= count / 500, endpoints
 
 
 @given(st.binary(max_size=40))

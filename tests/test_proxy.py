@@ -1,8 +1,6 @@
 """The pull-through proxy of the examples: its namespaces and lists, what it refuses, its program."""
 
 import argparse
-import hashlib
-import json
 import os
 import re
 import subprocess
@@ -13,31 +11,33 @@ from typing import Any
 
 import pytest
 import requests
-from proxy import main, make_app, place_of, users_of
-from storage import storage_at
+from proxy import main, make_app, place_of, place_within, users_of
 from werkzeug.wrappers import Response
 
 from registry_routes import RegistryApp
 from registry_routes.digests import digest_of
-from registry_routes.headers import IMAGE_INDEX, IMAGE_MANIFEST
-from registry_routes.paging import parse_next_link
+from registry_routes.headers import IMAGE_INDEX
 from registry_routes.registry import MemoryStorage
 from registry_routes.testing import ServedRegistry, serve
 
 from . import fakes, oci_layout
-from .proxies import BLOB, INDEX, LATEST, LAYER, Canned, ProxyClient, Slow, all_at_once, canned
-from .servers import (
-    debians_registry,
-    ended,
-    example,
-    files_of,
-    free_port,
-    peak_of,
-    podman_or_buildah,
-    skopeo,
+from .nasty import SHA256
+from .proxies import (
+    BLOB,
+    INDEX,
+    LATEST,
+    LAYER,
+    Canned,
+    ProxyClient,
+    Slow,
+    all_at_once,
+    canned,
+    pages_of,
 )
+from .servers import debians_registry, ended, example, files_of, peak_of, podman_or_buildah, skopeo
 
 TAGS = "/v2/a/tags/list"
+HUB, QUAY, OWN = "https://registry-1.docker.io", "https://quay.io", "https://kr.example:443"
 
 # Several upstreams.
 
@@ -63,44 +63,26 @@ def test_namespace_chooses_the_upstream() -> None:
         assert all("ns" not in asked.args for up in (first, second) for asked in up.requests)
 
 
-def test_unknown_namespace_is_404_and_never_asked() -> None:
-    proxy, upstream = canned({}, "https://kr.example")
-    for namespace in (
-        "",
-        "evil.example",
-        "169.254.169.254",
-        "127.0.0.1:1/../x",
-        "é",
-        "\u212ar.example",  # whose lower case is "kr.example"
-        "a" * 5000,
-        "\n",
-    ):
-        for path in LATEST, BLOB, "/v2/_catalog", TAGS:
-            response = proxy.get(path, query_string={"ns": namespace})
-            assert response.status_code == 404
-            assert response.get_json()["errors"][0]["code"] == "NAME_UNKNOWN"
-            assert "OCI-Namespace" not in response.headers
-    assert upstream.sent == []
-
-
 @pytest.mark.parametrize(
     ("namespace", "expected"),
     [
-        ("docker.io", "https://registry-1.docker.io"),
-        ("index.docker.io", "https://registry-1.docker.io"),
-        ("registry-1.docker.io", "https://registry-1.docker.io"),
-        ("Index.Docker.io:443", "https://registry-1.docker.io"),
-        ("quay.io:443", "https://quay.io"),
-        ("r.example", "https://r.example:443"),
-        ("r.example:443", "https://r.example:443"),
+        ("docker.io", HUB),
+        ("registry-1.docker.io", HUB),
+        ("Index.Docker.io:443", HUB),
+        ("quay.io:443", QUAY),
+        ("kr.example", OWN),
+        ("\u212ar.example", None),  # whose lower case is "kr.example"
         ("quay.io:80", None),
         ("quay.io:4430", None),
-        ("docker.io:5000", None),
-        ("docker.io.example", None),
+        ("127.0.0.1:1/../x", None),
+        ("", None),
+        ("a" * 5000, None),
     ],
 )
-def test_namespace_has_several_spellings(namespace: str, expected: str | None) -> None:
-    urls = "https://registry-1.docker.io", "https://quay.io", "https://r.example:443"
+def test_only_an_upstream_of_the_command_line_is_asked(
+    namespace: str, expected: str | None
+) -> None:
+    urls = HUB, QUAY, OWN
     proxy = ProxyClient(*urls, namespaces=[place_of(url)[0] for url in urls])
     adapter = Canned({LATEST: (200, INDEX, b"{}")})
     for upstream in proxy.views.upstreams.values():
@@ -109,20 +91,19 @@ def test_namespace_has_several_spellings(namespace: str, expected: str | None) -
     asked = [str(sent.url) for sent in adapter.sent]
     if expected is None:
         assert (response.status_code, asked) == (404, [])
+        assert response.get_json()["errors"][0]["code"] == "NAME_UNKNOWN"
+        assert "OCI-Namespace" not in response.headers
     else:
         assert response.headers["OCI-Namespace"] == namespace
         assert asked == [f"{expected}{LATEST}"]
 
 
 def test_docker_hubs_own_images_are_in_its_library() -> None:
-    root = "https://registry-1.docker.io"
-    proxy, upstream = canned(
-        {LATEST: (200, INDEX, b"{}")}, root, namespaces=["docker.io"], fresh_for=60
-    )
+    answers = {LATEST: (200, INDEX, b"{}")}
+    proxy, upstream = canned(answers, HUB, namespaces=["docker.io"], fresh_for=60)
     for path in "/v2/nginx/manifests/latest", LATEST, f"{LATEST}?ns=docker.io":
         assert proxy.get(path).status_code == 200
-    assert [sent.url for sent in upstream.sent] == [f"{root}{LATEST}"]
-    assert list(proxy.storage.repositories()) == ["library/nginx"]
+    assert [sent.url for sent in upstream.sent] == [f"{HUB}{LATEST}"]
     long = f"/v2/{'a' * 256}/manifests/latest"
     assert proxy.get(long).get_json()["errors"][0]["code"] == "NAME_INVALID"
 
@@ -131,41 +112,34 @@ def test_docker_hubs_own_images_are_in_its_library() -> None:
 
 
 @pytest.mark.parametrize("has_namespace", [False, True])
-def test_every_page_of_a_list_is_the_proxys(has_namespace: bool) -> None:
-    with serve(page_size=1) as upstream:
-        for tag in "v1", "v2", "v3":
-            for name in "a", "b":
-                upstream.add_image(f"{name}:{tag}")
+@pytest.mark.parametrize("fake", [fakes.artifactory, fakes.nexus])
+def test_every_page_of_a_list_is_the_proxys(
+    fake: Callable[[], RegistryApp], has_namespace: bool
+) -> None:
+    with serve(fake()) as upstream:
         proxy = ProxyClient(upstream.url)
         query = f"?ns={upstream.host}" if has_namespace else ""
-        for path, key, expected in (
-            (TAGS, "tags", ["v1", "v2", "v3"]),
-            ("/v2/_catalog", "repositories", ["a", "b"]),
-        ):
-            found, url = [], f"http://proxy.example{path}{query}"
-            while url:
-                assert url.startswith(f"http://proxy.example{path}")
-                assert ("ns=" in url) == has_namespace
-                response = proxy.get(url.removeprefix("http://proxy.example"))
-                found += response.get_json()[key]
-                url = parse_next_link(url, response.headers.get("Link")) or ""
-            assert found == expected
+        asked: list[str] = []
+
+        def get(path: str) -> Any:
+            asked.append(path)
+            return proxy.get(path)
+
+        pages = pages_of(get, f"/v2/team/app/tags/list{query}")
+        assert pages == [["v1", "v2"], ["v3"]]
+        assert ["ns=" in path for path in asked] == [has_namespace] * 2
+        assert pages_of(get, f"/v2/_catalog{query}", "repositories") == [["team/app"]]
 
 
 @pytest.mark.parametrize(
     ("link", "expected"),
     [
         ('</v2/a/tags/list?next_page=x%2B%2F%3D&n=2>; rel="next"', "next_page=x%2B%2F%3D&n=2"),
-        ('<https://r.example/m/v2/a/tags/list?x=1&x=2>; rel="next"', "x=1&x=2"),
-        ("<http://internal:5000/v2/a/tags/list?last=b>; rel=next", "last=b"),
-        ('<list?last=c&empty=>; rel="next"', "last=c&empty="),
-        ('</repository/x/v2/a/tags/list?last=d>; rel="next"', "last=d"),
-        ('</v2/docker-local/a/tags/list?last=e&ns=evil.example>; rel="next"', "last=e"),
+        ("<http://internal:5000/v2/a/tags/list?x=1&x=2>; rel=next", "x=1&x=2"),
+        ('<list?last=c&empty=&ns=evil.example>; rel="next"', "last=c&empty="),
         ('</v2/a/tags/list?last=d>; rel="prev"', None),
-        ('<ftp://r.example/v2/a/tags/list?last=f>; rel="next"', None),
         ('<https://[r.example/v2/a/tags/list?last=g>; rel="next"', None),
         ('</v2/a/tags/list>; rel="next"', None),  # the same page again
-        ("nonsense", None),
     ],
 )
 def test_query_of_a_link_leads_to_the_next_page(link: str, expected: str | None) -> None:
@@ -175,70 +149,30 @@ def test_query_of_a_link_leads_to_the_next_page(link: str, expected: str | None)
     assert response.headers.get("Link") == (expected and f'<{TAGS}?{expected}>; rel="next"')
 
 
-@pytest.mark.parametrize("fake", [fakes.artifactory, fakes.nexus])
-def test_pages_of_a_virtual_repository_are_followed(fake: Callable[[], RegistryApp]) -> None:
-    with serve(fake()) as upstream:
-        proxy, found, url = ProxyClient(upstream.url), [], "http://p.example/v2/team/app/tags/list"
-        while url:
-            page = proxy.get(url.removeprefix("http://p.example"))
-            found += page.get_json()["tags"]
-            url = parse_next_link(url, page.headers.get("Link")) or ""
-    assert found == ["v1", "v2", "v3"]
-
-
 @pytest.mark.parametrize(
-    ("sent", "passed_on"),
-    [
-        ("application/json; charset=utf-8", "application/json; charset=utf-8"),
-        (IMAGE_INDEX, IMAGE_INDEX),
-        ("text/html", "application/json"),
-        (None, "application/json"),
-    ],
+    ("sent", "passed_on"), [(IMAGE_INDEX, IMAGE_INDEX), ("text/html", "application/json")]
 )
-def test_list_is_never_a_page_for_a_browser(sent: str | None, passed_on: str) -> None:
-    proxy, _ = canned({TAGS: (200, {"Content-Type": sent} if sent else {}, b"<script>")})
+def test_list_is_never_a_page_for_a_browser(sent: str, passed_on: str) -> None:
+    proxy, _ = canned({TAGS: (200, {"Content-Type": sent}, b"<script>")})
     assert proxy.get(TAGS).headers["Content-Type"] == passed_on
 
 
-def test_referrers_come_from_the_upstream(upstream: ServedRegistry, proxy: ProxyClient) -> None:
-    subject = {"mediaType": IMAGE_MANIFEST, "digest": upstream.add_image("a:v1"), "size": 1}
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": IMAGE_MANIFEST,
-        "artifactType": "a/b",
-        "subject": subject,
-    }
-    content = json.dumps(manifest).encode()
-    pushed = requests.put(
-        f"{upstream.url}/v2/a/manifests/{digest_of(content)}",
-        content,
-        headers={"Content-Type": IMAGE_MANIFEST},
-        timeout=5,
-    )
-    assert pushed.status_code == 201
-    path = f"/v2/a/referrers/{subject['digest']}"
-    everything = proxy.get(path)
-    assert everything.content_type == IMAGE_INDEX
-    (listed,) = everything.get_json(force=True)["manifests"]
-    assert listed["digest"] == digest_of(content)
-    filtered = proxy.get(path, query_string={"artifactType": "other/type"})
-    assert filtered.headers["OCI-Filters-Applied"] == "artifactType"
-    assert filtered.get_json(force=True)["manifests"] == []
+def test_referrers_come_from_the_upstream() -> None:
+    path = f"/v2/a/referrers/{SHA256}"
+    proxy, upstream = canned({path: (200, {**INDEX, "OCI-Filters-Applied": "x"}, b"{}")})
+    response = proxy.get(f"{path}?artifactType=a/b")
+    assert response.headers["OCI-Filters-Applied"] == "x"
+    assert [sent.url for sent in upstream.sent] == [f"https://r.example{path}?artifactType=a%2Fb"]
 
 
-def test_pushes_and_extensions_are_refused(upstream: ServedRegistry, proxy: ProxyClient) -> None:
-    for method, path, status, allow in (
-        ("PUT", LATEST, 405, "GET, HEAD"),
-        ("DELETE", LATEST, 405, "GET, HEAD"),
-        ("DELETE", BLOB, 405, "GET, HEAD"),
-        ("POST", "/v2/library/nginx/blobs/uploads/", 405, ""),
-        ("POST", "/v2/_catalog", 405, "GET, HEAD"),
-        ("GET", "/v2/_oci/ext/discover", 404, None),
-        ("GET", "/v2/library/nginx/_oci/ext/discover", 404, None),
+def test_pushes_are_refused(upstream: ServedRegistry, proxy: ProxyClient) -> None:
+    for method, path, allow in (
+        ("PUT", LATEST, "GET, HEAD"),
+        ("DELETE", BLOB, "GET, HEAD"),
+        ("POST", "/v2/library/nginx/blobs/uploads/", ""),
     ):
         response = proxy.client.open(path, method=method)
-        assert (response.status_code, response.headers.get("Allow")) == (status, allow)
-        assert response.get_json()["errors"][0]["code"] == "UNSUPPORTED"
+        assert (response.status_code, response.headers.get("Allow")) == (405, allow)
     assert proxy.get("/v2/").status_code == 200
     assert upstream.requests == []
 
@@ -249,21 +183,15 @@ def test_pushes_and_extensions_are_refused(upstream: ServedRegistry, proxy: Prox
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("https://registry-1.docker.io", ("docker.io", "https://registry-1.docker.io")),
-        ("https://registry-1.docker.io/", ("docker.io", "https://registry-1.docker.io")),
-        ("https://quay.io", ("quay.io", "https://quay.io")),
+        (f"{HUB}/", ("docker.io", HUB)),
         ("https://quay.io:443", ("quay.io", "https://quay.io:443")),
-        ("index.docker.io=https://mirror.example", ("docker.io", "https://mirror.example")),
+        ("Index.docker.io=https://mirror.example", ("docker.io", "https://mirror.example")),
         ("http://127.0.0.1:5001", ("127.0.0.1:5001", "http://127.0.0.1:5001")),
-        ("docker.io=https://mirror.example/hub", ("docker.io", "https://mirror.example/hub")),
-        ("Quay.io=https://quay.io", ("quay.io", "https://quay.io")),
         ("https://r.example/a=b", ("r.example", "https://r.example/a=b")),
         ("quay.io", None),
-        ("ftp://quay.io", None),
         ("registry=https://r.example", None),
         ("../x=https://r.example", None),
         ("https://user:secret@r.example", None),
-        ("", None),
     ],
 )
 def test_upstream_of_the_command_line(text: str, expected: Any) -> None:
@@ -276,7 +204,7 @@ def test_upstream_of_the_command_line(text: str, expected: Any) -> None:
 
 def test_accounts_of_the_environment() -> None:
     places = {"docker.io": "x", "h:5000": "y"}
-    text = "docker.io=alice:se:cr=et\n\nh:5000=bob:x\n"
+    text = "index.docker.io=alice:se:cr=et\n\nh:5000=bob:x\n"
     assert users_of(text, places) == {"docker.io": ("alice", "se:cr=et"), "h:5000": ("bob", "x")}
     for text in "quay.io=alice:secret", "alice:secret", "docker.io=alicesecret":
         with pytest.raises(ValueError, match=r"UPSTREAM_USERS, account 1: ") as caught:
@@ -289,9 +217,9 @@ def test_accounts_of_the_environment() -> None:
     [
         ([], "", "the following arguments are required: --upstream"),
         (["--upstream", "quay.io"], "", "must be a URL of http or https"),
-        (["--upstream", "https://quay.io", "--fresh-for", "5"], "", "must be a number with"),
-        (["--upstream", "https://quay.io", "--timeout", "0s"], "", "must be longer than 0s"),
-        (["--upstream", "https://quay.io"], "x=alice:secret", "the namespace must be quay.io"),
+        (["--upstream", QUAY, "--fresh-for", "5"], "", "must be a number with"),
+        (["--upstream", QUAY, "--timeout", "0s"], "", "must be longer than 0s"),
+        (["--upstream", QUAY], "x=alice:secret", "the namespace must be quay.io"),
     ],
 )
 def test_wrong_command_line_is_an_error_in_one_line(
@@ -305,34 +233,23 @@ def test_wrong_command_line_is_an_error_in_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_s3_endpoint_by_http_needs_aws_allow_http(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
-    for name in "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION":
-        monkeypatch.setenv(name, "x")
-    monkeypatch.delenv("AWS_ALLOW_HTTP", raising=False)
-    for allowed, message in (None, "builder error"), ("true", "error sending request"):
-        if allowed:
-            monkeypatch.setenv("AWS_ALLOW_HTTP", allowed)
-        with pytest.raises(OSError, match=message):
-            storage_at("s3://images").check()
+def test_worker_does_not_create_a_directory_that_has_vanished(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="there is no such directory"):
+        make_app({"h:1": "http://h:1"}, str(tmp_path / "unmounted"), {})
+    assert list(tmp_path.iterdir()) == []
+    assert place_within("s3://bucket/", "quay.io") == "s3://bucket/quay.io"
 
 
 # The program.
 
 
-def test_worker_does_not_create_a_directory_that_has_vanished(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="there is no such directory"):
-        make_app({"h:1": "http://h:1"}, str(tmp_path / "unmounted"), {})
-    assert list(tmp_path.iterdir()) == []
-
-
 @contextmanager
-def proxy_of(directory: Path, *urls: str, **options: Any) -> Iterator[str]:
+def proxy_of(directory: Path, *urls: str) -> Iterator[str]:
     arguments = ["--storage", str(directory / "kept"), "--fresh-for", "0s", "--timeout", "5s"]
     for url in urls:
         arguments += ["--upstream", url]
     log = directory / "proxy-log"
-    with example("proxy", log, *arguments, *options.pop("more", ()), clean=False) as host:
+    with example("proxy", log, *arguments, clean=False) as host:
         yield host
     assert "Traceback" not in log.read_text()
 
@@ -373,9 +290,7 @@ def test_skopeo_and_podman_pull_with_and_without_the_upstream(
 @pytest.mark.slow
 def test_a_quarter_of_a_gibibyte_in_bounded_memory(tmp_path: Path) -> None:
     count, block = 256, os.urandom(2**20)
-    size, hashed = count * len(block), hashlib.sha256()
-    for _ in range(count):
-        hashed.update(block)
+    digest, size = digest_of(block * count), count * len(block)
 
     def huge(environ: Any, start_response: Any) -> Any:
         response = Response(block for _ in range(count))
@@ -383,7 +298,7 @@ def test_a_quarter_of_a_gibibyte_in_bounded_memory(tmp_path: Path) -> None:
         return response(environ, start_response)
 
     with serve(huge) as upstream, proxy_of(tmp_path, upstream.url) as proxy:
-        url = f"http://{proxy}/v2/a/blobs/sha256:{hashed.hexdigest()}"
+        url = f"http://{proxy}/v2/a/blobs/{digest}"
         command = ["curl", "-sSf", "-o", os.devnull, "-w", "%{size_download}", url]
         for _ in range(2):
             assert all_at_once(2, lambda: subprocess.check_output(command)) == [b"%d" % size] * 2
@@ -393,38 +308,29 @@ def test_a_quarter_of_a_gibibyte_in_bounded_memory(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_program_never_sends_the_whole_of_a_wrong_blob(tmp_path: Path) -> None:
     wrong = LAYER[:-1] + bytes([~LAYER[-1] & 255])
-    sources = Slow(wrong), Slow(wrong, says_length=False)
-    for source in sources:
-        source.go_on.set()
     with (
-        serve(sources[0]) as sized,
-        serve(sources[1]) as unsized,
+        serve(Slow(wrong, waits=False)) as sized,
+        serve(Slow(wrong, says_length=False, waits=False)) as unsized,
         proxy_of(tmp_path, sized.url, unsized.url) as proxy,
     ):
         with pytest.raises(requests.exceptions.ChunkedEncodingError, match="IncompleteRead"):
             requests.get(f"http://{proxy}{BLOB}", timeout=10)
-        assert (
-            requests.get(f"http://{proxy}{BLOB}?ns={unsized.host}", timeout=10).status_code == 502
-        )
+        refused = requests.get(f"http://{proxy}{BLOB}?ns={unsized.host}", timeout=10)
+        assert refused.status_code == 502
 
 
 @pytest.mark.slow
 def test_debians_registry_as_upstream(tmp_path: Path) -> None:
-    image = tmp_path / "image"
+    image, back = tmp_path / "image", tmp_path / "back"
     oci_layout.write(image, [300_000, 1], ["amd64"], seed=1)
     with debians_registry(tmp_path) as debians, proxy_of(tmp_path, f"http://{debians}") as proxy:
-        push, pull = "copy --dest-tls-verify=false", "copy --src-tls-verify=false"
         for tag in "v1", "v2", "v3":
-            skopeo(push, f"oci:{image}:v1", f"docker://{debians}/a/b:{tag}")
-        for copy in tmp_path / "fetched", tmp_path / "kept-copy":
-            skopeo(pull, f"docker://{proxy}/a/b:v1", f"oci:{copy}:v1")
-            assert files_of(copy) == files_of(image)
-        found, url = [], f"http://{proxy}/v2/a/b/tags/list?n=2"
-        while url:
-            page = requests.get(url, timeout=10)
-            found += page.json()["tags"]
-            url = parse_next_link(url, page.headers.get("Link")) or ""
-        assert found == ["v1", "v2", "v3"]
-        assert requests.get(f"http://{proxy}/v2/_catalog", timeout=10).json() == {
-            "repositories": ["a/b"]
-        }
+            remote = f"docker://{debians}/a/b:{tag}"
+            skopeo("copy --dest-tls-verify=false", f"oci:{image}:v1", remote)
+        skopeo("copy --src-tls-verify=false", f"docker://{proxy}/a/b:v1", f"oci:{back}:v1")
+        assert files_of(back) == files_of(image)
+        pages = pages_of(
+            lambda path: requests.get(f"http://{proxy}{path}", timeout=10),
+            "/v2/a/b/tags/list?n=2",
+        )
+        assert [tag for page in pages for tag in page] == ["v1", "v2", "v3"]

@@ -2,7 +2,6 @@
 
 import gzip
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -32,19 +31,17 @@ from .proxies import (
     requests_to,
     slow,
 )
+from .served import wait_until
 
 
 def test_concurrent_requests_share_one_fetch(upstream: ServedRegistry, proxy: ProxyClient) -> None:
     for endpoint in "blob", "manifest":  # so that all are there before it comes
         upstream.fail(endpoint, "GET", timedelta(seconds=0.1))
-    digests = all_at_once(40, lambda: digest_of(Client(proxy.app).get(BLOB, buffered=True).data))
+    digests = all_at_once(20, lambda: digest_of(Client(proxy.app).get(BLOB, buffered=True).data))
     assert set(digests) == {digest_of(LAYER)}
-    proxy.wait_until_done()
-    assert proxy.get(BLOB).data == LAYER
-    assert requests_to(upstream) == [("GET", "blob")]
-    statuses = all_at_once(20, lambda: Client(proxy.app).get(LATEST).status_code)
-    assert statuses == [200] * 20
-    assert requests_to(upstream).count(("GET", "manifest")) == 1
+    assert all_at_once(20, lambda: Client(proxy.app).get(LATEST).status_code) == [200] * 20
+    found = requests_to(upstream)
+    assert (found.count(("GET", "blob")), found.count(("GET", "manifest"))) == (1, 1)
 
 
 def test_blob_is_served_while_it_arrives() -> None:
@@ -57,17 +54,11 @@ def test_blob_is_served_while_it_arrives() -> None:
             assert LAYER.startswith(begin)
             assert len(begin) < len(LAYER)
         resumed = proxy.client.get(BLOB, headers={"Range": "bytes=400000-449999"})
-        assert resumed.status_code == 206
-        assert resumed.headers["Content-Range"] == f"bytes 400000-449999/{len(LAYER)}"
-        assert resumed.data == LAYER[400000:450000]
+        assert (resumed.status_code, resumed.data) == (206, LAYER[400000:450000])
         beyond = proxy.get(BLOB, headers={"Range": f"bytes={len(LAYER)}-"})
-        assert (beyond.status_code, beyond.headers["Content-Range"]) == (
-            416,
-            f"bytes */{len(LAYER)}",
-        )
+        assert beyond.headers["Content-Range"] == f"bytes */{len(LAYER)}"
         source.go_on.set()
         assert proxy.get(BLOB, headers={"Range": "bytes=-7"}).data == LAYER[-7:]
-        assert proxy.get(BLOB).data == LAYER
         for response in first, second, resumed:
             response.close()
         proxy.wait_until_done()
@@ -75,44 +66,30 @@ def test_blob_is_served_while_it_arrives() -> None:
         assert proxy.has_blob(digest_of(LAYER))
 
 
-@pytest.mark.parametrize("range_", [None, "bytes=0-"])
-@pytest.mark.parametrize("says_length", [True, False])
-@pytest.mark.parametrize("size", [0, 1, 1000, len(LAYER)])
+@pytest.mark.parametrize(
+    ("size", "says_length", "range_", "status"),
+    [
+        (0, True, None, 502),
+        (1000, True, "bytes=0-", 502),
+        (1000, False, None, 502),
+        (len(LAYER), False, "bytes=0-", 502),
+        (len(LAYER), True, None, 200),
+        (len(LAYER), True, "bytes=0-", 206),
+    ],
+)
 def test_no_client_gets_the_whole_of_a_wrong_blob(
-    size: int, says_length: bool, range_: str | None
+    size: int, says_length: bool, range_: str | None, status: int
 ) -> None:
-    content = LAYER[:size]
-    wrong = content[:-1] + bytes([~content[-1] & 255]) if content else b""
-    source = Slow(wrong, says_length=says_length)
-    source.go_on.set()
-    path = f"/v2/library/nginx/blobs/{digest_of(content or b'not empty')}"
-    with slow(source) as proxy:
-        response = proxy.client.get(path, headers={"Range": range_} if range_ else {})
-        if size == len(LAYER) and says_length:
+    wrong = LAYER[:size][:-1] + b"x" * bool(size)
+    with slow(Slow(wrong, says_length=says_length, waits=False)) as proxy:
+        response = proxy.client.get(BLOB, headers={"Range": range_} if range_ else {})
+        assert response.status_code == status
+        if status < 300:
             with pytest.raises(BrokenPipeError):
                 _ = response.data
-            assert response.status_code == (206 if range_ else 200)
-        else:
-            has_no_range = range_ and says_length and not size
-            assert response.status_code == (416 if has_no_range else 502)
         response.close()
         proxy.wait_until_done()
-        assert not proxy.has_blob(path.rpartition("/")[2])
-
-
-def test_blob_that_is_cut_short_is_not_kept(upstream: ServedRegistry, proxy: ProxyClient) -> None:
-    for path, content in (BLOB, LAYER), (SMALL_BLOB, SMALL):
-        upstream.fail("blob", "GET", "body cut short")
-        response = proxy.client.get(path)
-        if content is LAYER:
-            with pytest.raises(BrokenPipeError):
-                _ = response.data
-        else:
-            assert response.status_code == 502
-        response.close()
-        proxy.wait_until_done()
-        assert not proxy.has_blob(digest_of(content))
-        assert proxy.get(path).data == content
+        assert not proxy.has_blob(digest_of(LAYER))
 
 
 @pytest.mark.parametrize(
@@ -143,8 +120,6 @@ def test_fetch_ends_when_its_last_client_has_left() -> None:
         assert again.data == LAYER
         again.close()
         assert len(source.begun) == 1
-        proxy.wait_until_done()
-        assert proxy.has_blob(digest_of(LAYER))
     source = Slow(bytes(30_000_000))
     with slow(source) as proxy:
         leaving = proxy.client.get(SMALL_BLOB)
@@ -197,23 +172,21 @@ def test_every_reader_gets_its_range_or_an_error(
         return received
 
     with ThreadPoolExecutor(len(ranges)) as pool:
-        for job in [pool.submit(read, *bounds) for bounds in ranges]:
-            assert job.result() in whole
-    while fetches._running:
-        time.sleep(0.001)
+        assert all(found in whole for found in pool.map(lambda bounds: read(*bounds), ranges))
+    wait_until(lambda: not fetches._running)
     assert all(content == whole and not is_wrong for content in kept)
 
 
 def test_stalled_upstream_leaves_threads_for_other_requests(upstream: ServedRegistry) -> None:
-    source = Slow()
+    source, tags = Slow(), "/v2/library/nginx/tags/list"
     with serve(source) as stalling:
         proxy = ProxyClient(upstream.url, stalling.url)
         assert proxy.get(SMALL_BLOB).data == SMALL
         proxy.views.places = threading.BoundedSemaphore(3)
         stalled = [proxy.client.get(f"{BLOB}?ns={stalling.host}") for _ in range(2)]
-        assert proxy.get("/v2/library/nginx/tags/list").status_code == 200
+        assert proxy.get(tags).status_code == 200
         stalled.append(proxy.client.get(f"{BLOB}?ns={stalling.host}"))
-        for path in LATEST, f"{BLOB}?ns={stalling.host}", "/v2/library/nginx/tags/list":
+        for path in LATEST, f"{BLOB}?ns={stalling.host}", tags:
             refused = proxy.get(path)
             assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
             assert refused.get_json()["errors"][0]["code"] == "UNAVAILABLE"
@@ -223,9 +196,8 @@ def test_stalled_upstream_leaves_threads_for_other_requests(upstream: ServedRegi
         for response in stalled:
             assert response.data == LAYER
             response.close()
-        for path in LATEST, "/v2/library/nginx/tags/list":
+        for path in LATEST, tags:
             assert [proxy.get(path).status_code for _ in range(4)] == [200] * 4
-        assert proxy.head(BLOB).status_code == 200
 
 
 def test_more_clients_than_places_get_a_blob_that_has_been_fetched() -> None:
@@ -236,10 +208,8 @@ def test_more_clients_than_places_get_a_blob_that_has_been_fetched() -> None:
         readers = [proxy.client.get(BLOB) for _ in range(2)]
         assert proxy.head(BLOB).status_code == 503
         source.go_on.set()
-        while proxy.head(BLOB).status_code == 503:  # they have read nothing, nor left
-            time.sleep(0.005)
+        wait_until(lambda: proxy.head(BLOB).status_code == 200)  # nobody has read it, nor left
         readers += [proxy.client.get(BLOB) for _ in range(20)]
-        assert proxy.get("/v2/library/nginx/tags/list").status_code == 200
         assert [response.data == LAYER for response in readers] == [True] * 22
         for response in readers:
             response.close()
@@ -247,26 +217,19 @@ def test_more_clients_than_places_get_a_blob_that_has_been_fetched() -> None:
         assert [proxy.views.places.acquire(blocking=False) for _ in range(3)] == [True, True, False]
 
 
-def test_three_hundred_clients_share_a_fetch(upstream: ServedRegistry, proxy: ProxyClient) -> None:
-    upstream.fail("blob", "GET", timedelta(seconds=0.5))
-    got = all_at_once(300, lambda: Client(proxy.app).get(SMALL_BLOB, buffered=True).data)
-    assert got == [SMALL] * 300
-    assert requests_to(upstream) == [("GET", "blob")]
-
-
-def test_endless_blob_without_a_length_is_502(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("size", "says_length", "status"),
+    [(60_000_000, False, 502), (4_000_000, False, 200), (6_000_000, True, 200)],
+)
+def test_endless_blob_without_a_length_is_502(
+    size: int, says_length: bool, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("upstream.MAX_UNSIZED", 5_000_000)
-    source = Slow(bytes(60_000_000), says_length=False)
-    source.go_on.set()
+    source = Slow(bytes(size), says_length=says_length, waits=False)
     with slow(source) as proxy:
-        assert proxy.get(BLOB).status_code == 502
+        assert proxy.get(f"/v2/a/blobs/{digest_of(source.content)}").status_code == status
         assert source.ended.wait(5)
         assert source.sent < 50_000_000
-    for says_length, content in (False, LAYER), (True, bytes(6_000_000)):
-        source = Slow(content, says_length=says_length)
-        source.go_on.set()
-        with slow(source) as proxy:
-            assert proxy.get(f"/v2/a/blobs/{digest_of(content)}").data == content
 
 
 def test_stalled_upstream_times_out() -> None:
@@ -279,18 +242,11 @@ def test_stalled_upstream_times_out() -> None:
         assert not proxy.has_blob(digest_of(LAYER))
 
 
-@pytest.mark.parametrize("is_kept", [False, True])
-def test_head_of_a_blob_at_a_url_signed_for_get(is_kept: bool) -> None:
+def test_head_of_a_blob_at_a_url_signed_for_get() -> None:
     with registry(redirect_blobs=True) as upstream:
         upstream.fail("storage", "HEAD", 403, times=None)
         proxy = ProxyClient(upstream.url)
-        if is_kept:
-            assert proxy.get(BLOB).data == LAYER
-            proxy.wait_until_done()
         head = proxy.head(BLOB)
         assert (head.status_code, head.data) == (200, b"")
         assert head.headers["Content-Length"] == str(len(LAYER))
-        assert head.headers["Docker-Content-Digest"] == digest_of(LAYER)
-        assert head.content_type == "application/octet-stream"
         assert proxy.head(BLOB.replace("nginx", "other")).status_code == 404
-        assert proxy.get(BLOB).data == LAYER

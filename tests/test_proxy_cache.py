@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import kept_tag
 import proxy as program
 import pytest
-import requests
 from hypothesis import given
 from hypothesis import strategies as st
 from storage import storage_at
@@ -21,7 +21,14 @@ from werkzeug.http import parse_accept_header
 from registry_routes import errors
 from registry_routes.digests import digest_of
 from registry_routes.headers import IMAGE_INDEX, IMAGE_MANIFEST, parse_warnings
-from registry_routes.registry import MAX_MANIFEST, Blob, Manifest, MemoryStorage, MissingError
+from registry_routes.registry import (
+    MAX_MANIFEST,
+    Blob,
+    Manifest,
+    MemoryStorage,
+    MissingError,
+    Storage,
+)
 from registry_routes.testing import ServedRegistry, serve
 
 from . import fakes
@@ -45,6 +52,27 @@ MANIFEST = "/v2/a/manifests/v1"
 V1 = "/v2/team/app/manifests/v1"
 OFFICIAL = "/v2/library/app/manifests/v1"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+BOTH = f"{IMAGE_INDEX}, {IMAGE_MANIFEST}"
+
+
+class Counting(MemoryStorage):
+    """A storage that counts the writes of each media type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writes: Counter[str] = Counter()
+
+    def put_manifest(self, name: str, digest: str, manifest: Manifest, **options: Any) -> None:
+        self.writes[manifest.media_type] += 1
+        super().put_manifest(name, digest, manifest, **options)
+
+
+def age(storage: Storage, seconds: float, tag: str = "latest") -> None:
+    """Let the upstream's last answer for a tag be so many seconds ago."""
+    entries = kept_tag.read(storage, "library/nginx", tag)
+    aged = [entry._replace(confirmed=time.time() - seconds) for entry in entries]
+    kept_tag.write(storage, "library/nginx", tag, aged)
+
 
 # Tags.
 
@@ -62,7 +90,6 @@ def test_kept_image_is_served_without_the_upstream(tmp_path: Path) -> None:
         again = proxy.get(path)
         assert (again.data, again.content_type) == (first.data, first.content_type)
         assert ("Warning" in again.headers) == (path == LATEST)
-    assert proxy.get(BLOB).data == LAYER
     assert proxy.get(BLOB, headers={"Range": "bytes=1000000-"}).data == LAYER[1000000:]
     (said,) = parse_warnings(proxy.get(LATEST).headers["Warning"])
     assert said.endswith(": 502 Bad Gateway. library/nginx:latest may have changed meanwhile.")
@@ -91,42 +118,29 @@ def test_fresh_tag_is_not_asked_for(
     if is_down:
         assert "Warning" not in proxy.get(LATEST).headers
     proxy.views.fresh_for = 60
-    for _ in range(3):
+    for _ in range(2):
         assert ("Warning" in proxy.get(LATEST).headers) == is_down
         assert proxy.head(LATEST).status_code == 200
     assert requests_to(upstream) == [GET_MANIFEST, *[HEAD_MANIFEST] * is_down]
 
 
 def test_head_is_asked_by_head(upstream: ServedRegistry, proxy: ProxyClient) -> None:
-    manifest, blob = proxy.head(LATEST), proxy.head(BLOB)
-    assert int(manifest.headers["Content-Length"]) > 100
-    assert manifest.content_type == IMAGE_MANIFEST
-    assert manifest.headers["Docker-Content-Digest"].startswith("sha256:")
-    assert int(blob.headers["Content-Length"]) == len(LAYER)
-    assert blob.headers["Docker-Content-Digest"] == digest_of(LAYER)
-    for path in LATEST, BLOB:
+    for path, digest in (
+        (LATEST, upstream.storage.tag("library/nginx", "latest")),
+        (BLOB, digest_of(LAYER)),
+        ("/v2/library/nginx/tags/list", None),
+    ):
+        head = proxy.head(path)
+        assert int(head.headers["Content-Length"]) > 10
+        assert head.headers.get("Docker-Content-Digest") == digest
         assert proxy.head(path.replace("nginx", "other")).status_code == 404
-    tags = proxy.head("/v2/library/nginx/tags/list")
-    assert int(tags.headers["Content-Length"]) > 10
     assert {request.method for request in upstream.requests} == {"HEAD"}
-    bare, answers = canned({BLOB: (200, {}, b""), MANIFEST: (200, INDEX, b"")})
-    for path in answers.answers:
-        answer = bare.head(path)
-        assert (answer.status_code, "Content-Length" in answer.headers) == (200, False)
     # Also of a kept tag that has changed.
     proxy.get(LATEST)
     changed = upstream.add_image("library/nginx:latest", layers=[b"another"])
     upstream.requests.clear()
     assert proxy.head(LATEST).headers["Docker-Content-Digest"] == changed
     assert requests_to(upstream) == [HEAD_MANIFEST]
-
-
-def test_deleted_upstream_tag_is_404(upstream: ServedRegistry, proxy: ProxyClient) -> None:
-    proxy.get(LATEST)
-    upstream.storage.delete_tag("library/nginx", "latest")
-    assert proxy.get(LATEST).status_code == 404
-    upstream.fail("manifest", "GET", 503, times=None)
-    assert proxy.get(LATEST).status_code == 503
 
 
 @pytest.mark.parametrize("status", [400, 403, 405, 501])
@@ -138,12 +152,7 @@ def test_refused_head_is_asked_by_get(status: int) -> None:
         head = proxy.head(V1)
         assert (head.status_code, head.content_type, head.data) == (200, IMAGE_INDEX, b"")
         assert head.headers["Docker-Content-Digest"] == digest_of(fakes.INDEX)
-        assert proxy.get(V1).data == fakes.INDEX
-        path = f"{upstream.url}/v2/team/app/manifests/v1"
-        changed = requests.put(
-            path, fakes.IMAGE, headers={"Content-Type": IMAGE_MANIFEST}, timeout=5
-        )
-        assert changed.status_code == 201
+        fakes.push(f"{upstream.url}{V1}", fakes.IMAGE)
         fresh = proxy.get(V1)
         assert (fresh.data, fresh.headers.get("Warning")) == (fakes.IMAGE, None)
         assert proxy.head(V1.replace("v1", "none")).status_code == 404
@@ -158,52 +167,39 @@ def test_account_that_is_refused_is_not_asked_again_by_get() -> None:
 def test_stale_tag_is_served_until_its_last_confirmation_is_too_old(
     upstream: ServedRegistry, proxy: ProxyClient
 ) -> None:
-    def age(seconds: float) -> None:
-        entries = [
-            entry._replace(confirmed=time.time() - seconds)
-            for entry in kept_tag.read(proxy.storage, "library/nginx", "latest")
-        ]
-        kept_tag.write(proxy.storage, "library/nginx", "latest", entries)
-
     week = 7 * 24 * 3600
     content = proxy.get(LATEST).data
     upstream.fail("manifest", "GET", 503, times=3)
-    # Also in another process, or after a restart.
+    # Also in another process, or after a restart; and a clock may have been ahead.
     for seconds, status in (week - 60, 200), (week + 60, 503), (-3600, 200):
-        age(seconds)
+        age(proxy.storage, seconds)
         response = ProxyClient(upstream.url, storage=proxy.storage).get(LATEST)
         assert (response.status_code, "Warning" in response.headers) == (status, status == 200)
     # The upstream confirms it, by a HEAD.
-    age(week + 60)
+    age(proxy.storage, week + 60)
     assert "Warning" not in proxy.get(LATEST).headers
     upstream.fail("manifest", "GET", 503, times=None)
     assert proxy.get(LATEST).data == content
 
 
-def test_confirmation_is_recorded_once_an_hour(upstream: ServedRegistry) -> None:
-    class Counting(MemoryStorage):
-        records = 0
-
-        def put_manifest(self, name: str, digest: str, manifest: Manifest, **options: Any) -> None:
-            self.records += manifest.media_type == kept_tag.RECORD
-            super().put_manifest(name, digest, manifest, **options)
-
+def test_use_and_confirmation_are_recorded_once_an_hour(upstream: ServedRegistry) -> None:
     storage = Counting()
     proxy = ProxyClient(upstream.url, storage=storage)
-    for _ in range(4):
-        proxy.get(LATEST)
-    assert storage.records == 1
-    digest = storage.tag("library/nginx", "latest")
-    assert proxy.get(f"/v2/library/nginx/manifests/{digest}").status_code == 404  # it is ours
-    [kept] = kept_tag.read(storage, "library/nginx", "latest")
-    kept_tag.write(
-        storage, "library/nginx", "latest", [kept._replace(confirmed=kept.confirmed - 3601)]
-    )
-    for _ in range(4):
-        proxy.get(LATEST)
-    assert storage.records == 3
-    with pytest.raises(MissingError):  # the record that was replaced
-        storage.manifest("library/nginx", digest)
+    manifest = upstream.storage.tag("library/nginx", "latest")
+    record = ""
+    for hours in 1, 2:
+        for _ in range(2):
+            proxy.get(LATEST)
+            assert proxy.get(f"/v2/library/nginx/manifests/{manifest}").status_code == 200
+        assert storage.writes == {IMAGE_MANIFEST: hours, kept_tag.RECORD: 2 * hours - 1}
+        if record:
+            with pytest.raises(MissingError):
+                storage.manifest("library/nginx", record)
+        record = storage.tag("library/nginx", "latest")
+        assert proxy.get(f"/v2/library/nginx/manifests/{record}").status_code == 404  # it is ours
+        age(storage, 3601)
+        for key, when in proxy.views.used.items():
+            proxy.views.used[key] = when - 3601
 
 
 def test_tag_kept_without_a_record_is_confirmed_by_a_head(
@@ -217,55 +213,42 @@ def test_tag_kept_without_a_record_is_confirmed_by_a_head(
     assert proxy.get(LATEST).status_code == 503  # nobody knows how old it is
     assert proxy.get(LATEST).data == manifest.content
     assert requests_to(upstream) == [HEAD_MANIFEST] * 2
-    [kept] = kept_tag.read(proxy.storage, "library/nginx", "latest")
-    assert (kept.digest, kept.age < 3600) == (digest, True)
 
 
-BOTH = f"{IMAGE_INDEX}, {IMAGE_MANIFEST}"
+def accepting(proxy: ProxyClient, accept: str | None) -> Any:
+    return proxy.get(OFFICIAL, headers={"Accept": accept} if accept else {})
 
 
 @pytest.mark.parametrize("accepts", [(IMAGE_MANIFEST, BOTH), (BOTH, IMAGE_MANIFEST)])
-def test_each_client_gets_a_kept_manifest_of_a_type_that_it_accepts(
-    accepts: tuple[str, str],
-) -> None:
+def test_client_gets_a_manifest_of_a_type_that_it_accepts(accepts: tuple[str, str]) -> None:
+    """From the upstream, which chooses by the Accept, and then of those that are kept."""
+    expected = {BOTH: fakes.INDEX, IMAGE_MANIFEST: fakes.IMAGE, None: fakes.INDEX}
     with serve(fakes.docker_hub()) as upstream:
-        proxy = ProxyClient(upstream.url)
-        for accept in accepts:
-            expected = fakes.IMAGE if accept == IMAGE_MANIFEST else fakes.INDEX
-            assert proxy.get(OFFICIAL, headers={"Accept": accept}).data == expected
-    cases: list[tuple[str | None, bytes | None]] = [
-        (BOTH, fakes.INDEX),
-        (IMAGE_MANIFEST, fakes.IMAGE),
-        (IMAGE_INDEX, fakes.INDEX),
-        (f"{IMAGE_MANIFEST};q=0.5, application/*", fakes.INDEX),
-        ("*/*", fakes.INDEX),
-        (None, fakes.INDEX),
-        (DOCKER_LIST, None),
-    ]
-    for wanted, content in cases:
-        response = proxy.get(OFFICIAL, headers={"Accept": wanted} if wanted else {})
-        if content is None:
-            assert response.status_code == 502
-        else:
-            assert (response.status_code, response.data) == (200, content)
-            assert "Warning" in response.headers
+        proxy = ProxyClient(upstream.url, fresh_for=60)
+        for accept in *accepts, accepts[0], None:
+            assert accepting(proxy, accept).data == expected[accept]
+            count = len(upstream.requests)
+            assert accepting(proxy, accept).data == expected[accept]
+            assert len(upstream.requests) == count  # for the same client it is fresh
+    proxy = ProxyClient(upstream.url, storage=proxy.storage)
+    for accept, content in expected.items():
+        response = accepting(proxy, accept)
+        assert (response.status_code, response.data) == (200, content)
+        assert "Warning" in response.headers
+    assert accepting(proxy, DOCKER_LIST).status_code == 502
 
 
 def test_type_that_the_upstream_no_longer_has_is_not_served() -> None:
     with serve(fakes.docker_hub()) as upstream:
         proxy = ProxyClient(upstream.url)
         for accept in BOTH, IMAGE_MANIFEST:
-            proxy.get(OFFICIAL, headers={"Accept": accept})
-        newer = fakes.manifest_of(b"newer")
-        path = f"{upstream.url}/v2/library/app/blobs/uploads/?digest={digest_of(b'newer')}"
-        assert requests.post(path, b"newer", timeout=5).status_code == 201
-        path = f"{upstream.url}{OFFICIAL}"
-        pushed = requests.put(path, newer, headers={"Content-Type": IMAGE_MANIFEST}, timeout=5)
-        assert pushed.status_code == 201
-        assert proxy.get(OFFICIAL, headers={"Accept": BOTH}).data == newer
+            accepting(proxy, accept)
+        newer = b'{"is": "newer"}'
+        fakes.push(f"{upstream.url}{OFFICIAL}", newer)
+        assert accepting(proxy, BOTH).data == newer
     for accept in BOTH, IMAGE_MANIFEST, "*/*":
-        assert proxy.get(OFFICIAL, headers={"Accept": accept}).data == newer
-    assert proxy.get(OFFICIAL, headers={"Accept": IMAGE_INDEX}).status_code == 502
+        assert accepting(proxy, accept).data == newer
+    assert accepting(proxy, IMAGE_INDEX).status_code == 502
 
 
 @given(
@@ -294,11 +277,9 @@ def test_client_gets_what_a_client_like_it_got_last(answers: list[tuple[str, lis
     ("body", "is_gone"),
     [
         (b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "no"}]}', True),
-        (b'{"errors": [{"code": "NAME_UNKNOWN", "message": "no"}]}', True),
-        (b'{"errors": [{"code": "NOT_FOUND", "message": "no"}]}', True),
+        (b'{"errors": [{"code": "NOT_FOUND", "message": "no"}]}', True),  # Harbor
         (b'{"errors": [{"code": "UNSUPPORTED", "message": "no route"}]}', False),
         (b"<html><title>404 Not Found</title></html>", False),
-        (b"404 page not found", False),
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -311,41 +292,42 @@ def test_only_the_registrys_own_404_ends_a_kept_tag(
     }
     proxy.upstream.session.mount("http://", Canned(answers))
     answer = proxy.client.open(LATEST, method=method)
+    kept = [entry.digest for entry in kept_tag.read(proxy.storage, "library/nginx", "latest")]
     if is_gone:
-        assert answer.status_code == 404
-        assert kept_tag.read(proxy.storage, "library/nginx", "latest") == []
+        assert (answer.status_code, kept) == (404, [])
     else:
         assert answer.headers["Docker-Content-Digest"] == digest
         assert ": 404 " in parse_warnings(answer.headers["Warning"])[0]
-        [kept] = kept_tag.read(proxy.storage, "library/nginx", "latest")
-        assert kept.digest == digest
+        assert kept == [digest]
+
+
+LIMITS = {"RateLimit-Limit": "100;w=21600", "RateLimit-Remaining": "0"}
 
 
 @pytest.mark.parametrize(
     ("fault", "status", "code", "passed_on"),
     [
         (
-            errors.TooManyRequests(
-                retry_after=7,
-                headers=[("RateLimit-Limit", "100;w=21600"), ("RateLimit-Remaining", "0")],
-            ),
+            errors.TooManyRequests(retry_after=7, headers=[*LIMITS.items()]),
             429,
             "TOOMANYREQUESTS",
-            {"Retry-After": "7", "RateLimit-Limit": "100;w=21600", "RateLimit-Remaining": "0"},
+            {"Retry-After": "7", **LIMITS},
         ),
-        (errors.Unavailable(retry_after=9), 503, "UNAVAILABLE", {"Retry-After": "9"}),
-        (errors.Denied("no, not you", detail={"x": 1}), 403, "DENIED", {}),
         (errors.Unauthorized(challenge='Basic realm="r"'), 403, "DENIED", {}),
         (errors.Unauthorized(realm="https://t.example/", scope="x"), 502, "UNKNOWN", {}),
         (500, 500, "UNKNOWN", {}),
         ("connection closed", 502, "UNKNOWN", {}),
-        (timedelta(seconds=5), 504, "UNKNOWN", {}),
+        (timedelta(seconds=1), 504, "UNKNOWN", {}),
     ],
 )
 def test_upstreams_error_is_answered_unless_a_manifest_is_kept(
-    upstream: ServedRegistry, fault: Any, status: int, code: str, passed_on: dict[str, str]
+    upstream: ServedRegistry,
+    proxy: ProxyClient,
+    fault: Any,
+    status: int,
+    code: str,
+    passed_on: dict[str, str],
 ) -> None:
-    proxy = ProxyClient(upstream.url)
     proxy.upstream.session.mount("https://t.example/", Canned({}))  # it cannot be reached
     kept = proxy.get(LATEST)
     if isinstance(fault, timedelta):
@@ -359,73 +341,59 @@ def test_upstreams_error_is_answered_unless_a_manifest_is_kept(
     assert failed.get_json()["errors"][0]["code"] == code
     assert passed_on.items() <= dict(failed.headers).items()
     assert "WWW-Authenticate" not in failed.headers
-    for endpoint, path in ("blob", BLOB), ("tags", "/v2/library/nginx/tags/list"):
-        upstream.fail(endpoint, "GET", fault)
-        assert proxy.get(path).status_code == status
+    upstream.fail("blob", "GET", fault)
+    assert proxy.get(BLOB).status_code == status
 
 
 # Manifests.
 
 
 @pytest.mark.parametrize(
-    ("content", "headers", "works"),
+    ("content", "said", "works"),
     [
-        (b"{}", INDEX, True),
-        (b"{}", {"Content-Type": f"{IMAGE_INDEX}; charset=utf-8"}, True),
-        (b"{}", {**INDEX, "Docker-Content-Digest": digest_of(b"{}", "sha512")}, True),
-        (b"{}", {**INDEX, "Docker-Content-Digest": SHA256}, False),
-        # What is no digest says nothing.
-        *((b"{}", {**INDEX, "Docker-Content-Digest": said}, True) for said in ("md5:x", "x", "")),
-        (b"<html>", {"Content-Type": "text/html"}, False),
-        (b"{}", {"Content-Type": "text/html"}, False),
-        (b"not JSON", INDEX, False),
-        (b"[]", INDEX, False),
-        (b"{}" + b" " * (MAX_MANIFEST - 2), INDEX, True),
-        (b"{}" + b" " * (MAX_MANIFEST - 1), INDEX, False),
+        (b"{}", digest_of(b"{}", "sha512"), True),
+        (b"{}", SHA256, False),
+        *((b"{}", said, True) for said in ("md5:x", "x")),  # what is no digest says nothing
+        (b"not JSON", "", False),
+        (b"{}" + b" " * (MAX_MANIFEST - 2), "", True),
+        (b"{}" + b" " * (MAX_MANIFEST - 1), "", False),
     ],
 )
-def test_malformed_manifest_is_502_and_not_kept(content: bytes, headers: Any, works: bool) -> None:
-    proxy, _ = canned({MANIFEST: (200, headers, content)})
+def test_malformed_manifest_is_502_and_not_kept(content: bytes, said: str, works: bool) -> None:
+    proxy, _ = canned({MANIFEST: (200, {**INDEX, "Docker-Content-Digest": said}, content)})
     response = proxy.get(MANIFEST)
     if works:
-        assert response.data == content
-        said = headers.get("Docker-Content-Digest", "")
-        assert response.headers["Docker-Content-Digest"] == (
-            said if said.startswith("sha512") else digest_of(content)
-        )
-        assert response.content_type == IMAGE_INDEX
+        digest = said if said.startswith("sha512") else digest_of(content)
+        assert (response.data, response.headers["Docker-Content-Digest"]) == (content, digest)
     else:
         assert response.status_code == 502
         assert list(proxy.storage.repositories()) == []
 
 
+OWN = {"mediaType": DOCKER_LIST}
+
+
 @pytest.mark.parametrize(
-    ("said", "own", "expected"),
+    ("said", "document", "expected"),
     [
-        (IMAGE_INDEX, None, IMAGE_INDEX),
-        (IMAGE_INDEX, IMAGE_INDEX, IMAGE_INDEX),
-        (IMAGE_INDEX.upper(), IMAGE_INDEX, IMAGE_INDEX.upper()),
-        *((said, DOCKER_LIST, DOCKER_LIST) for said in (None, "", "application/octet-stream")),
-        *(
-            (said, DOCKER_LIST, DOCKER_LIST)
-            for said in ("text/plain; charset=utf-8", "application/json")
-        ),
-        (None, None, IMAGE_MANIFEST),
-        ("text/plain", None, IMAGE_MANIFEST),
-        ("application/json", None, IMAGE_MANIFEST),
-        (IMAGE_INDEX, DOCKER_LIST, None),
-        (IMAGE_INDEX, 3, None),
-        (None, 3, None),
-        ("text/html", DOCKER_LIST, None),
-        (None, "text/html", None),
+        (f"{IMAGE_INDEX}; charset=utf-8", {}, IMAGE_INDEX),
+        (IMAGE_INDEX.upper(), {"mediaType": IMAGE_INDEX}, IMAGE_INDEX.upper()),
+        (None, OWN, DOCKER_LIST),
+        ("application/octet-stream", OWN, DOCKER_LIST),  # Nexus
+        ("text/plain; charset=utf-8", OWN, DOCKER_LIST),
+        ("application/json", OWN, DOCKER_LIST),
+        (None, {}, IMAGE_MANIFEST),
+        (None, {"manifests": []}, IMAGE_INDEX),
+        (IMAGE_INDEX, OWN, None),
+        (None, {"mediaType": 3}, None),
+        ("text/html", {}, None),
     ],
 )
 def test_type_of_a_manifest_is_what_the_upstream_or_the_document_says(
-    said: str | None, own: Any, expected: str | None
+    said: str | None, document: Any, expected: str | None
 ) -> None:
-    content = json.dumps({} if own is None else {"mediaType": own}).encode()
     headers = {} if said is None else {"Content-Type": said}
-    proxy, _ = canned({MANIFEST: (200, headers, content)})
+    proxy, _ = canned({MANIFEST: (200, headers, json.dumps(document).encode())})
     response = proxy.get(MANIFEST)
     if expected is None:
         assert response.status_code == 502
@@ -433,115 +401,45 @@ def test_type_of_a_manifest_is_what_the_upstream_or_the_document_says(
         assert (response.status_code, response.content_type) == (200, expected)
 
 
-def test_index_without_any_type_is_an_index() -> None:
-    proxy, _ = canned({MANIFEST: (200, {}, b'{"schemaVersion": 2, "manifests": []}')})
-    assert proxy.get(MANIFEST).content_type == IMAGE_INDEX
-
-
 def test_head_passes_on_only_what_the_upstream_states() -> None:
+    stated = {**INDEX, "Docker-Content-Digest": SHA256}
     for sent, passed_on in (
         ({}, {}),
-        ({"Content-Type": "application/octet-stream"}, {}),
-        ({"Content-Type": "text/plain; charset=utf-8", "Docker-Content-Digest": "x"}, {}),
-        ({**INDEX, "Docker-Content-Digest": SHA256}, {**INDEX, "Docker-Content-Digest": SHA256}),
+        ({"Content-Type": "application/octet-stream", "Docker-Content-Digest": "x"}, {}),
+        (stated, stated),
     ):
-        proxy, _ = canned({MANIFEST: (200, sent, b"")})
+        proxy, _ = canned({MANIFEST: (200, sent, b""), BLOB: (200, {}, b"")})
         response = proxy.head(MANIFEST)
         assert response.status_code == 200
-        names = "Content-Type", "Docker-Content-Digest"
-        assert {
-            name: response.headers[name] for name in names if name in response.headers
-        } == passed_on
+        own = {"Docker-Distribution-API-Version", "X-Content-Type-Options"}
+        found = {name: value for name, value in response.headers if name not in own}
+        assert found == passed_on
+        assert "Content-Length" not in proxy.head(BLOB).headers
 
 
-def test_nexus_manifest_has_its_own_type() -> None:
-    with serve(fakes.nexus()) as upstream:
-        proxy = ProxyClient(upstream.url)
-        head = proxy.head("/v2/team/app/manifests/v1")
-        assert (head.status_code, head.headers.get("Content-Type")) == (200, None)
-        for path, expected in (
-            ("v1", IMAGE_INDEX),
-            (digest_of(fakes.IMAGE), IMAGE_MANIFEST),
-        ):
-            response = proxy.get(f"/v2/team/app/manifests/{path}")
-            assert (response.status_code, response.content_type) == (200, expected)
-
-
-def test_manifest_with_another_digest_is_502() -> None:
-    proxy, upstream = canned({f"/v2/a/manifests/{SHA256}": (200, INDEX, b"{}")})
-    assert proxy.get(f"/v2/a/manifests/{SHA256}").status_code == 502
-    assert list(proxy.storage.repositories()) == []
+def test_content_with_another_digest_is_502() -> None:
+    path = f"/v2/a/manifests/{SHA256}"
+    proxy, upstream = canned({path: (200, INDEX, b"{}")})
+    assert proxy.get(path).status_code == 502
     for path in "/v2/a/manifests/md5:x", "/v2/a/blobs/md5:x":  # which cannot be verified
         assert proxy.get(path).status_code == 404
     assert len(upstream.sent) == 1
 
 
-def test_client_gets_the_manifest_that_the_upstream_has_for_its_accept() -> None:
-    """Even if another client, which accepts less, has just got an image of the index."""
-
-    def negotiated(request: requests.PreparedRequest) -> Any:
-        media_type = IMAGE_MANIFEST if request.headers["Accept"] == IMAGE_MANIFEST else IMAGE_INDEX
-        content = json.dumps({"is": media_type}).encode()
-        sent = {"Content-Type": media_type, "Docker-Content-Digest": digest_of(content)}
-        return 200, sent, b"" if request.method == "HEAD" else content
-
-    proxy, upstream = canned({MANIFEST: negotiated}, fresh_for=60)
-    both = f"{IMAGE_INDEX}, {IMAGE_MANIFEST}"
-    for accept in IMAGE_MANIFEST, both, IMAGE_MANIFEST, IMAGE_INDEX, "*/*", "application/*", None:
-        headers = {"Accept": accept} if accept else {}
-        response = proxy.get(MANIFEST, headers=headers)
-        expected = IMAGE_MANIFEST if accept == IMAGE_MANIFEST else IMAGE_INDEX
-        assert response.content_type == expected
-        assert response.get_json(force=True) == {"is": expected}
-        count = len(upstream.sent)
-        proxy.get(MANIFEST, headers=headers)
-        assert len(upstream.sent) == count  # for the same client it is fresh
-
-
-def test_use_of_a_manifest_is_recorded_once_an_hour(upstream: ServedRegistry) -> None:
-    class Counting(MemoryStorage):
-        puts = 0
-
-        def put_manifest(self, name: str, digest: str, *arguments: Any, **options: Any) -> None:
-            self.puts += path.endswith(digest)
-            super().put_manifest(name, digest, *arguments, **options)
-
-    storage = Counting()
-    path = f"/v2/library/nginx/manifests/{upstream.storage.tag('library/nginx', 'latest')}"
-    proxy = ProxyClient(upstream.url, storage=storage)
-    proxy.get(LATEST)
-    for puts in 1, 2:
-        for _ in range(3):
-            assert proxy.get(path).status_code == 200
-            assert proxy.head(LATEST).status_code == 200
-        assert storage.puts == puts
-        for key, when in proxy.views.used.items():
-            proxy.views.used[key] = when - 3601
-    assert list(storage.tags("library/nginx")) == ["latest"]
-
-
 # The storage.
-
-
-class Failing(MemoryStorage):
-    """A storage whose writes fail."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__()
-        self.error = error
-
-    def put_blob(self, *arguments: Any) -> None:
-        raise self.error
-
-    def put_manifest(self, *arguments: Any, **options: Any) -> None:
-        raise self.error
 
 
 @pytest.mark.parametrize("error", [OSError("the disk is full"), MissingError("a blob is deleted")])
 def test_failed_write_fails_no_pull(upstream: ServedRegistry, error: Exception) -> None:
-    proxy = ProxyClient(upstream.url, storage=Failing(error))
-    paths = [LATEST] if isinstance(error, MissingError) else [BLOB, LATEST, BLOB, SMALL_BLOB]
-    for path in paths:
+    class Failing(MemoryStorage):
+        def put_blob(self, *arguments: Any) -> None:
+            raise error
+
+        def put_manifest(self, *arguments: Any, **options: Any) -> None:
+            raise error
+
+    proxy = ProxyClient(upstream.url, storage=Failing())
+    for path in [LATEST] if isinstance(error, MissingError) else [BLOB, LATEST, BLOB]:
         assert proxy.get(path).status_code == 200
         proxy.wait_until_done()
 
@@ -553,9 +451,7 @@ def test_unreadable_storage_is_503(upstream: ServedRegistry) -> None:
 
     proxy = ProxyClient(upstream.url, storage=Broken())
     response = proxy.get(f"/v2/a/manifests/{SHA256}?ns={upstream.host}")
-    assert response.status_code == 503
-    assert response.headers["OCI-Namespace"] == upstream.host
-    assert response.get_json()["errors"][0]["code"] == "UNAVAILABLE"
+    assert (response.status_code, response.headers["OCI-Namespace"]) == (503, upstream.host)
 
 
 def test_blob_that_has_just_arrived_is_not_fetched_again(upstream: ServedRegistry) -> None:
@@ -585,17 +481,16 @@ def test_unused_images_are_collected(tmp_path: Path, capsys: pytest.CaptureFixtu
         upstream.add_image("library/nginx:old", layers=[b"only in the old one", SMALL])
         storage = storage_at(str(tmp_path / upstream.host))
         proxy = ProxyClient(upstream.url, storage=storage)
-        old = proxy.get(LATEST.replace("latest", "old")).get_json(force=True)
-        new = proxy.get(LATEST).get_json(force=True)
-        for manifest in old, new:
-            for blob in [manifest["config"], *manifest["layers"]]:
-                assert proxy.get(f"/v2/library/nginx/blobs/{blob['digest']}").status_code == 200
+        blobs = {}
+        for tag in "old", "latest":
+            manifest = proxy.get(LATEST.replace("latest", tag)).get_json(force=True)
+            blobs[tag] = {blob["digest"] for blob in [manifest["config"], *manifest["layers"]]}
+            for digest in blobs[tag]:
+                assert proxy.get(f"/v2/library/nginx/blobs/{digest}").status_code == 200
         proxy.wait_until_done()
         assert "  0 unreferenced contents" in collect("--older-than", "1h")
         for tag in "old", "latest":
-            kept = kept_tag.read(storage, "library/nginx", tag)
-            aged = [entry._replace(confirmed=entry.confirmed - 10_000) for entry in kept]
-            kept_tag.write(storage, "library/nginx", tag, aged)
+            age(storage, 10_000, tag)
         long_ago = time.time() - 10_000
         for path in tmp_path.rglob("*"):
             if path.is_file():
@@ -604,14 +499,9 @@ def test_unused_images_are_collected(tmp_path: Path, capsys: pytest.CaptureFixtu
         dry = collect("--older-than", "1h", "--dry-run")
         # The image and the record of its tag.
         assert dry.startswith(f"{upstream.host}: it would delete\n  2 manifests")
-        done = collect("--older-than", "1h")
-        assert done == dry.replace("it would delete", "deleted")
-        needed = {blob["digest"] for blob in [new["config"], *new["layers"]]}
-        gone = {blob["digest"] for blob in [old["config"], *old["layers"]]} - needed
-        assert len(gone) == 2
-        assert {digest for digest in needed | gone if proxy.has_blob(digest)} == needed
+        assert collect("--older-than", "1h") == dry.replace("it would delete", "deleted")
+        every = blobs["old"] | blobs["latest"]
+        assert {digest for digest in every if proxy.has_blob(digest)} == blobs["latest"]
         assert list(storage.tags("library/nginx")) == ["latest"]
-        assert proxy.get(LATEST.replace("latest", "old")).get_json(force=True) == old
-    older = "--older-than", "1s"
-    assert "no such directory" in collect(*older, place="/nothing", status=2)
-    assert "in memory" in collect(*older, place="memory://", status=2)
+        assert proxy.get(LATEST.replace("latest", "old")).status_code == 200
+    assert "in memory" in collect("--older-than", "1s", place="memory://", status=2)

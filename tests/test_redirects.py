@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import MapAdapter, RequestRedirect, Rule
-from werkzeug.test import Client
-from werkzeug.wrappers import Request, Response
 
 from registry_routes import DOCKER_1_5, RegistryMap
-from registry_routes.errors import DigestInvalid, NameInvalid
+from registry_routes.errors import NameInvalid
 
+from . import nasty
 from .nasty import METHODS
 from .oracle import EXAMPLES
 from .wsgi import environ_for, other_ending
 
+NGINX_TAGS = "/v2/library/nginx/tags/list"
 PATHS = {example.path: example.methods for example in EXAMPLES}
 
 
@@ -43,7 +43,7 @@ def bound(url_map: RegistryMap, path: str, method: str, how: str, query: str = "
 
 
 @pytest.mark.parametrize(("prefix", "how"), [("", "bind_to_environ"), ("/registry", "bind")])
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", ["/v2/", NGINX_TAGS, "/v2/library/nginx/blobs/uploads/"])
 def test_every_form_of_a_path_is_redirected_for_the_methods_of_the_route(
     path: str, prefix: str, how: str
 ) -> None:
@@ -63,37 +63,9 @@ def test_every_form_of_a_path_is_redirected_for_the_methods_of_the_route(
                 assert set(error.value.valid_methods or ()) == set(PATHS[path])
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_without_strict_slashes_both_endings_are_served(path: str) -> None:
-    url_map = RegistryMap(strict_slashes=False)
-    method = PATHS[path][0]
-    adapter = url_map.bind("registry.example", default_method=method)
-    assert adapter.match(other_ending(path)) == adapter.match(path)
-    assert adapter.match(other_ending(path), return_rule=True) == adapter.match(
-        path, return_rule=True
-    )
-    with pytest.raises(RequestRedirect) as redirect:
-        adapter.match(f"/{path}")
-    assert redirect.value.new_url == path
-    with pytest.raises(MethodNotAllowed):
-        adapter.match(other_ending(path), "OPTIONS")
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        *("//evil.example/v2/", "//evil.example", "/\\evil.example/v2/", "/v2/FOO/tags/list/"),
-        *("/v2/../../x", "/v2/a/tags/list/x/../y", "/v2/a/blobs/latest/", "/v2/a/tags//", "", "/"),
-        *("/v2/a//b/tags", "/v2/%2e%2e/", "/v2/..", "/v2/a/manifests/..", "/registry//v2/"),
-    ],
-)
-def test_a_path_that_is_not_a_route_when_clean_is_not_redirected(path: str) -> None:
-    with pytest.raises((NotFound, NameInvalid, DigestInvalid)):
-        RegistryMap().bind("registry.example").match(path)
-
-
-@pytest.mark.parametrize("script_name", ["", "/", "/mount", "//evil.example", "/m/é", "/\\evil"])
+@nasty.examples(60)
 @given(
+    st.sampled_from(["", "/", "/mount", "//evil.example", "/m/é", "/\\evil"]),
     st.lists(
         st.sampled_from(
             [
@@ -109,8 +81,8 @@ def test_a_path_that_is_not_a_route_when_clean_is_not_redirected(path: str) -> N
 def test_a_redirect_never_leaves_the_host(
     script_name: str, path: str, end: str, query: str
 ) -> None:
-    for dialect_map in STRICT, DOCKER:
-        adapter = dialect_map.bind(
+    for url_map in STRICT, DOCKER:
+        adapter = url_map.bind(
             "registry.example", script_name, path_info=f"/{path}{end}", query_args=query
         )
         try:
@@ -123,9 +95,8 @@ def test_a_redirect_never_leaves_the_host(
             assert "\\" not in location
             assert location.isascii()
             assert location.isprintable()
-            parts = urlsplit(location)
-            assert not parts.netloc
-            assert not parts.fragment
+            assert not urlsplit(location).netloc
+            assert not urlsplit(location).fragment
         except HTTPException:
             pass
 
@@ -173,45 +144,6 @@ def test_a_lone_surrogate_becomes_a_question_mark() -> None:
     assert redirect.value.get_response().location == redirect.value.new_url
 
 
-def test_a_client_that_follows_a_redirect_keeps_the_method_and_the_body() -> None:
-    @Request.application
-    def app(request: Request) -> Response:
-        try:
-            endpoint, _ = STRICT.bind_to_environ(request.environ).match()
-        except HTTPException as error:
-            return error.get_response(request.environ)
-        return Response(f"{request.method} {endpoint} {request.get_data(as_text=True)}")
-
-    client = Client(app)
-    response = client.post("/v2/a/b/blobs/uploads", data=b"body", follow_redirects=True)
-    assert response.text == "POST blob-upload body"
-    assert client.head("/v2/a/tags/list/").location == "/v2/a/tags/list"
-
-
-@pytest.mark.parametrize(
-    ("path", "answer"),
-    [
-        ("/v2/_x/y/z/", ("mine", {})),
-        ("/any/v2//", ("any", {"rest": "v2//"})),
-        ("//any/x", ("any", {"rest": "x"})),
-        *((path, NotFound) for path in ("/about/", "/x/../about", "/v2/token/", "/pages/./")),
-        *((path, NotFound) for path in ("/x//pages", "//about//")),
-        ("/pages", "http://registry.example/pages/"),
-        ("/old", "http://registry.example/about"),
-    ],
-)
-def test_paths_of_your_rules_are_treated_as_in_werkzeug(path: str, answer: Any) -> None:
-    rules = [
-        Rule("/about", endpoint="about", methods=["GET"]),
-        Rule("/pages/", endpoint="pages"),
-        Rule("/old", endpoint="old", redirect_to="about"),
-        Rule("/v2/_x/y/z/", endpoint="mine"),
-        Rule("/v2/token", endpoint="token"),
-        Rule("/any/<path:rest>", endpoint="any"),
-    ]
-    assert_answer(RegistryMap(rules=rules).bind("registry.example"), path, answer)
-
-
 def assert_answer(adapter: MapAdapter, path: str, answer: Any) -> None:
     """`answer` is the match, the target of a redirect, or the class of an error."""
     if isinstance(answer, tuple):
@@ -223,15 +155,8 @@ def assert_answer(adapter: MapAdapter, path: str, answer: Any) -> None:
 
 
 SLASHES: list[tuple[dict[str, Any], str, Any]] = [
-    ({}, "/v2", "/v2/"),
-    ({}, "/v2//", "/v2/"),
-    ({}, "//v2/_catalog", "/v2/_catalog"),
     ({}, "/v2/_catalog//", "/v2/_catalog"),
-    ({}, "/../../v2/_catalog", "/v2/_catalog"),
-    ({"strict_slashes": False}, "/v2", ("base", {})),
     ({"strict_slashes": False}, "/v2/_catalog/", ("catalog", {})),
-    ({"strict_slashes": False}, "/v2//", "/v2/"),
-    ({"strict_slashes": False}, "//v2", "/v2/"),
     ({"strict_slashes": False}, "/v2/x/..", "/v2/"),
     ({"merge_slashes": False}, "/v2", "/v2/"),
     ({"merge_slashes": False}, "/v2//", NotFound),
@@ -241,7 +166,6 @@ SLASHES: list[tuple[dict[str, Any], str, Any]] = [
     ({"merge_slashes": False}, "/v2/x/../_catalog", NotFound),
     ({"merge_slashes": False}, "/v2//a/tags/list", NameInvalid),
     ({"merge_slashes": False, "strict_slashes": False}, "/v2//", NotFound),
-    ({"merge_slashes": False, "strict_slashes": False}, "/v2", ("base", {})),
     ({"merge_slashes": False, "strict_slashes": False}, "/v2/_catalog/", ("catalog", {})),
 ]
 

@@ -9,17 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import IntegerConverter, Map, RequestRedirect
+from werkzeug.test import Client
+from werkzeug.wrappers import Response
 
 from registry_routes import DOCKER_1_5, OCI_1_1, Dialect, RegistryMap, RegistryRules, Route
+from registry_routes.app import RegistryApp
 from registry_routes.converters import GrammarConverter, TagConverter
 from registry_routes.errors import (
-    DigestInvalid,
-    ManifestUnknown,
     NameInvalid,
     RouteUnknown,
     Unsupported,
 )
 from registry_routes.grammar import TAG
+from registry_routes.registry import MemoryStorage, make_registry
 from registry_routes.routes import DIALECTS
 from registry_routes.table import RouteTable
 
@@ -65,20 +67,11 @@ class TestSubset:
                     is_kept = method in ("GET", "HEAD") and method in methods
                     assert got == (endpoint if is_kept else {"GET", "HEAD"})
 
-    @pytest.mark.parametrize(
-        "path",
-        [
-            *("/v2/A/blobs/uploads/", "/v2/a/referrers/x", "/v2/a/blobs/uploads/.x"),
-            *("/v2/a/blobs/uploads", "/v2/_catalog/"),
-        ],
-    )
-    def test_path_of_a_route_left_out_is_a_plain_404(self, path: str) -> None:
-        assert answer(self.read_only, "GET", path) is RouteUnknown
-
-    def test_well_formed_path_of_a_route_left_out_is_no_malformed_name(self) -> None:
-        path = "/v2/a/_oci/manifests/latest"
-        assert answer(OCI_1_1.subset("manifest"), "GET", path) is RouteUnknown
-        assert answer(OCI_1_1.subset("manifest"), "GET", "/v2/a/_x/manifests/v1/y") is RouteUnknown
+    def test_path_of_a_route_left_out_is_a_plain_404(self) -> None:
+        for path in "/v2/A/blobs/uploads/", "/v2/a/referrers/x", "/v2/_catalog/":
+            assert answer(self.read_only, "GET", path) is RouteUnknown
+        for path in "/v2/a/_oci/manifests/latest", "/v2/a/_x/manifests/v1/y":
+            assert answer(OCI_1_1.subset("manifest"), "GET", path) is RouteUnknown
 
     def test_path_without_a_method_left_is_405_with_an_empty_allow(self) -> None:
         """A client takes a 404 for "not found"."""
@@ -91,6 +84,14 @@ class TestSubset:
         assert answer(read_only, "PUT", "/v2/a/blobs/uploads/1") == {"GET", "HEAD"}
         assert answer(read_only, "POST", "/v2/A/blobs/uploads/") is NameInvalid
         assert answer(read_only.subset("tags"), "POST", "/v2/a/blobs/uploads/") is RouteUnknown
+
+    def test_read_only_registry_says_405_to_an_upload(self) -> None:
+        read_only = RegistryMap(dialect=OCI_1_1.subset(methods=["GET"]))
+        client = Client(make_registry(MemoryStorage(), url_map=read_only))
+        for method in "POST", "PUT", "GET":
+            response = client.open("/v2/a/blobs/uploads/", method=method)
+            assert (response.status_code, response.headers["Allow"]) == (405, "")
+        assert client.put("/v2/a/manifests/v1").headers["Allow"] == "GET, HEAD"
 
     def test_without_endpoints_it_has_them_all(self) -> None:
         assert OCI_1_1.subset().routes == OCI_1_1.routes
@@ -149,16 +150,9 @@ QUAY = dialect(
     ("fetch_existing_upload", f"{NAME}/blobs/uploads/<upload_id:upload_uuid>", "GET"),
     ("upload_chunk", f"{NAME}/blobs/uploads/<upload_id:upload_uuid>", "PATCH"),
     ("monolithic_upload_or_last_chunk", f"{NAME}/blobs/uploads/<upload_id:upload_uuid>", "PUT"),
-    ("cancel_upload", f"{NAME}/blobs/uploads/<upload_id:upload_uuid>", "DELETE"),
     ("fetch_manifest_by_tagname", f"{NAME}/manifests/<tag:manifest_ref>", "GET"),
-    ("write_manifest_by_tagname", f"{NAME}/manifests/<tag:manifest_ref>", "PUT"),
-    ("delete_manifest_by_tag", f"{NAME}/manifests/<tag:manifest_ref>", "DELETE"),
-    ("fetch_manifest_by_digest", f"{NAME}/manifests/<digest:manifest_ref>", "GET"),
     ("write_manifest_by_digest", f"{NAME}/manifests/<digest:manifest_ref>", "PUT"),
-    ("delete_manifest_by_digest", f"{NAME}/manifests/<digest:manifest_ref>", "DELETE"),
     ("list_all_tags", f"{NAME}/tags/list", "GET"),
-    ("list_manifest_referrers", f"{NAME}/referrers/<digest:manifest_ref>", "GET"),
-    ("catalog_search", "/v2/_catalog", "GET"),
 )
 
 
@@ -174,16 +168,6 @@ class TestAnEndpointForEachMethod:
                 BLOB,
                 {"GET": "download_blob", "HEAD": "check_blob_exists", "DELETE": "delete_digest"},
             ),
-            (
-                "/v2/a/b/blobs/uploads/1",
-                {
-                    "GET": "fetch_existing_upload",
-                    "HEAD": "fetch_existing_upload",
-                    "PATCH": "upload_chunk",
-                    "PUT": "monolithic_upload_or_last_chunk",
-                    "DELETE": "cancel_upload",
-                },
-            ),
             ("/v2/a/blobs/uploads", {"POST": "start_blob_upload"}),
             ("/v2", {"GET": "v2_support_enabled", "HEAD": "v2_support_enabled"}),
             ("/v2/a/nope", {}),
@@ -193,29 +177,17 @@ class TestAnEndpointForEachMethod:
         adapter = RegistryMap(dialect=QUAY).bind("h")
         assert adapter.endpoints(path) == endpoints
         assert set(adapter.allowed_methods(path)) == set(endpoints)
-        for url_map in RegistryMap(dialect=QUAY), Map([RegistryRules(QUAY)]):
-            for method, endpoint in endpoints.items():
-                if path not in ("/v2", "/v2/a/blobs/uploads"):  # these are redirected
-                    rule, values = url_map.bind("h").match(path, method, return_rule=True)
-                    assert rule.endpoint == endpoint
-                    assert method in (rule.methods or ())
-                    assert url_map.bind("h").build(endpoint, values) == path
 
-    def test_head_is_a_route_of_its_own_wherever_it_stands(self) -> None:
-        backwards = Dialect("backwards", QUAY.routes[::-1], QUAY.converters)
-        apart = dialect(("get", "/v2/x/", "GET"), ("head", "/v2/x", "HEAD"))
-        for one, path, endpoint in (
-            (backwards, self.BLOB, "check_blob_exists"),
-            (apart, "/v2/x", "head"),
-        ):
-            assert answer(one, "HEAD", path) == endpoint
-        assert answer(apart, "HEAD", "/v2/x/") == "/v2/x"
-        assert answer(apart, "GET", "/v2/x") == "/v2/x/"
-        assert answer(apart, "PUT", "/v2/x") == {"GET", "HEAD"}
-
-    def test_malformed_digest_is_explained_once_for_all(self) -> None:
-        for method in "GET", "HEAD", "PUT":
-            assert answer(QUAY, method, "/v2/a/blobs/sha256:x") is DigestInvalid
+    def test_view_for_each_endpoint_in_an_application(self) -> None:
+        app = RegistryApp(RegistryMap(dialect=QUAY))
+        for endpoint in "download_blob", "check_blob_exists", "upload_chunk":
+            app.view(endpoint)(lambda request, **values: Response(headers={"X": request.endpoint}))
+        client = Client(app)
+        assert client.get(self.BLOB).headers["X"] == "download_blob"
+        assert client.head(self.BLOB).headers["X"] == "check_blob_exists"
+        assert client.delete(self.BLOB).headers["Allow"] == "GET, HEAD"
+        assert client.options("/v2/a/blobs/uploads/1").headers["Allow"] == "OPTIONS, PATCH"
+        assert client.post("/v2/a/blobs/uploads/").status_code == 404  # it has no view
 
     def test_any_other_method_is_named_by_none(self) -> None:
         adapter = RegistryMap(dialect=DOCKER_1_5).bind("h")
@@ -238,94 +210,18 @@ class TestAnEndpointForEachMethod:
         with pytest.raises(ValueError, match=re.escape(message)):
             dialect(("a", *first), ("b", *second))
 
-    @pytest.mark.parametrize("default", ["GET", "PUT", "POST", "HEAD"])
-    def test_url_is_built_for_the_default_method_as_in_a_plain_map(self, default: str) -> None:
-        routes = dialect(
-            ("sig", f"{NAME}/sigs", "GET"),
-            ("sig", f"{NAME}/signatures", "PUT"),
-            ("sig", f"{NAME}/sigs/<tag:tag>", "POST"),
-        )
-        for values in {"name": "a"}, {"name": "a", "tag": "v1"}, {"name": "a", "x": "y"}:
-            built = [
-                url_map.bind("h", default_method=default).build("sig", values)
-                for url_map in (RegistryMap(dialect=routes), Map([RegistryRules(routes)]))
-            ]
-            assert built[0] == built[1]
-        assert RouteTable(routes).build("sig", {"name": "a"}) == "/v2/a/sigs"
-        assert RouteTable(routes).build("sig", {"name": "a"}, "PUT") == "/v2/a/signatures"
+    def test_table_builds_the_first_route_or_that_of_a_method(self) -> None:
+        table = RouteTable(dialect(("x", "/v2/x", "GET"), ("x", "/v2/y", "PUT")))
+        assert table.build("x", {}) == "/v2/x"
+        assert table.build("x", {}, "PUT") == "/v2/y"
 
 
-class TestOtherRoutes:
-    REPOSITORY = dialect(("repository", NAME, "GET"))
-    BESIDE = Dialect("b", (*REPOSITORY.routes, *OCI_1_1.routes), OCI_1_1.converters)
-
-    @pytest.mark.parametrize(
-        ("routes", "method", "path", "expected"),
-        [
-            (REPOSITORY, "GET", "/v2/a/b", "repository"),
-            (REPOSITORY, "PUT", "/v2/a/b", {"GET", "HEAD"}),
-            (REPOSITORY, "GET", "/v2/a//b/", "/v2/a/b"),
-            (REPOSITORY, "GET", "/v2/a/B", NameInvalid),
-            (dialect(("r", f"{NAME}/", "GET")), "GET", "/v2/a/b", "/v2/a/b/"),
-            (dialect(("r", f"{NAME}/", "GET")), "PUT", "/v2/a/b", {"GET", "HEAD"}),
-            # It does not take what the routes of OCI mean.
-            (BESIDE, "POST", "/v2/a/blobs/uploads", "/v2/a/blobs/uploads/"),
-            (BESIDE, "GET", "/v2/a/blobs/uploads", "repository"),
-            (BESIDE, "GET", "/v2/a/manifests/.bad", ManifestUnknown),
-            (BESIDE, "GET", "/v2/a/tags/list", "tags"),
-            (BESIDE, "PUT", "/v2/a/tags/list", {"GET", "HEAD"}),
-            (BESIDE, "GET", "/v2/", "base"),
-        ],
+def test_variable_after_the_name_is_built_as_one_segment() -> None:
+    routes = dialect(
+        ("deep", f"{NAME}/deep/<deep:deep>", "GET"), deep=with_pattern("v(?:/x)?", "v")
     )
-    def test_name_alone_is_a_route_like_others(
-        self, routes: Dialect, method: str, path: str, expected: Any
-    ) -> None:
-        assert answer(routes, method, path) == expected
-
-    def test_explanation_does_not_depend_on_the_order_of_writing(self) -> None:
-        class Channel(TagConverter): ...
-
-        by_channel = ("c", f"{NAME}/manifests/<channel:channel>", "GET")
-        by_digest = ("d", f"{NAME}/manifests/<digest:digest>", "GET")
-        for order in (by_channel, by_digest), (by_digest, by_channel):
-            routes = dialect(*order, channel=Channel)
-            assert answer(routes, "GET", "/v2/a/manifests/.x") is ManifestUnknown
-            assert answer(routes, "GET", "/v2/a/manifests/sha256:x/") is DigestInvalid
-
-    def test_route_with_the_most_literal_segments_has_a_path(self) -> None:
-        word = with_pattern("[a-z]+")
-        routes = [
-            ("variables", f"{NAME}/<word:a>/<word:b>/y", "GET"),
-            ("first", f"{NAME}/x/<word:b>", "GET"),
-            ("second", f"{NAME}/<word:a>/y", "GET"),
-            ("literal", f"{NAME}/x/y", "GET"),
-            ("put", f"{NAME}/<word:a>/<word:b>", "PUT"),
-        ]
-        for order in routes, [*routes[1:], routes[0]]:
-            made = dialect(*order, word=word)
-            assert answer(made, "GET", "/v2/a/b/x/y") == "literal"
-            assert answer(made, "GET", "/v2/a/b/x/z") == "first"
-            assert answer(made, "PUT", "/v2/a/b/x/y") == "put"
-            assert answer(made, "POST", "/v2/a/b/x/y") == {"GET", "HEAD", "PUT"}
-        assert answer(dialect(routes[1], routes[2], word=word), "GET", "/v2/a/x/y") == "first"
-
-    def test_variable_after_the_name_is_one_segment_whatever_its_grammar_allows(self) -> None:
-        routes = dialect(
-            ("deep", f"{NAME}/deep/<deep:deep>", "GET"),
-            ("below", "/v2/_deep/<deep:deep>/z", "GET"),
-            deep=with_pattern("v(?:/x)?|ab.*", "v"),
-        )
-        for path in "/v2/a/deep/v/x", "/v2/a/deep/ab/c", "/v2/_deep/v/x/z":
-            assert answer(routes, "GET", path) is RouteUnknown
-        assert answer(routes, "GET", "/v2/a/deep/v") == "deep"
-        with pytest.raises(ValueError, match="tag 'v/x' must be one path segment, without '/'"):
-            RegistryMap(dialect=routes).bind("h").build("deep", {"name": "a", "deep": "v/x"})
-
-    def test_dialect_without_names_and_without_a_folder(self) -> None:
-        routes = dialect(("top", "/", "GET"), ("x", "/x/<tag:tag>", "GET"))
-        assert routes.root == ""
-        assert answer(routes, "GET", "/x/v1/") == "/x/v1"
-        assert answer(routes, "GET", "/nope") is RouteUnknown
+    with pytest.raises(ValueError, match="tag 'v/x' must be one path segment, without '/'"):
+        RegistryMap(dialect=routes).bind("h").build("deep", {"name": "a", "deep": "v/x"})
 
 
 @pytest.mark.parametrize("routes", DIALECTS.values(), ids=str)
@@ -429,7 +325,7 @@ def test_plain_map_matches_a_long_path_in_linear_time() -> None:
         adapter = Map([RegistryRules(routes)]).bind("registry.example")
         for shape in "a/", "a", "a-", "a__", "a.b/", "a/manifests/", "a/blobs/uploads/", "-":
             with pytest.raises(NotFound):
-                adapter.match(f"/v2/{shape * (200_000 // len(shape))}!")
+                adapter.match(f"/v2/{shape * (50_000 // len(shape))}!")
 
 
 def test_in_a_plain_map_a_rule_may_have_text_after_a_name() -> None:

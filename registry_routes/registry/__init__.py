@@ -23,7 +23,7 @@ from .storage import (
     Storage,
     checked_blocks,
 )
-from .views import Views, blob_response, guard, manifest_response, registered
+from .views import Views, blob_response, guard, manifest_response, require_registered
 
 __all__ = [
     "BLOCK",
@@ -44,7 +44,7 @@ __all__ = [
     "manifest_response",
     "manifest_type",
     "parse_manifest",
-    "registered",
+    "require_registered",
 ]
 
 

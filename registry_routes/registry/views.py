@@ -125,7 +125,7 @@ class Views:
     def get_manifest(
         self, request: RegistryRequest, name: str, tag: str = "", digest: str = ""
     ) -> Response:
-        digest = registered(digest) if digest else self.storage.tag(name, tag)
+        digest = require_registered(digest) if digest else self.storage.tag(name, tag)
         return manifest_response(request, digest, self.storage.manifest(name, digest))
 
     def put_manifest(
@@ -147,7 +147,7 @@ class Views:
             name,
             actual,
             Manifest(media_type, content),
-            blobs=list(map(registered, blobs)),
+            blobs=list(map(require_registered, blobs)),
             tags=tags,
             subject=subject,
             descriptor=descriptor,
@@ -180,9 +180,9 @@ class Views:
             self.storage.delete_tag(name, tag)
         else:
             if _is_conditional(request):
-                self.storage.manifest(name, registered(digest))
+                self.storage.manifest(name, require_registered(digest))
                 _check_conditions(request, digest)
-            self.storage.delete_manifest(name, registered(digest))
+            self.storage.delete_manifest(name, require_registered(digest))
         return Response(status=202)
 
     def _tag_or_none(self, name: str, tag: str) -> str:
@@ -203,17 +203,19 @@ class Views:
     def get_blob(self, request: RegistryRequest, name: str, digest: str) -> Response:
         if self.blob_urls is not None and request.method == "GET":
             assert isinstance(self.storage, SigningStorage)  # noqa: S101 - make_registry checks it
-            url = self.storage.blob_url(name, registered(digest), self.blob_urls)
+            url = self.storage.blob_url(name, require_registered(digest), self.blob_urls)
             response = Response(status=307, headers={"Docker-Content-Digest": digest})
             response.location = url
             return response
-        return blob_response(request, digest, self.storage.open_blob(name, registered(digest)))
+        return blob_response(
+            request, digest, self.storage.open_blob(name, require_registered(digest))
+        )
 
     def delete_blob(self, request: RegistryRequest, name: str, digest: str) -> Response:
         if _is_conditional(request):
-            self.storage.open_blob(name, registered(digest))
+            self.storage.open_blob(name, require_registered(digest))
             _check_conditions(request, digest)
-        self.storage.delete_blob(name, registered(digest))
+        self.storage.delete_blob(name, require_registered(digest))
         return Response(status=202)
 
     # Uploads.
@@ -234,7 +236,7 @@ class Views:
         if not (DIGEST.fits(digest) and NAME.fits(source) and len(source) <= MAX_NAME):
             return False
         try:
-            self.storage.mount_blob(name, registered(digest), source)
+            self.storage.mount_blob(name, require_registered(digest), source)
         except MissingError:
             return False
         return True
@@ -351,7 +353,7 @@ def manifest_response(request: RegistryRequest, digest: str, manifest: Manifest)
 def blob_response(request: RegistryRequest, digest: str, blob: Blob) -> Response:
     """Answer a GET or a HEAD of a blob, honouring its range and conditional headers.
 
-    For a HEAD, nothing of the blob is read; if the client has it, it is not even opened.
+    For a HEAD, no bytes of the blob are read. If the client has it, it is not read at all.
 
     >>> from werkzeug.test import create_environ
     >>> content = b"some content"
@@ -372,7 +374,9 @@ def blob_response(request: RegistryRequest, digest: str, blob: Blob) -> Response
     if response.status_code == 304:
         return response
     if request.method == "HEAD":
-        blob.read(0, 0)  # which raises an error if the content is lost
+        nothing = blob.read(0, 0)  # it raises an error if the content is lost
+        if hasattr(nothing, "close"):
+            nothing.close()
         return response
     start, end = 0, size
     wanted = _wanted_range(request, digest, size)
@@ -514,10 +518,10 @@ def _wanted_range(request: RegistryRequest, digest: str, size: int) -> tuple[int
 # Digests. The routes accept any algorithm. A storage only gets digests that can be verified.
 
 
-def registered(digest: str) -> str:
+def require_registered(digest: str) -> str:
     """The digest, if its algorithm is registered, so that a registry can have its content.
 
-    >>> registered(digest_of(b""))[:14]
+    >>> require_registered(digest_of(b""))[:14]
     'sha256:e3b0c44'
 
     Raises `MissingError` for any other algorithm.
