@@ -324,10 +324,10 @@ def test_drawn_dialect_is_matched_explained_and_redirected(seed: int, is_strict:
 
 def test_drawn_dialects_get_every_kind_of_answer() -> None:
     seen = Counter[Any]()
-    for seed in range(40):
+    for seed in range(24):
         seen += check_drawn(seed, is_strict=seed % 3 > 0)
     kinds = ["e", "mine", "several", 308, 405, NotFound, RouteUnknown, NameInvalid, DigestInvalid]
-    assert all(seen[kind] > 20 for kind in kinds), seen
+    assert all(seen[kind] > 10 for kind in kinds), seen
 
 
 @nasty.examples(15)
