@@ -12,19 +12,23 @@ as fast as the client reads it.
 import argparse
 import asyncio
 import contextvars
+import logging
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from tempfile import SpooledTemporaryFile
 from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import uvicorn
 from registry import make_app
-from storage import check_place, storage_at
+from storage import check_place, one_line, storage_at
 
 from registry_routes import error_response, errors
+
+log = logging.getLogger(__name__)
 
 BLOCK = 1024 * 1024  # bytes of a body that are kept in memory
 GIB = 1024**3
@@ -46,7 +50,8 @@ class WSGIBridge:
     :param threads: how many requests it works on at the same time. A client that sends or reads
         slowly does not take up a thread.
     :param disk: how many bytes of request bodies may be on disk at the same time, in the directory
-        of `tempfile` (``TMPDIR``). A request that needs more is answered with a 503.
+        of `tempfile` (``TMPDIR``). A request that needs more, or more than the
+        directory has room for, is answered with a 503.
     """
 
     def __init__(self, app: Any, *, threads: int = 64, disk: int = 64 * GIB) -> None:
@@ -140,7 +145,7 @@ class _Exchange:
         if not self.is_refused:
             self.spooled += len(block)
             self.bridge.spooled += len(block)
-            await self._in_thread(lambda: self.body.write(block))
+            await self._in_thread(lambda: self._write_body(block))
 
     async def _listen(self, receive: Receive) -> None:
         # Nothing else can come after the body.
@@ -159,18 +164,38 @@ class _Exchange:
 
     # These run in a thread.
 
+    def _write_body(self, block: bytes, *, is_last: bool = False) -> None:
+        """Write a part of the body; after the last one, go to its beginning.
+
+        If that is impossible, refuse the request, and make room for others at once.
+        """
+        try:
+            self.body.write(block)
+            if is_last:
+                self.body.seek(0)  # which also writes what a buffer holds
+        except OSError as error:
+            self.is_refused = True
+            log.error("a body cannot be written to a temporary file: %s", one_line(error))
+            self._close_body()
+
+    def _close_body(self) -> None:
+        with suppress(OSError):  # of a buffer that cannot be written; the file is closed anyway
+            self.body.close()
+
     def _begin(self, rest: bytes) -> bytes:
         """Call the application, and return the first block of the response."""
         environ = environ_of(self.scope)
         app = self.bridge.app
         declared = environ.get("CONTENT_LENGTH") or str(self.length)
+        is_whole = declared.lstrip("0") == str(self.length).lstrip("0")
+        if is_whole and not self.is_refused:
+            self._write_body(rest, is_last=True)
         if self.is_refused:
-            app = error_response(errors.Unavailable("too many uploads at once", retry_after=10))
-        elif declared.lstrip("0") != str(self.length).lstrip("0"):
+            app = error_response(
+                errors.Unavailable("there is no room for the body", retry_after=10)
+            )
+        elif not is_whole:
             app = error_response(errors.SizeInvalid("the body must have its Content-Length"))
-        else:
-            self.body.write(rest)
-            self.body.seek(0)
         environ["CONTENT_LENGTH"] = str(self.length)
         environ["wsgi.input"] = self.body
         self.response = app(environ, self._start_response)
@@ -206,7 +231,7 @@ class _Exchange:
         try:
             getattr(self.response, "close", lambda: None)()
         finally:
-            self.body.close()
+            self._close_body()
 
 
 def environ_of(scope: Scope) -> dict[str, Any]:

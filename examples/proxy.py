@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -351,20 +351,15 @@ class Proxy:
                 storage.put_blob(name, digest, content)
 
         key = (upstream.namespace, name, digest)
-        give_back = self._take_place()
-        fetch = self.fetches.join(key, lambda: Fetch(source, keep))
-        fetch.when_received(give_back)  # then its readers do not wait for the upstream
-
-        def leave() -> None:
-            give_back()
-            self.fetches.leave(fetch)
-
-        try:
+        make_fetch = partial(Fetch, f"{upstream.namespace}: {digest}", source, keep)
+        with ExitStack() as at_end:
+            give_back = self._take_place()
+            at_end.callback(give_back)
+            fetch = self.fetches.join(key, make_fetch)
+            at_end.callback(self.fetches.leave, fetch)
+            fetch.when_received(give_back)  # then its readers do not wait for the upstream
             response = blob_response(request, digest, Blob(fetch.size(), fetch.read))
-        except BaseException:
-            leave()
-            raise
-        response.call_on_close(leave)
+            response.call_on_close(at_end.pop_all().close)
         return response
 
     # Lists.

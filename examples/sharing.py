@@ -1,14 +1,20 @@
 """Work that several threads of a process want at the same time, and that is done once."""
 
 import errno
+import logging
 import os
 import tempfile
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
+from bucket import one_line
+
+from registry_routes import errors
 from registry_routes.registry import BLOCK
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -54,15 +60,18 @@ class Fetch:
     the last one: that can be read only when the source has ended without an error. So a client
     never gets the whole of a wrong content.
 
+    :param name: what the log calls it.
     :param open_source: opens the source.
     :param keep: called with the whole content.
     """
 
     def __init__(
         self,
+        name: str,
         open_source: Callable[[], Source],
         keep: Callable[[Iterable[bytes]], None],
     ) -> None:
+        self.name = name
         self.open_source = open_source
         self.keep = keep
         self.is_running = True  # set by `Fetches`, like the number of readers
@@ -73,21 +82,29 @@ class Fetch:
         self._error: BaseException | None = None
         self._when_received: list[Callable[[], object]] = []
         self._changed = threading.Condition()
-        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - its last reader closes it
+        self._file: Any = None  # until the source is open; its last reader closes it
 
     def run(self, is_wanted: Callable[[], bool]) -> None:
         """Fetch the blob, then keep it. An error is raised to its readers.
 
-        The fetch stops before the next block if the blob is not wanted. A whole blob is kept.
+        An `OSError` of the temporary file, or of the source, is logged once, and its readers get an
+        `errors.Unavailable`. The fetch stops before the next block if the blob is not wanted. A
+        whole blob is kept.
         """
         try:
             size = self._fetch(is_wanted)
+        except OSError as error:
+            log.error("%s cannot be fetched: %s", self.name, one_line(error))
+            self._fail(errors.Unavailable())
         except BaseException as error:
-            with self._changed:
-                self._error = error
-                self._received()
-            return
-        self.keep(self._blocks(0, size))
+            self._fail(error)
+        else:
+            self.keep(self._blocks(0, size))
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            self._error = error
+            self._received()
 
     def when_received(self, act: Callable[[], object]) -> None:
         """Call `act` as soon as the source has ended, with an error or without."""
@@ -104,17 +121,18 @@ class Fetch:
     def _fetch(self, is_wanted: Callable[[], bool]) -> int:
         size, blocks = self.open_source()
         try:
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
             with self._changed:
                 self._size = size
                 self._changed.notify_all()
             received = 0
             for block in blocks:
                 if not is_wanted():
-                    raise InterruptedError("the blob is no longer wanted")
+                    raise _UnwantedError
                 with self._changed:
                     self._readable = received
                     self._changed.notify_all()
-                received += _written(self._file.fileno(), block)
+                received += _write(self._file, block)
         finally:
             if hasattr(blocks, "close"):
                 blocks.close()
@@ -162,13 +180,22 @@ class Fetch:
             yield block
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
-def _written(descriptor: int, block: bytes) -> int:
+class _UnwantedError(Exception):
+    """No client wants the blob any more."""
+
+
+def _write(file: BinaryIO, block: bytes) -> int:
+    """Write a block, and return its size. An `OSError` names the directory."""
     view = memoryview(block)
-    while view:
-        view = view[os.write(descriptor, view) :]
+    try:
+        while view:
+            view = view[file.write(view) :]
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from error
     return len(block)
 
 

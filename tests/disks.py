@@ -1,11 +1,15 @@
 """File systems that tests mount. Where that is not allowed, the test is skipped."""
 
+import errno
+import io
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,3 +48,36 @@ def disk_image(path: Path, kind: str, mebibytes: int) -> Path:
         file.truncate(mebibytes * 1024 * 1024)
     run(program, "-q", path)
     return path
+
+
+class SmallFile(io.FileIO):
+    """A temporary file that takes `room` bytes, as if the disk were full then."""
+
+    room = 0
+
+    def write(self, block: Any, /) -> int:
+        taken = bytes(block)[: self.room - self.tell()]
+        if block and not taken:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(taken)
+
+
+def fill_temporary_directory(
+    patch: pytest.MonkeyPatch, directory: Path, room: int | None
+) -> list[SmallFile]:
+    """Have each temporary file take only `room` bytes; have none at all for `None`.
+
+    Return a list that all these files will be in.
+    """
+    opened: list[SmallFile] = []
+
+    def open_file(mode: str = "w+b", buffering: int = -1, **_: Any) -> Any:
+        if room is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
+        file = SmallFile(directory / f"{len(opened)}", "w+b")
+        file.room = room
+        opened.append(file)
+        return file if buffering == 0 else io.BufferedRandom(file)
+
+    patch.setattr(tempfile, "TemporaryFile", open_file)
+    return opened

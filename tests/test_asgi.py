@@ -24,6 +24,7 @@ from werkzeug.wrappers import Request, Response
 from registry_routes.digests import digest_of
 from registry_routes.registry import MemoryStorage, make_registry
 
+from .disks import fill_temporary_directory
 from .servers import example, peak_of
 from .test_serving import address_of
 
@@ -206,6 +207,28 @@ def test_bodies_that_would_fill_the_disk_are_refused_until_there_is_room(
     assert json.loads(body_of(refused))["errors"][0]["code"] == "UNAVAILABLE"
     assert len(body_of(taken)) == 400
     assert bridge.spooled == 0
+
+
+@pytest.mark.parametrize("room", [None, 0, 250, 450])  # nothing, the first block, another, the rest
+def test_full_temporary_directory_is_one_line_and_503(
+    room: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(asgi, "BLOCK", 100)
+    bridge = WSGIBridge(echo)
+    parts = [part(b"x" * 200), part(b"x" * 200)]
+    with monkeypatch.context() as patch:
+        opened = fill_temporary_directory(patch, tmp_path, room)
+        sent = asyncio.run(exchange(bridge, *parts, part(b"y" * 90, False)))
+    assert sent[0]["status"] == 503
+    assert json.loads(body_of(sent))["errors"][0]["code"] == "UNAVAILABLE"
+    assert all(file.closed for file in opened)
+    assert bridge.spooled == 0
+    assert ["No space left" in record.getMessage() for record in caplog.records] == [True]
+    assert caplog.records[0].exc_info is None
+    assert len(body_of(asyncio.run(exchange(bridge, *parts, part(b"", False))))) == 400
 
 
 def test_slow_clients_take_no_thread() -> None:

@@ -1,10 +1,13 @@
 """Blobs of the proxy of the examples: one fetch that many clients share, and what they get of it."""
 
 import gzip
+import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,6 +19,7 @@ from werkzeug.test import Client
 from registry_routes.digests import digest_of
 from registry_routes.testing import ServedRegistry, serve
 
+from .disks import fill_temporary_directory
 from .proxies import (
     BLOB,
     LATEST,
@@ -149,7 +153,7 @@ def test_every_reader_gets_its_range_or_an_error(
 
     def make_fetch() -> Fetch:
         source = Source(len(whole) if says_size else None, arriving())
-        return Fetch(lambda: source, lambda content: kept.append(b"".join(content)))
+        return Fetch("blob", lambda: source, lambda content: kept.append(b"".join(content)))
 
     fetches = Fetches()
 
@@ -250,3 +254,61 @@ def test_head_of_a_blob_at_a_url_signed_for_get() -> None:
         assert (head.status_code, head.data) == (200, b"")
         assert head.headers["Content-Length"] == str(len(LAYER))
         assert proxy.head(BLOB.replace("nginx", "other")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("room", "says_length", "status"),
+    [(None, True, 503), (0, True, 503), (1_500_000, False, 503), (1_500_000, True, 200)],
+)
+def test_full_temporary_directory_is_one_line_and_503(
+    room: int | None,
+    says_length: bool,
+    status: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    source, count = Slow(says_length=says_length), 3
+    with slow(source) as proxy, monkeypatch.context() as patch:
+        opened = fill_temporary_directory(patch, tmp_path, room)
+        joined = proxy.views.fetches.join
+
+        def join(*arguments: Any) -> Fetch:
+            fetch = joined(*arguments)
+            if fetch.readers == count:
+                source.go_on.set()
+            return fetch
+
+        patch.setattr(proxy.views.fetches, "join", join)
+        if not room:
+            source.go_on.set()
+        answers = all_at_once(count, lambda: Client(proxy.app).get(BLOB))
+        assert [answer.status_code for answer in answers] == [status] * count
+        for answer in answers:
+            if status == 200:
+                with pytest.raises(BrokenPipeError):
+                    _ = answer.data
+            else:
+                assert answer.get_json()["errors"][0]["code"] == "UNAVAILABLE"
+            answer.close()
+        proxy.wait_until_done()
+        wait_until(lambda: all(file.closed for file in opened))
+        assert source.ended.wait(5)
+        logged = [record for record in caplog.records if record.levelno >= logging.ERROR]
+        assert len(logged) == len(source.begun)  # once for each fetch, not for each client
+        for record in logged:
+            assert "No space left on device: '" in record.getMessage()
+            assert digest_of(LAYER) in record.getMessage()
+            assert record.exc_info is None
+        patch.undo()
+        proxy.views.places = places = threading.BoundedSemaphore(1)
+        fill_temporary_directory(patch, tmp_path, None)
+        for _ in range(2):
+            refused = proxy.get(BLOB)
+            assert (refused.status_code, "Retry-After" in refused.headers) == (503, False)
+            proxy.wait_until_done()  # or the next client would get the same error
+        assert places.acquire(blocking=False)
+        places.release()
+        patch.undo()
+        assert proxy.get(BLOB).data == LAYER
+        proxy.wait_until_done()
