@@ -116,6 +116,8 @@ class Survey:
             if found[3].endswith("/-"):
                 digest = found[3].removesuffix("/-").replace("/", ":")
                 self.manifests[Link(found[1], digest)] = thing
+            elif found[3].count("/") == 1:
+                raise OSError("an earlier version wrote the manifests, which this one cannot read")
         elif found[2] == "tags":
             self.tags.add((found[1], found[3]))
         else:

@@ -438,6 +438,19 @@ def test_manifest_pushed_again_since_the_survey_stays(storage: Aging) -> None:
     assert client.get("/v2/a/manifests/v1").status_code == 200
 
 
+def test_storage_of_an_earlier_version_is_not_collected(tmp_path: Path) -> None:
+    storage = AgingDirectory(tmp_path)
+    storage.put_blob("a", digest_of(b"x"), [b"x"])
+    manifest = tmp_path / "repositories/a/_manifests/sha256" / ("0" * 64)
+    manifest.parent.mkdir(parents=True)
+    manifest.write_bytes(b"application/json\n{}")
+    storage.age()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OSError, match="an earlier version wrote the manifests"):
+        collect(storage)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_age_has_a_unit(capsys: pytest.CaptureFixture[str]) -> None:
     ages = {"0s": 0, "90m": 5400, "24h": 86400, "7d": 604800}
     assert [seconds(text) for text in ages] == list(ages.values())
