@@ -26,7 +26,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # `--hypothesis-profile` selects one. Neither has a deadline, because the time of one example means
 # nothing on a busy machine.
-settings.register_profile("quick", deadline=None, max_examples=25)
+settings.register_profile("quick", deadline=None, max_examples=12)
 settings.register_profile("thorough", deadline=None, max_examples=300)
 settings.load_profile("quick")
 

@@ -4,6 +4,7 @@ import re
 import socket
 from pathlib import Path
 
+import pytest
 import requests
 
 from registry_routes.digests import digest_of
@@ -19,6 +20,7 @@ def counts_of(text: str) -> dict[tuple[str, str, str], float]:
     return {(one["route"], one["method"], one["status"]): count for one, count in labels}
 
 
+@pytest.mark.slow
 def test_metrics_of_all_workers_are_added_up(tmp_path: Path) -> None:
     options = ["--storage", str(tmp_path / "data"), "--workers", "2", "--metrics"]
     with example("registry", tmp_path / "log", *options) as host:

@@ -148,6 +148,7 @@ def test_mutant_is_killed_by_a_test_that_passes_without_it(
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_mutants_are_judged_together(tree: Path, suite: Suite) -> None:
     """Two of them overlap, and cannot be made at once."""
     found = mutants_of(tree)
@@ -162,6 +163,7 @@ def test_mutants_are_judged_together(tree: Path, suite: Suite) -> None:
     assert suite.judge_together(together, list(suite.seconds)) == ids
 
 
+@pytest.mark.slow
 def test_run_fails_if_a_mutant_survives_that_was_killed_before(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
