@@ -4,9 +4,9 @@ import io
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -20,12 +20,11 @@ import pytest
 import requests
 from client import CHUNK, Registry, is_loopback, root_of
 from layout import Layout
-from werkzeug.serving import make_server, make_ssl_devcert
+from werkzeug.serving import make_ssl_devcert
 from werkzeug.wrappers import Request, Response
 
 from registry_routes import Reference, errors
 from registry_routes.digests import digest_of
-from registry_routes.registry import MemoryStorage, make_registry
 from registry_routes.testing import ServedRegistry, serve
 
 from . import oci_layout
@@ -194,15 +193,13 @@ class TestHttpOrHttps:
     def test_certificate_is_checked_unless_told_otherwise(self, tmp_path: Path) -> None:
         pytest.importorskip("cryptography", reason="no cryptography for this Python")
         certificate = make_ssl_devcert(str(tmp_path / "key"), cn="wrong.example")
-        app = make_registry(MemoryStorage())
-        server = make_server("127.0.0.1", 0, app, threaded=True, ssl_context=certificate)
-        with server:
-            threading.Thread(target=server.serve_forever, args=[0.02], daemon=True).start()
-            push = ["push", f"127.0.0.1:{server.port}/a:v1", image_of(tmp_path / "image")]
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate)
+        with serve(ssl_context=context) as registry:
+            push = ["push", f"{registry.host}/a:v1", image_of(tmp_path / "image")]
             run_client(*push)
             run_client(*push, "--tls-verify=false")
             assert "certificate" in run_client(*push, "--tls-verify=true", fails=True).lower()
-            server.shutdown()
 
     def test_certificate_of_a_remote_token_server_is_checked_for_a_local_registry(
         self, monkeypatch: pytest.MonkeyPatch
