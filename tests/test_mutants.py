@@ -148,7 +148,6 @@ def test_mutant_is_killed_by_a_test_that_passes_without_it(
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_mutants_are_judged_together(tree: Path, suite: Suite) -> None:
     """Two of them overlap, and cannot be made at once."""
     found = mutants_of(tree)
