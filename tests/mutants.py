@@ -220,6 +220,11 @@ def main() -> None:
     if not options.only:
         chosen = draw(mutants, package.parent, options.count, options.seed)
     results: dict[str, str | None] = {}
+
+    def save() -> None:
+        if options.json:
+            options.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+
     with tempfile.TemporaryDirectory(prefix="m", ignore_cleanup_errors=True) as directory:
         suite = Suite(Path(directory).resolve(), options.tree, package)
         print(f"{len(suite.seconds)} tests, {len(mutants)} possible mutants", flush=True)
@@ -228,10 +233,10 @@ def main() -> None:
             killer = results[mutant.id] = suite.judge(mutant)
             took = f"{time.monotonic() - began:.0f} s"
             print("killed" if killer else "survives so far", took, mutant.id, flush=True)
+            save()
         left = [mutant for mutant in chosen if not results[mutant.id]]
         results |= suite.judge_together(left, list(suite.seconds))
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    save()
     survivors = [name for name in results if not results[name]]
     print_list("Fail without a mutant, too, and do not count:", sorted(suite.flaky))
     print_list("Not in the package any more:", [name for name in before if name not in known])
