@@ -11,7 +11,13 @@ from werkzeug.test import Client
 from registry_routes import OCI_1_1, RegistryMap
 from registry_routes.digests import digest_of
 from registry_routes.grammar import REGISTERED_ALGORITHMS
-from registry_routes.registry import MAX_MANIFEST, Manifest, MemoryStorage, make_registry
+from registry_routes.registry import (
+    MAX_MANIFEST,
+    ConflictError,
+    Manifest,
+    MemoryStorage,
+    make_registry,
+)
 
 from .registry_client import (
     BLOB,
@@ -512,3 +518,14 @@ def test_repositories_may_be_nested(client: RegistryClient) -> None:
         assert client.push_manifest(name, "v1", manifest_of(BLOB, note=name)).status_code == 201
     for name in "a", "a/b", "a/b/manifests", "a/b/tags/list", "a/blobs/uploads":
         assert client.get(f"/v2/{name}/manifests/v1").get_json()["note"] == name
+
+
+def test_conditional_write_that_always_conflicts_is_503() -> None:
+    class Stale(MemoryStorage):
+        def put_manifest(self, *arguments: Any, **options: Any) -> None:
+            raise ConflictError("v1")
+
+    put = RegistryClient(Stale()).put(
+        "/v2/a/manifests/v1", data=manifest_of(), headers={"If-None-Match": "*"}
+    )
+    assert_error(put, 503, "UNAVAILABLE")

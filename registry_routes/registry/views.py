@@ -45,6 +45,7 @@ from .storage import (
 
 _log = logging.getLogger("registry_routes.registry")
 
+_TRIES = 100  # of a conditional write, while other requests change the same tag
 MAX_TAGS = 50  # in one push of a manifest: each of them becomes a header of the response
 
 View = Callable[..., Response]
@@ -164,8 +165,8 @@ class Views:
         response = Response(status=201)
         response.location = request.urls.manifest(name, actual)
         response.headers["Docker-Content-Digest"] = actual
-        for one in tags if digest else []:
-            response.headers.add("OCI-Tag", one)
+        for given in tags if digest else []:
+            response.headers.add("OCI-Tag", given)
         if subject and self.serves_referrers:  # without the header, clients keep a list themselves
             response.headers["OCI-Subject"] = subject
         return response
@@ -232,7 +233,10 @@ class Views:
         return _upload_status(request, name, self.storage.begin_upload(name), 202, 0)
 
     def _mounted(self, name: str, digest: str, source: str) -> bool:
-        """Mount the blob if possible; whether it was. Without a source, access was not checked."""
+        """Mount the blob if possible, and return whether it was mounted.
+
+        Without a source, nobody has checked whether the client may read it.
+        """
         if not (DIGEST.fits(digest) and NAME.fits(source) and len(source) <= MAX_NAME):
             return False
         try:
@@ -444,14 +448,18 @@ def _check_conditions(request: RegistryRequest, found: str) -> None:
 def _write_if(
     request: RegistryRequest, find: Callable[[], str], write: Callable[..., None]
 ) -> None:
-    """Call `write` if the request's conditions are true of the digest that `find` returns."""
-    while True:
+    """Call `write` if the request's conditions are true of the digest that `find` returns.
+
+    Raise a 503 if the storage reports a conflict each time, as one with stale reads would.
+    """
+    for _ in range(_TRIES):
         found = find()
         _check_conditions(request, found)
         try:
             return write(expected=found)
-        except ConflictError:  # it has changed since, perhaps to what also meets the conditions
+        except ConflictError:  # the tag has changed since, perhaps so that it meets them again
             continue
+    raise errors.Unavailable("other requests keep changing the tag", retry_after=1)
 
 
 def _body_of(request: RegistryRequest, most: int | None = None) -> Iterator[bytes]:
@@ -519,7 +527,7 @@ def _wanted_range(request: RegistryRequest, digest: str, size: int) -> tuple[int
 
 
 def require_registered(digest: str) -> str:
-    """The digest, if its algorithm is registered, so that a registry can have its content.
+    """Return the digest, if its algorithm is registered, so that a registry can have its content.
 
     >>> require_registered(digest_of(b""))[:14]
     'sha256:e3b0c44'
