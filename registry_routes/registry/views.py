@@ -11,7 +11,7 @@ from typing import Any
 
 from werkzeug.exceptions import PreconditionFailed, RequestEntityTooLarge
 from werkzeug.wrappers import Response
-from werkzeug.wsgi import wrap_file
+from werkzeug.wsgi import ClosingIterator, wrap_file
 
 from .. import errors
 from ..app import RegistryRequest
@@ -378,9 +378,7 @@ def blob_response(request: RegistryRequest, digest: str, blob: Blob) -> Response
     if response.status_code == 304:
         return response
     if request.method == "HEAD":
-        nothing = blob.read(0, 0)  # it raises an error if the content is lost
-        if hasattr(nothing, "close"):
-            nothing.close()
+        ClosingIterator(blob.read(0, 0)).close()  # it raises an error if the content is lost
         return response
     start, end = 0, size
     wanted = _wanted_range(request, digest, size)
