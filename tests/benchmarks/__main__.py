@@ -16,6 +16,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
@@ -23,7 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import MapAdapter
 from werkzeug.test import create_environ
+
+from registry_routes import RegistryMap
 
 from . import chart, contenders, hostile
 from .contenders import match_or_none
@@ -271,6 +275,44 @@ def go_times() -> dict[str, float]:
     return {kind: float(took) for kind, took in lines}
 
 
+def thread_rates(rounds: int) -> dict[str, float]:
+    """How much two threads match in the time in which one thread matches 1.
+
+    If a map for each thread does not help, it is not the map that threads wait for.
+    """
+    calls: Calls = [(r.path, r.method) for r in mix()] * 20
+    shared = RegistryMap()
+    best: dict[str, float] = {}
+
+    def time_threads(count: int, make_map: Callable[[], RegistryMap]) -> float:
+        start = threading.Barrier(count + 1)
+
+        def match(adapter: MapAdapter) -> None:
+            adapter.match("/v2/")
+            start.wait()
+            match_loop(adapter.match, calls)
+
+        adapters = [make_map().bind("registry.example.com") for _ in range(count)]
+        threads = [threading.Thread(target=match, args=[adapter]) for adapter in adapters]
+        for thread in threads:
+            thread.start()
+        start.wait()
+        began = time.perf_counter()
+        for thread in threads:
+            thread.join()
+        return time.perf_counter() - began
+
+    contenders: dict[str, tuple[int, Callable[[], RegistryMap]]] = {
+        "one thread": (1, lambda: shared),
+        "two threads on one map": (2, lambda: shared),
+        "two threads on a map each": (2, RegistryMap),
+    }
+    for _ in range(max(rounds // 4, 3)):
+        for who, (count, make_map) in contenders.items():
+            best[who] = min(best.get(who, float("inf")), time_threads(count, make_map) / count)
+    return {who: best["one thread"] / took for who, took in best.items()}
+
+
 def import_times() -> dict[str, float]:
     """Milliseconds that a new interpreter takes to import each module: the shortest of several."""
     best: dict[str, float] = {}
@@ -343,11 +385,20 @@ def main() -> None:
     }
     for title, (rows, baseline) in results.items():
         table(title, rows, baseline, "requests a second" if title == WHOLE else "ns")
+    threads = thread_rates(options.rounds)
+    has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    print(f"\nmatching, {'with' if has_gil else 'without'} a global interpreter lock: ", end="")
+    print(", ".join(f"{who} {rate:.2f}" for who, rate in threads.items()))
     imports = import_times()
     print("\nimport: " + ", ".join(f"{name} {took:.0f} ms" for name, took in imports.items()))
     if options.json:
         numbers = {title: rows for title, (rows, _) in results.items()}
-        record = {"python": platform.python_version(), "nanoseconds": numbers, "import": imports}
+        record = {
+            "python": platform.python_version(),
+            "nanoseconds": numbers,
+            "threads": threads,
+            "import": imports,
+        }
         options.json.write_text(json.dumps(record, indent=1))
     if options.svg:
         options.svg.write_text(chart.bars(matched["the mix"], bound["the mix"], OURS))
