@@ -3,9 +3,9 @@
     python examples/client.py pull busybox:latest ./busybox
     python examples/client.py push localhost:5000/me/app:latest ./busybox
 
-Content that is already there is left alone, damaged content is replaced, and everything is checked
-against its digest. A pull resumes blobs that broke off, even in an earlier run; a push resumes them
-only while it runs. Several pulls into one layout take turns.
+The client skips content that is already there, replaces damaged content, and checks every digest.
+A pull resumes blobs that broke off, even in an earlier run; a push resumes them only while it runs.
+Several pulls into one layout take turns.
 """
 
 import argparse
@@ -20,7 +20,15 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import requests
-from layout import MAX_MANIFEST, Json, Layout, json_object, listed, verify_file, verify_manifest
+from layout import (
+    MAX_MANIFEST,
+    Json,
+    Layout,
+    json_object,
+    references_in,
+    verify_file,
+    verify_manifest,
+)
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
@@ -36,40 +44,40 @@ from registry_routes.headers import (
 )
 from registry_routes.responses import raise_for_status
 
-BLOCK = 64 * 1024  # bytes; a partial block is lost when a connection breaks
+BLOCK = 64 * 1024  # bytes; a broken connection loses at most one block
 MAX_DEPTH = 20  # levels of indexes within an index
-CHUNK = 4 * 1024 * 1024  # the most that GitHub's registry takes
-SMALLEST_CHUNK = 64 * 1024  # tried if larger ones are refused
+CHUNK = 4 * 1024 * 1024  # bytes; GitHub's registry takes no larger chunks
+SMALLEST_CHUNK = 64 * 1024  # the client tries no smaller ones
 LARGEST_CHUNK = 64 * 1024 * 1024  # held in memory if the registry takes no smaller ones
 TIMEOUT = 60  # seconds without an answer
-ATTEMPTS = 5  # without any progress
+ATTEMPTS = 5  # without progress
 FIRST_WAIT = 0.2  # seconds before the second attempt
 LONGEST_WAIT = 60  # seconds; if a registry asks for a longer wait, the client gives up
 PASSWORD = "REGISTRY_PASSWORD"  # noqa: S105 - the name of an environment variable
 
-# What servers send for any file. It says nothing about a manifest.
+# Types that servers send for any file, so they say nothing about a manifest.
 DEFAULT_TYPES = "", "application/json", "application/octet-stream", "text/plain"
 
 User = tuple[str, str] | None  # a name and a password
 
 
-def wait_asked_for(error: BaseException) -> int:
-    """Return how many seconds a registry's error asks the client to wait."""
+def retry_after(error: BaseException) -> int:
+    """Return how many seconds the registry asks the client to wait, or 0."""
     return getattr(error, "retry_after", None) or 0
 
 
-def is_passing(error: BaseException) -> bool:
-    """Return whether the same request may succeed in a while."""
+def is_temporary(error: BaseException) -> bool:
+    """Return whether the same request may succeed later."""
     if isinstance(error, errors.RegistryError):
-        return error.code in (429, 500, 502, 503, 504) and wait_asked_for(error) <= LONGEST_WAIT
+        return error.code in (429, 500, 502, 503, 504) and retry_after(error) <= LONGEST_WAIT
     broken = requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError
     return isinstance(error, broken) and not isinstance(error, requests.exceptions.SSLError)
 
 
 def retry(act: Callable[[], Any], progress: Callable[[], int] = lambda: 0) -> Any:
-    """Return what `act` returns. After an error that may pass, try again.
+    """Call `act` and return its result; after a temporary error, call it again.
 
-    It gives up after a few attempts in which `progress`, a number that grows, has not grown.
+    Give up after `ATTEMPTS` in which the number that `progress` returns has not grown.
     """
     attempt, furthest = 0, 0
     while True:
@@ -78,9 +86,9 @@ def retry(act: Callable[[], Any], progress: Callable[[], int] = lambda: 0) -> An
         except Exception as error:
             attempt = attempt + 1 if progress() <= furthest else 1
             furthest = max(progress(), furthest)
-            if attempt == ATTEMPTS or not is_passing(error):
+            if attempt == ATTEMPTS or not is_temporary(error):
                 raise
-            time.sleep(max(FIRST_WAIT * 2 ** (attempt - 1), wait_asked_for(error)))
+            time.sleep(max(FIRST_WAIT * 2 ** (attempt - 1), retry_after(error)))
 
 
 # HTTP.
@@ -116,21 +124,24 @@ def location_of(response: requests.Response) -> str:
 
 
 def stated_type(headers: Mapping[str, str]) -> str:
-    """Return the media type that an answer states, or "" for a default of its server."""
+    """Return the media type of an answer, or "" if it is only a server's default."""
     stated = headers.get("Content-Type", "").partition(";")[0].strip()
     return "" if stated.lower() in DEFAULT_TYPES else stated
 
 
 class VerifyingAdapter(HTTPAdapter):
-    """Checks the certificates of all hosts, or of none, or for `None` of all but this machine."""
+    """An adapter that checks the certificates of all hosts, of none, or of all but this machine.
+
+    :param tls_verify: `True`, `False` or `None`, in this order.
+    """
 
     def __init__(self, tls_verify: bool | None) -> None:
         super().__init__()
         self.tls_verify = tls_verify
 
     def send(self, request: Any, *arguments: Any, **options: Any) -> requests.Response:
-        is_checked = not is_loopback(request.url) if self.tls_verify is None else self.tls_verify
-        options["verify"] = options.get("verify", True) if is_checked else False
+        verify = not is_loopback(request.url) if self.tls_verify is None else self.tls_verify
+        options["verify"] = options.get("verify", True) if verify else False
         return super().send(request, *arguments, **options)
 
 
@@ -143,19 +154,19 @@ class Registry:
         self.urls = URLBuilder(root)
         self.name = grammar.NAME.check(name)
         self.session = Login(root, *(user or ())).session()
-        self.session.headers["Accept-Encoding"] = "identity"  # a digest is of the bytes as stored
+        self.session.headers["Accept-Encoding"] = "identity"  # digests are of the stored bytes
         self.session.mount("https://", VerifyingAdapter(tls_verify))
-        self.chunk = CHUNK  # the most to send in one request; 0 for whole blobs
+        self.chunk = CHUNK  # the most bytes to send in one request; 0 for whole blobs
 
     def ask(
         self, method: str, url: str, *, endpoint: str | None = None, **options: Any
     ) -> requests.Response:
-        """Return a successful response, with its body unread. Raises the registry's error."""
+        """Return a successful response, its body unread. Raise the registry's error otherwise."""
         options = {"timeout": TIMEOUT, "stream": True, **options}
         return checked(self.session.request(method, url, **options), endpoint)
 
     def tell(self, method: str, url: str, **options: Any) -> requests.Response:
-        """Do as `ask` does, for a response whose body is not needed."""
+        """Send a request as `ask` does, and discard the body of the response."""
         response = self.ask(method, url, **options)
         body_of(response)
         return response
@@ -175,11 +186,14 @@ class Registry:
         verify_manifest(content, digest)
         own = json_object(content, "manifest").get("mediaType")
         sent = stated_type(response.headers)
-        if own and sent and own != sent:  # which clients should refuse (image-spec 1.1)
-            raise ValueError(f"manifest {digest} is of the type {own!r:.100}, not {sent!r:.100}")
+        if own and sent and own != sent:  # image-spec 1.1 tells clients to refuse this
+            raise ValueError(
+                f"manifest {digest} says that its type is {own!r:.100}, but its Content-Type is "
+                f"{sent!r:.100}"
+            )
         media_type = own or sent
         if media_type not in MANIFEST_MEDIA_TYPES:
-            raise ValueError(f"manifest {digest} must not be of the type {media_type!r:.100}")
+            raise ValueError(f"manifest {digest} has the unsupported type {media_type!r:.100}")
         return {"mediaType": media_type, "digest": digest, "size": len(content)}, content
 
     def put_manifest(self, reference: str, content: bytes, media_type: str) -> None:
@@ -200,21 +214,21 @@ class Registry:
 
 
 class Progress:
-    """How much of a blob is across, and a bar that shows it."""
+    """How many bytes of a blob are transferred, and a bar that shows it."""
 
     def __init__(self, bar: Any) -> None:
         self.bar = bar
         self.position = self.furthest = 0
 
-    def at(self, position: int) -> None:
-        """Show that `position` bytes are across."""
+    def move_to(self, position: int) -> None:
+        """Show that `position` bytes are transferred."""
         self.bar.update(position - self.position)
         self.position = position
         self.furthest = max(position, self.furthest)
 
 
 def download(registry: Registry, blob: Json, layout: Layout, bar: Any) -> None:
-    """Fetch a blob into the layout, which must be locked."""
+    """Fetch a blob into a layout that the caller has locked."""
     path = layout.path(blob["digest"])
     part = path.with_name(f".{path.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -225,10 +239,10 @@ def download(registry: Registry, blob: Json, layout: Layout, bar: Any) -> None:
         verify_file(part, blob["digest"])
     except DigestMismatchError:
         part.unlink()
-        progress.at(0)
+        progress.move_to(0)
         if not was_begun:
             raise
-        download(registry, blob, layout, bar)  # from the beginning
+        download(registry, blob, layout, bar)  # from the start: the old part was damaged
     else:
         part.replace(path)
 
@@ -236,7 +250,7 @@ def download(registry: Registry, blob: Json, layout: Layout, bar: Any) -> None:
 def fetch(registry: Registry, blob: Json, file: BinaryIO, progress: Progress) -> None:
     """Append the rest of a blob to its file."""
     begun = file.seek(0, os.SEEK_END)
-    progress.at(begun)
+    progress.move_to(begun)
     if begun == blob["size"]:
         return
     url = registry.urls.blob(registry.name, blob["digest"])
@@ -249,33 +263,36 @@ def fetch(registry: Registry, blob: Json, file: BinaryIO, progress: Progress) ->
     except (errors.RegistryError, ValueError) as error:
         if response is None and getattr(error, "code", 0) != 416:
             raise
-        file.truncate(0)  # the registry has other bytes, or this file
+        file.truncate(0)  # the file has other bytes than the registry
         if not begun:
             raise
         fetch(registry, blob, file, progress)
 
 
 def append(response: requests.Response, blob: Json, file: BinaryIO, progress: Progress) -> None:
+    """Append a response's body to a blob's file, from the position where the body begins."""
     digest, size, start = blob["digest"], blob["size"], 0
     if response.status_code == 206:
         start, _ = parse_content_range(response.headers.get("Content-Range", ""))
     if start > progress.position:
-        raise ValueError(f"blob {digest} must start at {progress.position}, not {start}")
+        raise ValueError(
+            f"blob {digest} was asked for from byte {progress.position}, and came from {start}"
+        )
     file.truncate(start)
-    progress.at(start)
+    progress.move_to(start)
     for block in response.iter_content(BLOCK):
         if progress.position + len(block) > size:
-            raise ValueError(f"blob {digest} must have {size} bytes, not more")
+            raise ValueError(f"blob {digest} is longer than the {size} bytes of its descriptor")
         file.write(block)
-        progress.at(progress.position + len(block))
+        progress.move_to(progress.position + len(block))
     if progress.position < size:
         raise requests.ConnectionError(
-            f"blob {digest} must have {size} bytes, not {progress.position}"
+            f"blob {digest} broke off after {progress.position} of {size} bytes"
         )
 
 
 class Upload:
-    """Sends a blob, in chunks if it is large."""
+    """The upload of a blob, in chunks if it is large."""
 
     def __init__(self, registry: Registry, path: Path, digest: str, bar: Any) -> None:
         self.registry = registry
@@ -284,27 +301,28 @@ class Upload:
         self.size = path.stat().st_size
         self.progress = Progress(bar)
         self.location = ""
-        self.least = 0  # bytes of a chunk, except the last
+        self.min_chunk = 0  # bytes of each chunk but the last, by the registry
 
     def run(self) -> None:
         retry(self.go_on, lambda: self.progress.furthest)
 
     def go_on(self) -> None:
-        while not self.registry.has_blob(self.digest):  # it has it if only the last answer was lost
-            self.progress.at(self.received())
+        # If only the last answer was lost, the registry has the blob.
+        while not self.registry.has_blob(self.digest):
+            self.progress.move_to(self.count_received())
             if not self.progress.position:
                 self.begin()
-            chunk = self.chunk()
+            chunk = self.chunk_size()
             try:
                 self.send(chunk)
                 break
             except (requests.ConnectionError, errors.RegistryError) as error:
                 if not self.shrink(chunk, error):
                     raise
-        self.progress.at(self.size)
+        self.progress.move_to(self.size)
 
-    def received(self) -> int:
-        """Return how many bytes of the upload the registry has."""
+    def count_received(self) -> int:
+        """Ask the registry how many bytes of the upload it has, and return that number."""
         if not self.progress.position:
             return 0
         try:
@@ -312,26 +330,27 @@ class Upload:
             received = bytes_received(status.headers.get("Range"))
             self.location = location_of(status)
         except (errors.RegistryError, ValueError) as error:
-            if is_passing(error):
+            if is_temporary(error):
                 raise
-            return 0  # some registries accept only their latest Location
+            return 0  # some registries accept only the latest Location, which may be lost
         return received if received <= self.size else 0
 
     def begin(self) -> None:
         url = self.registry.urls.blob_upload(self.registry.name)
         begun = self.registry.tell("POST", url, endpoint="blob-upload")
         self.location = location_of(begun)
-        self.least = chunk_min_length(begun.headers.get("OCI-Chunk-Min-Length"))
+        self.min_chunk = chunk_min_length(begun.headers.get("OCI-Chunk-Min-Length"))
 
-    def chunk(self) -> int:
+    def chunk_size(self) -> int:
         """Return how many bytes to send at once."""
-        chunk = max(self.registry.chunk, self.least)
+        chunk = max(self.registry.chunk, self.min_chunk)
         return chunk if self.registry.chunk and chunk <= LARGEST_CHUNK else self.size
 
     def send(self, chunk: int) -> None:
-        """Send the rest: all but the last chunk by PATCH, and it by PUT, if it is not the first.
+        """Send the rest of a blob: a small one by PUT alone, a large one by PATCHes and a PUT.
 
-        The status of an upload cannot tell one byte from none, so a small blob has no PATCH.
+        A small blob has no PATCH, because the status of an upload, ``0-0``, cannot tell one byte
+        from none.
         """
         headers = {"Content-Type": "application/octet-stream"}
         with self.path.open("rb") as file:
@@ -342,31 +361,33 @@ class Upload:
                 options: Any = {"data": data, "headers": headers | more}
                 patched = self.registry.tell("PATCH", self.location, **options)
                 self.location = location_of(patched)
-                self.progress.at(self.progress.position + len(data))
+                self.progress.move_to(self.progress.position + len(data))
             is_rest = self.progress.position < self.size
             url = resolve_location(self.location, self.location, digest=self.digest)
             self.registry.tell("PUT", url, data=file if is_rest else b"", headers=headers)
 
     def shrink(self, chunk: int, error: Exception) -> bool:
-        """Choose smaller chunks, or none. Return whether to try them at once."""
+        """Choose smaller chunks, or whole blobs. Return whether to try again at once."""
         sent = min(chunk, self.size - self.progress.position)
         if not sent or not self.registry.chunk:
             return False
         half = sent // 2
-        if isinstance(error, requests.ConnectionError):  # some servers refuse a long body so
+        if isinstance(
+            error, requests.ConnectionError
+        ):  # this is how some servers refuse long bodies
             if sent > SMALLEST_CHUNK:
                 self.registry.chunk = max(half, SMALLEST_CHUNK)
             return False
-        if is_passing(error) or getattr(error, "code", 0) in (401, 403, 429):
+        if is_temporary(error) or getattr(error, "code", 0) in (401, 403, 429):
             return False
         # GitHub answers more than 4 MiB with 416.
-        if getattr(error, "code", 0) in (413, 416) and half >= max(SMALLEST_CHUNK, self.least):
+        if getattr(error, "code", 0) in (413, 416) and half >= max(SMALLEST_CHUNK, self.min_chunk):
             self.registry.chunk = half
             return True
         if sent == self.size:
             return False
         self.registry.chunk = 0
-        self.progress.at(0)  # which begins a new upload
+        self.progress.move_to(0)  # so that `go_on` begins a new upload
         return True
 
 
@@ -376,32 +397,32 @@ class Upload:
 def walk(
     read: Callable[[str], bytes | None], top: Json, content: bytes
 ) -> Iterator[tuple[Json, bytes, list[Json]]]:
-    """Yield an index and all that it lists, each manifest with its content and its new blobs.
+    """Yield a manifest and all manifests below it, each with its content and its new blobs.
 
     An index comes after the manifests that it lists. `read` returns the content of a manifest, or
     `None` to skip it.
     """
     manifests, blobs = set[str](), set[str]()
 
-    def below(
+    def walk_below(
         descriptor: Json, content: bytes | None, depth: int
     ) -> Iterator[tuple[Json, bytes, list[Json]]]:
         if descriptor["digest"] in manifests:
             return
         if depth > MAX_DEPTH:
-            raise ValueError(f"index must not have manifests that are over {MAX_DEPTH} levels deep")
+            raise ValueError(f"indexes are nested more than {MAX_DEPTH} levels deep")
         manifests.add(descriptor["digest"])
         content = read(descriptor["digest"]) if content is None else content
         if content is None:
             return
-        children, found = listed(json_object(content, "manifest"))
+        children, found = references_in(json_object(content, "manifest"))
         for child in children:
-            yield from below(child, None, depth + 1)
+            yield from walk_below(child, None, depth + 1)
         new = [blob for blob in found if blob["digest"] not in blobs]
         blobs.update(blob["digest"] for blob in new)
         yield descriptor, content, new
 
-    return below(top, content, 0)
+    return walk_below(top, content, 0)
 
 
 def pull(registry: Registry, reference: Reference, layout: Layout) -> str:
@@ -410,23 +431,22 @@ def pull(registry: Registry, reference: Reference, layout: Layout) -> str:
     for found, manifest, blobs in walk(lambda digest: registry.manifest(digest)[1], top, content):
         with progress_bar(found, blobs) as bar:
             for blob in blobs:
-                with layout.locked():
+                with layout.lock():
                     if layout.has(blob["digest"]):
                         bar.update(blob["size"])
                     else:
                         download(registry, blob, layout, bar)
-        with layout.locked():
+        with layout.lock():
             layout.write(found["digest"], manifest)
-    with layout.locked():
+    with layout.lock():
         layout.add(top, reference.tag if reference.digest else reference.reference())
     return str(top["digest"])
 
 
 def push(registry: Registry, reference: Reference, layout: Layout) -> str:
-    """Push the image that the layout has under the digest or the tag of `reference`, with all its
-    content; return its digest."""
+    """Push the image that the layout has under the reference's digest or tag; return its digest."""
 
-    def read(digest: str) -> bytes | None:  # a layout may hold only some platforms
+    def read(digest: str) -> bytes | None:  # `None`: a layout may hold only some platforms
         return layout.read(digest) if layout.path(digest).exists() else None
 
     top = layout.descriptor(reference.reference())
@@ -447,15 +467,15 @@ def progress_bar(descriptor: Any, blobs: list[Json]) -> Any:
         total=sum(blob["size"] for blob in blobs),
         unit="B",
         unit_scale=True,
-        disable=None,  # if standard error is not a terminal
+        disable=None,  # shown only if standard error is a terminal
     )
 
 
 # The command line.
 
 
-def root_of(reference: Reference, tls_verify: bool | None) -> str:
-    """The registry's URL: by https, or by http if it has no https and may do without."""
+def find_root(reference: Reference, tls_verify: bool | None) -> str:
+    """Return the registry's URL: https, or http if that is allowed and nothing answers https."""
     root = reference.root()
     if tls_verify if tls_verify is not None else not is_loopback(root):
         return root
@@ -467,20 +487,21 @@ def root_of(reference: Reference, tls_verify: bool | None) -> str:
     return root
 
 
-def user_of(options: argparse.Namespace) -> User:
+def read_user(options: argparse.Namespace) -> User:
+    """Return the name and the password that the options give; `None` without a login."""
     name, colon, password = (options.user or "").partition(":")
     if not name:
         if options.user is not None or options.password_stdin:
-            raise ValueError("user must have a name: --user NAME")
+            raise ValueError("a login needs a user name: --user NAME")
         return None
     if options.password_stdin:
         if colon:
-            raise ValueError("password must be given once")
+            raise ValueError("--user has a password, and --password-stdin another")
         password = sys.stdin.read().removesuffix("\n").removesuffix("\r")
     elif not colon:
         password = os.environ.get(PASSWORD, "")
     if not password:
-        raise ValueError(f"password of {name!r} must be given, by --password-stdin or {PASSWORD}")
+        raise ValueError(f"no password for {name!r}: use --password-stdin or {PASSWORD}")
     return name, password
 
 
@@ -490,16 +511,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "image",
         help="[HOST[:PORT]/]NAME[:TAG][@DIGEST]; the defaults are docker.io and latest; with both "
-        "a tag and a digest, the digest is pulled and named TAG, or pushed as TAG",
+        "a tag and a digest, the client pulls DIGEST and names it TAG, or pushes it as TAG",
     )
     parser.add_argument(
-        "layout", type=Path, help="the directory of the OCI image layout, where its name is TAG"
+        "layout", type=Path, help="the directory of the OCI image layout, which names the image TAG"
     )
     parser.add_argument(
         "--user",
         metavar="NAME[:PASSWORD]",
-        help=f"the user to log in as; others may see a PASSWORD that is given here; without one, "
-        f"the environment variable {PASSWORD} is used",
+        help=f"the user to log in as; others on this machine may see a PASSWORD that is given "
+        f"here; without it, the environment variable {PASSWORD} holds it",
     )
     parser.add_argument(
         "--password-stdin", action="store_true", help="read the password from standard input"
@@ -519,9 +540,9 @@ def main() -> int:
     status = 1
     try:
         reference = Reference.parse(options.image)
-        user = user_of(options)
+        user = read_user(options)
         tls_verify = {"true": True, "false": False}.get(options.tls_verify)
-        root = root_of(reference, tls_verify)
+        root = find_root(reference, tls_verify)
         registry = Registry(root, reference.name, user, tls_verify)
         act = pull if options.action == "pull" else push
         print(act(registry, reference, Layout(options.layout)))
@@ -530,7 +551,7 @@ def main() -> int:
         message, status = "interrupted", 130
     except errors.RegistryError as error:
         message = f"{error.code} {error.error_code}: {error.message}"
-        if seconds := wait_asked_for(error):
+        if seconds := retry_after(error):
             message += f" (try again in {seconds:.0f} seconds)"
     except (ValueError, OSError, RecursionError) as error:  # requests' errors are OSErrors
         message = str(error)

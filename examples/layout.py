@@ -1,4 +1,4 @@
-"""`Layout`: an OCI image layout. `client.py` fills it; two of the applications serve it."""
+"""An OCI image layout, which `client.py` fills and `flask_app.py` and `starlette_app.py` serve."""
 
 import argparse
 import fcntl
@@ -23,19 +23,19 @@ Json = dict[str, Any]
 class Layout:
     """An OCI image layout (image-spec 1.1, image-layout.md).
 
-    It is read anew for each request, so another program may write to it at the same time.
+    Each call reads the files again, so another program may write to them at the same time.
 
-    :param name: the repository as which it is served.
+    :param name: the repository name under which the applications serve it.
     """
 
     def __init__(self, root: Path, name: str = "") -> None:
-        self.root = root.resolve()  # a framework may take a relative path from elsewhere
+        self.root = root.resolve()  # a framework may change the current directory
         self.name = name
 
     # Reading.
 
     def path(self, digest: str) -> Path:
-        """Return where the content with this digest is, or would be."""
+        """Return the path of the content with this digest, whether or not it exists."""
         algorithm, _, encoded = Verifier(digest).digest.partition(":")
         return self.root / "blobs" / algorithm / encoded
 
@@ -53,7 +53,7 @@ class Layout:
     # For the applications.
 
     def check_name(self, name: str) -> None:
-        """Raise `errors.NameUnknown` if that is not the name of the repository."""
+        """Raise `errors.NameUnknown` if this is not the name of the repository."""
         if name != self.name:
             raise errors.NameUnknown(detail={"name": name})
 
@@ -62,43 +62,43 @@ class Layout:
         return sorted(tag for tag in self.tags() if tag > (last or ""))
 
     def tags(self) -> dict[str, str]:
-        """Return the digests of the images by tag, except images whose name cannot be a tag."""
+        """Return the digest of each tag. Images whose name cannot be a tag are left out."""
         named = ((name_of(found) or "", found) for found in self.descriptors())
         return {tag: found["digest"] for tag, found in named if grammar.TAG.fits(tag)}
 
     def manifest(self, tag: str = "", digest: str = "") -> tuple[str, Manifest]:
         """Return a manifest and its digest. Raises `errors.ManifestUnknown` if there is none."""
         digest = digest or self.tags().get(tag, "")
-        descriptor, path = self._manifests().get(digest), self._file(digest)
+        descriptor, path = self._find_manifests().get(digest), self._find_file(digest)
         if descriptor is None or path is None:
             raise errors.ManifestUnknown(detail={"reference": tag or digest})
         return digest, Manifest(descriptor["mediaType"], path.read_bytes())
 
     def open_blob(self, digest: str) -> Blob:
-        """Return a blob. Raises `errors.BlobUnknown` if there is none, or if it is a manifest.
+        """Return a blob. Raises `errors.BlobUnknown` for a manifest, and if there is no blob.
 
-        A client that got a manifest here would take its media type for that of a blob.
+        The response for a blob would not state the media type of a manifest.
         """
-        path = self._file(digest)
-        if path is None or digest in self._manifests():
+        path = self._find_file(digest)
+        if path is None or digest in self._find_manifests():
             raise errors.BlobUnknown(detail={"digest": digest})
         return Blob(path.stat().st_size, partial(_read, path))
 
-    def _manifests(self) -> dict[str, Json]:
-        """Return every manifest of the layout by digest, including those in nested indexes."""
+    def _find_manifests(self) -> dict[str, Json]:
+        """Return the descriptor of every manifest by digest, including those in nested indexes."""
         found, left = {}, self.descriptors()
         while left:
             descriptor = left.pop()
-            path = self._file(descriptor["digest"])
+            path = self._find_file(descriptor["digest"])
             if descriptor["digest"] not in found and path is not None:
                 found[descriptor["digest"]] = descriptor
-                left += listed(json_object(path.read_bytes(), "manifest"))[0]
+                left += references_in(json_object(path.read_bytes(), "manifest"))[0]
         return found
 
-    def _file(self, digest: str) -> Path | None:
+    def _find_file(self, digest: str) -> Path | None:
         try:
             path = self.path(digest)
-        except ValueError:  # it cannot be verified
+        except ValueError:  # the digest cannot be verified
             return None
         return path if path.is_file() else None
 
@@ -125,33 +125,34 @@ class Layout:
         _replace(path, content)
 
     def descriptor(self, wanted: str) -> Json:
-        """Return the descriptor of the image with this digest or this name."""
+        """Return the descriptor of the image with this digest or name."""
         for found in self.descriptors():
             if wanted in (found["digest"], name_of(found)):
                 return found
-        raise ValueError(f"image {wanted!r} must be in the layout {str(self.root)!r}")
+        raise ValueError(f"no image {wanted!r} in the layout {str(self.root)!r}")
 
     def add(self, descriptor: Json, tag: str | None) -> None:
-        """List an image in the index. As `tag`, it replaces the image that had the tag before."""
+        """Add an image to the index. With a tag, replace the image that had the tag before."""
         index, digest = self._index(), descriptor["digest"]
         others = _descriptors(index.get("manifests"))
         if tag is None:
             if any(other["digest"] == digest for other in others):
                 return
         else:
+            # An entry for the same image without a name is replaced, too.
             others = [
                 other
                 for other in others
                 if name_of(other) != tag
-                if name_of(other) is not None or other["digest"] != digest  # which gets the name
+                if name_of(other) is not None or other["digest"] != digest
             ]
             descriptor = {**descriptor, "annotations": {REF_NAME: tag}}
         index["manifests"] = [*others, descriptor]
         _replace(self.root / "index.json", json.dumps(index, indent=2).encode())
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the lock of the layout, so that no other process writes to it."""
+    def lock(self) -> Iterator[None]:
+        """Hold the lock of the layout, which only one process can hold at a time."""
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / "oci-layout").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -184,7 +185,7 @@ def verify_file(path: Path, digest: str) -> None:
 
 def verify_manifest(content: bytes, digest: str) -> None:
     if len(content) > MAX_MANIFEST:
-        raise ValueError(f"manifest {digest} must have at most {MAX_MANIFEST} bytes")
+        raise ValueError(f"manifest {digest} is larger than {MAX_MANIFEST} bytes")
     verifier = Verifier(digest)
     verifier.update(content)
     verifier.verify()
@@ -203,11 +204,11 @@ def json_object(content: bytes, kind: str) -> Json:
     return found
 
 
-def listed(manifest: Json) -> tuple[list[Json], list[Json]]:
-    """Return the manifests that an index lists, and the blobs of an image or an index, each once.
+def references_in(manifest: Json) -> tuple[list[Json], list[Json]]:
+    """Return the descriptors of the manifests and of the blobs that a manifest references.
 
-    The index of a cache, as BuildKit writes it, lists layers in place of manifests. Blobs that are
-    not to be distributed are left out.
+    Each blob appears once. Nondistributable layers are left out. A cache's index, as BuildKit
+    writes it, lists layers in place of manifests.
     """
     config = [manifest["config"]] if manifest.get("config") else []
     children = _descriptors(manifest.get("manifests"))
@@ -222,7 +223,7 @@ def listed(manifest: Json) -> tuple[list[Json], list[Json]]:
 
 
 def name_of(descriptor: Json) -> str | None:
-    """Return the name of an image in a layout."""
+    """Return the name that a layout gives an image, if any."""
     return (descriptor.get("annotations") or {}).get(REF_NAME)
 
 
@@ -246,7 +247,10 @@ def _descriptors(value: Any) -> list[Json]:
 
 
 def parse_arguments(port: int) -> tuple[Layout, str, int]:
-    """The layout, the host and the port that a command line names; `port` is the default."""
+    """Parse the command line, and return the layout, the host and the port.
+
+    :param port: the default.
+    """
     parser = argparse.ArgumentParser(
         description="An OCI image layout as a read-only registry.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -259,7 +263,7 @@ def parse_arguments(port: int) -> tuple[Layout, str, int]:
     parser.add_argument("--port", default=port, type=int, help="the port")
     options = parser.parse_args()
     if not (options.layout / "index.json").is_file():
-        parser.error(f"{str(options.layout)!r} must be an OCI image layout, with an index.json")
+        parser.error(f"{str(options.layout)!r} is not an OCI image layout: it has no index.json")
     if complaint := grammar.NAME.complaint(options.name):
         parser.error(complaint)
     return Layout(options.layout, options.name), options.host, options.port

@@ -18,7 +18,7 @@ from unittest.mock import patch
 import client
 import pytest
 import requests
-from client import CHUNK, Registry, is_loopback, root_of
+from client import CHUNK, Registry, find_root, is_loopback
 from layout import Layout
 from werkzeug.serving import make_ssl_devcert
 from werkzeug.wrappers import Request, Response
@@ -98,7 +98,7 @@ class TestCommandLine:
         printed = run_client("pull", f"{host}/No/such:v1", tmp_path, fails=True)
         assert "repository name 'No/such' must be lowercase" in printed
         printed = run_client("push", f"{host}/no/such:v1", tmp_path / "none", fails=True)
-        assert "image 'v1' must be in the layout" in printed
+        assert "no image 'v1' in the layout" in printed
         run_client("pull", f"{host}/a:v1", tmp_path, "--tls-verify=true", fails=True)
 
     @pytest.mark.parametrize("image", ["", "a:", "a b", "http://127.0.0.1/a", "a@md5:0", "é"])
@@ -149,11 +149,14 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--user", "alice"], "password of 'alice' must be given"),
-            (["--user", "alice", "--password-stdin"], "password of 'alice' must be given"),
-            (["--user", "alice:x", "--password-stdin"], "password must be given once"),
-            (["--user", ":x"], "user must have a name"),
-            (["--password-stdin"], "user must have a name"),
+            (["--user", "alice"], "no password for 'alice'"),
+            (["--user", "alice", "--password-stdin"], "no password for 'alice'"),
+            (
+                ["--user", "alice:x", "--password-stdin"],
+                "--user has a password, and --password-stdin another",
+            ),
+            (["--user", ":x"], "a login needs a user name"),
+            (["--password-stdin"], "a login needs a user name"),
         ],
     )
     def test_missing_user_or_password_is_an_error(
@@ -172,11 +175,11 @@ class TestHttpOrHttps:
 
         tried = list[tuple[str, bool]]()
         monkeypatch.setattr("requests.get", refused)
-        assert root_of(Reference.parse("nginx"), None) == "https://registry-1.docker.io"
+        assert find_root(Reference.parse("nginx"), None) == "https://registry-1.docker.io"
         image = Reference.parse("registry.example:5000/a")
-        assert root_of(image, None) == root_of(image, True) == "https://registry.example:5000"
+        assert find_root(image, None) == find_root(image, True) == "https://registry.example:5000"
         assert tried == []
-        assert root_of(image, False) == "http://registry.example:5000"
+        assert find_root(image, False) == "http://registry.example:5000"
         assert tried == [("https://registry.example:5000/v2/", False)]
 
     @pytest.mark.parametrize(
