@@ -3,10 +3,10 @@
     python examples/asgi.py --port 5003 --storage ./registry-data
 
 `WSGIBridge` is for a registry, whose requests and responses are large. It reads the whole body of a
-request before it calls the application; more than a mebibyte goes to a temporary file. So a client
-that is slow or disconnects takes up no thread and leaves no trace. The body always has a length,
-which a body with ``Transfer-Encoding: chunked`` lacks in WSGI. A response is sent block by block,
-as fast as the client reads it.
+request before it calls the application, and writes bodies over a mebibyte to a temporary file. So a
+client that is slow or disconnects takes up no thread and leaves no trace, and every body has a
+length, even with ``Transfer-Encoding: chunked``. It sends a response block by block, as fast as the
+client reads it.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from registry_routes import error_response, errors
 
 log = logging.getLogger(__name__)
 
-BLOCK = 1024 * 1024  # bytes of a body that are kept in memory
+BLOCK = 1024 * 1024  # bytes of a body to keep in memory
 GIB = 1024**3
 
 Scope = MutableMapping[str, Any]
@@ -47,17 +47,17 @@ class WSGIBridge:
     in the same `contextvars.Context`.
 
     :param app: the WSGI application.
-    :param threads: how many requests it works on at the same time. A client that sends or reads
-        slowly does not take up a thread.
+    :param threads: how many requests the application works on at the same time. A client that sends
+        or reads slowly does not take up a thread.
     :param disk: how many bytes of request bodies may be on disk at the same time, in the directory
-        of `tempfile` (``TMPDIR``). A request that needs more, or more than the
-        directory has room for, is answered with a 503.
+        of `tempfile` (``TMPDIR``). A request that exceeds this limit, or finds the disk full, gets
+        a 503.
     """
 
     def __init__(self, app: Any, *, threads: int = 64, disk: int = 64 * GIB) -> None:
         self.app = app
         self.disk = disk
-        self.spooled = 0  # bytes of bodies that are on the disk
+        self.spooled = 0  # bytes of bodies on disk
         self.pool = ThreadPoolExecutor(threads, "wsgi")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,7 +83,7 @@ class _Exchange:
         self.lock = threading.Lock()  # one step at a time, each in a thread
         self.body = SpooledTemporaryFile(BLOCK)  # noqa: SIM115 - closed by `_close`
         self.length = 0  # of the body
-        self.spooled = 0  # bytes of it that are on the disk
+        self.spooled = 0  # bytes of the body on disk
         self.is_refused = False
         self.start: Message | None = None
         self.has_started = False
@@ -110,17 +110,17 @@ class _Exchange:
             try:
                 await self._in_thread(self._close)
             finally:
-                self.bridge.spooled -= self.spooled  # not in a thread, as it is not atomic
+                self.bridge.spooled -= self.spooled  # in the event loop, as this is not atomic
 
     async def _in_thread(self, step: Callable[[], T]) -> T:
-        def alone() -> T:
-            with self.lock:  # if the server cancels the request, its last step may still be running
+        def run_alone() -> T:
+            with self.lock:  # after the server cancels the request, its last step may still run
                 return self.context.run(step)
 
-        return await self.loop.run_in_executor(self.bridge.pool, alone)
+        return await self.loop.run_in_executor(self.bridge.pool, run_alone)
 
     async def _spool(self, receive: Receive) -> bytes | None:
-        """Read the body, and return the end of it, which is not yet in the file.
+        """Read the body into the file, except its last part. Return that part.
 
         Return `None` if the client has disconnected.
         """
@@ -136,10 +136,11 @@ class _Exchange:
             if len(waiting) > BLOCK:
                 block = bytes(waiting)
                 waiting.clear()
-                await self._keep(block)
+                await self._store(block)
         return bytes(waiting)
 
-    async def _keep(self, block: bytes) -> None:
+    async def _store(self, block: bytes) -> None:
+        """Write a block to the file, unless there is too much on disk already."""
         if self.bridge.spooled + len(block) > self.bridge.disk:
             self.is_refused = True
         if not self.is_refused:
@@ -148,12 +149,12 @@ class _Exchange:
             await self._in_thread(lambda: self._write_body(block))
 
     async def _listen(self, receive: Receive) -> None:
-        # Nothing else can come after the body.
+        # After the body, only a disconnect can come.
         self.is_gone = (await receive())["type"] == "http.disconnect"
 
     async def _send_block(self, block: bytes, *, more: bool) -> None:
         if self.start is None:
-            raise RuntimeError("a WSGI application must call start_response")
+            raise RuntimeError("the WSGI application did not call start_response")
         has_started, self.has_started = self.has_started, True
         try:
             if not has_started:
@@ -165,21 +166,21 @@ class _Exchange:
     # These run in a thread.
 
     def _write_body(self, block: bytes, *, is_last: bool = False) -> None:
-        """Write a part of the body; after the last one, go to its beginning.
+        """Write a part of the body; after the last part, go back to the beginning.
 
-        If that is impossible, refuse the request, and make room for others at once.
+        If writing fails, refuse the request, and free the disk for others at once.
         """
         try:
             self.body.write(block)
             if is_last:
-                self.body.seek(0)  # which also writes what a buffer holds
+                self.body.seek(0)  # this also flushes the file's buffer
         except OSError as error:
             self.is_refused = True
-            log.error("a body cannot be written to a temporary file: %s", one_line(error))
+            log.error("cannot write a request body to a temporary file: %s", one_line(error))
             self._close_body()
 
     def _close_body(self) -> None:
-        with suppress(OSError):  # of a buffer that cannot be written; the file is closed anyway
+        with suppress(OSError):  # the buffer cannot be flushed, but the file is closed
             self.body.close()
 
     def _begin(self, rest: bytes) -> bytes:
@@ -191,11 +192,9 @@ class _Exchange:
         if is_whole and not self.is_refused:
             self._write_body(rest, is_last=True)
         if self.is_refused:
-            app = error_response(
-                errors.Unavailable("there is no room for the body", retry_after=10)
-            )
+            app = error_response(errors.Unavailable("no room for the body", retry_after=10))
         elif not is_whole:
-            app = error_response(errors.SizeInvalid("the body must have its Content-Length"))
+            app = error_response(errors.SizeInvalid("the body differs from its Content-Length"))
         environ["CONTENT_LENGTH"] = str(self.length)
         environ["wsgi.input"] = self.body
         self.response = app(environ, self._start_response)
@@ -203,7 +202,7 @@ class _Exchange:
         return self._next()
 
     def _next(self) -> bytes:
-        """The next block of the response, or an empty one at its end."""
+        """Return the next block of the response, or an empty block at the end."""
         return next(filter(None, self.blocks), b"")
 
     def _start_response(
@@ -212,7 +211,7 @@ class _Exchange:
         if exc_info and self.has_started:
             raise exc_info[1]
         if self.start is not None and not exc_info:
-            raise RuntimeError("start_response must be called once, or with exc_info")
+            raise RuntimeError("the application called start_response twice, without exc_info")
         self.start = {
             "type": "http.response.start",
             "status": int(status[:3]),
@@ -235,9 +234,10 @@ class _Exchange:
 
 
 def environ_of(scope: Scope) -> dict[str, Any]:
-    """The WSGI environ of an ASGI request, without its body (PEP 3333, "environ Variables")."""
+    """Return the WSGI environ of an ASGI request, without its body (PEP 3333)."""
     raw = unquote_to_bytes(scope.get("raw_path") or b"")
-    is_raw = raw.decode(errors="replace") == scope["path"]  # "path" has lost what is not UTF-8
+    # "raw_path" keeps bytes that are not UTF-8, but need not agree with "path".
+    is_raw = raw.decode(errors="replace") == scope["path"]
     path = raw if is_raw else scope["path"].encode(errors="replace")
     root = scope.get("root_path", "").rstrip("/").encode()
     if f"{path.decode('latin-1')}/".startswith(f"{root.decode('latin-1')}/"):

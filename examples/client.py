@@ -372,9 +372,7 @@ class Upload:
         if not sent or not self.registry.chunk:
             return False
         half = sent // 2
-        if isinstance(
-            error, requests.ConnectionError
-        ):  # this is how some servers refuse long bodies
+        if isinstance(error, requests.ConnectionError):  # a refusal of a long body by some servers
             if sent > SMALLEST_CHUNK:
                 self.registry.chunk = max(half, SMALLEST_CHUNK)
             return False

@@ -1,10 +1,10 @@
-"""An OCI image layout as a read-only registry, beside a page that lists its images, in Flask.
+"""An OCI image layout as a read-only registry, with a page that lists its images, in Flask.
 
     python examples/flask_app.py --layout ./busybox --name library/busybox --port 5006
 
-The app's URL map is a `RegistryMap`: the registry's routes are its routes too, and ``url_for``
-builds their URLs. The map has only the routes and methods that are served; it answers all other
-requests with the registry's errors.
+The app's URL map is a `RegistryMap`, so ``url_for`` builds the registry's URLs too. The map has
+only the routes and methods that the app serves; it answers all other requests with the registry's
+errors.
 """
 
 from typing import Any
@@ -34,11 +34,11 @@ class Routes(RegistryMap):
 
 
 class App(Flask):
-    url_map_class = Routes  # type: ignore[assignment]  # mypy minds its own arguments
+    url_map_class = Routes  # type: ignore[assignment]  # mypy compares the constructors
 
 
 def make_app(layout: Layout) -> Flask:
-    """An app that serves the images of `layout`."""
+    """Return an app that serves the images of `layout`."""
     app = App(__name__)
     app.register_error_handler(HTTPException, error_response)
 
@@ -47,12 +47,12 @@ def make_app(layout: Layout) -> Flask:
         return render_template_string(PAGE, name=layout.name, tags=sorted(layout.tags()))
 
     @app.before_request
-    def only_this_repository() -> None:
+    def check_name() -> None:
         if "name" in (request.view_args or {}):
             layout.check_name(request.view_args["name"])  # type: ignore[index]
 
     @app.after_request
-    def with_version(response: Response) -> Response:
+    def add_version(response: Response) -> Response:
         response.headers["Docker-Distribution-API-Version"] = "registry/2.0"
         return response
 
@@ -75,7 +75,7 @@ def make_app(layout: Layout) -> Flask:
 
     @app.endpoint("blob")
     def blob(name: str, digest: str) -> BaseResponse:
-        # Not Flask's `send_file`, which answers ranges in its own way, and 416 with a page.
+        # Not Flask's `send_file`, which answers ranges differently, and 416 with an HTML page.
         return blob_response(RegistryRequest(request.environ), digest, layout.open_blob(digest))
 
     return app

@@ -1,12 +1,12 @@
-"""A gateway in front of a registry. It asks for a token with the scopes that a request needs.
+"""A registry behind a gateway, which demands a token with the scopes that a request needs.
 
     python examples/gateway.py --port 5001 --storage ./registry-data --users ./passwords
 
 `Gateway` is a hook of a `RegistryApp`, called before each view. `TokenServer` issues the tokens, as
-Docker's token authentication specification describes. Here they protect the registry of
-`registry.py`, with this policy: anyone may pull, and users may do anything. The users are lines of
-``NAME:PASSWORD``, in a file or in the environment variable ``REGISTRY_USERS``. Tokens are signed
-with the key in ``REGISTRY_KEY``, or with a new key at each start.
+Docker's token authentication specification describes. The policy: anyone may pull, and users may
+do anything. The users are lines of ``NAME:PASSWORD``, in a file or in the environment variable
+``REGISTRY_USERS``. The key in ``REGISTRY_KEY`` signs the tokens; without one, each start makes a
+new key.
 """
 
 import argparse
@@ -44,38 +44,38 @@ LEEWAY = 60  # seconds by which the clocks of two machines may differ
 SERVICE = "registry_routes example"
 CHALLENGE = f'Basic realm="{SERVICE}"'  # of the token server
 USERS, KEY = "REGISTRY_USERS", "REGISTRY_KEY"  # in the environment
-LEAST_KEY = 32  # bytes: as many as the signature has (RFC 7518, section 3.2)
+LEAST_KEY = 32  # bytes, as many as the signature has (RFC 7518, section 3.2)
 
 Wsgi = Callable[[Any, Any], Iterable[bytes]]
 Policy = Callable[[str | None, scopes.Scope], Iterable[str]]
 
 
 class Gateway:
-    """Lets a request through if its token has the scopes that the request needs.
+    """A hook that lets a request through if its token has the scopes that the request needs.
 
-    :param key: the key that the token server signs with.
+    :param key: the key with which the token server signs.
     """
 
     def __init__(self, key: bytes) -> None:
         self.key = key
 
     def __call__(self, request: RegistryRequest) -> None:
-        """Raise `errors.Unauthorized` if the request's token does not allow it."""
+        """Raise `errors.Unauthorized` if the request's token does not allow the request."""
         if request.url_rule is None:  # a redirect, 404, 405 or OPTIONS, which reveals no repository
             return
-        needed, granted = request.scopes, self.granted(request)
+        needed, granted = request.scopes, self.scopes_of(request)
         if granted is None or not all(scope.is_granted_by(granted) for scope in needed):
             message = error = None
-            if granted is not None:  # another token would let the client through
-                message = f"the token must allow {' '.join(map(str, needed))}"
+            if granted is not None:  # the token is valid, but not sufficient
+                message = f"the token does not allow {' '.join(map(str, needed))}"
                 error = "insufficient_scope"
             realm = f"{URLBuilder.from_environ(request.environ).root}/token"
             raise errors.Unauthorized(
                 message, realm=realm, service=SERVICE, scope=needed, error=error
             )
 
-    def granted(self, request: Request) -> list[scopes.Scope] | None:
-        """Return the scopes of the request's token; `None` if it has no valid token."""
+    def scopes_of(self, request: Request) -> list[scopes.Scope] | None:
+        """Return the scopes of the request's token; `None` without a valid token."""
         claims = claims_of(request, self.key)
         try:
             return None if claims is None else [_scope_of(entry) for entry in claims["access"]]
@@ -84,7 +84,7 @@ class Gateway:
 
 
 def claims_of(request: Request, key: bytes) -> dict[str, Any] | None:
-    """Return the claims of a request's token; `None` if it has no valid token."""
+    """Return the claims of a request's token; `None` without a valid token."""
     authorization = request.authorization
     if authorization is None or authorization.type != "bearer" or not authorization.token:
         return None
@@ -97,57 +97,57 @@ def claims_of(request: Request, key: bytes) -> dict[str, Any] | None:
             leeway=LEEWAY,
             options={"require": ["exp", "aud", "access"]},
         )
-    # RecursionError: the header is parsed before the signature is checked, however deep it is.
+    # RecursionError: PyJWT parses the header, however deep, before it checks the signature.
     except (jwt.InvalidTokenError, LookupError, TypeError, ValueError, RecursionError):
         return None
 
 
 def _scope_of(entry: dict[str, Any]) -> scopes.Scope:
-    """The scope of an entry in ``access``. Raises `LookupError` or `TypeError` if malformed."""
+    """Parse an entry of ``access``. Raise `LookupError` or `TypeError` if it is malformed."""
     actions = entry["actions"]
     texts = [entry["type"], entry["name"], *actions]
     if not (isinstance(actions, list) and all(isinstance(text, str) for text in texts)):
-        raise TypeError(f"{entry!r} must have a type, a name and a list of actions")
+        raise TypeError(f"{entry!r} is not a type, a name and a list of actions")
     return scopes.Scope(entry["type"], entry["name"], tuple(actions))
 
 
 class TokenServer:
-    """Issues tokens with those of the requested actions that `allowed` returns.
+    """A token server. It grants those of the requested actions that the policy allows.
 
-    :param key: the key that it signs with.
-    :param users: passwords by name.
-    :param allowed: called with a user (`None` without a login) and a scope; returns the actions
-        that are allowed.
+    :param key: the key with which it signs.
+    :param users: the password of each user.
+    :param policy: a function that takes a user (`None` without a login) and a scope, and returns
+        the actions to allow.
     """
 
     def __init__(
         self,
         key: bytes,
         users: Mapping[str, str],
-        allowed: Policy,
+        policy: Policy,
     ) -> None:
         self.key = key
         self.users = users
-        self.allowed = allowed
+        self.policy = policy
 
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         request = Request(environ)
         try:
-            response = self.token(request)
+            response = self.issue_token(request)
         except HTTPException as error:
             response = error_response(error, environ)
         return response(environ, start_response)
 
-    def token(self, request: Request) -> Response:
+    def issue_token(self, request: Request) -> Response:
         if request.method not in ("GET", "HEAD"):  # clients that POST a form then try GET
             raise errors.Unsupported(valid_methods=["GET", "HEAD"])
-        user = self.user(request)
+        user = self.authenticate(request)
         access = []
         for text in " ".join(request.args.getlist("scope")).split():
-            with suppress(ValueError):  # malformed: it allows nothing
+            with suppress(ValueError):  # a malformed scope allows nothing
                 scope = scopes.Scope.parse(text)
-                if scope.name:  # or it is of another registry's form
-                    actions = tuple(self.allowed(user, scope))
+                if scope.name:  # a scope without a name is for another kind of registry
+                    actions = tuple(self.policy(user, scope))
                     access.append(asdict(scopes.Scope(scope.type, scope.name, actions)))
         now = int(time.time())
         claims = {
@@ -161,8 +161,11 @@ class TokenServer:
         body = {"token": token, "access_token": token, "expires_in": LIFETIME}
         return Response(json.dumps(body), mimetype="application/json")
 
-    def user(self, request: Request) -> str | None:
-        """The user who sent the request; `None` if it has no credentials."""
+    def authenticate(self, request: Request) -> str | None:
+        """Return the user who sent the request; `None` if it has no credentials.
+
+        Raise `errors.Unauthorized` if they are wrong.
+        """
         if "Authorization" not in request.headers:
             return None
         authorization = request.authorization
@@ -175,8 +178,8 @@ class TokenServer:
         return name
 
 
-def pull_or_user(user: str | None, scope: scopes.Scope) -> Iterable[str]:
-    """Anyone may pull, and users may do anything."""
+def allow_pulls(user: str | None, scope: scopes.Scope) -> Iterable[str]:
+    """Allow pulls to anyone, and everything to users."""
     return scope.actions if user else {"pull"}.intersection(scope.actions)
 
 
@@ -184,20 +187,20 @@ def make_app(
     storage: CheckedStorage,
     key: bytes,
     users: Mapping[str, str],
-    allowed: Policy = pull_or_user,
+    policy: Policy = allow_pulls,
     *,
     read_only: bool = False,
 ) -> Wsgi:
-    """The registry behind its gateway, with the token server and the health check beside it."""
+    """Return the registry behind its gateway, with the token server and the health check."""
     dialect = OCI_1_1.subset(methods=["GET"]) if read_only else OCI_1_1
     registry = make_registry(storage, url_map=RegistryMap(dialect=dialect))
     registry.before_request(Gateway(key))
-    token_server = TokenServer(key, users, allowed)
+    token_server = TokenServer(key, users, policy)
     return DispatcherMiddleware(with_health(registry, storage), {"/token": token_server})
 
 
 def name_and_password(text: str) -> tuple[str, str]:
-    """The two parts of ``NAME:PASSWORD``. Raises `ValueError`, which does not show the password."""
+    """Split ``NAME:PASSWORD``. Raise `ValueError`, which does not show the password."""
     name, colon, password = text.partition(":")
     if not (name and colon and password):
         raise ValueError("a user must be NAME:PASSWORD")
@@ -205,9 +208,9 @@ def name_and_password(text: str) -> tuple[str, str]:
 
 
 def users_of(text: str, source: str) -> dict[str, str]:
-    """Passwords by name, from lines of ``NAME:PASSWORD``. Empty lines are skipped.
+    """Return the password of each user, from lines of ``NAME:PASSWORD``. Skip empty lines.
 
-    Raises `ValueError`, which names the source and the line.
+    Raise `ValueError`, which names the source and the line.
     """
     users = {}
     for number, line in enumerate(text.split("\n"), start=1):
@@ -221,23 +224,23 @@ def users_of(text: str, source: str) -> dict[str, str]:
 
 
 def key_of(text: str) -> bytes:
-    """The key that signs tokens; a new one if the text is empty.
+    """Return the key that signs tokens; a new key if the text is empty.
 
-    Raises `ValueError`, which does not show the key, if it is too short.
+    Raise `ValueError`, which does not show the key, if the key is too short.
     """
     if not text:
         return secrets.token_bytes(LEAST_KEY)
     key = text.encode()
     if len(key) < LEAST_KEY:
-        raise ValueError(f"${KEY} must have at least {LEAST_KEY} bytes")
+        raise ValueError(f"${KEY} has {len(key)} bytes; it needs at least {LEAST_KEY}")
     return key
 
 
 def main() -> None:
     parser = OneLineParser(
-        description="A registry behind a gateway that asks for tokens.",
-        epilog=f"${USERS} may hold more users, a line for each as in the file. ${KEY} is the key "
-        "that signs the tokens: with the same key, they outlive a restart and are valid on every "
+        description="A registry behind a gateway that demands tokens.",
+        epilog=f"${USERS} may hold more users, one a line as in the file. ${KEY} is the key that "
+        "signs the tokens: with the same key, they outlive a restart and are valid on every "
         "machine. Without it, each start makes a new key.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -247,7 +250,7 @@ def main() -> None:
         action="append",
         default=[],
         metavar="NAME:PASSWORD",
-        help="a user, who may do anything; may be repeated; others on this machine can read it",
+        help="a user, who may do anything; may be repeated; others on this machine can see it",
     )
     parser.add_argument("--users", metavar="FILE", help="a file with a NAME:PASSWORD on each line")
     parser.add_argument("--read-only", action="store_true", help="refuse pushes and deletes")
@@ -265,7 +268,7 @@ def main() -> None:
             storage_at(options.storage, create=False), key, users, read_only=options.read_only
         ),
         options,
-        "A registry at http://{host} that asks for tokens",
+        "A registry at http://{host} that demands tokens",
     )
     check_place(parser, options.storage, read_only=options.read_only)
     server.run()

@@ -1,7 +1,7 @@
-"""The manifests that a proxy keeps for a tag: one of each media type, and when it was confirmed.
+"""The manifests that a proxy keeps for a tag: one of each media type, with its last confirmation.
 
 An upstream may have several manifests for a tag, and choose by the client's ``Accept``: an index,
-or the image for one platform. The tag in the proxy's storage points at a record of them.
+or the image for one platform. In the proxy's storage, the tag points at a record of them.
 """
 
 import json
@@ -18,7 +18,7 @@ from registry_routes.registry import Manifest, MissingError, Storage
 
 RECORD = "application/vnd.registry-routes.kept-tag+json"
 INDEXES = IMAGE_INDEX, DOCKER_MANIFEST_LIST
-MOST = 8  # manifests of a tag
+MOST = 8  # manifests per tag
 
 
 class Kept(NamedTuple):
@@ -27,28 +27,28 @@ class Kept(NamedTuple):
     media_type: str
     digest: str
     confirmed: float
-    """When the upstream last said so, by `time.time`."""
+    """When the upstream last answered with it, by `time.time`."""
 
     @property
     def age(self) -> float:
-        """Seconds since then. Another machine, whose clock may be ahead, may have written it."""
+        """Seconds since then; 0 if a machine whose clock is ahead wrote the time."""
         return max(time.time() - self.confirmed, 0)
 
 
 def read(storage: Storage, name: str, tag: str) -> list[Kept]:
-    """Return the manifests of a tag, the latest first; none if the tag is not kept."""
+    """Return the manifests of a tag, the latest first; none if the storage lacks the tag."""
     try:
         digest = storage.tag(name, tag)
         record = storage.manifest(name, digest)
     except MissingError:
         return []
-    if record.media_type != RECORD:  # as earlier versions kept a tag
+    if record.media_type != RECORD:  # earlier versions kept the manifest itself
         return [Kept(record.media_type, digest, confirmed=0)]
     return [Kept(*entry) for entry in json.loads(record.content)["manifests"]]
 
 
 def write(storage: Storage, name: str, tag: str, entries: Sequence[Kept]) -> None:
-    """Replace the record of a tag. Raises `MissingError` as the storage does."""
+    """Replace the record of a tag. Raise `MissingError` as the storage does."""
     content = json.dumps({"manifests": entries}).encode()
     digest, old = digest_of(content), ""
     with suppress(MissingError):

@@ -1,9 +1,10 @@
-"""An OCI image layout as a read-only registry, beside a page that lists its images, in Starlette.
+"""An OCI image layout as a read-only registry, with a page that lists its images, in Starlette.
 
     python examples/starlette_app.py --layout ./busybox --name library/busybox --port 5004
 
-`RegistryRoute` is a single route for Starlette or FastAPI, with all the routes of a `RegistryMap`.
-It matches and redirects as the map does, and every error is in the registry's JSON form.
+`RegistryRoute` is a single route for Starlette or FastAPI that has all the routes of a
+`RegistryMap`. It matches and redirects as the map does, and answers every error with the registry's
+JSON.
 """
 
 import logging
@@ -44,12 +45,12 @@ View = Callable[..., Awaitable[Response]]
 
 
 class RegistryRoute(BaseRoute):
-    """The routes of a `RegistryMap`, as one route of a Starlette application or of a mount in one.
+    """All routes of a `RegistryMap` as a single route of a Starlette application or `Mount`.
 
-    It answers every path under ``/v2``, so put your own routes there, such as ``/v2/token``, before
+    It answers every path under ``/v2``. Put your own routes there, such as ``/v2/token``, before
     it.
 
-    :param url_map: the routes, usually a subset. The map answers all other paths with errors.
+    :param url_map: the routes, usually a subset. It answers all other paths with errors.
     :param views: a view for each endpoint, ``async def view(request, **values)``, which returns a
         response or raises an error of `registry_routes.errors`, of Werkzeug or of Starlette.
 
@@ -58,13 +59,13 @@ class RegistryRoute(BaseRoute):
 
     def __init__(self, url_map: RegistryMap, views: Mapping[str, View]) -> None:
         if odd := {route.endpoint for route in url_map.dialect.routes} ^ set(views):
-            raise ValueError(f"endpoint {min(odd)!r} must be one of the map's, and have a view")
+            raise ValueError(f"endpoint {min(odd)!r} lacks a view, or the map lacks this endpoint")
         self.url_map = url_map
         self.views = views
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         is_here = scope["type"] == "http" and self.url_map.table.is_under_root(
-            clean_path(_path_of(scope)[1])
+            clean_path(_split_path(scope)[1])
         )
         return (Match.FULL if is_here else Match.NONE), {}
 
@@ -72,25 +73,25 @@ class RegistryRoute(BaseRoute):
         try:
             response = await self._respond(Request(scope, receive))
         except HTTPException as error:
-            response = as_starlette(error_response(error), scope)
+            response = to_starlette(error_response(error), scope)
         except StarletteError as error:
             known = default_exceptions.get(error.status_code, errors.Unknown)(error.detail)
-            response = as_starlette(error_response(known), scope)
+            response = to_starlette(error_response(known), scope)
             response.headers.update(error.headers or {})
         except Exception:
             log.exception("%s %r", scope["method"], scope["path"])
-            response = as_starlette(error_response(errors.Unknown()), scope)
+            response = to_starlette(error_response(errors.Unknown()), scope)
         response.headers["Docker-Distribution-API-Version"] = "registry/2.0"
         await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response:
-        adapter = self._adapter(request.scope)
+        adapter = self._bind(request.scope)
         endpoint, values = adapter.match()
         request.scope["path_params"] = dict(values)
         return await self.views[endpoint](request, **values)
 
-    def _adapter(self, scope: Scope) -> RegistryMapAdapter:
-        root, path = _path_of(scope)
+    def _bind(self, scope: Scope) -> RegistryMapAdapter:
+        root, path = _split_path(scope)
         return self.url_map.bind(
             "localhost",  # the registry's redirects are paths, without a host
             script_name=root,
@@ -100,20 +101,20 @@ class RegistryRoute(BaseRoute):
         )
 
     def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
-        """The path of an endpoint, for ``request.url_for``."""
+        """Return the path of an endpoint, for ``request.url_for``."""
         if name not in self.views:
             raise NoMatchFound(name, path_params)
         return URLPath(self.url_map.bind("localhost").build(name, path_params), "http")
 
 
-def _path_of(scope: Scope) -> tuple[str, str]:
-    """The path that the routes are mounted under, and the rest of the request's path."""
+def _split_path(scope: Scope) -> tuple[str, str]:
+    """Return the path of the mount, and the rest of the request's path."""
     root, path = scope.get("root_path", "").rstrip("/"), scope["path"]
     return root, path.removeprefix(root) if f"{path}/".startswith(f"{root}/") else path
 
 
-def as_starlette(answer: WSGIResponse, scope: Scope) -> Response:
-    """Convert a response of Werkzeug to Starlette's, which iterates it in a thread."""
+def to_starlette(answer: WSGIResponse, scope: Scope) -> Response:
+    """Convert a Werkzeug response to a Starlette response that reads it in a thread."""
     blocks, _, headers = answer.get_wsgi_response(environ_of(scope))
 
     async def content() -> AsyncIterator[bytes]:
@@ -131,7 +132,7 @@ def as_starlette(answer: WSGIResponse, scope: Scope) -> Response:
 
 
 def make_routes(layout: Layout) -> list[BaseRoute]:
-    """The routes that serve the images of `layout`, for ``Starlette(routes=…)`` or FastAPI."""
+    """Return routes that serve the images of `layout`, for ``Starlette(routes=…)`` or FastAPI."""
 
     async def base(request: Request) -> Response:
         return JSONResponse({})
@@ -150,14 +151,14 @@ def make_routes(layout: Layout) -> list[BaseRoute]:
         layout.check_name(name)
         found = await run_in_threadpool(layout.manifest, tag, digest)
         answer = manifest_response(registry_request(request), *found)
-        return as_starlette(answer, request.scope)
+        return to_starlette(answer, request.scope)
 
     async def blob(request: Request, name: str, digest: str) -> Response:
         layout.check_name(name)
         found = await run_in_threadpool(layout.open_blob, digest)
-        # Not Starlette's `FileResponse`, which answers ranges in its own way.
+        # Not Starlette's `FileResponse`, which answers ranges differently.
         answer = blob_response(registry_request(request), digest, found)
-        return as_starlette(answer, request.scope)
+        return to_starlette(answer, request.scope)
 
     async def front_page(request: Request) -> Response:
         items = ""
@@ -172,7 +173,7 @@ def make_routes(layout: Layout) -> list[BaseRoute]:
 
 
 def registry_request(request: Request) -> RegistryRequest:
-    """Return the request, without its body, as functions of `registry_routes` take it."""
+    """Convert a request, without its body, to the class that `registry_routes` takes."""
     return RegistryRequest(environ_of(request.scope))
 
 

@@ -265,7 +265,7 @@ class TestLogin:
         oci_layout.write(image, [10_000], ["amd64"], seed=1)
         with example("gateway", tmp_path / "log", "--storage", "memory://", *user) as host:
             denied = run_client("push", f"{host}/x:v1", image, fails=True)
-            assert "the token must allow repository:x:pull,push" in denied
+            assert "the token does not allow repository:x:pull,push" in denied
             wrong = ["push", f"{host}/x:v1", image, "--user", "alice:wrong"]
             assert "incorrect username or password" in run_client(*wrong, fails=True)
             run_client("push", f"{host}/x:v1", image, *user)

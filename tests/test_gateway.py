@@ -11,7 +11,7 @@ from typing import Any
 import jwt
 import pytest
 import requests
-from gateway import SERVICE, Gateway, TokenServer, key_of, main, make_app, pull_or_user, users_of
+from gateway import SERVICE, Gateway, TokenServer, allow_pulls, key_of, main, make_app, users_of
 from hypothesis import given
 from hypothesis import strategies as st
 from storage import storage_at
@@ -170,10 +170,10 @@ def own_repositories(user: str | None, scope: Scope) -> Iterable[str]:
 @pytest.mark.parametrize(
     ("policy", "user", "scope", "actions"),
     [
-        (pull_or_user, None, "repository:a:pull,push", ["pull"]),
-        (pull_or_user, None, "repository:a:*", []),
-        (pull_or_user, ("alice", "secret"), "repository:a:push,delete", ["push", "delete"]),
-        (pull_or_user, None, "malformed repository:a:pull ::", ["pull"]),
+        (allow_pulls, None, "repository:a:pull,push", ["pull"]),
+        (allow_pulls, None, "repository:a:*", []),
+        (allow_pulls, ("alice", "secret"), "repository:a:push,delete", ["push", "delete"]),
+        (allow_pulls, None, "malformed repository:a:pull ::", ["pull"]),
         (own_repositories, ("alice", "secret"), "repository:alice/a:push", ["push"]),
         (own_repositories, ("alice", "secret"), "repository:bob/a:push", []),
     ],
@@ -190,7 +190,7 @@ def test_token_server_grants_what_the_policy_allows(
 
 
 def test_token_server_refuses_wrong_credentials_and_forms() -> None:
-    client = Client(TokenServer(KEY, {"alice": "secret"}, pull_or_user))
+    client = Client(TokenServer(KEY, {"alice": "secret"}, allow_pulls))
     users = ("alice", "secre"), ("nobody", "")
     for refused in (
         *(client.get("/", auth=user) for user in users),
@@ -233,7 +233,7 @@ def test_program_takes_users_from_a_file_and_the_environment(
         (["--users", "binary"], "", "", "utf-8"),
         ([], "secret", "", "$REGISTRY_USERS, line 1: a user must be NAME:PASSWORD"),
         (["--user", "secret:"], "", "", "a user must be NAME:PASSWORD"),
-        ([], "", "secret" * 5, "$REGISTRY_KEY must have at least 32 bytes"),
+        ([], "", "secret" * 5, "$REGISTRY_KEY has 30 bytes; it needs at least 32"),
     ],
 )
 def test_malformed_secrets_are_an_error_in_one_line(

@@ -99,9 +99,9 @@ def test_views_error_is_answered_in_the_registrys_json(
 
 def test_endpoint_without_a_view_is_refused() -> None:
     served = RegistryMap(dialect=OCI_1_1.subset("base", "tags"))
-    with pytest.raises(ValueError, match=r"^endpoint 'tags' must be"):
+    with pytest.raises(ValueError, match=r"^endpoint 'tags' lacks a view"):
         RegistryRoute(served, {"base": echo})
-    with pytest.raises(ValueError, match=r"^endpoint 'blobs' must be"):
+    with pytest.raises(ValueError, match=r"^endpoint 'blobs' lacks a view, or the map lacks"):
         RegistryRoute(served, {"base": echo, "tags": echo, "blobs": echo})
 
 
