@@ -31,30 +31,30 @@ from registry_routes.registry import BLOCK, ConflictError, MissingError, checked
 PART = 5 * 1024 * 1024  # bytes of a part of an upload, the least for S3; two are held in memory
 MAX_COPY = 4 * 1024 * 1024 * 1024  # bytes; S3 copies up to 5 GiB in one request
 AT_ONCE = 16  # requests
-TRIES = 3  # of writing a content that collections delete
-MAX_STATES = 1000  # of uploads, between two calls of one request
+TRIES = 3  # to write a content that collections delete
+MAX_STATES = 1000  # of uploads, remembered between two calls of the same request
 
 _Write = Callable[[], tuple[int, bool]]
-"""Writes a content, and returns its size, and whether it is certain to be new."""
+"""A function that writes a content, and returns its size and whether it is certainly new."""
 
-# S3 and GCS, and Azure.
+# The error codes of S3 and GCS, and of Azure.
 _NO_BUCKET = re.compile("NoSuchBucket|ContainerNotFound")
 _OFFSET = re.compile("[a-zA-Z0-9_](?!.*/[/.])[a-zA-Z0-9/._~-]*")
 
 
 class BucketStorage(ObjectStorage):
-    """Repositories in an object store, which machines may share.
+    """Repositories in an object store, which several machines may share.
 
     A link holds the size of its blob. An upload has these objects:
 
     - ``state``: its chunks, in order, and the SHA-256 of the first; or, when it has ended, the
-      digest of the blob that it has become. It is replaced only if nobody else has replaced it;
+      digest of the blob that it has become. A request replaces only the version that it has read;
     - ``<random>``: a chunk. It belongs to the upload only if ``state`` names it.
 
-    Setting a tag with `expected` is atomic, deleting one is not: another request may set it between
-    the check and the delete.
+    Setting a tag with `expected` is atomic. Deleting a tag is not: another request may set the tag
+    between the check and the delete.
 
-    A bucket may vanish. An object that is missing for that reason is an error.
+    A missing bucket is an error, and not a storage without objects.
     """
 
     max_path = 900  # bytes; S3 has 1,024, with the prefix of the store
@@ -65,14 +65,14 @@ class BucketStorage(ObjectStorage):
         self._states: dict[str, _Versioned] = {}
 
     def check(self) -> None:
-        self.read("health")  # an object that does not exist, which takes the store little
+        self.read("health")  # an object that does not exist, which is cheap to ask for
 
     def read(self, path: str) -> bytes:
         return self._read(path)[0]
 
     def _read(self, path: str) -> tuple[bytes, Any]:
-        """Return the content and the version of an object; nothing if there is no object."""
-        with raising_oserrors():
+        """Return the content and the version of an object; empty and `None` if there is none."""
+        with translate_errors():
             try:
                 found = self.store.get(path)
                 return bytes(found.bytes()), _version(found.meta)
@@ -81,24 +81,24 @@ class BucketStorage(ObjectStorage):
                 return b"", None
 
     def entry(self, path: str) -> Entry | None:
-        with raising_oserrors():
+        with translate_errors():
             try:
                 return self._entry(self.store.head(path))
             except FileNotFoundError:
                 return None
 
     def stream(self, path: str, start: int, end: int) -> Blocks:
-        with raising_oserrors():
+        with translate_errors():
             try:
                 found = self.store.get(path, options={"range": (start, end)})
             except FileNotFoundError as error:
                 _check_bucket(error)
                 raise MissingError(path) from None
-        return _blocks_of(found)
+        return _read_blocks(found)
 
     def write(self, *objects: tuple[str, bytes]) -> None:
         def put(entry: tuple[str, bytes]) -> None:
-            with raising_oserrors():
+            with translate_errors():
                 self.store.put(*entry, use_multipart=False)
 
         if len(objects) == 1:
@@ -115,13 +115,13 @@ class BucketStorage(ObjectStorage):
             raise ConflictError(tags[0])
         self._swap(tag_path(name, tags[0]), digest.encode(), version)
         if not self.has_pointers(name, digest, tags):
-            raise ConflictError(tags[0])  # and begin again, with what the tag points at by then
+            raise ConflictError(tags[0])  # the caller begins again, with the tag's new digest
         return True
 
     def _swap(self, path: str, content: bytes, version: Any) -> None:
-        """Write an object in place of one version, or of none."""
+        """Replace this version of an object; `None` creates it. Raise `ConflictError`."""
         try:
-            with raising_oserrors():
+            with translate_errors():
                 self.store.put(path, content, mode=version or "create", use_multipart=False)
         except (AlreadyExistsError, PreconditionError):
             raise ConflictError(path) from None
@@ -143,11 +143,11 @@ class BucketStorage(ObjectStorage):
 
     def delete(self, *paths: str) -> None:
         if paths:
-            with raising_oserrors(), suppress(FileNotFoundError):
+            with translate_errors(), suppress(FileNotFoundError):
                 self.store.delete(list(paths))
 
     def names(self, prefix: str, after: str = "") -> Iterator[str]:
-        # Not every `after` can be in a path.
+        # obstore takes no `after` that cannot be in a path.
         offset = prefix + after if _OFFSET.fullmatch(after) else None
         for entry in self._list(prefix, offset):
             name = entry["path"].removeprefix(prefix)
@@ -158,7 +158,7 @@ class BucketStorage(ObjectStorage):
         return map(self._entry, self._list(prefix))
 
     def _list(self, prefix: str, offset: str | None = None) -> Iterator[Any]:
-        with raising_oserrors():
+        with translate_errors():
             for entries in self.store.list(prefix, offset=offset):
                 yield from entries
 
@@ -168,7 +168,7 @@ class BucketStorage(ObjectStorage):
     def now(self) -> float:
         path = f"{STAGING}{uuid.uuid4().hex}"
         self.write((path, b""))
-        with raising_oserrors():
+        with translate_errors():
             time = self._entry(self.store.head(path)).time
         self.delete(path)
         return time
@@ -190,31 +190,31 @@ class BucketStorage(ObjectStorage):
 
     def blob_url(self, name: str, digest: str, lifetime: timedelta) -> str:
         self._find_blob(name, digest)
-        with raising_oserrors():
+        with translate_errors():
             return obstore.sign(self.store, "GET", content_path(digest), lifetime)
 
     def put_blob(self, name: str, digest: str, blocks: Blocks) -> None:
-        self._keep(name, digest, self._content_writer(digest, blocks))
+        self._keep(name, digest, self._make_writer(digest, blocks))
 
     def _keep(self, name: str, digest: str, write: _Write) -> None:
-        """Write a content, and link it; again, if a collection deletes it at the same moment."""
+        """Write a content and link it. If a collection deletes it just then, write it again."""
         for _ in range(TRIES):
             size, is_new = write()
             self.link_blob(name, digest, size)
-            if is_new:  # no collection deletes what was not there
+            if is_new:  # a collection deletes only old contents
                 return
             with suppress(MissingError):
                 self.await_collection(digest)
                 return
         raise OSError(f"{digest} was collected while it was pushed again")
 
-    def _content_writer(self, digest: str, blocks: Blocks) -> _Write:
-        """Return a function that writes a content, if it is small more than once.
+    def _make_writer(self, digest: str, blocks: Blocks) -> _Write:
+        """Return a function that writes a content. If this is large, it works only once.
 
         It raises an error if the content has another digest.
         """
         path, blocks = content_path(digest), checked_blocks(digest, blocks)
-        begin, size = _first_part(blocks)
+        begin, size = _take_part(blocks)
         if size > PART:
             left = [chain(begin, blocks)]
 
@@ -231,17 +231,17 @@ class BucketStorage(ObjectStorage):
             try:
                 self._swap(path, content, None)
             except ConflictError:
-                self.write((path, content))  # in place of what may be damaged
+                self.write((path, content))  # the content that is there may be damaged
                 is_new = False
             return size, is_new
 
         return write
 
     def _put_parts(self, path: str, blocks: Blocks) -> int:
-        """Write a large object. If this raises, nothing appears, and S3 discards its parts."""
+        """Write a large object. After an error, no object appears, and S3 discards the parts."""
         size = 0
         with (
-            raising_oserrors(),
+            translate_errors(),
             obstore.open_writer(self.store, path, buffer_size=PART, max_concurrency=1) as writer,
         ):
             for block in blocks:
@@ -256,19 +256,19 @@ class BucketStorage(ObjectStorage):
         self._swap(f"{upload_path(name, upload_id)}state", _State().to_json(), None)
         return upload_id
 
-    def _state(self, upload: str) -> "_Versioned":
+    def _read_state(self, upload: str) -> "_Versioned":
         content, version = self._read(f"{upload}state")
         if not content:
             raise MissingError(upload)
         return _Versioned(_State.from_json(content), version)
 
-    def _unfinished(self, upload: str, start: int) -> "_Versioned":
-        """Return the state of an upload, whose size must be `start`.
+    def _take_state(self, upload: str, start: int) -> "_Versioned":
+        """Return the state of an upload that has `start` bytes, or raise an error.
 
-        The same request has just read it for `upload_size`. If another one has replaced it since,
-        `_swap` fails.
+        The same request has just read it for `upload_size`. If another request has replaced it
+        since, `_swap` fails.
         """
-        found = self._states.pop(upload, None) or self._state(upload)
+        found = self._states.pop(upload, None) or self._read_state(upload)
         if found.state.digest:
             raise MissingError(upload)
         if found.state.size != start:
@@ -277,7 +277,7 @@ class BucketStorage(ObjectStorage):
 
     def upload_size(self, name: str, upload_id: str) -> int:
         upload = upload_path(name, upload_id)
-        found = self._state(upload)
+        found = self._read_state(upload)
         if found.state.digest:
             raise MissingError(upload_id)
         while len(self._states) >= MAX_STATES:
@@ -288,14 +288,14 @@ class BucketStorage(ObjectStorage):
 
     def ended_at(self, upload: str) -> bool:
         with suppress(MissingError):
-            return bool(self._state(upload).state.digest)
+            return bool(self._read_state(upload).state.digest)
         return False
 
     def append_to_upload(self, name: str, upload_id: str, start: int, blocks: Blocks) -> int:
         upload = upload_path(name, upload_id)
-        state, version = self._unfinished(upload, start)
+        state, version = self._take_state(upload, start)
         chunk, hashed = uuid.uuid4().hex[:16], hashlib.sha256()
-        size = self._put_chunk(upload + chunk, _hashed(blocks, hashed))
+        size = self._put_chunk(upload + chunk, _hash_blocks(blocks, hashed))
         if size:
             new = _State([*state.chunks, (size, chunk)], state.sha256 or hashed.hexdigest())
             self._set_state(upload, new, version, chunk)
@@ -303,7 +303,7 @@ class BucketStorage(ObjectStorage):
 
     def _put_chunk(self, path: str, blocks: Blocks) -> int:
         blocks = iter(blocks)
-        begin, size = _first_part(blocks)
+        begin, size = _take_part(blocks)
         if size > PART:
             return self._put_parts(path, chain(begin, blocks))
         if size:
@@ -311,10 +311,10 @@ class BucketStorage(ObjectStorage):
         return size
 
     def _set_state(self, upload: str, new: "_State", version: Any, chunk: str) -> None:
-        """Replace the state of an upload by one that has another chunk.
+        """Replace the state of an upload by a new state, which has another chunk.
 
-        After a failure, the state may be the new one, or become it later. The chunk is deleted only
-        if this is impossible.
+        After a failure, the store may have the new state, or get it later. Delete the chunk only if
+        that is impossible.
         """
         try:
             self._swap(f"{upload}state", new.to_json(), version)
@@ -333,7 +333,7 @@ class BucketStorage(ObjectStorage):
         self, name: str, upload_id: str, start: int, blocks: Blocks, digest: str
     ) -> None:
         upload = upload_path(name, upload_id)
-        state, version = self._unfinished(upload, start)
+        state, version = self._take_state(upload, start)
         blocks = iter(blocks)
         first = next(blocks, b"")
         is_one = len(state.chunks) == 1 and not first and start <= MAX_COPY
@@ -342,27 +342,28 @@ class BucketStorage(ObjectStorage):
             self._keep(name, digest, lambda: self._copy(source, content_path(digest), start))
         else:
             chunks = chain.from_iterable(
-                self._chunk(upload, size, chunk) for size, chunk in state.chunks
+                self._read_chunk(upload, size, chunk) for size, chunk in state.chunks
             )
-            write = self._content_writer(digest, chain(chunks, [first], blocks))
+            write = self._make_writer(digest, chain(chunks, [first], blocks))
             self._keep(name, digest, write)
-        # The blob is there, so a failure is none any more. What stays behind is collected.
+        # The blob is there, so no failure matters any more. A collection deletes what stays.
         with suppress(OSError):
             try:
                 self._swap(f"{upload}state", _State(digest=digest).to_json(), version)
-            except ConflictError:  # or this request itself, whose first answer was lost
-                if self._state(upload).state.digest != digest:
+            except ConflictError:  # perhaps this request itself, if its first answer was lost
+                if self._read_state(upload).state.digest != digest:
                     raise
             self.delete(*(upload + chunk for _, chunk in state.chunks))
 
-    def _chunk(self, upload: str, size: int, chunk: str) -> Iterator[bytes]:
+    def _read_chunk(self, upload: str, size: int, chunk: str) -> Iterator[bytes]:
         try:
             yield from self.stream(upload + chunk, 0, size)
         except MissingError:  # another request has ended the upload
             raise MissingError(upload) from None
 
     def _copy(self, source: str, target: str, size: int) -> tuple[int, bool]:
-        with raising_oserrors():
+        """Copy a chunk to a content, and return what a `_Write` does."""
+        with translate_errors():
             try:
                 self.store.copy(source, target)
             except FileNotFoundError as error:
@@ -371,14 +372,14 @@ class BucketStorage(ObjectStorage):
         return size, False
 
     def upload_result(self, name: str, upload_id: str) -> str:
-        digest = self._state(upload_path(name, upload_id)).state.digest
+        digest = self._read_state(upload_path(name, upload_id)).state.digest
         if not digest:
             raise MissingError(upload_id)
         return digest
 
     def cancel_upload(self, name: str, upload_id: str) -> None:
         upload = upload_path(name, upload_id)
-        state = self._state(upload).state
+        state = self._read_state(upload).state
         if state.digest:
             raise MissingError(upload_id)
         self.delete(f"{upload}state")
@@ -390,7 +391,7 @@ class BucketStorage(ObjectStorage):
         self.delete(*(entry.path for entry in self.entries(upload)))
 
     def sections(self) -> list[str]:
-        with raising_oserrors():
+        with translate_errors():
             return sorted(self.store.list_with_delimiter("")["common_prefixes"])
 
 
@@ -400,7 +401,7 @@ class _State(NamedTuple):
     chunks: list[tuple[int, str]] = []  # noqa: RUF012 - it is never changed
     """The size and the name of each chunk."""
     sha256: str = ""
-    """Of the first chunk."""
+    """The hash of the first chunk."""
     digest: str = ""
 
     @property
@@ -423,12 +424,12 @@ class _Versioned(NamedTuple):
 
 
 def _version(meta: Any) -> Any:
-    """Return what a store needs to replace an object only if it is still the same."""
+    """Return the condition under which a store replaces this version of an object and no other."""
     return {key: meta[key] for key in ("e_tag", "version") if meta[key]}
 
 
-def _first_part(blocks: Blocks) -> tuple[list[bytes], int]:
-    """Take blocks until they have more than a part, or end; return them and their size."""
+def _take_part(blocks: Blocks) -> tuple[list[bytes], int]:
+    """Take blocks until they exceed `PART`, or end; return them and their size."""
     begin, size = [], 0
     for block in blocks:
         begin.append(block)
@@ -438,26 +439,26 @@ def _first_part(blocks: Blocks) -> tuple[list[bytes], int]:
     return begin, size
 
 
-def _hashed(blocks: Blocks, hashed: Any) -> Iterator[bytes]:
+def _hash_blocks(blocks: Blocks, hashed: Any) -> Iterator[bytes]:
     for block in blocks:
         hashed.update(block)
         yield block
 
 
-def _blocks_of(found: Any) -> Iterator[bytes]:
-    with raising_oserrors():
+def _read_blocks(found: Any) -> Iterator[bytes]:
+    with translate_errors():
         yield from map(bytes, found.stream(min_chunk_size=BLOCK))
 
 
 def _check_bucket(error: Exception) -> None:
-    """Raise `OSError` if an object is missing because the bucket is."""
+    """Raise `OSError` if an object is missing because the bucket is missing."""
     if _NO_BUCKET.search(str(error)):
         raise OSError(one_line(error)) from error
 
 
 @contextmanager
-def raising_oserrors() -> Iterator[None]:
-    """Turn obstore's errors into `OSError`, which a `Storage` raises when it fails, in one line."""
+def translate_errors() -> Iterator[None]:
+    """Turn obstore's errors into `OSError`, with a message in one line, as `Storage` demands."""
     try:
         yield
     except (AlreadyExistsError, PreconditionError):

@@ -2,20 +2,18 @@
 
     python examples/registry.py collect --storage ./registry-data --older-than 24h --dry-run
 
-It deletes these, if their last push or mount is longer ago than that:
+It deletes these if they were last pushed or mounted longer ago than the given age:
 
-- uploads that were never finished, counted from their last chunk, and files that a process was
-  writing when it was killed;
+- unfinished uploads, by the time of their last chunk, and files that a killed process was writing;
 - with ``--untagged``, manifests that neither a tag nor another manifest leads to;
 - the link of a blob to a repository, if no manifest of the repository contains the blob's digest.
-  It is only set aside. A push that wants the blob moves it back, and notices nothing. A collection
-  that finds that it was set aside longer ago than that deletes it;
+  The first collection only sets the link aside. A push that wants the blob moves the link back, and
+  notices nothing. A collection that finds the link set aside for longer than the age deletes it;
 - the content of a blob, if no repository has the blob.
 
-No manifest that was acknowledged ever lacks a blob, if no push takes longer than that age: a link
-that a push has seen may be set aside a moment later, and is deleted that much later.
-Before a content is deleted, `objects.ObjectStorage` says how: pushes of the same content wait for
-a moment.
+If no push takes longer than the age, no acknowledged manifest ever lacks a blob: even if a link is
+set aside just after a push has seen it, the link stays for that age. While a collection deletes a
+content, pushes of the same content wait, as `objects.ObjectStorage` describes.
 """
 
 import argparse
@@ -44,9 +42,9 @@ from tqdm import tqdm
 
 from registry_routes.registry import MissingError
 
-LEASE = 600  # seconds that an upload's file may not grow, and that what is set aside stays at least
-REMEMBERED = 3600  # seconds, for which the result of an upload is kept
-BATCH = 1000  # contents that are deleted at once; S3 deletes as many in one request
+LEASE = 600  # seconds that unfinished files, and links that were set aside, stay at least
+REMEMBERED = 3600  # seconds that the result of an upload stays
+BATCH = 1000  # contents to delete at once; S3 deletes as many in one request
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _IN_REPOSITORY = re.compile(
     "repositories/(.+?)/_(blobs|unneeded|deleted|manifests|tags|uploads)/(.+)", re.DOTALL
@@ -54,9 +52,10 @@ _IN_REPOSITORY = re.compile(
 
 
 class Thing(NamedTuple):
-    """When something was last written, in seconds since the epoch, and how many bytes it has."""
+    """The age and the size of an object, or of several that belong together."""
 
     time: float = 0
+    """When it was last written, in seconds since the epoch."""
     size: int = 0
 
     def __or__(self, other: "Thing") -> "Thing":
@@ -79,11 +78,11 @@ Key = TypeVar("Key")
 
 
 class Survey:
-    """Everything in a storage. An upload and its chunks count as one thing."""
+    """A list of everything in a storage. An upload counts once, with its chunks."""
 
     def __init__(self, storage: ObjectStorage) -> None:
         self.contents: Things = {}
-        """By digest."""
+        """The contents of blobs, by digest."""
         self.links: dict[str, Links] = {"blobs": {}, "unneeded": {}, "deleted": {}}
         self.manifests: Links = {}
         self.tags: set[tuple[str, str]] = set()
@@ -117,7 +116,7 @@ class Survey:
                 digest = found[3].removesuffix("/-").replace("/", ":")
                 self.manifests[Link(found[1], digest)] = thing
             elif found[3].count("/") == 1:
-                raise OSError("an earlier version wrote the manifests, which this one cannot read")
+                raise OSError("an earlier version wrote the manifests, in another format")
         elif found[2] == "tags":
             self.tags.add((found[1], found[3]))
         else:
@@ -126,12 +125,12 @@ class Survey:
 
 
 class Collection:
-    """What can be deleted from a storage, at the time of the call.
+    """The objects that can be deleted from a storage, at the time of the call.
 
-    :param older_than: in seconds.
-    :param with_manifests: whether to delete old manifests too, and at once what only they need.
-        This is for a cache, which can fetch them again.
-    :param untagged: whether to delete old manifests that neither a tag nor a manifest leads to.
+    :param older_than: the age, in seconds.
+    :param with_manifests: for a cache, which can fetch everything again: delete old manifests too,
+        and, without setting them aside, the blobs that only these need.
+    :param untagged: delete old manifests that neither a tag nor a manifest leads to.
     """
 
     def __init__(
@@ -144,28 +143,27 @@ class Collection:
     ) -> None:
         self.storage = storage
         self.is_cache = with_manifests
-        self.now = storage.now()  # not by the clock of this machine, which may be wrong
+        self.now = storage.now()  # the clock of this machine may be wrong
         self.until = self.now - older_than
-        # Even if `older_than` is short: files may still be being written, and pushes be going on.
+        # Even if `older_than` is short, processes may still be writing files, or be in a push.
         self.leased = min(self.until, self.now - LEASE)
         self.survey = survey = Survey(storage)
-        # Files that may still be being written stay, even if `older_than` is short.
         self.staged = {
             path: thing for path, thing in survey.staged.items() if thing.time < self.leased
         }
         self.uploads = {
             upload: thing
-            for upload, thing in self._old(survey.uploads).items()
+            for upload, thing in self._select_old(survey.uploads).items()
             if thing.time < self.now - REMEMBERED or not storage.ended_at(upload)
         }
         self.subjects: dict[Link, Link] = {}
         self.mentioned: dict[Link, set[Link]] = {}
-        """The links that a manifest needs, which may be those of manifests."""
-        old = self._old(survey.manifests)
+        """The blobs and manifests that a manifest mentions."""
+        old = self._select_old(survey.manifests)
         self.manifests = old if with_manifests else {}
         self._read_manifests()
         if untagged:
-            reached = self._reached()
+            reached = self._find_reached()
             self.manifests = {link: thing for link, thing in old.items() if link not in reached}
         needed = {
             blob
@@ -176,9 +174,9 @@ class Collection:
         live, unneeded = survey.links["blobs"], survey.links["unneeded"]
         self.needed_again = [link for link in unneeded if link in needed and link not in live]
         self.set_aside = {
-            link: thing for link, thing in self._old(live).items() if link not in needed
+            link: thing for link, thing in self._select_old(live).items() if link not in needed
         }
-        """The links that will be set aside; in a cache, deleted."""
+        """The links to set aside; in a cache, to delete."""
         self.links = {
             link.path(f"_{kind}"): thing
             for kind in ("unneeded", "deleted")
@@ -200,10 +198,10 @@ class Collection:
 
     @property
     def _until_deleted(self) -> float:
-        """When links must have been set aside, and contents written, to be deleted."""
+        """The time before which a link was set aside, or a content written, to be deleted now."""
         return self.until if self.is_cache else self.leased
 
-    def _old(self, things: dict[Key, Thing]) -> dict[Key, Thing]:
+    def _select_old(self, things: dict[Key, Thing]) -> dict[Key, Thing]:
         return {key: thing for key, thing in things.items() if thing.time < self.until}
 
     def _read_manifests(self) -> None:
@@ -211,14 +209,14 @@ class Collection:
         for batch in _batches(tqdm(manifests, "Reading")):
             paths = [manifest_path(*link) for link in batch]
             for link, file in zip(batch, self.storage.each(self.storage.read, paths), strict=True):
-                line, _, content = file.partition(b"\n")  # empty if it was just deleted
-                self.mentioned[link] = {Link(link.name, one) for one in digests_in(content)}
+                line, _, content = file.partition(b"\n")  # both are empty if it was just deleted
+                self.mentioned[link] = {Link(link.name, digest) for digest in digests_in(content)}
                 subject = line.decode().partition(" ")[2]
                 if subject:
                     self.subjects[link] = Link(link.name, subject)
 
-    def _reached(self) -> set[Link]:
-        """Return the manifests that tags lead to: through indexes, and to what refers to them."""
+    def _find_reached(self) -> set[Link]:
+        """Return the manifests that tags lead to, through indexes, and those that refer to them."""
         leads: dict[Link, set[Link]] = {}
         for link, mentioned in self.mentioned.items():
             subject = self.subjects.get(link)
@@ -236,9 +234,9 @@ class Collection:
         return reached
 
     def delete(self) -> None:
-        """Delete everything that has not been pushed, mounted or needed since.
+        """Delete everything that no request has pushed, mounted or needed since.
 
-        What needs no room comes first, for a disk that is full.
+        On a full disk, nothing can be written. So the deletions that write nothing come first.
         """
         for upload in tqdm(self.uploads, "Deleting uploads"):
             self.storage.delete_upload(upload)
@@ -251,7 +249,7 @@ class Collection:
                 self.storage.delete_old_manifest(*link, self.survey.manifests[link].time)
         for link in self.needed_again:
             with suppress(MissingError):
-                self.storage.open_blob(*link)  # which moves it back
+                self.storage.open_blob(*link)  # moves the link back
         if self.is_cache:
             self.storage.delete(*(link.path("_blobs") for link in self.set_aside))
         with tqdm(desc="Deleting", total=len(self.contents)) as progress:
@@ -267,10 +265,10 @@ class Collection:
         self._mend_catalog()
 
     def _delete_contents(self, digests: list[str]) -> None:
-        """Delete contents and the links that were set aside, unless a request wants them.
+        """Delete contents and the links to them that were set aside, unless a request wants them.
 
-        After an error, pushes of these contents wait for `MAX_WAIT`, as the storage may still carry
-        out a request.
+        After an error, the contents stay condemned, and pushes of them wait for `MAX_WAIT`, because
+        the storage may still carry out a request.
         """
         storage, begun = self.storage, time.monotonic()
         created = storage.each(lambda digest: storage.create(condemned_path(digest)), digests)
@@ -286,13 +284,13 @@ class Collection:
             if found is not None and found.time < self._until_deleted and all(are_there):
                 doomed.append(digest)
         if time.monotonic() - begun > MAX_WAIT / 2:
-            raise OSError("the collection has been interrupted for too long: run it again")
+            raise OSError("the collection was interrupted for too long: run it again")
         storage.delete_old(list(map(content_path, doomed)), self._until_deleted)
         storage.delete(*(path for digest in doomed for path in asides[digest]))
         storage.delete(*map(condemned_path, mine))
 
     def _mend_catalog(self) -> None:
-        """Write what a process that was killed, or lost a race, has left wrong in the catalog."""
+        """Correct what killed processes and lost races have left wrong in the catalog."""
         names = {link.name for link in self.survey.manifests}
         wrong = {
             name for name in names if self.storage.catalog_path(name) not in self.survey.catalog
@@ -307,7 +305,7 @@ class Collection:
             self.storage.mend_catalog(name)
 
     def summary(self) -> Iterator[str]:
-        """Return a line for each kind of thing that it deletes: how many, and how many bytes."""
+        """Yield a line for each kind of thing to delete: how many there are, and their bytes."""
         aside = "links of blobs to repositories" if self.is_cache else "links, only set aside"
         kinds: list[tuple[str, Mapping[Any, Thing]]] = [
             *([("manifests", self.manifests)] if self.manifests else []),
@@ -333,15 +331,15 @@ def _digest_at_end(path: str) -> str:
 
 
 def seconds(text: str) -> float:
-    """The seconds of a time such as ``90m`` or ``24h``."""
+    """Return the seconds in a time such as ``90m`` or ``24h``."""
     found = re.fullmatch("([0-9]{1,9})([smhd])", text)
     if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a number with s, m, h or d: 24h")
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number and a unit, s, m, h or d: 24h")
     return int(found[1]) * UNITS[found[2]]
 
 
 def storage_to_collect(place: str) -> ObjectStorage:
-    """The storage at a place. Raises `OSError` if it is in memory, or not there."""
+    """Return the storage at a place. Raise `OSError` if it is in memory, or does not exist."""
     storage = storage_at(place, create=False)
     if not isinstance(storage, ObjectStorage):
         raise OSError("a storage in memory cannot be collected")
@@ -349,7 +347,7 @@ def storage_to_collect(place: str) -> ObjectStorage:
 
 
 def parser_of(program: str, description: str, *, older_than: str) -> argparse.ArgumentParser:
-    """The parser of a command that collects; `older_than` is the help for that option."""
+    """Return a parser for a command that collects; `older_than` is the help for that option."""
     parser = argparse.ArgumentParser(prog=program, description=description)
     parser.add_argument("--storage", required=True, help="a directory, or s3://…, gs://…, az://…")
     parser.add_argument(
@@ -362,11 +360,11 @@ def parser_of(program: str, description: str, *, older_than: str) -> argparse.Ar
 def main(arguments: list[str]) -> int:
     parser = parser_of(
         "registry.py collect",
-        "Delete what the storage of a registry no longer needs. The registry may be running. "
+        "Delete what the storage of a registry no longer needs, while the registry is running. "
         "Incomplete multipart uploads in an object store cannot be listed: let a lifecycle rule of "
         "the bucket abort them.",
-        older_than="delete what was last pushed or mounted longer ago than this, such as 24h or "
-        "7d; choose more than any push takes",
+        older_than="the least time since a push or mount, such as 24h or 7d; choose more than any "
+        "push takes",
     )
     parser.add_argument(
         "--untagged",
@@ -389,5 +387,5 @@ def main(arguments: list[str]) -> int:
         for link in sorted(collection.manifests):
             print(f"{link.name}@{link.digest}")
     if isinstance(storage, BucketStorage):
-        print("Incomplete multipart uploads were not looked for: let a lifecycle rule abort them.")
+        print("This ignores incomplete multipart uploads: let a lifecycle rule abort them.")
     return 0

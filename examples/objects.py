@@ -1,6 +1,6 @@
-"""What the two kinds of storage have in common: where objects are, and in what order they appear.
+"""The common half of both storages: the paths of objects, and the order in which they appear.
 
-`directory.py` and `bucket.py` say how objects are kept, and have the uploads.
+`directory.py` and `bucket.py` are the other halves: how objects are written, and the uploads.
 """
 
 import base64
@@ -19,8 +19,8 @@ from registry_routes.grammar import DIGEST, NAME, TAG
 from registry_routes.registry import Blob, ConflictError, Manifest, MissingError, Storage
 
 STAGING = "staging/"
-MAX_WAIT = 60  # seconds that a push waits for a collection; a collection deletes a batch in half
-PAUSE = 0.1  # seconds between two looks
+MAX_WAIT = 60  # seconds that a push waits for a collection, which takes at most half for a batch
+PAUSE = 0.1  # seconds between two checks
 
 Blocks = Iterable[bytes]
 Item = TypeVar("Item")
@@ -42,10 +42,10 @@ class ObjectStorage(Storage):
     The contents of blobs are at ``blobs/<algorithm>/<hash>``. ``catalog/<name>``, empty, says that
     a repository has manifests. Under ``repositories/<name>/`` are:
 
-    - ``_blobs/<algorithm>/<hash>``: the repository has this blob;
-    - ``_unneeded/<algorithm>/<hash>``: it has the blob, but a collection found that no manifest
-      needs it. The first request that wants it moves it back;
-    - ``_deleted/<algorithm>/<hash>``: it had the blob until a client deleted it;
+    - ``_blobs/<algorithm>/<hash>``, the link of a blob: the repository has this blob;
+    - ``_unneeded/<algorithm>/<hash>``: the repository has the blob, but a collection found no
+      manifest that needs it. The first request that wants the blob moves the link back;
+    - ``_deleted/<algorithm>/<hash>``: the repository had the blob until a client deleted it;
     - ``_manifests/<algorithm>/<hash>/-``: a line with the manifest's media type and, if it has one,
       its subject; then the manifest;
     - ``_manifests/<algorithm>/<hash>/<tag>``, empty: the tag points at this manifest, or once did;
@@ -56,33 +56,33 @@ class ObjectStorage(Storage):
 
     No component of a name starts with "_", and no value that the routes let through can name
     another path. An object appears only when it is complete. A process may be killed at any moment,
-    so blobs and manifests are written before what points at them.
+    so blobs and manifests are written before the objects that point at them.
 
-    ``condemned/<algorithm>/<hash>`` says that a collection is deleting a content at this moment.
-    A request that links a content looks there afterwards, and a collection looks at the content and
-    its links after it has written there. So one of the two always sees the other.
+    ``condemned/<algorithm>/<hash>`` says that a collection is just deleting this content. A request
+    writes its link and then looks for this mark; a collection writes the mark and then looks at the
+    content and its links. So at least one of the two always sees the other.
     """
 
     is_locked = False
-    """Whether `lock` keeps other requests out. Otherwise conditional deletes are not atomic: a tag
-    that another request sets in the same moment may be deleted."""
+    """Whether `lock` keeps other requests out. Without that, conditional deletes are not atomic:
+    they may delete a tag that another request sets at the same moment."""
 
     max_path = 0
-    """The maximum length of a path that has a descriptor in it."""
+    """The maximum length of a path that contains a descriptor."""
 
-    # How objects are kept. Each of these may raise `OSError`.
+    # For subclasses to define. Each of these may raise `OSError`.
 
     @abstractmethod
     def check(self) -> None:
-        """Raise `OSError` if the storage does not answer. This writes nothing."""
+        """Raise `OSError` if the storage does not answer. Write nothing."""
 
     @abstractmethod
     def read(self, path: str) -> bytes:
-        """Return the content of an object; nothing if there is no object."""
+        """Return the content of an object, which is empty if the object does not exist."""
 
     @abstractmethod
     def entry(self, path: str) -> Entry | None:
-        """Return the entry of an object; `None` if there is no object."""
+        """Return the entry of an object; `None` if the object does not exist."""
 
     def size(self, path: str) -> int | None:
         found = self.entry(path)
@@ -90,46 +90,46 @@ class ObjectStorage(Storage):
 
     @abstractmethod
     def stream(self, path: str, start: int, end: int) -> Blocks:
-        """Return a part of an object. Raise `MissingError` when called if there is no object."""
+        """Return a part of an object. Raise `MissingError` when called, not when iterated."""
 
     @abstractmethod
     def write(self, *objects: tuple[str, bytes]) -> None:
-        """Write objects. If this raises, each is either the old one or the new one.
+        """Write objects. After an error, each has either its old or its new content.
 
-        Where `is_locked`, they appear in this order.
+        If `is_locked`, they appear in this order.
         """
 
     @abstractmethod
     def point_tags(self, name: str, digest: str, tags: Sequence[str], expected: str | None) -> bool:
-        """Make tags point at a manifest, and return whether `has_pointers` is true then.
+        """Make tags point at a manifest, and return whether `has_pointers` is true afterwards.
 
-        Raise `ConflictError` if the only tag is expected to point at another digest than it does.
+        Raise `ConflictError` if the only tag does not point at the `expected` digest.
         """
 
     @abstractmethod
     def create(self, path: str) -> bool:
-        """Create an empty object. Return whether there was none."""
+        """Create an empty object. Return `False` if the object exists already."""
 
     @abstractmethod
     def move(self, source: str, target: str) -> bool:
-        """Move a small object, which becomes new. Return whether there was one."""
+        """Move a small object and renew its time. Return `False` if it does not exist."""
 
     @abstractmethod
     def delete(self, *paths: str) -> None:
         """Delete objects, which need not exist."""
 
     def delete_old(self, paths: list[str], until: float) -> None:
-        """Delete objects that a collection found to be older than a time.
+        """Delete objects that a collection found to be older than `until`.
 
-        Where `is_locked`, what was written since stays.
+        If `is_locked`, objects that were written since then stay.
         """
         self.delete(*paths)
 
     @abstractmethod
     def names(self, prefix: str, after: str = "") -> Iterator[str]:
-        """Return what follows a prefix in paths, if greater than `after`, in order.
+        """Return the paths under a prefix, without it, that are greater than `after`, in order.
 
-        In a directory, this is only the next component.
+        A directory returns only the next component of each.
         """
 
     @abstractmethod
@@ -138,14 +138,14 @@ class ObjectStorage(Storage):
 
     @abstractmethod
     def now(self) -> float:
-        """Return the time by the clock that `Entry.time` has."""
+        """Return the time by the clock of `Entry.time`."""
 
     @abstractmethod
     def lock(self, name: str) -> AbstractContextManager[None]:
-        """Keep other requests for a repository out, if this is possible."""
+        """Keep other requests for a repository out, if `is_locked`."""
 
     def flat(self, name: str) -> str:
-        """Return a repository's name as the end of a path that `names` lists."""
+        """Return a repository's name in the form in which `names` can list it."""
         return name
 
     def each(self, act: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
@@ -154,19 +154,19 @@ class ObjectStorage(Storage):
 
     @abstractmethod
     def blob_size(self, name: str, digest: str) -> int | None:
-        """Return the size of a blob that a repository has, by its link."""
+        """Return the size of a blob that a repository links; `None` without a link."""
 
     @abstractmethod
     def link_blob(self, name: str, digest: str, size: int) -> None:
-        """Give a blob to a repository."""
+        """Write the link of a blob to a repository."""
 
     @abstractmethod
     def ended_at(self, upload: str) -> bool:
-        """Return whether an upload, given as a path, has become a blob."""
+        """Return whether an upload, named by its path, has become a blob."""
 
     @abstractmethod
     def delete_upload(self, upload: str) -> None:
-        """Delete an upload, given as a path, and its result."""
+        """Delete an upload, named by its path, and its result."""
 
     @abstractmethod
     def sections(self) -> list[str]:
@@ -177,7 +177,7 @@ class ObjectStorage(Storage):
     def open_blob(self, name: str, digest: str) -> Blob:
         try:
             size = self._find_blob(name, digest)
-        except OSError:  # it cannot be moved back in a storage that is only read
+        except OSError:  # a read-only storage cannot move the link back
             found = self.size(content_path(digest))
             if found is None or self.size(path_of(name, "_unneeded", digest)) is None:
                 raise
@@ -185,7 +185,7 @@ class ObjectStorage(Storage):
         return Blob(size, partial(self._read_blob, digest, size))
 
     def _find_blob(self, name: str, digest: str) -> int:
-        """Return the size of a blob of a repository, whose link is moved back if necessary."""
+        """Return the size of a blob. Move its link back if a collection has set it aside."""
         size = self.blob_size(name, digest)
         if size is None and self.move(
             path_of(name, "_unneeded", digest), path_of(name, "_blobs", digest)
@@ -197,7 +197,7 @@ class ObjectStorage(Storage):
         return size
 
     def _read_blob(self, digest: str, size: int, start: int, end: int) -> Blocks:
-        if start == end:  # object stores have no empty ranges
+        if start == end:  # object stores refuse empty ranges
             if self.size(content_path(digest)) is None:
                 raise MissingError(digest)
             return iter(())
@@ -208,17 +208,17 @@ class ObjectStorage(Storage):
         self.await_collection(digest)
 
     def delete_blob(self, name: str, digest: str) -> None:
-        # Its content stays: other repositories may have it, or may be getting it now.
+        # The content stays: other repositories may have it, or be about to link it.
         self._find_blob(name, digest)
         if not self.move(path_of(name, "_blobs", digest), path_of(name, "_deleted", digest)):
             raise MissingError(digest)
 
     def await_collection(self, digest: str) -> None:
-        """Wait while a collection is deleting a content. Raise `MissingError` if it has."""
+        """Wait while a collection handles a content. Raise `MissingError` if it deletes it."""
         condemned = condemned_path(digest)
         end = time.monotonic() + MAX_WAIT
         while self.size(condemned) is not None:
-            if time.monotonic() > end:  # it was killed
+            if time.monotonic() > end:  # the collection was killed
                 self.delete(condemned)
             time.sleep(PAUSE)
         if self.size(content_path(digest)) is None:
@@ -265,27 +265,27 @@ class ObjectStorage(Storage):
                 self.write(*pointers.items())
             if self.point_tags(name, digest, tags, expected):
                 return
-            # Another request has deleted it: write it and what points at it again.
+            # Another request has deleted the manifest or its index of tags: write all again.
 
     def has_pointers(self, name: str, digest: str, tags: Sequence[str]) -> bool:
-        """Return whether a manifest is there, and the index of its tags."""
+        """Return whether a manifest exists, with these tags in its index."""
         return {"-", *tags} <= {*self.names(f"{path_of(name, '_manifests', digest)}/")}
 
     def catalog_path(self, name: str) -> str:
         return f"catalog/{self.flat(name)}"
 
     def delete_manifest(self, name: str, digest: str) -> None:
-        """Delete a manifest and what points at it.
+        """Delete a manifest and the objects that point at it.
 
-        Without a lock, another request may push the manifest at the same time. It looks for the
-        index of the tags after it has written everything. So the index is deleted before the tags
-        are looked at again: one of the two requests sees the other.
+        Without a lock, another request may push the manifest at the same time. A push writes
+        everything and then looks at the index of the tags. A delete removes the index and then
+        looks at the tags again. So at least one of the two sees the other.
         """
         with self.lock(name):
             self._delete_manifest(name, digest)
 
     def delete_old_manifest(self, name: str, digest: str, time: float) -> None:
-        """Delete a manifest if it has not been pushed again since a time.
+        """Delete a manifest, unless it has been pushed again since `time`.
 
         Without a lock, it may be pushed between this check and the delete.
         """
@@ -304,14 +304,14 @@ class ObjectStorage(Storage):
         if subject:
             referrer = _referrer_path(name, subject, digest)
             referrers = [referrer, *(entry.path for entry in self.entries(f"{referrer}/"))]
-        tags = [tag_path(name, tag) for tag in self._indexed(name, digest)]
-        self.delete(*self._pointing(digest, tags), *referrers)
+        tags = [tag_path(name, tag) for tag in self._read_index(name, digest)]
+        self.delete(*self._select_pointing(digest, tags), *referrers)
         self.delete(path)
-        with suppress(OSError):  # the manifest is gone, whatever happens now
-            self._forget_tags(name, digest, self._indexed(name, digest))
+        with suppress(OSError):  # the manifest is deleted, so no failure matters any more
+            self._forget_tags(name, digest, self._read_index(name, digest))
 
     def _forget_tags(self, name: str, digest: str, tags: list[str]) -> None:
-        """Delete the index of the tags of a deleted manifest, and the tags that were set since."""
+        """Delete the index of a deleted manifest, and the tags that were set since."""
         index = {tag: f"{path_of(name, '_manifests', digest)}/{tag}" for tag in tags}
         catalog, is_last = self.catalog_path(name), not self.has_manifests(name)
         self.delete(*index.values(), *([catalog] if is_last else []))
@@ -322,24 +322,24 @@ class ObjectStorage(Storage):
         first, final = min(tags), max(tags)
         listed = takewhile(lambda tag: tag <= final, self.names(tag_path(name, ""), first[:-1]))
         found = [tag_path(name, tag) for tag in listed if tag in index]
-        for path in self._pointing(digest, found):
+        for path in self._select_pointing(digest, found):
             if self.size(manifest_path(name, digest)) is None:
                 self.delete(path)
             else:
                 self.write((index[path.rpartition("/")[2]], b""))
 
-    def _indexed(self, name: str, digest: str) -> list[str]:
+    def _read_index(self, name: str, digest: str) -> list[str]:
         """Return the tags in the index of a manifest."""
         names = self.names(f"{path_of(name, '_manifests', digest)}/")
         return [tag for tag in names if TAG.fits(tag)]
 
-    def _pointing(self, digest: str, tags: list[str]) -> list[str]:
-        """Return those of the paths of tags that point at a digest."""
+    def _select_pointing(self, digest: str, tags: list[str]) -> list[str]:
+        """Return the paths of those tags that point at a digest."""
         found = zip(tags, self.each(self.read, tags), strict=True)
         return [path for path, target in found if target == digest.encode()]
 
     def mend_catalog(self, name: str) -> None:
-        """Have a repository in the catalog if it has manifests, and only then."""
+        """Make the catalog list a repository if it has manifests, and only then."""
         with self.lock(name):
             if not self.has_manifests(name):
                 self.delete(self.catalog_path(name))
@@ -371,7 +371,7 @@ class ObjectStorage(Storage):
         tag = ""
         for tag in filter(TAG.fits, self.names(tag_path(name, ""), after)):
             yield tag
-        # A repository that has only blobs left still exists, with no tags.
+        # A repository that has only blobs still exists, without tags.
         if not tag and self.size(self.catalog_path(name)) is None and not self._has_blobs(name):
             raise MissingError(name)
 
@@ -384,20 +384,20 @@ class ObjectStorage(Storage):
         for encoded, same in groupby(found, lambda found: found.partition("/")[0]):
             digest = encoded.replace("-", ":", 1)
             if DIGEST.fits(digest) and digest > after:
-                descriptor = self._descriptor(name, digest, [prefix + path for path in same])
+                descriptor = self._read_descriptor(name, digest, [prefix + path for path in same])
                 if descriptor:
                     yield digest, descriptor
 
-    def _descriptor(self, name: str, digest: str, paths: list[str]) -> bytes:
+    def _read_descriptor(self, name: str, digest: str, paths: list[str]) -> bytes:
         """Return the descriptor of a referrer, which is in a path or in an object."""
         separator = f"/{digest.replace(':', '-')}/"
         descriptors = [
             _unpack(path.partition(separator)[2]) if separator in path else self.read(path)
             for path in paths
         ]
-        if len(descriptors) > 1:  # it was pushed with several types: only the last one counts
+        if len(descriptors) > 1:  # pushed with several types: return that of the last push
             media_type = self.manifest(name, digest).media_type
-            descriptors.sort(key=lambda one: json.loads(one).get("mediaType") == media_type)
+            descriptors.sort(key=lambda entry: json.loads(entry).get("mediaType") == media_type)
         return descriptors[-1]
 
 
@@ -405,9 +405,9 @@ _DIGEST = re.compile("sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 
 
 def digests_in(content: bytes) -> set[str]:
-    """Return every digest in a manifest, also those in fields that no specification defines."""
+    """Return every digest in a manifest, even those in fields that no specification defines."""
     try:
-        text = json.dumps(json.loads(content))  # without escapes
+        text = json.dumps(json.loads(content))  # which undoes escapes in digests
     except (ValueError, RecursionError):
         text = content.decode("latin-1")
     return set(_DIGEST.findall(text))
@@ -451,7 +451,7 @@ def tag_path(name: str, tag: str) -> str:
 
 
 def upload_path(name: str, upload_id: str) -> str:
-    """Return the path of an upload. Raise `MissingError` if there is no such id."""
+    """Return the path of an upload. Raise `MissingError` for an id of another form."""
     if not re.fullmatch("[0-9a-f]{32}", upload_id):
         raise MissingError(upload_id)
     return f"{path_of(name, '_uploads')}{upload_id}/"

@@ -2,11 +2,11 @@
 
     python examples/registry.py --host 127.0.0.1 --port 5000 --storage ./registry-data
 
-The views are in `registry_routes.registry`: the whole of the distribution-spec 1.1. The storage is
-in `storage.py`, on obstore; the server is in `serving.py`, on gunicorn. Nothing is kept in a
+`registry_routes.registry` has the views, for the whole of the distribution-spec 1.1; `storage.py`
+the storage, a directory or an object store; `serving.py` the server, on gunicorn. No state is in a
 process, so several workers (``--workers N``) can serve one directory, and several machines one
-object store (``--storage s3://bucket/prefix``). It has neither authentication nor TLS: put it
-behind a proxy that has both, or keep it on your own machine.
+object store (``--storage s3://bucket/prefix``). The registry has neither authentication nor TLS:
+put it behind a proxy that has both, or keep it on your own machine.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from storage import CheckedStorage, DirectoryStorage, check_place, is_bucket, st
 from registry_routes import OCI_1_1, RegistryMap
 from registry_routes.registry import make_registry
 
-# A pull that begins in this time ends, however long it takes. Clients that pull a layer again from
-# where they were ask the registry again.
+# A download that begins within this time may take longer. A client that resumes it asks the
+# registry for a new URL.
 URL_LIFETIME = timedelta(hours=1)
 
 
@@ -35,10 +35,10 @@ def make_app(
     redirect: bool = False,
     metrics: bool = False,
 ) -> Any:
-    """Return the registry, with its health check next to it.
+    """Return the registry, with its health check.
 
-    :param x_accel: let nginx send the blobs of a directory itself, as `nginx.conf` does.
-    :param redirect: let clients get the blobs from the object store itself.
+    :param x_accel: let nginx send the blobs of a directory, as `nginx.conf` does.
+    :param redirect: let clients get the blobs from the object store.
     :param metrics: serve ``/metrics`` too.
     """
     url_map = RegistryMap(dialect=OCI_1_1.subset(methods=["GET"]) if read_only else OCI_1_1)
@@ -55,7 +55,8 @@ def main() -> None:
         sys.exit(collection.main(sys.argv[2:]))
     parser = OneLineParser(
         description="A container registry on the routes of registry_routes.",
-        epilog="`registry.py collect` deletes what is no longer needed: see `collect --help`.",
+        epilog="`registry.py collect` deletes content that is no longer needed: see `collect "
+        "--help`.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     server_options(parser, port=5000)
@@ -63,14 +64,14 @@ def main() -> None:
     parser.add_argument(
         "--x-accel",
         action="store_true",
-        help="let nginx, with nginx.conf, send blobs from the directory; without nginx in front, "
-        "clients get no blobs",
+        help="let nginx, with nginx.conf, send blobs from the directory; without nginx, clients "
+        "get no blobs",
     )
     parser.add_argument(
         "--redirect",
         action="store_true",
-        help="send clients to the object store for blobs, by URLs that it signs; they must be able "
-        "to reach it",
+        help="send clients to the object store for blobs, with signed URLs; they must be able to "
+        "reach it",
     )
     parser.add_argument(
         "--metrics", action="store_true", help="serve /metrics for Prometheus, to all clients"

@@ -1,4 +1,4 @@
-"""Work that several threads of a process want at the same time, and that is done once."""
+"""Work that a process does once, although several of its threads want it at the same time."""
 
 import errno
 import logging
@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 
 class Once:
-    """One thread does what several want at the same time. Each gets its result or its error."""
+    """Calls that threads share: one thread makes the call, and all get its result or its error."""
 
     def __init__(self) -> None:
         self._running: dict[Hashable, Future[Any]] = {}
@@ -45,24 +45,24 @@ class Once:
 
 
 class Source(NamedTuple):
-    """Where the content of a blob comes from."""
+    """The incoming content of a blob."""
 
     size: int | None
-    """How many bytes it has; `None` if that is unknown before its end."""
+    """The number of bytes; `None` if it is unknown before the end."""
     blocks: Iterable[bytes]
-    """They end with an error if they are not the blob's. If they have a `close`, it is called."""
+    """The content. The iteration ends with an error if the digest is wrong. `Fetch` calls its
+    `close`, if it has that method."""
 
 
 class Fetch:
-    """A blob that is being fetched, and that many clients can read meanwhile.
+    """The fetch of a blob into an unnamed temporary file, which many clients read at the same time.
 
-    It is written to an unnamed temporary file. Every block can be read once it has arrived, except
-    the last one: that can be read only when the source has ended without an error. So a client
-    never gets the whole of a wrong content.
+    They can read each block once it has arrived, but the last block only once the source has ended
+    without an error. So no client ever gets a whole content that is wrong.
 
-    :param name: what the log calls it.
-    :param open_source: opens the source.
-    :param keep: called with the whole content.
+    :param name: the blob's name in the log.
+    :param open_source: a function that opens the source.
+    :param keep: a function to call with the whole content.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Fetch:
         self.name = name
         self.open_source = open_source
         self.keep = keep
-        self.is_running = True  # set by `Fetches`, like the number of readers
+        self.is_running = True  # `Fetches` sets this and `readers`
         self.readers = 0
         self._is_whole = False
         self._size: int | None = None
@@ -82,19 +82,19 @@ class Fetch:
         self._error: BaseException | None = None
         self._when_received: list[Callable[[], object]] = []
         self._changed = threading.Condition()
-        self._file: Any = None  # until the source is open; its last reader closes it
+        self._file: Any = None  # opened after the source; `Fetches` closes it
 
     def run(self, is_wanted: Callable[[], bool]) -> None:
-        """Fetch the blob, then keep it. An error is raised to its readers.
+        """Fetch the blob, then keep it. After an error, raise it in all readers instead.
 
-        An `OSError` of the temporary file, or of the source, is logged once, and its readers get an
-        `errors.Unavailable`. The fetch stops before the next block if the blob is not wanted. A
-        whole blob is kept.
+        An `OSError`, of the temporary file or of the source, is logged once, and its readers get
+        `errors.Unavailable`. If nobody wants the blob any more, the fetch stops before the next
+        block; a blob that is already whole is kept.
         """
         try:
             size = self._fetch(is_wanted)
         except OSError as error:
-            log.error("%s cannot be fetched: %s", self.name, one_line(error))
+            log.error("cannot fetch %s: %s", self.name, one_line(error))
             self._fail(errors.Unavailable())
         except BaseException as error:
             self._fail(error)
@@ -104,16 +104,16 @@ class Fetch:
     def _fail(self, error: BaseException) -> None:
         with self._changed:
             self._error = error
-            self._received()
+            self._announce_end()
 
     def when_received(self, act: Callable[[], object]) -> None:
-        """Call `act` as soon as the source has ended, with an error or without."""
+        """Call `act` as soon as the source has ended, with or without an error."""
         with self._changed:
             self._when_received.append(act)
             if self._is_whole or self._error is not None:
                 act()
 
-    def _received(self) -> None:
+    def _announce_end(self) -> None:
         self._changed.notify_all()
         for act in self._when_received:
             act()
@@ -139,11 +139,11 @@ class Fetch:
         with self._changed:
             self._size = self._readable = received
             self._is_whole = True
-            self._received()
+            self._announce_end()
         return received
 
     def size(self) -> int:
-        """How many bytes the blob has, as soon as that is known. Raises the error of the fetch."""
+        """Wait for the size of the blob and return it. Raise the error of the fetch."""
         with self._changed:
             self._changed.wait_for(lambda: self._size is not None or self._error is not None)
             if self._size is None and self._error is not None:
@@ -151,16 +151,16 @@ class Fetch:
             return self._size or 0
 
     def read(self, start: int, end: int) -> Iterable[bytes]:
-        """The bytes from `start` to before `end`, as they arrive.
+        """Return the bytes from `start` up to but not including `end`, as they arrive.
 
-        The call returns when the first of them has arrived. It raises the error of the fetch. The
-        iteration raises a `BrokenPipeError` instead, on which a server closes the connection.
+        The call returns when the first byte has arrived, or raises the error of the fetch. Later,
+        the iteration raises `BrokenPipeError`, on which a server closes the connection.
         """
         self._wait(start)
         return self._blocks(start, end)
 
     def _wait(self, position: int) -> int:
-        """Wait until more than `position` bytes can be read, or all. Return how many can."""
+        """Wait until more than `position` bytes can be read, or all. Return their number."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._readable > position or self._is_whole or self._error is not None
@@ -174,7 +174,7 @@ class Fetch:
             try:
                 ready = self._wait(start)
             except BaseException as error:
-                raise BrokenPipeError(errno.EPIPE, f"it broke off: {error}") from error
+                raise BrokenPipeError(errno.EPIPE, f"the fetch broke off: {error}") from error
             block = os.pread(self._file.fileno(), min(BLOCK, min(ready, end) - start), start)
             start += len(block)
             yield block
@@ -189,7 +189,7 @@ class _UnwantedError(Exception):
 
 
 def _write(file: BinaryIO, block: bytes) -> int:
-    """Write a block, and return its size. An `OSError` names the directory."""
+    """Write a block, and return its size. Raise `OSError`, which names the directory."""
     view = memoryview(block)
     try:
         while view:
@@ -200,14 +200,14 @@ def _write(file: BinaryIO, block: bytes) -> int:
 
 
 class Fetches:
-    """The blobs that are being fetched, each of them once."""
+    """The running fetches, one for each blob."""
 
     def __init__(self) -> None:
         self._running: dict[Hashable, Fetch] = {}
         self._lock = threading.Lock()
 
     def join(self, key: Hashable, make: Callable[[], Fetch]) -> Fetch:
-        """The fetch for this key, started if there is none. Each call needs a `leave` later."""
+        """Return the running fetch for this key, or start one. Each call needs a `leave` later."""
         with self._lock:
             fetch = self._running.get(key)
             if fetch is None:
@@ -232,7 +232,7 @@ class Fetches:
                 self._close_if_unused(fetch)
 
     def _is_wanted(self, key: Hashable, fetch: Fetch) -> bool:
-        """Whether the fetch still has readers. If not, it takes no new ones."""
+        """Return whether the fetch still has readers. Without readers, let no others join."""
         with self._lock:
             if not fetch.readers:
                 self._forget(key, fetch)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from bucket import BucketStorage, one_line, raising_oserrors
+from bucket import BucketStorage, one_line, translate_errors
 from directory import DirectoryStorage, checked, create_directory, identity
 from objects import ObjectStorage
 from obstore.store import from_url
@@ -27,8 +27,8 @@ __all__ = [
     "storage_at",
 ]
 
-# If an object store is down or hangs, that is an error within ten seconds. These are set in the
-# environment, as obstore would not combine arguments with what is set there.
+# With these, an object store that is down or hangs is an error within ten seconds. They are set in
+# the environment, because obstore does not combine arguments with an operator's settings there.
 TIMEOUTS = {"CONNECT_TIMEOUT": "3s", "READ_TIMEOUT": "5s", "TIMEOUT": "1h"}
 RETRY: Any = {"max_retries": 5, "retry_timeout": timedelta(seconds=4)}
 
@@ -37,7 +37,7 @@ class CheckedStorage(Storage, Protocol):
     """A storage with a health check."""
 
     def check(self) -> None:
-        """Raise `OSError` if the storage does not answer. It writes nothing."""
+        """Raise `OSError` if the storage does not answer. Write nothing."""
         ...
 
 
@@ -53,7 +53,7 @@ def storage_at(
 ) -> ObjectStorage | CheckedMemory:
     """Return the storage in a directory, in memory, or at a URL that obstore supports.
 
-    Raises `OSError`, with a message in one line, if that is impossible.
+    Raise `OSError`, with a message in one line, if there is none.
 
     :param create: create the directory if it does not exist.
     """
@@ -75,7 +75,7 @@ def storage_at(
         for name, value in TIMEOUTS.items():
             os.environ.setdefault(f"{cloud}_{name}", value)
     options: Any = {"retry_config": RETRY}
-    with raising_oserrors():
+    with translate_errors():
         try:
             return BucketStorage(from_url(place, **options))
         except ValueError as error:  # not a URL, or a malformed environment variable
@@ -83,7 +83,7 @@ def storage_at(
 
 
 def directory_of(place: str) -> str | None:
-    """Return the directory that a place is; `None` for a URL of another scheme."""
+    """Return the directory that a place names; `None` for a URL of another scheme."""
     if "://" not in place:
         return place
     try:
@@ -99,7 +99,7 @@ def is_bucket(place: str) -> bool:
 
 
 def check_place(parser: argparse.ArgumentParser, place: str, *, read_only: bool = False) -> None:
-    """End the program, with status 2 and a message in one line, if a storage cannot be used.
+    """End the program, with status 2 and a message in one line, if it cannot use a storage.
 
     :param read_only: do not create a directory, and accept one that is not writable.
     """
@@ -109,7 +109,8 @@ def check_place(parser: argparse.ArgumentParser, place: str, *, read_only: bool 
         if not is_bucket(place):
             _check(place, read_only)
         else:
-            with ProcessPoolExecutor(1) as other:  # a store must not outlive a fork of this process
+            # In another process: this one will fork, and a store must not be open then.
+            with ProcessPoolExecutor(1) as other:
                 other.submit(_check, place, read_only).result()
     except OSError as error:
         parser.exit(2, f"{parser.prog}: error: --storage {place!r}: {error}\n")

@@ -458,7 +458,7 @@ def test_age_has_a_unit(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as raised:
             collection.main(["--storage", "x", f"--older-than={text}"])
         assert raised.value.code == 2
-        assert "must be a number with s, m, h or d" in capsys.readouterr().err
+        assert "must be a number and a unit, s, m, h or d" in capsys.readouterr().err
 
 
 # While a registry is at work.
