@@ -44,7 +44,6 @@ from gateway import (
 )
 from requests.adapters import HTTPAdapter
 from serving import OneLineParser, Server, server_options
-from upstream import next_query
 from werkzeug.exceptions import BadGateway, GatewayTimeout
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.wrappers import Response
@@ -62,7 +61,7 @@ from registry_routes import (
 from registry_routes.digests import content_digest
 from registry_routes.grammar import DIGEST, NAME
 from registry_routes.login import Login, TokenRequest
-from registry_routes.paging import next_link
+from registry_routes.paging import next_link, parse_next_query
 from registry_routes.responses import beginning_of, parse_errors
 from registry_routes.scopes import required_scopes
 from registry_routes.urls import same_origin
@@ -343,7 +342,8 @@ class Front:
                 response.headers.add(name, value)
         if "Location" in answer.headers:
             response.location = self._location(request, answer, endpoint, values, user)
-        if query := next_query(answer, request.args.to_dict(flat=False)):
+        asked = self.urls.build(endpoint, values, request.args)
+        if query := parse_next_query(asked, answer.headers.get("Link")):
             response.headers["Link"] = next_link(request.urls.build(endpoint, values, query))
         if request.method != "HEAD":
             response.response = _blocks_of(answer)

@@ -8,7 +8,7 @@ from http.cookiejar import DefaultCookiePolicy
 from ipaddress import ip_address
 from socket import inet_aton
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 from client import body_of, checked
@@ -27,7 +27,6 @@ from registry_routes import (
 )
 from registry_routes.digests import content_digest, digest_of
 from registry_routes.headers import IMAGE_INDEX
-from registry_routes.paging import parse_next_link
 from registry_routes.registry import (
     MAX_MANIFEST,
     Manifest,
@@ -249,14 +248,3 @@ def is_private(url: str) -> bool:
     except (OSError, ValueError):
         return host == "localhost" or host.endswith(".localhost")
     return not (getattr(address, "ipv4_mapped", None) or address).is_global
-
-
-def next_query(answer: requests.Response, query: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """Return the query of the next page's URL; an empty one without a page, or if it is `query`.
-
-    The path of a link may have a prefix, or a name that only the upstream knows.
-    """
-    link = parse_next_link(answer.url, answer.headers.get("Link"))
-    found = parse_qs(urlsplit(link or "").query, keep_blank_values=True)
-    found.pop("ns", None)
-    return {} if found == query else found
