@@ -102,6 +102,8 @@ class Upstream:
             response = self._request(method, url, headers, anywhere=endpoint == RouteName.BLOB)
             if method == "HEAD":
                 _ = response.content  # it is empty; now the connection can be reused
+                if response.status_code == 401 and _has_token(response):  # Amazon's public registry
+                    raise errors.Denied("HEAD is refused")
             return checked(response, endpoint)
 
     def manifest(self, values: dict[str, str], accept: str) -> tuple[str, Manifest]:
@@ -193,6 +195,11 @@ class Upstream:
             if not same_origin(url, first):
                 auth = _no_auth
         raise ValueError(f"it redirects more than {MAX_REDIRECTS} times")
+
+
+def _has_token(response: requests.Response) -> bool:
+    """Return whether the registry's own token server let the request through."""
+    return str(response.request.headers.get("Authorization", "")).startswith("Bearer ")
 
 
 def _no_auth(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
