@@ -149,7 +149,7 @@ class Ecr:
             return Response(status=307, headers={"Location": f"{signed}/{path}"})
         if "last" in request.args:  # for the registry's own view
             last = request.args["last"].removeprefix(CURSOR)
-            request.args = MultiDict({**request.args, "last": last})  # type: ignore[assignment]
+            request.args = MultiDict({**request.args, "last": last})
         return None
 
     def rewrite(self, request: RegistryRequest, response: Response) -> Response:
