@@ -104,7 +104,7 @@ class BucketStorage(ObjectStorage):
         if len(objects) == 1:
             put(*objects)  # in this thread, which may be one of the pool
         else:
-            self.each(put, objects)
+            self.call_each(put, objects)
 
     def point_tags(self, name: str, digest: str, tags: Sequence[str], expected: str | None) -> bool:
         if expected is None:
@@ -176,7 +176,7 @@ class BucketStorage(ObjectStorage):
     def lock(self, name: str) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def each(self, act: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    def call_each(self, act: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         return list(self._pool.map(act, items))
 
     # Blobs.
@@ -286,7 +286,7 @@ class BucketStorage(ObjectStorage):
         self._states[upload] = found
         return found.state.size
 
-    def ended_at(self, upload: str) -> bool:
+    def has_ended(self, upload: str) -> bool:
         with suppress(MissingError):
             return bool(self._read_state(upload).state.digest)
         return False

@@ -99,7 +99,7 @@ def is_loopback(url: str) -> bool:
     return host == "localhost" or re.fullmatch(r"127(?:\.[0-9]+){3}|::1", host) is not None
 
 
-def body_of(response: requests.Response, most: int = BLOCK) -> bytes:
+def read_body(response: requests.Response, most: int = BLOCK) -> bytes:
     """Return the body of a response, cut off at the first block that exceeds `most` bytes."""
     content = bytearray()
     with response:
@@ -110,7 +110,7 @@ def body_of(response: requests.Response, most: int = BLOCK) -> bytes:
     return bytes(content)
 
 
-def checked(response: requests.Response, endpoint: str | None = None) -> requests.Response:
+def check_response(response: requests.Response, endpoint: str | None = None) -> requests.Response:
     """Return the response, if it is successful. Raises the registry's error if it is not."""
     raise_for_status(response, endpoint=endpoint)
     if response.status_code >= 300:  # a redirect without a Location
@@ -163,12 +163,12 @@ class Registry:
     ) -> requests.Response:
         """Return a successful response, its body unread. Raise the registry's error otherwise."""
         options = {"timeout": TIMEOUT, "stream": True, **options}
-        return checked(self.session.request(method, url, **options), endpoint)
+        return check_response(self.session.request(method, url, **options), endpoint)
 
     def tell(self, method: str, url: str, **options: Any) -> requests.Response:
         """Send a request as `ask` does, and discard the body of the response."""
         response = self.ask(method, url, **options)
-        body_of(response)
+        read_body(response)
         return response
 
     def manifest(self, reference: str) -> tuple[Json, bytes]:
@@ -178,7 +178,7 @@ class Registry:
         def read() -> tuple[requests.Response, bytes]:
             headers = {"Accept": ACCEPT_MANIFESTS}
             response = self.ask("GET", url, endpoint="manifest", headers=headers)
-            return response, body_of(response, MAX_MANIFEST)
+            return response, read_body(response, MAX_MANIFEST)
 
         response, content = retry(read)
         stated = content_digest(response.headers.get("Docker-Content-Digest"))

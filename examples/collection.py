@@ -154,7 +154,7 @@ class Collection:
         self.uploads = {
             upload: thing
             for upload, thing in self._select_old(survey.uploads).items()
-            if thing.time < self.now - REMEMBERED or not storage.ended_at(upload)
+            if thing.time < self.now - REMEMBERED or not storage.has_ended(upload)
         }
         self.subjects: dict[Link, Link] = {}
         self.mentioned: dict[Link, set[Link]] = {}
@@ -208,7 +208,9 @@ class Collection:
         manifests = sorted(self.survey.manifests.keys() - self.manifests.keys())
         for batch in _batches(tqdm(manifests, "Reading")):
             paths = [manifest_path(*link) for link in batch]
-            for link, file in zip(batch, self.storage.each(self.storage.read, paths), strict=True):
+            for link, file in zip(
+                batch, self.storage.call_each(self.storage.read, paths), strict=True
+            ):
                 line, _, content = file.partition(b"\n")  # both are empty if it was just deleted
                 self.mentioned[link] = {Link(link.name, digest) for digest in digests_in(content)}
                 subject = line.decode().partition(" ")[2]
@@ -224,7 +226,7 @@ class Collection:
             if subject:
                 leads.setdefault(subject, set()).add(link)
         names, tags = zip(*self.survey.tags, strict=True) if self.survey.tags else ((), ())
-        digests = self.storage.each(self.storage.read, map(tag_path, names, tags))
+        digests = self.storage.call_each(self.storage.read, map(tag_path, names, tags))
         left = {Link(name, digest.decode()) for name, digest in zip(names, digests, strict=True)}
         reached: set[Link] = set()
         while left:
@@ -271,14 +273,14 @@ class Collection:
         the storage may still carry out a request.
         """
         storage, begun = self.storage, time.monotonic()
-        created = storage.each(lambda digest: storage.create(condemned_path(digest)), digests)
+        created = storage.call_each(lambda digest: storage.create(condemned_path(digest)), digests)
         mine = [digest for digest, is_mine in zip(digests, created, strict=True) if is_mine]
         asides: dict[str, list[str]] = {digest: [] for digest in mine}
         for path in self.links:
             asides.get(_digest_at_end(path), []).append(path)
         doomed: list[str] = []
         for digest, found in zip(
-            mine, storage.each(storage.entry, map(content_path, mine)), strict=True
+            mine, storage.call_each(storage.entry, map(content_path, mine)), strict=True
         ):
             are_there = (storage.size(path) is not None for path in asides[digest])
             if found is not None and found.time < self._until_deleted and all(are_there):
@@ -330,7 +332,7 @@ def _digest_at_end(path: str) -> str:
     return ":".join(path.rsplit("/", 2)[1:])
 
 
-def seconds(text: str) -> float:
+def parse_duration(text: str) -> float:
     """Return the seconds in a time such as ``90m`` or ``24h``."""
     found = re.fullmatch("([0-9]{1,9})([smhd])", text)
     if not found:
@@ -346,19 +348,19 @@ def storage_to_collect(place: str) -> ObjectStorage:
     return storage
 
 
-def parser_of(program: str, description: str, *, older_than: str) -> argparse.ArgumentParser:
+def make_parser(program: str, description: str, *, older_than: str) -> argparse.ArgumentParser:
     """Return a parser for a command that collects; `older_than` is the help for that option."""
     parser = argparse.ArgumentParser(prog=program, description=description)
     parser.add_argument("--storage", required=True, help="a directory, or s3://…, gs://…, az://…")
     parser.add_argument(
-        "--older-than", required=True, type=seconds, metavar="TIME", help=older_than
+        "--older-than", required=True, type=parse_duration, metavar="TIME", help=older_than
     )
     parser.add_argument("--dry-run", action="store_true", help="delete nothing")
     return parser
 
 
 def main(arguments: list[str]) -> int:
-    parser = parser_of(
+    parser = make_parser(
         "registry.py collect",
         "Delete what the storage of a registry no longer needs, while the registry is running. "
         "Incomplete multipart uploads in an object store cannot be listed: let a lifecycle rule of "

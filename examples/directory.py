@@ -1,4 +1,4 @@
-"""A storage in a directory. What a push is answered for survives a power cut."""
+"""A storage in a directory. Acknowledged pushes survive a power cut."""
 
 import errno
 import fcntl
@@ -30,37 +30,38 @@ from objects import (
 from registry_routes.digests import Verifier
 from registry_routes.registry import BLOCK, BlobFile, ConflictError, MissingError
 
-TRIES = 20  # of a write that makes directories, while deletes remove them
-LOCKS = 64  # files that requests lock, each for some repositories
+TRIES = 20  # to make directories and write into them, while deletes remove them
+LOCKS = 64  # lock files, each for some of the repositories
 
-#: The directories that this program has checked. A worker that it starts later, perhaps after an
-#: unmount, uses no other directory of the same name.
+#: The identities of the directories that this program has checked, by path. Workers that it starts
+#: later, perhaps after an unmount, refuse another directory at the same path.
 checked: dict[str, tuple[int, int]] = {}
 
 
 EARLY = 16 * BLOCK  # bytes of a large file that the kernel is told to write before the sync
 
-_helping = ThreadPoolExecutor(8, "helping")
+_threads = ThreadPoolExecutor(8, "helping")
 
 
 class DirectoryStorage(ObjectStorage):
     """Repositories in a directory, which processes on one machine may share.
 
-    Everything that a blob, a manifest or a tag needs is synced before the call returns, and before
-    anything that points at it appears. A file is written in ``staging/``, synced and renamed. Hard
-    links are not used, because some file systems have none.
+    A blob, a manifest or a tag is synced before the call returns, and before anything that points
+    at it appears. A file is written in ``staging/``, synced and renamed. There are no hard links,
+    because some file systems lack them.
 
     An upload has these files:
 
-    - ``state``: how many bytes it has, their SHA-256 if they came in one chunk, and the digest of
-      the blob that it is becoming; or, when it has ended, of the blob that it has become;
-    - ``data``: these bytes, which were synced before ``state`` was written, and perhaps some more;
+    - ``state``: how many bytes the upload has, their SHA-256 if they came in one chunk, and the
+      digest of the blob that it is becoming; or, when it has ended, of the blob that it has become;
+    - ``data``: these bytes, synced before ``state`` was written, and perhaps more bytes;
     - ``<random>``, the body of a request; ``lock``.
 
-    What becomes a blob was hashed before it was synced, or is read from the file to be hashed.
+    The content of a blob is hashed while it arrives and before it is synced, or else from the file.
 
-    Conditional writes are atomic among processes on one machine. A directory may vanish. So it is
-    checked before something is reported missing, and writing never creates it again.
+    Conditional writes are atomic among processes on one machine. The directory may vanish, for
+    example in an unmount. So each method checks the directory before it reports that something is
+    missing, and none creates the directory again.
     """
 
     is_locked = True
@@ -75,28 +76,28 @@ class DirectoryStorage(ObjectStorage):
             next(entries, None)
 
     def _check_root(self) -> None:
-        """Raise `OSError` if the directory is gone, or was replaced by a mount or an unmount."""
+        """Raise `OSError` if the directory was deleted, mounted over or unmounted."""
         if identity(self.directory) != self._root:
-            raise FileNotFoundError(f"{self.directory} is not the directory that it was")
+            raise FileNotFoundError(f"{self.directory} was replaced by another directory")
 
     def try_writing(self) -> None:
         """Raise `OSError` if requests cannot write here."""
         if not os.access(self.directory, os.W_OK | os.X_OK):
-            raise PermissionError(f"{self.directory} cannot be written to")
+            raise PermissionError(f"{self.directory} is not writable")
 
-    def _full(self, path: str) -> str:
+    def _full_path(self, path: str) -> str:
         return f"{self.directory}{path}"
 
     def read(self, path: str) -> bytes:
         try:
-            return Path(self._full(path)).read_bytes()
+            return Path(self._full_path(path)).read_bytes()
         except FileNotFoundError:
             self._check_root()
             return b""
 
     def entry(self, path: str) -> Entry | None:
         try:
-            found = os.stat(self._full(path))
+            found = os.stat(self._full_path(path))
         except FileNotFoundError:
             self._check_root()
             return None
@@ -104,30 +105,30 @@ class DirectoryStorage(ObjectStorage):
 
     def stream(self, path: str, start: int, end: int) -> Blocks:
         try:
-            file = open(self._full(path), "rb", buffering=0)  # noqa: SIM115
+            file = open(self._full_path(path), "rb", buffering=0)  # noqa: SIM115
         except FileNotFoundError:
             self._check_root()
             raise MissingError(path) from None
         file.seek(start)
         if end == os.fstat(file.fileno()).st_size:
             return BlobFile(file)
-        return _part(file, end - start)
+        return _read_part(file, end - start)
 
     def names(self, prefix: str, after: str = "") -> Iterator[str]:
         try:
-            names = os.listdir(self._full(prefix))
+            names = os.listdir(self._full_path(prefix))
         except FileNotFoundError:
             self._check_root()
             return iter(())
-        # A list takes two thirds of the time of generators, and is most of the time of a page.
+        # For a page, most of the time is spent here; generators would take half as long again.
         found = [plain for name in names if (plain := name.replace("@", "/")) > after]
         return iter(sorted(found))
 
-    def flat(self, name: str) -> str:
+    def flatten(self, name: str) -> str:
         return name.replace("/", "@")
 
     def entries(self, prefix: str) -> Iterator[Entry]:
-        for parent, _, names in os.walk(self._full(prefix)):
+        for parent, _, names in os.walk(self._full_path(prefix)):
             for name in names:
                 path = os.path.relpath(f"{parent}/{name}", self.directory)
                 with suppress(FileNotFoundError):
@@ -135,44 +136,44 @@ class DirectoryStorage(ObjectStorage):
                     yield Entry(path, found.st_mtime, found.st_size)
 
     def now(self) -> float:
-        os.utime(self.directory)  # which takes no space, and on a server's disk the server's time
+        os.utime(self.directory)  # takes no space, and on a network disk the server's time
         return os.stat(self.directory).st_mtime
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        with self._locked(f"locks/{zlib.crc32(name.encode()) % LOCKS:02}"):
+        with self._lock_file(f"locks/{zlib.crc32(name.encode()) % LOCKS:02}"):
             yield
 
     @contextmanager
-    def _locked(self, path: str) -> Iterator[None]:
-        with self._making_directories(path, lambda: open(self._full(path), "ab")) as file:
+    def _lock_file(self, path: str) -> Iterator[None]:
+        with self._do_in_directory(path, lambda: open(self._full_path(path), "ab")) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     # Writing.
 
     def write(self, *objects: tuple[str, bytes]) -> None:
-        with self._staging(objects) as staged:
+        with self._stage(objects) as staged:
             self._put_in_place(staged)
 
     @contextmanager
-    def _staging(self, objects: Iterable[tuple[str, bytes]]) -> Iterator[dict[str, str]]:
-        """Write objects to staged files, and yield the path of each by that of its file."""
+    def _stage(self, objects: Iterable[tuple[str, bytes]]) -> Iterator[dict[str, str]]:
+        """Write objects to staged files. Yield the path of each object by the path of its file."""
         staged: dict[str, str] = {}
         try:
             for path, content in objects:
-                file = self._staged()
+                file = self._new_path()
                 staged[file] = path
                 self._receive(file, [content])
             yield staged
         finally:
             for file in staged:
                 with suppress(OSError):
-                    os.unlink(self._full(file))
+                    os.unlink(self._full_path(file))
 
     def point_tags(self, name: str, digest: str, tags: Sequence[str], expected: str | None) -> bool:
         objects = [(tag_path(name, tag), digest.encode()) for tag in tags]
-        with self._staging(objects) as staged:
+        with self._stage(objects) as staged:
             with self.lock(name):
                 if expected is not None and self.read(objects[0][0]) != expected.encode():
                     raise ConflictError(tags[0])
@@ -185,24 +186,24 @@ class DirectoryStorage(ObjectStorage):
 
     def create(self, path: str) -> bool:
         def create_file() -> None:
-            os.close(os.open(self._full(path), os.O_CREAT | os.O_EXCL))
+            os.close(os.open(self._full_path(path), os.O_CREAT | os.O_EXCL))
 
         self._check_root()
         try:
-            self._making_directories(path, create_file)
+            self._do_in_directory(path, create_file)
         except FileExistsError:
             return False
         return True
 
     def move(self, source: str, target: str) -> bool:
         try:
-            os.utime(self._full(source))
+            os.utime(self._full_path(source))
         except FileNotFoundError:
             self._check_root()
             return False
         try:
             self._put_in_place({source: target})
-        except FileNotFoundError:  # another request has moved it
+        except FileNotFoundError:  # another request has moved the file
             self._check_root()
             return False
         self._remove_empty(source)
@@ -211,7 +212,7 @@ class DirectoryStorage(ObjectStorage):
     def delete(self, *paths: str) -> None:
         for path in paths:
             with suppress(FileNotFoundError):
-                os.unlink(self._full(path))
+                os.unlink(self._full_path(path))
             self._remove_empty(path)
 
     def delete_old(self, paths: list[str], until: float) -> None:
@@ -221,27 +222,27 @@ class DirectoryStorage(ObjectStorage):
                 if found is not None and found.time < until:
                     self.delete(path)
 
-    def _staged(self) -> str:
+    def _new_path(self) -> str:
         return f"{STAGING}{uuid.uuid4().hex}"
 
     @contextmanager
-    def _removing(self, path: str) -> Iterator[None]:
-        """Remove a file if an error leaves it behind."""
+    def _remove_on_error(self, path: str) -> Iterator[None]:
+        """Remove a file after an error."""
         try:
             yield
         except BaseException:
             with suppress(OSError):
-                os.unlink(self._full(path))
+                os.unlink(self._full_path(path))
             raise
 
     def _receive(self, path: str, blocks: Blocks, *hashes: Any, is_synced: bool = True) -> int:
-        """Write and sync a new file, hash it at the same time, and return its size.
+        """Write and sync a new file, hash its content at the same time, and return its size.
 
-        While a large block is hashed and written, in two threads, the next one arrives.
+        While two threads hash and write a large block, the next block arrives.
         """
         size = 0
         with (
-            self._making_directories(path, lambda: open(self._full(path), "xb", 0)) as file,
+            self._do_in_directory(path, lambda: open(self._full_path(path), "xb", 0)) as file,
             _Together() as together,
         ):
             for block in blocks:
@@ -259,8 +260,11 @@ class DirectoryStorage(ObjectStorage):
                 os.fsync(file.fileno())
         return size
 
-    def _making_directories(self, path: str, act: Callable[[], Any]) -> Any:
-        """Do what needs a directory, after making it, although a delete may remove it again."""
+    def _do_in_directory(self, path: str, act: Callable[[], Any]) -> Any:
+        """Call `act`. If the directory of a path is missing, make it and try again.
+
+        A concurrent delete may remove the directory again, so this may take several tries.
+        """
         for left in reversed(range(TRIES)):
             try:
                 return act()
@@ -283,8 +287,8 @@ class DirectoryStorage(ObjectStorage):
     def _rename(self, staged: dict[str, str]) -> None:
         self._check_root()
         for source, target in staged.items():
-            rename = partial(os.replace, self._full(source), self._full(target))
-            self._making_directories(target, rename)
+            rename = partial(os.replace, self._full_path(source), self._full_path(target))
+            self._do_in_directory(target, rename)
 
     def _sync_above(self, *paths: str) -> None:
         """Sync the directories above paths, each of which may be new."""
@@ -294,14 +298,14 @@ class DirectoryStorage(ObjectStorage):
                 path = path.rpartition("/")[0]
                 above.add(path)
         for directory in sorted(above, reverse=True):
-            sync_directory(self._full(directory))
+            sync_directory(self._full_path(directory))
         self._check_root()
 
     def _remove_empty(self, path: str) -> None:
-        """Remove the directories above a path that are empty."""
+        """Remove the directories above a path, as long as they are empty."""
         while path := path.rpartition("/")[0]:
             try:
-                os.rmdir(self._full(path))
+                os.rmdir(self._full_path(path))
             except OSError:
                 return
 
@@ -315,20 +319,20 @@ class DirectoryStorage(ObjectStorage):
         self.write((path_of(name, "_blobs", digest), b""))
 
     def put_blob(self, name: str, digest: str, blocks: Blocks) -> None:
-        staged, verifier = self._staged(), Verifier(digest)
-        with self._removing(staged):
+        staged, verifier = self._new_path(), Verifier(digest)
+        with self._remove_on_error(staged):
             size = self._receive(staged, blocks, verifier)
             verifier.verify()
             self._keep(name, digest, staged, size)
 
     def _keep(self, name: str, digest: str, staged: str, size: int) -> None:
-        """Make a file, which has been verified and synced, a blob.
+        """Make a blob of a file that is verified and synced.
 
-        The link comes first. If it fails, the file is still where it was. Until the content is
-        there, nobody finds the blob.
+        Write the link first: if that fails, the file is still in its place, and nobody finds the
+        blob before its content exists.
         """
         self.link_blob(name, digest, size)
-        if staged == content_path(digest):  # an error came after this had been done
+        if staged == content_path(digest):  # an earlier request failed after the move
             self._sync_above(staged)
         else:
             with self.lock(content_path(digest)):
@@ -346,33 +350,33 @@ class DirectoryStorage(ObjectStorage):
         return upload_id
 
     def _write_state(self, upload: str, state: "_State") -> None:
-        # After a power cut, it may be an older one.
+        # Not synced: after a power cut, the state may be an older one.
         temporary = f"{upload}{uuid.uuid4().hex}"
         content = json.dumps(state._asdict()).encode()
 
         def write() -> None:
-            with open(self._full(temporary), "xb", 0) as file:
+            with open(self._full_path(temporary), "xb", 0) as file:
                 _write(file, content)
 
-        with self._removing(temporary):
+        with self._remove_on_error(temporary):
             self._check_root()
-            self._making_directories(temporary, write)
-            os.replace(self._full(temporary), self._full(f"{upload}state"))
+            self._do_in_directory(temporary, write)
+            os.replace(self._full_path(temporary), self._full_path(f"{upload}state"))
 
-    def _state(self, upload: str) -> "_State":
-        """Return the state of an upload that goes on. Raise `MissingError`."""
+    def _read_state(self, upload: str) -> "_State":
+        """Return the state of an upload. Raise `MissingError` if it has ended, or is unknown."""
         try:
             state = _State(**json.loads(self.read(f"{upload}state")))
-        except (ValueError, TypeError):  # there is none, or not all of it survived a power cut
+        except (ValueError, TypeError):  # missing, or only a part of it survived a power cut
             raise MissingError(upload) from None
         if state.digest:
             raise MissingError(upload)
         if state.size:
-            self._data(upload, state)
+            self._find_data(upload, state)
         return state
 
-    def _data(self, upload: str, state: "_State") -> str:
-        """Return the path of the bytes that a state counts, or raise `MissingError`."""
+    def _find_data(self, upload: str, state: "_State") -> str:
+        """Return the path of the file that has the bytes of an upload. Raise `MissingError`."""
         paths = [f"{upload}data"]
         if state.becoming:
             paths.append(content_path(state.becoming))
@@ -382,19 +386,19 @@ class DirectoryStorage(ObjectStorage):
         raise MissingError(upload)
 
     def upload_size(self, name: str, upload_id: str) -> int:
-        return self._state(upload_path(name, upload_id)).size
+        return self._read_state(upload_path(name, upload_id)).size
 
-    def ended_at(self, upload: str) -> bool:
+    def has_ended(self, upload: str) -> bool:
         with suppress(ValueError):
             return bool(json.loads(self.read(f"{upload}state")).get("digest"))
         return False
 
     @contextmanager
-    def _upload(self, upload: str, start: int) -> Iterator["_State"]:
-        """Lock an upload, whose size must be `start`."""
+    def _lock_upload(self, upload: str, start: int) -> Iterator["_State"]:
+        """Lock an upload that has `start` bytes. Raise `ConflictError` or `MissingError`."""
         try:
-            with self._locked_upload(upload):
-                state = self._state(upload)
+            with self._hold_lock(upload):
+                state = self._read_state(upload)
                 if state.size != start:
                     raise ConflictError(upload)
                 yield state
@@ -403,24 +407,25 @@ class DirectoryStorage(ObjectStorage):
             raise MissingError(upload) from None
 
     @contextmanager
-    def _locked_upload(self, upload: str) -> Iterator[None]:
-        with open(self._full(f"{upload}lock"), "ab") as file:  # not in a directory made again
+    def _hold_lock(self, upload: str) -> Iterator[None]:
+        # This does not make the directory again, if the upload was deleted.
+        with open(self._full_path(f"{upload}lock"), "ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def append_to_upload(self, name: str, upload_id: str, start: int, blocks: Blocks) -> int:
         upload = upload_path(name, upload_id)
-        if self._state(upload).size != start:
+        if self._read_state(upload).size != start:
             raise ConflictError(upload)
         body, hashed = f"{upload}{uuid.uuid4().hex}", hashlib.sha256()
         try:
-            with self._removing(body):
-                # A first chunk becomes the data; another one is added to it, and synced there.
+            with self._remove_on_error(body):
+                # The first chunk becomes the data. Later chunks are appended, and synced there.
                 size = self._receive(body, blocks, hashed, is_synced=not start)
-                with self._upload(upload, start):
+                with self._lock_upload(upload, start):
                     if size and not start:
-                        os.replace(self._full(body), self._full(f"{upload}data"))
-                        sync_directory(self._full(upload))
+                        os.replace(self._full_path(body), self._full_path(f"{upload}data"))
+                        sync_directory(self._full_path(upload))
                     elif size:
                         self._append(upload, start, body)
                     if size:
@@ -431,9 +436,9 @@ class DirectoryStorage(ObjectStorage):
         return start + size
 
     def _append(self, upload: str, start: int, body: str) -> None:
-        """Add the body of a request to the data of an upload, and sync it."""
+        """Append the body of a request to the data of an upload, and sync the data."""
         with (
-            open(self._full(f"{upload}data"), "r+b", 0) as data,
+            open(self._full_path(f"{upload}data"), "r+b", 0) as data,
             open(os.path.join(self.directory, body), "rb", 0) as added,
         ):
             data.truncate(start)
@@ -445,21 +450,21 @@ class DirectoryStorage(ObjectStorage):
         self, name: str, upload_id: str, start: int, blocks: Blocks, digest: str
     ) -> None:
         upload = upload_path(name, upload_id)
-        state = self._state(upload)
+        state = self._read_state(upload)
         if state.size != start:
             raise ConflictError(upload)
         body, verifier = f"{upload}{uuid.uuid4().hex}", Verifier(digest)
         try:
-            with self._removing(body):
+            with self._remove_on_error(body):
                 added = self._receive_last(state, upload, body, blocks, verifier)
-                with self._upload(upload, start) as state:
-                    data = self._data(upload, state) if start else body
+                with self._lock_upload(upload, start) as state:
+                    data = self._find_data(upload, state) if start else body
                     if data == f"{upload}data":
                         self._append(upload, start, body if added else os.devnull)
-                        # Should an error come after the rename, the client may repeat its request.
+                        # So a client can repeat its request after an error that follows the move.
                         self._write_state(upload, state._replace(becoming=digest))
                     self._keep(name, digest, data, start + added)
-                    with suppress(OSError):  # the blob is there, whatever happens now
+                    with suppress(OSError):  # the blob is there, so this may fail
                         self._write_state(upload, _State(digest=digest))
         finally:
             self._clean_up(upload, body)
@@ -469,13 +474,13 @@ class DirectoryStorage(ObjectStorage):
     def _receive_last(
         self, state: "_State", upload: str, body: str, blocks: Blocks, verifier: Verifier
     ) -> int:
-        """Receive the last chunk, verify the whole upload, and return how many bytes were added."""
+        """Receive the last chunk, verify the whole upload, and return the size of the chunk."""
         blocks = iter(blocks)
         first = next(blocks, b"")
         if not first and f"sha256:{state.sha256}" == verifier.digest:
             return 0
         if state.size:
-            for block in self.stream(self._data(upload, state), 0, state.size):
+            for block in self.stream(self._find_data(upload, state), 0, state.size):
                 verifier.update(block)
         is_synced = not state.size
         added = self._receive(body, chain([first], blocks), verifier, is_synced=is_synced)
@@ -484,26 +489,26 @@ class DirectoryStorage(ObjectStorage):
 
     def upload_result(self, name: str, upload_id: str) -> str:
         try:
-            return _State(**json.loads(self.read(f"{upload_path(name, upload_id)}state"))).ended()
+            return _State(**json.loads(self.read(f"{upload_path(name, upload_id)}state"))).result()
         except (ValueError, TypeError):
             raise MissingError(upload_id) from None
 
     def cancel_upload(self, name: str, upload_id: str) -> None:
         upload = upload_path(name, upload_id)
-        self._state(upload)
+        self._read_state(upload)
         self.delete_upload(upload)
 
     def delete_upload(self, upload: str) -> None:
         self.delete(f"{upload}state")
-        shutil.rmtree(self._full(upload), ignore_errors=True)
+        shutil.rmtree(self._full_path(upload), ignore_errors=True)
         self._remove_empty(upload.rstrip("/"))
 
     def _clean_up(self, upload: str, body: str) -> None:
-        """Delete the body of a request; all of the upload, if another request has deleted it."""
+        """Delete the body of a request, and what is left if another request deleted the upload."""
         with suppress(OSError):
-            os.unlink(self._full(body))
-        if not os.path.exists(self._full(f"{upload}state")):
-            shutil.rmtree(self._full(upload), ignore_errors=True)
+            os.unlink(self._full_path(body))
+        if not os.path.exists(self._full_path(f"{upload}state")):
+            shutil.rmtree(self._full_path(upload), ignore_errors=True)
             self._remove_empty(upload.rstrip("/"))
 
     def sections(self) -> list[str]:
@@ -519,14 +524,14 @@ class _State(NamedTuple):
     becoming: str = ""
     digest: str = ""
 
-    def ended(self) -> str:
+    def result(self) -> str:
         if not self.digest:
             raise ValueError
         return self.digest
 
 
 class _Together:
-    """Calls of functions in other threads, which have ended when the block with this ends."""
+    """Calls in other threads, all of which have ended when the ``with`` block ends."""
 
     def __init__(self) -> None:
         self.running: list[Future[None]] = []
@@ -535,25 +540,25 @@ class _Together:
         return self
 
     def __exit__(self, *error: object) -> None:
-        wait(self.running)  # one may be using a file that is closed next
+        wait(self.running)  # a call may use a file that is closed next
 
     def start(self, act: Callable[..., None], *arguments: Any) -> None:
-        self.running.append(_helping.submit(act, *arguments))
+        self.running.append(_threads.submit(act, *arguments))
 
     def wait(self) -> None:
-        """Wait for all calls, and raise the error of one that has failed."""
+        """Wait for all calls, and raise the error of a failed call."""
         wait(self.running)
         while self.running:
             self.running.pop().result()
 
 
 def _update(hashes: Iterable[Any], block: bytes) -> None:
-    for one in hashes:
-        one.update(block)
+    for hashed in hashes:
+        hashed.update(block)
 
 
 def _write(file: Any, block: bytes) -> None:
-    """Write a block to a file without a buffer, which may take only a part of it at once."""
+    """Write a block to an unbuffered file, which may take only a part at a time."""
     with memoryview(block) as left:
         written = 0
         while written < len(left):
@@ -561,10 +566,10 @@ def _write(file: Any, block: bytes) -> None:
 
 
 def _write_early(file: Any, block: bytes, start: int) -> None:
-    """Write a block that begins at `start`, and have the disk begin with what is before its end.
+    """Write a block that begins at `start`, and make the kernel begin to write it to the disk.
 
-    The sync that follows is short then. Linux begins to write what it is told will not be needed
-    again, and keeps it in memory all the same until it is written.
+    That shortens the sync at the end. If a program says that it will not need some pages again,
+    Linux begins to write them, and keeps them in memory until they are written.
     """
     _write(file, block)
     first = start // EARLY * EARLY
@@ -572,7 +577,7 @@ def _write_early(file: Any, block: bytes, start: int) -> None:
         os.posix_fadvise(file.fileno(), first, EARLY, os.POSIX_FADV_DONTNEED)
 
 
-def _part(file: BinaryIO, left: int) -> Iterator[bytes]:
+def _read_part(file: BinaryIO, left: int) -> Iterator[bytes]:
     with file:
         while left > 0 and (block := file.read(min(left, BLOCK))):
             left -= len(block)
@@ -585,7 +590,7 @@ def identity(directory: str) -> tuple[int, int]:
 
 
 def sync_directory(path: str) -> None:
-    """Have the kernel write the entries of a directory to the disk, unless it was deleted."""
+    """Sync the entries of a directory to the disk, unless it was deleted."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -593,14 +598,14 @@ def sync_directory(path: str) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EBADF):  # some servers' disks cannot
+        if error.errno not in (errno.EINVAL, errno.EBADF):  # some network disks cannot
             raise
     finally:
         os.close(descriptor)
 
 
 def create_directory(place: str) -> None:
-    """Create a directory and its parents if they do not exist, durably."""
+    """Create a directory and its missing parents, and sync them."""
     directory = Path(place).absolute()
     new = [path for path in (directory, *directory.parents) if not path.exists()]
     directory.mkdir(parents=True, exist_ok=True)

@@ -3,14 +3,14 @@
     UPSTREAM_USER=robot:secret python examples/front.py --upstream https://registry.example.com \\
         --port 5007 --users ./passwords
 
-Clients log in here, with the token server of `gateway.py`. For each request, a policy is asked:
-``policy(user, endpoint, values)``. Requests that it allows are sent on with an account of the
-upstream, which clients never see. Bodies are streamed in both directions.
+Clients log in here, with the token server of `gateway.py`. For each request, the gateway asks a
+policy, ``policy(user, endpoint, values)``. It sends allowed requests on with an account of the
+upstream, which clients never see, and streams bodies in both directions.
 
-Everything that an upstream's answer leads to leads back here. An upload goes on at a URL that the
-upstream chooses, even at another host, and a client that went there would get around the policy. So
-the URL is sealed into the upload id: encrypted, as it may contain a token of the upstream's, and
-only valid for the same user and repository, for an hour.
+The URLs in answers lead back here, except redirects of blobs. An upload goes on at a URL that the
+upstream chooses, even at another host, and a client that went there would bypass the policy. So the
+gateway seals that URL into the upload id: encrypted, as it may contain a token of the upstream, and
+valid only for the same user and repository, for an hour.
 """
 
 import argparse
@@ -36,14 +36,14 @@ from gateway import (
     SERVICE,
     USERS,
     TokenServer,
-    claims_of,
-    key_of,
-    name_and_password,
-    users_of,
+    parse_key,
+    parse_user,
+    parse_users,
+    read_claims,
 )
 from metrics import Metrics, share_metrics
 from requests.adapters import HTTPAdapter
-from serving import MAX_CHECK, OneLineParser, Server, server_options, with_health
+from serving import MAX_CHECK, OneLineParser, Server, add_health, add_server_options
 from werkzeug.exceptions import BadGateway, GatewayTimeout
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.wrappers import Response
@@ -71,7 +71,7 @@ log = logging.getLogger(__name__)
 
 UPSTREAM_USER = "UPSTREAM_USER"  # in the environment
 BLOCK = 256 * 1024  # bytes
-MAX_CONNECTIONS = 512  # kept open for the next requests
+MAX_CONNECTIONS = 512  # to keep open for the next requests
 MAX_REDIRECTS = 5
 MAX_MANIFEST = 4 * 1024 * 1024  # bytes
 MAX_UPLOAD_ID = 2048  # characters
@@ -92,20 +92,20 @@ PASSED_ON = (
 Policy = Callable[[str | None, str, Mapping[str, str]], bool]
 
 
-def pull_or_user(user: str | None, endpoint: str, values: Mapping[str, str]) -> bool:
-    """Anyone may pull, and users may do anything."""
+def allow_pulls(user: str | None, endpoint: str, values: Mapping[str, str]) -> bool:
+    """Allow pulls to anyone, and everything to users."""
     return user is not None or values["method"] == "GET"
 
 
 class Front:
-    """The views of a registry that sends requests on to another, if a policy allows it.
+    """The views of a registry that sends requests on to another, if a policy allows them.
 
-    :param login: the credentials for the registry behind it, and where that is.
-    :param key: the key that signs tokens, and encrypts upload ids.
-    :param policy: called with a user (`None` without a login), an endpoint, and the values of the
-        URL together with the ``method``, which is never HEAD. A mount also asks for the ``blob`` of
-        the repository that it mounts from.
-    :param stream_blobs: follow the redirects of blobs here, not at the client.
+    :param login: the URL of the upstream, and the account there.
+    :param key: the key that signs tokens and encrypts upload ids.
+    :param policy: a function that takes a user (`None` without a login), an endpoint, and the
+        values of the URL with the ``method``, which is never HEAD. A mount also needs its consent
+        to a GET of the ``blob`` of the repository that it mounts from.
+    :param stream_blobs: whether to follow the redirects of blobs here, and not at the client.
     :param timeout: how many seconds the upstream may be silent.
     """
 
@@ -129,7 +129,7 @@ class Front:
         self.session = requests.Session()
         self.session.headers["Accept-Encoding"] = "identity"
         self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
-        self.session.auth = lambda prepared: prepared  # nothing of a .netrc
+        self.session.auth = lambda prepared: prepared  # ignore any .netrc
         for scheme in "http://", "https://":
             self.session.mount(scheme, HTTPAdapter(pool_maxsize=MAX_CONNECTIONS))
         self.wants_no_login = False
@@ -141,20 +141,20 @@ class Front:
         return app
 
     def check(self) -> None:
-        """Raise `OSError` if the upstream does not answer, or answers that it has failed."""
+        """Raise `OSError` if the upstream does not answer, or answers with a server error."""
         timeout = min(self.timeout, MAX_CHECK)
         url = self.urls.base()
         with self.session.get(url, timeout=timeout, stream=True, allow_redirects=False) as answer:
             if answer.status_code >= 500:
-                raise OSError(f"{self.login.root} answers {answer.status_code}")
+                raise OSError(f"{self.login.root} answered {answer.status_code}")
 
     def forward(self, request: RegistryRequest, **values: str) -> Response:
-        """Answer a request as the upstream does."""
-        endpoint, user = str(request.endpoint), self._user_of(request)
-        query = self._checked_query(request, user, endpoint, values)
+        """Send a request on, and answer as the upstream does."""
+        endpoint, user = str(request.endpoint), self._authenticate(request)
+        query = self._check_query(request, user, endpoint, values)
         try:
             if endpoint == RouteName.BLOB_UPLOAD_CHUNK:
-                location = self._unsealed(values["uuid"], user, values["name"])
+                location = self._unseal(values["uuid"], user, values["name"])
                 own = parse_qs(urlsplit(location).query, keep_blank_values=True)
                 added = {name: given for name, given in query.items() if name not in own}
                 url = resolve_location(location, location, **added)
@@ -163,25 +163,25 @@ class Front:
             answer = self._send(request, endpoint, url, values, query)
             if answer.status_code == 401:
                 challenges = parse_challenges(answer.headers)
-                if any(one.error == "insufficient_scope" for one in challenges):
-                    raise errors.Denied("the gateway's own account must not do this")
-                raise ValueError(f"it does not accept the account: {beginning_of(answer)!r:.200}")
+                if any(challenge.error == "insufficient_scope" for challenge in challenges):
+                    raise errors.Denied("the upstream does not allow this to the gateway's account")
+                raise ValueError(f"it refuses the account: {beginning_of(answer)!r:.200}")
             is_json = "json" in answer.headers.get("Content-Type", "")
             if answer.status_code >= 400 and not is_json and request.method != "HEAD":
-                return self._error(answer, endpoint)
-            return self._response(request, answer, endpoint, values, user)
+                return self._convert_error(answer, endpoint)
+            return self._convert_answer(request, answer, endpoint, values, user)
         except requests.Timeout as error:
             log.warning("%s: %s", self.login.root, without_queries(error))
-            raise GatewayTimeout("the registry has not answered in time") from error
+            raise GatewayTimeout("the registry did not answer in time") from error
         except (requests.RequestException, ValueError) as error:
             log.warning("%s: %s", self.login.root, without_queries(error))
-            raise BadGateway("the registry cannot be reached, or answers nonsense") from error
+            raise BadGateway("no answer from the registry, or a malformed answer") from error
 
     # The policy.
 
-    def _user_of(self, request: RegistryRequest) -> str | None:
-        """Return the user whose token a request has. Raises `errors.Unauthorized`."""
-        claims = claims_of(request, self.key)
+    def _authenticate(self, request: RegistryRequest) -> str | None:
+        """Return the user whose token a request has. Raise `errors.Unauthorized` without one."""
+        claims = read_claims(request, self.key)
         if claims is None:
             realm = f"{URLBuilder.from_environ(request.environ).root}/token"
             raise errors.Unauthorized(realm=realm, service=SERVICE, scope=request.scopes)
@@ -189,17 +189,20 @@ class Front:
         request.environ["front.user"] = user
         return user
 
-    def _checked_query(
+    def _check_query(
         self, request: RegistryRequest, user: str | None, endpoint: str, values: dict[str, str]
     ) -> dict[str, list[str]]:
-        """Return the query to send on. Raises `errors.Denied`."""
+        """Return the query to send on. Raise `errors.Denied` if the policy refuses the request.
+
+        A mount from a repository that the policy refuses becomes an upload.
+        """
         method = "GET" if request.method == "HEAD" else request.method
         if not self.policy(user, endpoint, {**values, "method": method}):
-            raise errors.Denied(f"{user or 'anyone'} must not {request.method} this")
+            raise errors.Denied(f"the policy does not let {user or 'anyone'} {request.method} this")
         query = request.args.to_dict(flat=False)
         if endpoint == RouteName.BLOB_UPLOAD:
             sources, digests = query.pop("from", []), query.pop("mount", [])
-            # Without a source, some registries mount from wherever the blob is.
+            # Without a source, some registries mount from any repository that has the blob.
             if len(sources) == len(digests) == 1 and NAME.fits(sources[0]):
                 wanted = {"name": sources[0], "digest": digests[0], "method": "GET"}
                 if DIGEST.fits(digests[0]) and self.policy(user, RouteName.BLOB, wanted):
@@ -208,13 +211,13 @@ class Front:
 
     # Upload ids.
 
-    def _sealed(self, location: str, user: str | None, name: str) -> str:
+    def _seal(self, location: str, user: str | None, name: str) -> str:
         sealed = self.fernet.encrypt(json.dumps([location, user, name]).encode()).decode()
         if len(sealed) > MAX_UPLOAD_ID:
-            raise ValueError(f"the URL of an upload has {len(location)} characters")
+            raise ValueError(f"the URL of an upload is too long: {len(location)} characters")
         return sealed
 
-    def _unsealed(self, uuid: str, user: str | None, name: str) -> str:
+    def _unseal(self, uuid: str, user: str | None, name: str) -> str:
         try:
             location, *owner = json.loads(self.fernet.decrypt(uuid, ttl=UPLOAD_LIFETIME))
         except InvalidToken:
@@ -235,11 +238,11 @@ class Front:
     ) -> requests.Response:
         scopes = required_scopes(endpoint, request.method, values, query)
         headers = {name: request.headers[name] for name in SENT_ON if name in request.headers}
-        body = self._body_of(request, endpoint)
+        body = self._open_body(request, endpoint)
         is_stream = not isinstance(body, bytes)
         self._get_token(self.login.prepare(url, scopes))
         if is_stream and not self.wants_no_login:
-            self._log_in(url, scopes)  # a stream cannot be sent twice
+            self._log_in(url, scopes)  # before the request, as a stream cannot be sent twice
         for _ in range(MAX_REDIRECTS + 1):
             answer = self._request(request.method, url, headers, body, scopes, is_stream)
             location = answer.headers.get("Location")
@@ -256,7 +259,7 @@ class Front:
             url = target
         raise ValueError(f"it redirects more than {MAX_REDIRECTS} times")
 
-    def _body_of(self, request: RegistryRequest, endpoint: str) -> "bytes | Body":
+    def _open_body(self, request: RegistryRequest, endpoint: str) -> "bytes | Body":
         if endpoint == RouteName.MANIFEST:
             request.max_content_length = MAX_MANIFEST
             return request.get_data()
@@ -275,7 +278,7 @@ class Front:
         scopes: Iterable[Any],
         is_stream: bool,
     ) -> requests.Response:
-        """Send a request, again with a token if the upstream wants one."""
+        """Send a request. If the upstream demands a token, get it and send the request again."""
         while True:
             sent = self.login.authorization(url, scopes)
             answer = self.session.request(
@@ -324,21 +327,21 @@ class Front:
             try:
                 asked = self.login.granted(asked, answer.status_code, answer.headers, content)
             except errors.RegistryError as error:
-                raise ValueError(f"its token server answers {error.code}: {error}") from None
+                raise ValueError(f"its token server answered {error.code}: {error}") from None
 
-    # Its answers.
+    # The upstream's answers.
 
-    def _error(self, answer: requests.Response, endpoint: str) -> Response:
-        """Answer with the registry's JSON where the upstream has a page."""
+    def _convert_error(self, answer: requests.Response, endpoint: str) -> Response:
+        """Return the registry's JSON for an error that the upstream sent as a page."""
         found = parse_errors(
             answer.status_code, beginning_of(answer), answer.headers, endpoint=endpoint
         )
         answer.close()
-        for error in found:  # the challenges are meant for this program
+        for error in found:  # the challenges are for this program
             error.headers = [pair for pair in error.headers if pair[0].lower() != CHALLENGE]
         return error_response(found)
 
-    def _response(
+    def _convert_answer(
         self,
         request: RegistryRequest,
         answer: requests.Response,
@@ -353,16 +356,16 @@ class Front:
             for value in answer.raw.headers.getlist(name):
                 response.headers.add(name, value)
         if "Location" in answer.headers:
-            response.location = self._location(request, answer, endpoint, values, user)
+            response.location = self._convert_location(request, answer, endpoint, values, user)
         asked = self.urls.build(endpoint, values, request.args)
         if query := parse_next_query(asked, answer.headers.get("Link")):
             response.headers["Link"] = next_link(request.urls.build(endpoint, values, query))
         if request.method != "HEAD":
-            response.response = _blocks_of(answer)
+            response.response = _read_blocks(answer)
         response.call_on_close(answer.close)
         return response
 
-    def _location(
+    def _convert_location(
         self,
         request: RegistryRequest,
         answer: requests.Response,
@@ -370,11 +373,11 @@ class Front:
         values: dict[str, str],
         user: str | None,
     ) -> str:
-        """Return the URL here that leads to where the upstream's answer leads."""
+        """Return the URL here for the upstream's ``Location``; redirects of blobs stay."""
         target = resolve_location(answer.url, answer.headers["Location"])
         uploads = RouteName.BLOB_UPLOAD, RouteName.BLOB_UPLOAD_CHUNK
         if endpoint in uploads and answer.status_code != 201:
-            sealed = self._sealed(target, user, values["name"])
+            sealed = self._seal(target, user, values["name"])
             return request.urls.blob_upload_chunk(values["name"], sealed)
         if answer.status_code != 201:  # the redirect of a blob
             return target
@@ -391,12 +394,12 @@ CHALLENGE = "www-authenticate"
 
 
 class Body:
-    """The body of a request, which is sent on as it arrives."""
+    """The body of a request, to send on as it arrives."""
 
     def __init__(self, stream: Any, length: int | None) -> None:
         self.stream = stream
         if length is not None:
-            self.len = length  # requests then sends a Content-Length, and otherwise chunks
+            self.len = length  # so that requests sends a Content-Length, and not chunks
 
     def __iter__(self) -> Iterator[bytes]:
         while block := self.stream.read(BLOCK):
@@ -406,17 +409,17 @@ class Body:
         return bytes(self.stream.read(size))
 
 
-def _blocks_of(answer: requests.Response) -> Iterator[bytes]:
+def _read_blocks(answer: requests.Response) -> Iterator[bytes]:
     try:
         yield from answer.raw.stream(BLOCK, decode_content=False)
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise BrokenPipeError(errno.EPIPE, f"it broke off: {error}") from error
+        raise BrokenPipeError(errno.EPIPE, f"the upstream broke off: {error}") from error
 
 
 def log_requests(app: RegistryApp) -> None:
-    """Log the user, the method, the route and the status of each request, and how long it took.
+    """Log the user, method, route and status of each request, and the seconds until the answer.
 
-    The time ends when the upstream's answer begins.
+    The body of the answer comes after these seconds.
     """
 
     @app.before_request
@@ -433,7 +436,7 @@ def log_requests(app: RegistryApp) -> None:
 
 
 def without_queries(error: Exception) -> str:
-    """Return an error's text without the queries of URLs, which may have an upload's secrets."""
+    """Return an error's text without the queries of URLs, which may hold an upload's secrets."""
     return re.sub(r"\?[^\s'\"<>)]+", "?...", str(error))
 
 
@@ -441,13 +444,13 @@ def make_app(
     login: Login,
     key: bytes,
     users: Mapping[str, str],
-    policy: Policy = pull_or_user,
+    policy: Policy = allow_pulls,
     *,
     stream_blobs: bool = False,
     timeout: float = 60,
     metrics: bool = False,
 ) -> Any:
-    """Return the front, with its token server and its health check next to it.
+    """Return the gateway, with its token server and its health check.
 
     :param metrics: serve ``/metrics`` too.
     """
@@ -456,19 +459,19 @@ def make_app(
     log_requests(registry)
     # A token says who the client is. The policy decides about each request.
     tokens = TokenServer(key, users, lambda user, scope: scope.actions)
-    app = DispatcherMiddleware(with_health(registry, front, "the registry"), {"/token": tokens})
+    app = DispatcherMiddleware(add_health(registry, front, "the registry"), {"/token": tokens})
     return Metrics(app, registry.url_map) if metrics else app
 
 
 def main() -> None:
     parser = OneLineParser(
         description="A gateway in front of any registry.",
-        epilog=f"${USERS} may hold more users, a line for each as in the file. ${UPSTREAM_USER} is "
+        epilog=f"${USERS} may hold more users, one a line as in the file. ${UPSTREAM_USER} is "
         f"the account at the upstream, NAME:PASSWORD. ${KEY} is the key of tokens and upload ids: "
         "with the same key, they outlive a restart and are valid on every machine.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    server_options(parser, port=5007, storage=False)
+    add_server_options(parser, port=5007, storage=False)
     parser.add_argument("--upstream", required=True, metavar="URL", help="the registry")
     parser.add_argument("--users", metavar="FILE", help="a file with a NAME:PASSWORD on each line")
     parser.add_argument(
@@ -481,12 +484,12 @@ def main() -> None:
     )
     options = parser.parse_args()
     try:
-        users = users_of(os.environ.get(USERS, ""), f"${USERS}")
+        users = parse_users(os.environ.get(USERS, ""), f"${USERS}")
         if options.users is not None:
-            users |= users_of(Path(options.users).read_text("utf-8"), options.users)
-        key = key_of(os.environ.get(KEY, ""))
+            users |= parse_users(Path(options.users).read_text("utf-8"), options.users)
+        key = parse_key(os.environ.get(KEY, ""))
         account = os.environ.get(UPSTREAM_USER, "")
-        login = Login(options.upstream, *(name_and_password(account) if account else ()))
+        login = Login(options.upstream, *(parse_user(account) if account else ()))
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if options.metrics:

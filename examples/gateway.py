@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import jwt
-from serving import OneLineParser, Server, server_options, with_health
+from serving import OneLineParser, Server, add_health, add_server_options
 from storage import CheckedStorage, check_place, storage_at
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
@@ -76,14 +76,14 @@ class Gateway:
 
     def scopes_of(self, request: Request) -> list[scopes.Scope] | None:
         """Return the scopes of the request's token; `None` without a valid token."""
-        claims = claims_of(request, self.key)
+        claims = read_claims(request, self.key)
         try:
-            return None if claims is None else [_scope_of(entry) for entry in claims["access"]]
+            return None if claims is None else [_parse_scope(entry) for entry in claims["access"]]
         except (LookupError, TypeError, ValueError):
             return None
 
 
-def claims_of(request: Request, key: bytes) -> dict[str, Any] | None:
+def read_claims(request: Request, key: bytes) -> dict[str, Any] | None:
     """Return the claims of a request's token; `None` without a valid token."""
     authorization = request.authorization
     if authorization is None or authorization.type != "bearer" or not authorization.token:
@@ -102,7 +102,7 @@ def claims_of(request: Request, key: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _scope_of(entry: dict[str, Any]) -> scopes.Scope:
+def _parse_scope(entry: dict[str, Any]) -> scopes.Scope:
     """Parse an entry of ``access``. Raise `LookupError` or `TypeError` if it is malformed."""
     actions = entry["actions"]
     texts = [entry["type"], entry["name"], *actions]
@@ -196,10 +196,10 @@ def make_app(
     registry = make_registry(storage, url_map=RegistryMap(dialect=dialect))
     registry.before_request(Gateway(key))
     token_server = TokenServer(key, users, policy)
-    return DispatcherMiddleware(with_health(registry, storage), {"/token": token_server})
+    return DispatcherMiddleware(add_health(registry, storage), {"/token": token_server})
 
 
-def name_and_password(text: str) -> tuple[str, str]:
+def parse_user(text: str) -> tuple[str, str]:
     """Split ``NAME:PASSWORD``. Raise `ValueError`, which does not show the password."""
     name, colon, password = text.partition(":")
     if not (name and colon and password):
@@ -207,7 +207,7 @@ def name_and_password(text: str) -> tuple[str, str]:
     return name, password
 
 
-def users_of(text: str, source: str) -> dict[str, str]:
+def parse_users(text: str, source: str) -> dict[str, str]:
     """Return the password of each user, from lines of ``NAME:PASSWORD``. Skip empty lines.
 
     Raise `ValueError`, which names the source and the line.
@@ -216,14 +216,14 @@ def users_of(text: str, source: str) -> dict[str, str]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line:
             try:
-                name, password = name_and_password(line)
+                name, password = parse_user(line)
             except ValueError as error:
                 raise ValueError(f"{source}, line {number}: {error}") from None
             users[name] = password
     return users
 
 
-def key_of(text: str) -> bytes:
+def parse_key(text: str) -> bytes:
     """Return the key that signs tokens; a new key if the text is empty.
 
     Raise `ValueError`, which does not show the key, if the key is too short.
@@ -244,7 +244,7 @@ def main() -> None:
         "machine. Without it, each start makes a new key.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    server_options(parser, port=5001)
+    add_server_options(parser, port=5001)
     parser.add_argument(
         "--user",
         action="append",
@@ -256,11 +256,11 @@ def main() -> None:
     parser.add_argument("--read-only", action="store_true", help="refuse pushes and deletes")
     options = parser.parse_args()
     try:
-        users = users_of(os.environ.get(USERS, ""), f"${USERS}")
+        users = parse_users(os.environ.get(USERS, ""), f"${USERS}")
         if options.users is not None:
-            users |= users_of(Path(options.users).read_text("utf-8"), options.users)
-        users |= map(name_and_password, options.user)
-        key = key_of(os.environ.get(KEY, ""))
+            users |= parse_users(Path(options.users).read_text("utf-8"), options.users)
+        users |= map(parse_user, options.user)
+        key = parse_key(os.environ.get(KEY, ""))
     except (OSError, ValueError) as error:
         parser.error(str(error))
     server = Server(

@@ -59,14 +59,14 @@ def write(storage: Storage, name: str, tag: str, entries: Sequence[Kept]) -> Non
             storage.delete_manifest(name, old)
 
 
-def fitting(entries: Sequence[Kept], accepted: MIMEAccept) -> Iterator[Kept]:
+def select_accepted(entries: Sequence[Kept], accepted: MIMEAccept) -> Iterator[Kept]:
     """Yield the manifests that a client accepts, indexes first, as an upstream would choose."""
     for kept in sorted(entries, key=lambda kept: kept.media_type not in INDEXES):
         if accepted.quality(kept.media_type):
             yield kept
 
 
-def with_answer(entries: Sequence[Kept], answer: Kept, accepted: MIMEAccept) -> list[Kept]:
+def merge_answer(entries: Sequence[Kept], answer: Kept, accepted: MIMEAccept) -> list[Kept]:
     """Return the new record after the upstream has answered a client that accepts these types.
 
     If the client has named another type and did not get it, the tag no longer has a manifest of

@@ -1,6 +1,6 @@
-"""What an operator watches: requests by route, method and status, and their time, for Prometheus.
+"""Metrics for Prometheus: the number and the time of requests, by route, method and status.
 
-No label comes from a client: a repository's name is never one, and what is no route is "none".
+No label comes from a client: repository names are never labels, and all other paths are "none".
 """
 
 import os
@@ -14,26 +14,26 @@ from werkzeug.wrappers import Response
 from registry_routes import RegistryMap
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"  # in the environment, as prometheus_client wants it
-OBSERVE = "registry_routes.observe"  # in a request's environ: what the server calls at its end
-OWN_PATHS = {"/healthz": "healthz", "/token": "token"}  # of the examples, next to the API
+OBSERVE = "registry_routes.observe"  # in an environ: a function for the end of the request
+OWN_PATHS = {"/healthz": "healthz", "/token": "token"}  # next to the API
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)  # seconds
 
 
 def share_metrics() -> None:
-    """Have all workers of this program add up their numbers. Call this before they start."""
+    """Make all workers of this program add up their numbers. Call this before they start."""
     if not os.environ.get(DIRECTORY):
         os.environ[DIRECTORY] = tempfile.mkdtemp(prefix="registry-metrics-")
 
 
 class Metrics:
-    """A WSGI application that has ``/metrics`` next to another one, whose requests it counts.
+    """A WSGI application that counts the requests to another, and serves ``/metrics`` next to it.
 
-    The server calls what is at `OBSERVE` in the environ when a response has been sent.
+    The server calls the function at `OBSERVE` in the environ once it has sent a response.
     """
 
     def __init__(self, app: Any, url_map: RegistryMap) -> None:
-        import prometheus_client.multiprocess  # it reads the environment at this moment
+        import prometheus_client.multiprocess  # not earlier: this reads the environment
 
         self.app, self.url_map = app, url_map
         self.client = prometheus_client
@@ -43,7 +43,7 @@ class Metrics:
             "The time of requests, until their responses were sent",
             ["route", "method", "status"],
             buckets=BUCKETS,
-            registry=prometheus_client.CollectorRegistry(),  # this worker's own, which is not shown
+            registry=prometheus_client.CollectorRegistry(),  # of this worker alone, and not shown
         )
         collector: Any = prometheus_client.multiprocess.MultiProcessCollector
         collector(self.collectors)

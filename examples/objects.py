@@ -144,11 +144,11 @@ class ObjectStorage(Storage):
     def lock(self, name: str) -> AbstractContextManager[None]:
         """Keep other requests for a repository out, if `is_locked`."""
 
-    def flat(self, name: str) -> str:
+    def flatten(self, name: str) -> str:
         """Return a repository's name in the form in which `names` can list it."""
         return name
 
-    def each(self, act: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    def call_each(self, act: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Call a function for each item, perhaps at the same time."""
         return [act(item) for item in items]
 
@@ -161,7 +161,7 @@ class ObjectStorage(Storage):
         """Write the link of a blob to a repository."""
 
     @abstractmethod
-    def ended_at(self, upload: str) -> bool:
+    def has_ended(self, upload: str) -> bool:
         """Return whether an upload, named by its path, has become a blob."""
 
     @abstractmethod
@@ -244,7 +244,7 @@ class ObjectStorage(Storage):
         subject: str | None = None,
         descriptor: bytes = b"",
     ) -> None:
-        self.each(partial(self._find_blob, name), blobs)
+        self.call_each(partial(self._find_blob, name), blobs)
         line = f"{manifest.media_type} {subject or ''}".rstrip().encode()
         pointers = {f"{path_of(name, '_manifests', digest)}/{tag}": b"" for tag in tags}
         if subject:
@@ -272,7 +272,7 @@ class ObjectStorage(Storage):
         return {"-", *tags} <= {*self.names(f"{path_of(name, '_manifests', digest)}/")}
 
     def catalog_path(self, name: str) -> str:
-        return f"catalog/{self.flat(name)}"
+        return f"catalog/{self.flatten(name)}"
 
     def delete_manifest(self, name: str, digest: str) -> None:
         """Delete a manifest and the objects that point at it.
@@ -335,7 +335,7 @@ class ObjectStorage(Storage):
 
     def _select_pointing(self, digest: str, tags: list[str]) -> list[str]:
         """Return the paths of those tags that point at a digest."""
-        found = zip(tags, self.each(self.read, tags), strict=True)
+        found = zip(tags, self.call_each(self.read, tags), strict=True)
         return [path for path, target in found if target == digest.encode()]
 
     def mend_catalog(self, name: str) -> None:

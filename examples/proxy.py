@@ -3,13 +3,14 @@
     python examples/proxy.py --upstream https://registry-1.docker.io --upstream https://quay.io
 
 Blobs, and manifests that are pulled by digest, never change: they are fetched once, verified and
-kept. The proxy asks again what a tag points at after ``--fresh-for``. If an upstream is down, the
-proxy serves what it has, with a ``Warning``. Lists come from the upstream. Pushes are refused.
+kept. After ``--fresh-for``, the proxy asks again which manifest a tag points at. If an upstream is
+down, the proxy serves the manifest that it has, with a ``Warning``. Lists come from the upstream.
+The proxy refuses pushes.
 
 The query parameter ``ns`` names the upstream of a request, as containerd sends it
-(distribution-spec, main branch, "Registry Proxying"). Without it, the first upstream is asked. The
-proxy logs in there with its own account, from the environment variable ``UPSTREAM_USERS``: every
-client that reaches the proxy can pull what that account can.
+(distribution-spec, main branch, "Registry Proxying"). Without it, the proxy asks the first
+upstream. It logs in there with its own account, from the environment variable ``UPSTREAM_USERS``:
+every client that reaches the proxy can pull what that account can.
 """
 
 import argparse
@@ -26,8 +27,8 @@ from urllib.parse import urlsplit
 
 import collection
 import kept_tag
-from gateway import name_and_password
-from serving import OneLineParser, Server, server_options, with_health
+from gateway import parse_user
+from serving import OneLineParser, Server, add_health, add_server_options
 from sharing import Fetch, Fetches, Once, Source
 from storage import ObjectStorage, check_place, one_line, storage_at
 from upstream import Upstream, User, is_head_refused, stated_type
@@ -62,11 +63,11 @@ log = logging.getLogger(__name__)
 USERS = "UPSTREAM_USERS"  # in the environment
 RETRY = 10  # seconds before an upstream that has failed is asked again about the same tag
 MAX_LIST = 32 * 1024 * 1024  # bytes of a page of tags, repositories or referrers
-USED = 3600  # seconds before the use of a manifest, or of a tag, is recorded again
+USED = 3600  # seconds until a use of the same manifest or tag is recorded again
 WEEK = 7 * 24 * 3600  # seconds
 MAX_REMEMBERED = 100_000  # tags and manifests
 
-# The codes of a 404 that is a page, or that of a server which has no such route.
+# The codes of a 404 that is an HTML page, or comes from a server without this route.
 NOT_FROM_REGISTRY = errors.Unknown.error_code, errors.RouteUnknown.error_code
 
 Found = tuple[str, Manifest]  # a digest and its manifest
@@ -82,8 +83,8 @@ class Proxy:
     :param fresh_for: how many seconds a tag is served without asking the upstream again.
     :param stale_for: how many seconds a tag is served while the upstream fails, after it has last
         confirmed the tag.
-    :param most_waiting: how many requests may wait for upstreams at a time. Others are told to try
-        again, so that threads are left for what is kept, even if an upstream stalls.
+    :param most_waiting: how many requests may wait for upstreams at a time. Others get a 503, so
+        that even if an upstream stalls, threads are left to serve kept content.
     """
 
     def __init__(
@@ -99,32 +100,33 @@ class Proxy:
         self.places = threading.BoundedSemaphore(most_waiting)
         self.fetches = Fetches()
         self.once = Once()
-        # Each process has its own: until when a tag is served without asking its upstream, and the
-        # manifest for an Accept; until when it is not asked because it has failed, and the warning;
-        # and when a manifest was last used.
+        # Each process has its own.
         self.fresh: dict[Key, tuple[float, str]] = {}
+        """For a tag and an Accept: until when it is served without asking, and its digest."""
         self.failed: dict[Key, tuple[float, str]] = {}
+        """For a tag: until when its upstream, which has failed, is not asked, and the warning."""
         self.used: dict[Key, float] = {}
+        """For a tag or a manifest: when its use was last recorded."""
 
     def app(self) -> RegistryApp:
         app = RegistryApp()
         for endpoint, view in (
             (RouteName.MANIFEST, self.manifest),
             (RouteName.BLOB, self.blob),
-            (RouteName.TAGS, partial(self.listed, RouteName.TAGS)),
-            (RouteName.CATALOG, partial(self.listed, RouteName.CATALOG)),
-            (RouteName.REFERRERS, partial(self.listed, RouteName.REFERRERS)),
+            (RouteName.TAGS, partial(self.list_names, RouteName.TAGS)),
+            (RouteName.CATALOG, partial(self.list_names, RouteName.CATALOG)),
+            (RouteName.REFERRERS, partial(self.list_names, RouteName.REFERRERS)),
         ):
-            app.view(endpoint, "GET")(self._answering(endpoint, view))
-        app.view(RouteName.BLOB_UPLOAD, "POST")(_refused)
+            app.view(endpoint, "GET")(self._wrap(endpoint, view))
+        app.view(RouteName.BLOB_UPLOAD, "POST")(_refuse_push)
         return app
 
-    def _answering(self, endpoint: str, view: View) -> View:
-        """The view, called with the upstream, and with the repository's name at the upstream."""
+    def _wrap(self, endpoint: str, view: View) -> View:
+        """Return a view that passes on the upstream, and the repository's name there."""
 
         def answer(request: RegistryRequest, **values: str) -> Response:
             namespace = request.args.get("ns")
-            upstream = self._upstream(namespace)
+            upstream = self._choose_upstream(namespace)
             try:
                 if "name" in values:
                     values["name"] = upstream.name_of(values["name"])
@@ -143,9 +145,9 @@ class Proxy:
         return answer
 
     def _take_place(self) -> Callable[[], None]:
-        """Return a function that gives the place back, and does nothing when called again.
+        """Take a place among the waiting requests. Return a function that gives it back once.
 
-        Raises `errors.Unavailable` if too many requests wait for upstreams.
+        Raise `errors.Unavailable` if too many requests wait for upstreams.
         """
         if not self.places.acquire(blocking=False):
             raise errors.Unavailable("too many requests wait for other registries", retry_after=1)
@@ -158,21 +160,22 @@ class Proxy:
         return give_back
 
     @contextmanager
-    def _waiting(self) -> Iterator[None]:
+    def _hold_place(self) -> Iterator[None]:
+        """Take a place, and give it back at the end."""
         give_back = self._take_place()
         try:
             yield
         finally:
             give_back()
 
-    def _upstream(self, namespace: str | None) -> Upstream:
-        """The upstream that a request is for, always one from the command line."""
+    def _choose_upstream(self, namespace: str | None) -> Upstream:
+        """Return the upstream that a request is for, always one from the command line."""
         if namespace is None:
             return next(iter(self.upstreams.values()))
         found = self.upstreams.get(host_of(namespace))
         if found is None or not namespace.isascii():  # the Kelvin sign is a small k in lower case
-            known = " or ".join(self.upstreams)
-            raise errors.NameUnknown(f"ns {namespace!r:.300} must be {known}")
+            known = ", ".join(self.upstreams)
+            raise errors.NameUnknown(f"ns {namespace!r:.300} is not an upstream here: {known}")
         return found
 
     # Manifests.
@@ -183,10 +186,10 @@ class Proxy:
         warning = ""
         found: Found | Response
         if "tag" in reference:
-            found, warning = self._tagged(request, upstream, name, reference["tag"])
+            found, warning = self._find_tagged(request, upstream, name, reference["tag"])
         else:
-            kept = _kept(upstream, name, require_registered(reference["digest"]))
-            found = kept or self._asked(request, upstream, {"name": name, **reference})
+            kept = _read_kept(upstream, name, require_registered(reference["digest"]))
+            found = kept or self._ask_manifest(request, upstream, {"name": name, **reference})
         if isinstance(found, Response):
             return found
         self._use(upstream, name, *found)
@@ -195,25 +198,25 @@ class Proxy:
             response.headers["Warning"] = headers.warning(warning)
         return response
 
-    def _tagged(
+    def _find_tagged(
         self, request: RegistryRequest, upstream: Upstream, name: str, tag: str
     ) -> tuple[Found | Response, str]:
-        """Return the manifest that a tag points at, and a warning if that may have changed."""
+        """Return the manifest that a tag points at, and a warning if the tag may have changed."""
         storage, where = upstream.storage, (upstream.namespace, name, tag)
         accept = accept_of(request)
         until, digest = self.fresh.get((*where, accept), (0.0, ""))
-        found: Found | Response | None = _kept(upstream, name, digest) if digest else None
+        found: Found | Response | None = _read_kept(upstream, name, digest) if digest else None
         if found and time.monotonic() < until:
             return found, ""
         accepted = parse_accept_header(accept, MIMEAccept)
-        entry, kept = self._fitting(upstream, name, tag, accepted)
+        entry, kept = self._find_kept(upstream, name, tag, accepted)
         until, warning = self.failed.get(where, (0.0, ""))
         if kept and time.monotonic() < until:
             return kept, warning
         try:
-            found = self._asked(request, upstream, {"name": name, "tag": tag}, kept)
+            found = self._ask_manifest(request, upstream, {"name": name, "tag": tag}, kept)
         except HTTPException as error:
-            # A 404 may be that of a server in front of the registry, which has lost it for a while.
+            # A 404 may come from a server in front of the registry that cannot reach it just now.
             if error.code == 404 and getattr(error, "error_code", "") not in NOT_FROM_REGISTRY:
                 with suppress(MissingError):
                     storage.delete_tag(name, tag)
@@ -221,11 +224,11 @@ class Proxy:
             if not kept or not entry or entry.age > self.stale_for:
                 raise
             answer = f"{error.code} {error.name}"
-            warning = f"{upstream.namespace}: {answer}. {name}:{tag} may have changed meanwhile."
-            log.warning("%s The kept manifest is served.", warning)
+            warning = f"{upstream.namespace}: {answer}. {name}:{tag} may have changed since."
+            log.warning("%s The proxy serves the kept manifest.", warning)
             _remember(self.failed, where, (time.monotonic() + min(self.fresh_for, RETRY), warning))
-            if self._is_due(where):  # for the next collection, the record has been used
-                with self._logged(upstream, f"{name}:{tag}"):
+            if self._is_due(where):  # tell the next collection that the tag was used
+                with self._log_errors(upstream, f"{name}:{tag}"):
                     kept_tag.write(storage, name, tag, kept_tag.read(storage, name, tag))
             return kept, warning
         if not isinstance(found, Response):
@@ -236,12 +239,12 @@ class Proxy:
             _remember(self.fresh, (*where, accept), (time.monotonic() + self.fresh_for, digest))
         return found, ""
 
-    def _fitting(
+    def _find_kept(
         self, upstream: Upstream, name: str, tag: str, accepted: MIMEAccept
     ) -> tuple[kept_tag.Kept | None, Found | None]:
-        """Return the kept manifest of a tag that a client accepts."""
-        for entry in kept_tag.fitting(kept_tag.read(upstream.storage, name, tag), accepted):
-            if kept := _kept(upstream, name, entry.digest):
+        """Return the kept manifest of a tag that a client accepts, and its entry in the record."""
+        for entry in kept_tag.select_accepted(kept_tag.read(upstream.storage, name, tag), accepted):
+            if kept := _read_kept(upstream, name, entry.digest):
                 return entry, kept
         return None, None
 
@@ -250,25 +253,28 @@ class Proxy:
     ) -> None:
         """Record the upstream's answer for a tag, at least once an hour."""
         entries = kept_tag.read(upstream.storage, name, tag)
-        found = kept_tag.with_answer(entries, answer, accepted)
+        found = kept_tag.merge_answer(entries, answer, accepted)
         ages = {(entry.media_type, entry.digest): entry.age for entry in entries}
         age = ages.get((answer.media_type, answer.digest), float("inf"))
         if len(found) == len(entries) and age <= min(USED, self.stale_for / 2):
             return
-        with self._logged(upstream, f"{name}:{tag}"):
+        with self._log_errors(upstream, f"{name}:{tag}"):
             kept_tag.write(upstream.storage, name, tag, found)
 
-    def _asked(
+    def _ask_manifest(
         self,
         request: RegistryRequest,
         upstream: Upstream,
         values: dict[str, str],
         kept: Found | None = None,
     ) -> Found | Response:
-        """The upstream's manifest: the kept one, if it is the same; its headers, for a HEAD."""
+        """Ask the upstream for a manifest. Return it, or the kept one if that is the same.
+
+        For a HEAD, return a response with the upstream's headers instead, unless it is kept.
+        """
         accept = accept_of(request)
         key = (upstream.namespace, *values.values(), accept)
-        with self._waiting():
+        with self._hold_place():
             if kept or request.method == "HEAD":
                 accept_header = {"Accept": accept}
                 ask = partial(upstream.ask, "HEAD", RouteName.MANIFEST, values, {}, accept_header)
@@ -276,32 +282,34 @@ class Proxy:
                 try:
                     sent = self.once.do((*key, "HEAD"), ask).headers
                 except errors.RegistryError as error:
-                    # The body of a GET's 404 says whether it is that of the registry.
+                    # Only the body of a GET's 404 says whether it comes from the registry.
                     is_unclear = kept and isinstance(error, errors.ManifestUnknown)
                     if not is_unclear and not is_head_refused(error):
                         raise
-                    return self._got(key, upstream, values, accept)
+                    return self._fetch_once(key, upstream, values, accept)
                 if kept and content_digest(sent.get("Docker-Content-Digest")) == kept[0]:
                     return kept
                 if request.method == "HEAD":
-                    return head_response(sent)
-            return self._got(key, upstream, values, accept)
+                    return answer_head(sent)
+            return self._fetch_once(key, upstream, values, accept)
 
-    def _got(self, key: Key, upstream: Upstream, values: dict[str, str], accept: str) -> Found:
-        return self.once.do((*key, "GET"), lambda: self._fetched(upstream, values, accept))
+    def _fetch_once(
+        self, key: Key, upstream: Upstream, values: dict[str, str], accept: str
+    ) -> Found:
+        return self.once.do((*key, "GET"), lambda: self._fetch_manifest(upstream, values, accept))
 
-    def _fetched(self, upstream: Upstream, values: dict[str, str], accept: str) -> Found:
+    def _fetch_manifest(self, upstream: Upstream, values: dict[str, str], accept: str) -> Found:
         found = upstream.manifest(values, accept)
         self._keep(upstream, values["name"], *found)
         return found
 
     def _use(self, upstream: Upstream, name: str, digest: str, manifest: Manifest) -> None:
-        """Record the use of a manifest, as the time of its file."""
+        """Record the use of a manifest, by writing it again, which renews its time."""
         if self._is_due((upstream.namespace, name, digest)):
             self._keep(upstream, name, digest, manifest)
 
     def _is_due(self, key: Key) -> bool:
-        """Return whether the use of something must be recorded, as it then is."""
+        """Return whether the use of a tag or manifest must be recorded. Remember it as recorded."""
         now = time.monotonic()
         if self.used.get(key, -float("inf")) + USED > now:
             return False
@@ -310,18 +318,18 @@ class Proxy:
 
     def _keep(self, upstream: Upstream, name: str, digest: str, manifest: Manifest) -> None:
         _remember(self.used, (upstream.namespace, name, digest), time.monotonic())
-        with self._logged(upstream, digest):
+        with self._log_errors(upstream, digest):
             upstream.storage.put_manifest(name, digest, manifest)
 
     @contextmanager
-    def _logged(self, upstream: Upstream, what: str) -> Iterator[None]:
-        """Log an error of the storage. The request goes on without it."""
+    def _log_errors(self, upstream: Upstream, what: str) -> Iterator[None]:
+        """Log an error of the storage instead of raising it, so that the request goes on."""
         try:
             yield
         except MissingError:  # a collection is deleting it
-            log.info("%s: %s is not kept, because of a collection", upstream.namespace, what)
+            log.info("%s: cannot keep %s during a collection", upstream.namespace, what)
         except OSError as error:
-            log.error("%s: %s is not kept: %s", upstream.namespace, what, one_line(error))
+            log.error("%s: cannot keep %s: %s", upstream.namespace, what, one_line(error))
 
     # Blobs.
 
@@ -332,7 +340,7 @@ class Proxy:
         with suppress(MissingError):
             return blob_response(request, digest, storage.open_blob(name, digest))
         if request.method == "HEAD":
-            with self._waiting():
+            with self._hold_place():
                 size = upstream.blob_size(values)
             response = blob_response(request, digest, Blob(size or 0, _no_content))
             if size is None:
@@ -340,38 +348,38 @@ class Proxy:
                 del response.headers["Content-Length"]
             return response
 
-        def source() -> Source:
-            with suppress(MissingError):  # it has just arrived
+        def open_source() -> Source:
+            with suppress(MissingError):  # another request has just fetched it
                 blob = storage.open_blob(name, digest)
                 return Source(blob.size, blob.read(0, blob.size))
             return upstream.blob(values)
 
         def keep(content: Iterable[bytes]) -> None:
-            with self._logged(upstream, digest):
+            with self._log_errors(upstream, digest):
                 storage.put_blob(name, digest, content)
 
         key = (upstream.namespace, name, digest)
-        make_fetch = partial(Fetch, f"{upstream.namespace}: {digest}", source, keep)
+        make_fetch = partial(Fetch, f"{upstream.namespace}: {digest}", open_source, keep)
         with ExitStack() as at_end:
             give_back = self._take_place()
             at_end.callback(give_back)
             fetch = self.fetches.join(key, make_fetch)
             at_end.callback(self.fetches.leave, fetch)
-            fetch.when_received(give_back)  # then its readers do not wait for the upstream
+            fetch.when_received(give_back)  # from then on, nobody waits for the upstream
             response = blob_response(request, digest, Blob(fetch.size(), fetch.read))
             response.call_on_close(at_end.pop_all().close)
         return response
 
     # Lists.
 
-    def listed(
+    def list_names(
         self, endpoint: str, request: RegistryRequest, upstream: Upstream, **values: str
     ) -> Response:
         query = request.args.to_dict(flat=False)
         namespace = query.pop("ns", [])
-        with self._waiting():
+        with self._hold_place():
             answer = upstream.ask(request.method, endpoint, values, query)
-            content = upstream.body_of(answer, MAX_LIST)
+            content = upstream.read_body(answer, MAX_LIST)
         response = Response(content)
         passed_on = ["Content-Type", "OCI-Filters-Applied"]
         if request.method == "HEAD":
@@ -380,7 +388,7 @@ class Proxy:
         for header in passed_on:
             if header in answer.headers:
                 response.headers[header] = answer.headers[header]
-        if not response.is_json:  # a browser might show it as a page of the proxy's
+        if not response.is_json:  # a browser might show HTML as a page of the proxy
             response.content_type = "application/json"
         asked = upstream.urls.build(endpoint, values, query)
         if found := parse_next_query(asked, answer.headers.get("Link")):
@@ -390,11 +398,11 @@ class Proxy:
 
 
 def accept_of(request: RegistryRequest) -> str:
-    """Return the types of manifests that the client accepts, as the upstream is told."""
+    """Return the media types that the client accepts, for the upstream."""
     return request.headers.get("Accept") or f"{headers.ACCEPT_MANIFESTS}, */*"
 
 
-def _kept(upstream: Upstream, name: str, digest: str) -> Found | None:
+def _read_kept(upstream: Upstream, name: str, digest: str) -> Found | None:
     with suppress(MissingError):
         manifest = upstream.storage.manifest(name, digest)
         if manifest.media_type != kept_tag.RECORD:
@@ -409,17 +417,17 @@ def _remember(memory: dict[Key, Value], key: Key, value: Value) -> None:
 
 
 def _no_content(start: int, end: int) -> Iterable[bytes]:
-    """Return the content of an answer to a HEAD: none."""
+    """Return no content, for an answer to a HEAD."""
     return ()
 
 
-def _refused(request: RegistryRequest, name: str) -> Response:
-    """The answer to the first request of a push. The other requests have no view."""
-    raise errors.Unsupported("a proxy cannot be pushed to", headers=[("Allow", "")])
+def _refuse_push(request: RegistryRequest, name: str) -> Response:
+    """Refuse the first request of a push. The other requests have no view."""
+    raise errors.Unsupported("this is a proxy, which takes no pushes", headers=[("Allow", "")])
 
 
-def head_response(sent: Mapping[str, str]) -> Response:
-    """Answer a HEAD of a manifest with the upstream's statements, and no defaults."""
+def answer_head(sent: Mapping[str, str]) -> Response:
+    """Return the response to a HEAD of a manifest: the upstream's headers, without defaults."""
     response = Response()
     response.automatically_set_content_length = False
     del response.headers["Content-Type"]
@@ -445,10 +453,10 @@ def make_app(
     timeout: float = 30,
     most_waiting: int = 384,
 ) -> Any:
-    """The proxy, with its health check beside it.
+    """Return the proxy, with its health check.
 
     :param places: the URL of each namespace's registry.
-    :param storage: where everything is kept. Each namespace has its own place within it, because
+    :param storage: the place of the storages. Each namespace has its own storage within, because
         repositories of different registries may have the same name.
     """
     storages = {
@@ -459,18 +467,18 @@ def make_app(
         namespace: Upstream(namespace, root, storages[namespace], users.get(namespace), timeout)
         for namespace, root in places.items()
     }
-    return with_health(
+    return add_health(
         Proxy(upstreams, fresh_for, stale_for, most_waiting).app(), next(iter(storages.values()))
     )
 
 
 def place_within(place: str, namespace: str) -> str:
-    """The place of a namespace within the storage."""
+    """Return the place of a namespace's storage."""
     return f"{place.rstrip('/')}/{namespace}"
 
 
-def place_of(text: str) -> tuple[str, str]:
-    """A namespace and the URL of its registry, from ``[NAMESPACE=]URL``."""
+def parse_place(text: str) -> tuple[str, str]:
+    """Parse ``[NAMESPACE=]URL`` into a namespace and the URL of its registry."""
     namespace, equals, root = text.partition("=")
     if not equals or "/" in namespace:
         namespace, root = "", text
@@ -490,30 +498,30 @@ def host_of(namespace: str) -> str:
     return "docker.io" if host in ("index.docker.io", "registry-1.docker.io") else host
 
 
-def users_of(text: str, places: Mapping[str, str]) -> dict[str, User]:
-    """The account for each namespace, from lines of ``NAMESPACE=NAME:PASSWORD``."""
+def parse_accounts(text: str, places: Mapping[str, str]) -> dict[str, User]:
+    """Return the account for each namespace, from lines of ``NAMESPACE=NAME:PASSWORD``."""
     users: dict[str, User] = {}
     for number, line in enumerate(filter(None, text.split("\n")), start=1):
         namespace, _, user = line.partition("=")
         try:
             if host_of(namespace) not in places:
-                raise ValueError(f"the namespace must be {' or '.join(places)}")
-            users[host_of(namespace)] = name_and_password(user)
+                raise ValueError(f"there is no --upstream for it, only for {', '.join(places)}")
+            users[host_of(namespace)] = parse_user(user)
         except ValueError as error:
             raise ValueError(f"${USERS}, account {number}: {error}") from None
     return users
 
 
 def collect(arguments: list[str]) -> int:
-    parser = collection.parser_of(
+    parser = collection.make_parser(
         "proxy.py collect",
-        "Delete what clients have not asked for lately. The proxy may be running.",
-        older_than="delete manifests that were last asked for longer ago than this, such as 7d; "
-        "the proxy records the time once an hour",
+        "Delete content that clients have not asked for lately, while the proxy is running.",
+        older_than="the least time since a client asked for a manifest, such as 7d; the proxy "
+        "records the time once an hour",
     )
     options = parser.parse_args(arguments)
     try:
-        for namespace, storage in _kept_storages(options.storage):
+        for namespace, storage in _list_storages(options.storage):
             found = collection.Collection(storage, options.older_than, with_manifests=True)
             if not options.dry_run:
                 found.delete()
@@ -526,8 +534,8 @@ def collect(arguments: list[str]) -> int:
     return 0
 
 
-def _kept_storages(place: str) -> Iterator[tuple[str, ObjectStorage]]:
-    """Each namespace that has a storage, and the storage."""
+def _list_storages(place: str) -> Iterator[tuple[str, ObjectStorage]]:
+    """Yield each namespace that has a storage, and the storage."""
     whole = collection.storage_to_collect(place)
     for namespace in whole.sections():
         yield namespace, collection.storage_to_collect(place_within(place, namespace))
@@ -538,17 +546,17 @@ def main() -> None:
         sys.exit(collect(sys.argv[2:]))
     parser = OneLineParser(
         description="A pull-through proxy: a cache in front of one or more registries.",
-        epilog=f"${USERS} holds the proxy's accounts, a line NAMESPACE=NAME:PASSWORD for each. "
-        "`proxy.py collect` deletes what was not used lately: see `collect --help`.",
+        epilog=f"${USERS} holds the proxy's accounts, on lines of NAMESPACE=NAME:PASSWORD. "
+        "`proxy.py collect` deletes content that was not used lately: see `collect --help`.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    server_options(parser, port=5002)
+    add_server_options(parser, port=5002)
     parser.set_defaults(storage="./proxy-data")
     parser.add_argument(
         "--upstream",
         action="append",
         required=True,
-        type=place_of,
+        type=parse_place,
         metavar="[NAMESPACE=]URL",
         help="a registry, and the host in its image references if it differs from the URL's; may "
         "be repeated; the first serves requests without ns=",
@@ -556,30 +564,30 @@ def main() -> None:
     parser.add_argument(
         "--fresh-for",
         default="5m",
-        type=collection.seconds,
+        type=collection.parse_duration,
         metavar="TIME",
         help="how long a tag is served before the upstream is asked again, such as 30s, 5m, 1d",
     )
     parser.add_argument(
         "--stale-for",
         default="7d",
-        type=collection.seconds,
+        type=collection.parse_duration,
         metavar="TIME",
         help="how long a tag is served while its upstream fails, after the upstream's last answer",
     )
     parser.add_argument(
         "--timeout",
         default="30s",
-        type=collection.seconds,
+        type=collection.parse_duration,
         metavar="TIME",
         help="how long an upstream may be silent",
     )
     options = parser.parse_args()
     places = dict(options.upstream)
     if not options.timeout:
-        parser.error("--timeout must be longer than 0s")
+        parser.error("--timeout 0s leaves an upstream no time to answer")
     try:
-        users = users_of(os.environ.get(USERS, ""), places)
+        users = parse_accounts(os.environ.get(USERS, ""), places)
     except ValueError as error:
         parser.error(str(error))
     server = Server(

@@ -16,7 +16,7 @@ from typing import Any
 
 import collection
 from metrics import Metrics, share_metrics
-from serving import OneLineParser, Server, server_options, with_accel, with_health
+from serving import OneLineParser, Server, add_accel, add_health, add_server_options
 from storage import CheckedStorage, DirectoryStorage, check_place, is_bucket, storage_at
 
 from registry_routes import OCI_1_1, RegistryMap
@@ -45,8 +45,8 @@ def make_app(
     blob_urls = URL_LIFETIME if redirect else None
     app: Any = make_registry(storage, url_map=url_map, blob_urls=blob_urls)
     if x_accel and isinstance(storage, DirectoryStorage):
-        app = with_accel(app, storage.directory)
-    app = with_health(app, storage)
+        app = add_accel(app, storage.directory)
+    app = add_health(app, storage)
     return Metrics(app, url_map) if metrics else app
 
 
@@ -59,7 +59,7 @@ def main() -> None:
         "--help`.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    server_options(parser, port=5000)
+    add_server_options(parser, port=5000)
     parser.add_argument("--read-only", action="store_true", help="refuse pushes and deletes")
     parser.add_argument(
         "--x-accel",

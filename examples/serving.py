@@ -1,11 +1,11 @@
 """The server of the examples: gunicorn, with command-line options and a health check.
 
-Each request takes up a thread while it is served, so clients that are slow on purpose can use up
+Each request takes up a thread until it is answered, so clients that are slow on purpose can use up
 all threads. nginx in front, with `nginx.conf`, buffers their requests and responses.
 
-SIGTERM ends it when the current requests are done, or after ten seconds. SIGHUP starts new workers
-with the same options. SIGUSR2 starts a new program on the same socket, as gunicorn's documentation
-describes, for an upgrade without downtime.
+SIGTERM ends the server when the current requests are done, or after ten seconds. SIGHUP starts new
+workers with the same options. SIGUSR2 starts a new program on the same socket, for an upgrade
+without downtime, as gunicorn's documentation describes.
 """
 
 import argparse
@@ -37,10 +37,10 @@ from registry_routes.registry import BLOCK
 log = logging.getLogger(__name__)
 
 LEAST_RATE = 500  # bytes a second that a client must send on average, once its patience is used up
-LINGER = 2  # seconds in which a client must close the connection after an answer
-MAX_UNREAD = 256 * 1024 * 1024  # bytes of a body that the application left unread
+LINGER = 2  # seconds that a client has to close the connection after an answer
+MAX_UNREAD = 256 * 1024 * 1024  # bytes to read of a body that the application left unread
 # Like gunicorn's, with two differences: the length is that of the header, as gunicorn does not
-# count what the kernel sends; and the seconds that the request took come last.
+# count the bytes that the kernel sends; and the seconds that the request took come last.
 ACCESS_LOG = '%(h)s - - %(t)s "%(r)s" %(s)s %({content-length}o)s "%(a)s" %(L)s'
 MAX_PATIENCE = 24 * 60 * 60  # seconds
 
@@ -48,11 +48,12 @@ MAX_PATIENCE = 24 * 60 * 60  # seconds
 class Server(BaseApplication):  # type: ignore[misc]
     """gunicorn, configured by the options of a command line.
 
-    It starts to listen at once, and ends the program with status 2 if it cannot.
+    It listens at once, and ends the program with status 2 if it cannot listen.
 
-    :param make: makes the application in each worker, because a store must not outlive a fork.
-    :param options: those of `server_options`.
-    :param greeting: printed once it serves; "{host}" becomes its host and port.
+    :param make: a function that makes the application in each worker, because a store must not
+        outlive a fork.
+    :param options: the options of `add_server_options`.
+    :param greeting: a text to print once the server is ready; "{host}" becomes its host and port.
     """
 
     def __init__(self, make: Callable[[], Any], options: argparse.Namespace, greeting: str) -> None:
@@ -61,7 +62,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         self.greeting = greeting
         # After SIGUSR2, gunicorn has the socket of the previous program.
         is_upgrade = "GUNICORN_FD" in os.environ
-        self.bind = [] if is_upgrade else f"fd://{_listener(options).detach()}"
+        self.bind = [] if is_upgrade else f"fd://{_listen(options).detach()}"
         super().__init__()
 
     def load_config(self) -> None:
@@ -70,18 +71,18 @@ class Server(BaseApplication):  # type: ignore[misc]
             "workers": self.options.workers,
             "worker_class": Worker,
             "threads": self.options.threads,
-            # Idle connections take up no thread; gunicorn wants more connections than threads.
+            # Idle connections take up no thread; gunicorn demands more connections than threads.
             "worker_connections": 1000 + self.options.threads,
             "logger_class": Log,
             "accesslog": "-",
             "access_log_format": ACCESS_LOG,
             "graceful_timeout": 10,
             "limit_request_line": 8190,
-            # By default, gunicorn takes a scheme and a path from any client on this machine.
+            # By default, gunicorn believes any client on this machine about scheme and path.
             "forwarded_allow_ips": "",
             "when_ready": self.greet,
         }
-        if "control_socket_disable" in self.cfg.settings:  # all servers would share one in $HOME
+        if "control_socket_disable" in self.cfg.settings:  # all servers would share it, in $HOME
             settings["control_socket_disable"] = True
         for name, value in settings.items():
             self.cfg.set(name, value)
@@ -93,33 +94,33 @@ class Server(BaseApplication):  # type: ignore[misc]
         try:
             app = self.make()
         except OSError as error:
-            log.error("a worker cannot start: %s", error)
+            log.error("cannot start a worker: %s", error)
             raise SystemExit(Arbiter.WORKER_BOOT_ERROR) from None
         if self.options.behind_proxy:
             app = ProxyFix(app, x_for=1, x_proto=1)  # the proxy passes the Host on unchanged
 
-        def taking_all(environ: Any, start_response: Any) -> Any:
+        def read_all(environ: Any, start_response: Any) -> Any:
             response = app(environ, start_response)
-            # A client that is still sending may miss an answer that comes early.
+            # A client that is still sending might miss an early answer.
             with suppress(OSError, ParseException):
                 for _ in range(MAX_UNREAD // BLOCK):
                     if not environ["wsgi.input"].read(BLOCK):
                         break
             return response
 
-        return taking_all
+        return read_all
 
     def greet(self, server: Any) -> None:
         host, port = server.LISTENERS[0].getsockname()[:2]
-        print(self.greeting.replace("{host}", _address(host, port)), flush=True)
+        print(self.greeting.replace("{host}", _join_address(host, port)), flush=True)
 
 
-def _address(host: str, port: int) -> str:
+def _join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _listener(options: argparse.Namespace) -> socket.socket:
-    """A socket that is bound to the host and port in the options."""
+def _listen(options: argparse.Namespace) -> socket.socket:
+    """Listen on the host and port in the options, and return the socket."""
     is_v6 = ":" in options.host
     try:
         listener = socket.create_server(
@@ -129,7 +130,7 @@ def _listener(options: argparse.Namespace) -> socket.socket:
             backlog=2048,
         )
     except (OSError, UnicodeError) as error:
-        _end(f"cannot listen on {_address(options.host, options.port)}: {error}")
+        _end(f"cannot listen on {_join_address(options.host, options.port)}: {error}")
     return listener
 
 
@@ -150,10 +151,10 @@ class Connection(socket.socket):
 
     patience: float
     left: float
-    """How many seconds the client may still be silent."""
+    """The seconds that the client may still be silent."""
 
     def begin(self, patience: float) -> None:
-        """Begin a request."""
+        """Begin a request, with all of the patience."""
         self.patience = self.left = patience
 
     def recv(self, *args: Any) -> bytes:
@@ -171,7 +172,7 @@ class Connection(socket.socket):
     def sendall(self, data: Any, *args: Any) -> None:
         with memoryview(data) as whole:
             sent = 0
-            while sent < len(whole):  # a timeout of Python's sendall is for the whole data
+            while sent < len(whole):  # the timeout of Python's sendall covers all data at once
                 sent += self.send(whole[sent:], *args)
 
     def end(self) -> None:
@@ -188,14 +189,14 @@ class Connection(socket.socket):
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """gunicorn's worker, with connections that do not wait for slow clients."""
+    """A worker of gunicorn whose connections do not wait for slow clients."""
 
     def handle(self, conn: Any) -> Any:
         if not isinstance(conn.sock, Connection):
             conn.sock = Connection(fileno=conn.sock.detach())
         conn.sock.begin(self.app.options.patience)
         goes_on = super().handle(conn)
-        if not goes_on:  # gunicorn would wait for it in the loop that serves all connections
+        if not goes_on:  # gunicorn would wait for the end in the loop that serves all connections
             conn.sock.end()
         return goes_on
 
@@ -204,8 +205,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         return super().handle_request(req, conn)
 
 
-# The log. What a client sends is escaped: it may move a terminal's cursor, or look like another
-# line.
+# The log. It escapes text from clients, which could move a terminal's cursor or fake a line.
 
 
 class _Atoms(dict[str, Any]):
@@ -234,8 +234,8 @@ class Log(Logger):  # type: ignore[misc]
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
-        for one, form in (self.error_log, self.error_fmt), (self.access_log, self.access_fmt):
-            for handler in one.handlers:
+        for logger, form in (self.error_log, self.error_fmt), (self.access_log, self.access_fmt):
+            for handler in logger.handlers:
                 handler.setFormatter(_Formatter(form, self.datefmt))
 
     def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
@@ -247,7 +247,7 @@ class Log(Logger):  # type: ignore[misc]
         error = sys.exception()
         if isinstance(error, TimeoutError):
             self.info("a client was too slow")
-        elif isinstance(error, OSError):  # of the storage, after the response has begun
+        elif isinstance(error, OSError):  # the storage failed after the response had begun
             self.error("a response was cut short: %s", " ".join(str(error).split()))
         else:
             super().exception(msg, *args, **kwargs)
@@ -258,24 +258,24 @@ class Log(Logger):  # type: ignore[misc]
 MAX_CHECK = 8  # seconds
 
 
-class Checked(Protocol):
-    """A storage, or another server that requests depend on."""
+class Checkable(Protocol):
+    """A storage, or a server that requests depend on."""
 
     def check(self) -> None:
-        """Raise `OSError` if it does not answer."""
+        """Raise `OSError` if there is no answer."""
         ...
 
 
 class Health:
     """``/healthz``: 200 if the storage answers; 503 if it fails, or hangs for `MAX_CHECK` seconds.
 
-    Only one check runs at a time. So a storage that hangs takes up one thread, and only requests in
-    the first seconds wait for it.
+    Only one check runs at a time. So a storage that hangs takes up one thread, and requests wait
+    for it only in the first seconds.
 
-    :param what: what the storage is called in the answer and in the log.
+    :param what: the name of the storage in the answer and in the log.
     """
 
-    def __init__(self, checked: Checked, what: str = "the storage") -> None:
+    def __init__(self, checked: Checkable, what: str = "the storage") -> None:
         self.checked = checked
         self.what = what
         self.lock = threading.Lock()
@@ -310,34 +310,34 @@ class Health:
             latest.set_result(None)
 
 
-def with_health(app: Any, checked: Checked, what: str = "the storage") -> Any:
-    """Return the application with ``/healthz`` next to it: see `Health`."""
+def add_health(app: Any, checked: Checkable, what: str = "the storage") -> Any:
+    """Return the application with ``/healthz`` added: see `Health`."""
     health = Health(checked, what)
 
-    def beside(environ: Any, start_response: Any) -> Any:
+    def dispatch(environ: Any, start_response: Any) -> Any:
         is_health = environ.get("PATH_INFO") == "/healthz"
         return (health if is_health else app)(environ, start_response)
 
-    return beside
+    return dispatch
 
 
 # Files that nginx sends.
 
 
-def with_accel(app: Any, directory: str) -> Any:
-    """The application, for an nginx that sends the files of a directory, whole or in part.
+def add_accel(app: Any, directory: str) -> Any:
+    """Return the application, which lets nginx send the files of a directory, whole or in part.
 
-    It answers with ``X-Accel-Redirect``. `nginx.conf` has the directory under ``/stored/``, which
-    clients cannot request.
+    Its responses have ``X-Accel-Redirect``. `nginx.conf` has the directory under ``/stored/``,
+    which clients cannot request.
     """
 
-    def accelerated(environ: Any, start_response: Any) -> Any:
-        # nginx would compare these with its own headers, not the registry's.
+    def accelerate(environ: Any, start_response: Any) -> Any:
+        # nginx would compare these conditions with its own headers, not the registry's.
         if "HTTP_IF_MATCH" in environ or "HTTP_IF_UNMODIFIED_SINCE" in environ:
             return app(environ, start_response)
         stored: list[str] = []
 
-        def left_to_nginx(file: Any, _: int) -> tuple[()]:
+        def leave_to_nginx(file: Any, _: int) -> tuple[()]:
             with file:
                 stored.append(os.path.relpath(file.name, directory))
             return ()
@@ -350,11 +350,11 @@ def with_accel(app: Any, directory: str) -> Any:
                 headers.append(("X-Accel-Redirect", f"/stored/{stored[0]}"))
             return start_response(status, headers, *error)
 
-        environ = {**environ, "wsgi.file_wrapper": left_to_nginx}
-        environ.pop("HTTP_RANGE", None)  # nginx handles it
+        environ = {**environ, "wsgi.file_wrapper": leave_to_nginx}
+        environ.pop("HTTP_RANGE", None)  # nginx handles ranges
         return app(environ, start)
 
-    return accelerated
+    return accelerate
 
 
 # The options.
@@ -369,26 +369,26 @@ class OneLineParser(argparse.ArgumentParser):
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         options = super().parse_args(*args, **kwargs)
         if options.workers > 1 and getattr(options, "storage", "").startswith("memory:"):
-            self.error("memory:// cannot be shared by several workers")
+            self.error("several workers cannot share memory://")
         return options
 
 
-def _between(kind: Callable[[str], float], least: float, most: float) -> Callable[[str], float]:
-    def number(text: str) -> float:
+def _limit(kind: Callable[[str], float], least: float, most: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
         value = kind(text)
         if not least <= value <= most:
             raise argparse.ArgumentTypeError(f"{text} must be from {least} to {most}")
         return value
 
-    number.__name__ = kind.__name__  # argparse names it in its error message
-    return number
+    parse.__name__ = kind.__name__  # for argparse's error messages
+    return parse
 
 
-def server_options(parser: argparse.ArgumentParser, port: int, *, storage: bool = True) -> None:
-    """Add what a `Server` needs to a command line, and the `storage` of its application."""
+def add_server_options(parser: argparse.ArgumentParser, port: int, *, storage: bool = True) -> None:
+    """Add the options of a `Server` to a command line, and `storage` for its application."""
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
     parser.add_argument(
-        "--port", default=port, type=_between(int, 0, 65535), help="the port; 0 takes a free one"
+        "--port", default=port, type=_limit(int, 0, 65535), help="the port; 0 takes a free one"
     )
     if storage:
         parser.add_argument(
@@ -397,24 +397,24 @@ def server_options(parser: argparse.ArgumentParser, port: int, *, storage: bool 
             help="a directory, or memory://, s3://bucket/prefix, gs://…, az://…",
         )
     parser.add_argument(
-        "--workers", default=1, type=_between(int, 1, 1000), help="processes that serve"
+        "--workers", default=1, type=_limit(int, 1, 1000), help="processes that serve"
     )
     parser.add_argument(
         "--threads",
         default=512,
-        type=_between(int, 1, 10_000),
+        type=_limit(int, 1, 10_000),
         help="requests that each worker serves at once",
     )
     parser.add_argument(
         "--patience",
         default=60,
-        type=_between(float, 0.1, MAX_PATIENCE),
+        type=_limit(float, 0.1, MAX_PATIENCE),
         help="seconds that a client may be silent in total; each "
         f"{LEAST_RATE} bytes that it sends earn it another second",
     )
     parser.add_argument(
         "--behind-proxy",
         action="store_true",
-        help="trust X-Forwarded-For and X-Forwarded-Proto from one proxy in front, which all "
-        "requests must come through",
+        help="trust X-Forwarded-For and X-Forwarded-Proto from a proxy in front, which all "
+        "requests must pass through",
     )

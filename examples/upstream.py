@@ -1,4 +1,4 @@
-"""The registry behind a proxy, which asks it with its own account and its own tokens."""
+"""The client side of the proxy: it asks a registry, with the proxy's own account."""
 
 import logging
 import re
@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from client import body_of, checked
+from client import check_response, read_body
 from requests.adapters import HTTPAdapter
 from sharing import Source
 from storage import one_line
@@ -40,23 +40,23 @@ from registry_routes.urls import same_origin
 log = logging.getLogger(__name__)
 
 BLOCK = 256 * 1024  # bytes of a blob
-MAX_UNSIZED = 16 * 1024**3  # bytes of a blob whose length the registry does not say
+MAX_UNSIZED = 16 * 1024**3  # bytes of a blob whose length the registry does not state
 MAX_REDIRECTS = 5
 MAX_CONNECTIONS = 512  # kept open for the next requests
 CONNECT_TIMEOUT = 10  # seconds
 
-# What servers send for any file. It says nothing about a manifest.
+# Types that servers send for any file, so they say nothing about a manifest.
 DEFAULT_TYPES = "", "application/json", "application/octet-stream", "text/plain"
 
 User = tuple[str, str] | None  # a name and a password
 
 
 class Upstream:
-    """A registry, and the storage for its content.
+    """A registry behind the proxy, and the storage for its content.
 
-    :param namespace: its host as image references write it, such as ``docker.io``.
-    :param root: its URL, such as ``https://registry-1.docker.io``.
-    :param timeout: how many seconds it may be silent.
+    :param namespace: the registry's host in image references, such as ``docker.io``.
+    :param root: the registry's URL, such as ``https://registry-1.docker.io``.
+    :param timeout: how many seconds the registry may be silent.
     """
 
     def __init__(
@@ -68,15 +68,15 @@ class Upstream:
         self.timeout = timeout
         self.login = Login(root, *(user or ()))
         self.session = self.login.session()
-        self.session.headers["Accept-Encoding"] = "identity"  # a digest is of the bytes as stored
+        self.session.headers["Accept-Encoding"] = "identity"  # digests are of the stored bytes
         self.session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         for scheme in "http://", "https://":
             self.session.mount(scheme, HTTPAdapter(pool_maxsize=MAX_CONNECTIONS))
 
     def name_of(self, name: str) -> str:
-        """The repository's name at this registry: ``nginx`` is ``library/nginx`` on Docker Hub.
+        """Return a repository's name at this registry: ``library/nginx`` for ``nginx`` at Docker.
 
-        Raises `errors.NameInvalid`.
+        Raise `errors.NameInvalid`.
         """
         try:
             return Reference.parse(f"{self.namespace}/{name}").name
@@ -91,27 +91,28 @@ class Upstream:
         query: Any = None,
         headers: dict[str, str] | None = None,
     ) -> requests.Response:
-        """A successful response, with its body unread.
+        """Return a successful response, its body unread.
 
-        Raises the registry's error without its challenges: they are meant for the proxy, and a
-        client must not send its own password there. A 401 becomes a 403 ``DENIED``. Raises
-        `BadGateway` or `GatewayTimeout` if there is no answer, or the answer is malformed.
+        Raise the registry's error without its challenges, which are for the proxy: a client must
+        not send its own password there. A 401 becomes a 403 ``DENIED``. Raise `GatewayTimeout` if
+        the registry does not answer in time, and `BadGateway` if it cannot be reached or its answer
+        is malformed.
         """
-        with self.failures():
+        with self.translate_failures():
             url = self.urls.build(endpoint, values, query)
             response = self._request(method, url, headers, anywhere=endpoint == RouteName.BLOB)
             if method == "HEAD":
-                _ = response.content  # it is empty; now the connection can be reused
+                _ = response.content  # read the empty body, to reuse the connection
                 if response.status_code == 401 and _has_token(response):  # Amazon's public registry
                     raise errors.Denied("HEAD is refused")
-            return checked(response, endpoint)
+            return check_response(response, endpoint)
 
     def manifest(self, values: dict[str, str], accept: str) -> tuple[str, Manifest]:
-        """A manifest, verified, with its digest."""
+        """Fetch and verify a manifest, and return it with its digest."""
         answer = self.ask("GET", RouteName.MANIFEST, values, headers={"Accept": accept})
-        content = self.body_of(answer, MAX_MANIFEST)
+        content = self.read_body(answer, MAX_MANIFEST)
         said = answer.headers.get("Docker-Content-Digest")
-        with self.failures():
+        with self.translate_failures():
             digest = values.get("digest") or content_digest(said) or digest_of(content)
             b"".join(checked_blocks(digest, [content]))
             try:
@@ -121,59 +122,59 @@ class Upstream:
         return digest, Manifest(media_type, content)
 
     def blob_size(self, values: dict[str, str]) -> int | None:
-        """Return how many bytes a blob has, or `None` if the registry does not say it."""
+        """Return how many bytes a blob has; `None` if the registry does not state it."""
         try:
             answer = self.ask("HEAD", RouteName.BLOB, values)
         except errors.RegistryError as error:
             if not is_head_refused(error):
                 raise
             answer = self.ask("GET", RouteName.BLOB, values)
-        with answer:  # the blob is not read
+        with answer:  # close it unread
             return _size_of(answer)
 
     def blob(self, values: dict[str, str]) -> Source:
-        """A blob. Its blocks end with an error if they do not match its digest."""
+        """Open a blob. Its blocks end with an error if they do not match its digest."""
         answer = self.ask("GET", RouteName.BLOB, values)
-        return Source(_size_of(answer), self._blocks(values["digest"], answer))
+        return Source(_size_of(answer), self._read_blocks(values["digest"], answer))
 
-    def _blocks(self, digest: str, answer: requests.Response) -> Iterator[bytes]:
+    def _read_blocks(self, digest: str, answer: requests.Response) -> Iterator[bytes]:
         received = 0
-        with self.failures(), answer:
+        with self.translate_failures(), answer:
             for block in checked_blocks(digest, answer.iter_content(BLOCK)):
                 received += len(block)
                 if received > MAX_UNSIZED and _size_of(answer) is None:
                     raise ValueError(f"a blob without a length has more than {MAX_UNSIZED} bytes")
                 yield block
 
-    def body_of(self, answer: requests.Response, most: int) -> bytes:
-        """The body of an answer, which must have at most `most` bytes."""
-        with self.failures():
-            content = body_of(answer, most)
+    def read_body(self, answer: requests.Response, most: int) -> bytes:
+        """Return the body of an answer. Raise `BadGateway` if it is larger than `most` bytes."""
+        with self.translate_failures():
+            content = read_body(answer, most)
             if len(content) > most:
-                raise ValueError(f"its answer must have at most {most} bytes")
+                raise ValueError(f"its answer is larger than {most} bytes")
         return content
 
     @contextmanager
-    def failures(self) -> Iterator[None]:
+    def translate_failures(self) -> Iterator[None]:
         """Turn any failure into an HTTP error that the proxy can send."""
         try:
             yield
         except errors.RegistryError as error:
-            raise _without_challenges(error) from None
+            raise _remove_challenges(error) from None
         except (requests.RequestException, ValueError) as error:
-            # Only for the operator: the text may contain a URL with credentials.
+            # Only the operator sees the text, as it may contain a URL with credentials.
             log.warning("%s: %s", self.namespace, one_line(error))
             if isinstance(error, requests.Timeout):
-                raise GatewayTimeout(f"{self.namespace} has not answered in time") from error
+                raise GatewayTimeout(f"{self.namespace} did not answer in time") from error
             if isinstance(error, requests.RequestException):
                 raise BadGateway(f"{self.namespace} cannot be reached") from error
-            raise BadGateway(f"{self.namespace} has sent a malformed answer") from error
+            raise BadGateway(f"{self.namespace} sent a malformed answer") from error
 
     def _request(self, method: str, url: str, headers: Any, *, anywhere: bool) -> requests.Response:
-        """Return the answer, after any redirects. Another origin gets no credentials.
+        """Send a request, and follow redirects. Other origins get no credentials.
 
-        :param anywhere: whether a redirect may lead from the Internet to an address within the
-            proxy's own network, as for content that is verified. Clients get to see any other.
+        :param anywhere: whether a redirect may lead from the Internet into the proxy's own network.
+            That is safe only for verified content, because clients see the answer.
         """
         first, auth = url, None
         for _ in range(MAX_REDIRECTS + 1):
@@ -188,7 +189,7 @@ class Upstream:
             )
             if not 300 <= response.status_code < 400 or "Location" not in response.headers:
                 return response
-            body_of(response)
+            read_body(response)
             url = resolve_location(response.url, response.headers["Location"])
             if not anywhere and is_private(url) and not is_private(first):
                 raise ValueError("it redirects to an address in the proxy's own network")
@@ -198,17 +199,17 @@ class Upstream:
 
 
 def _has_token(response: requests.Response) -> bool:
-    """Return whether the registry's own token server let the request through."""
+    """Return whether the request had a token, so that the registry's token server allowed it."""
     return str(response.request.headers.get("Authorization", "")).startswith("Bearer ")
 
 
 def _no_auth(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Send nothing in place of the session's login, which would follow a redirect back."""
+    """Send no credentials. In place of the session's login, which would follow a redirect back."""
     return prepared
 
 
-def _without_challenges(error: errors.RegistryError) -> errors.RegistryError:
-    headers = [one for one in error.headers if one[0].lower() != "www-authenticate"]
+def _remove_challenges(error: errors.RegistryError) -> errors.RegistryError:
+    headers = [pair for pair in error.headers if pair[0].lower() != "www-authenticate"]
     if error.code == 401:
         return NotLoggedIn(error.description, detail=error.detail, headers=headers)
     error.headers = headers
@@ -216,19 +217,19 @@ def _without_challenges(error: errors.RegistryError) -> errors.RegistryError:
 
 
 class NotLoggedIn(errors.Denied):
-    """The registry does not accept the proxy's account, or wants one and the proxy has none."""
+    """The error if the registry demands an account, and the proxy has none or a wrong account."""
 
 
 def is_head_refused(error: errors.RegistryError) -> bool:
-    """Whether a GET may succeed where this was the answer to a HEAD.
+    """Return whether a GET may succeed although a HEAD got this error.
 
-    Some registries do not take the method; others redirect to a URL that is signed for GET.
+    Some registries refuse the method; others redirect to a URL that is signed only for GET.
     """
     return error.code in (400, 403, 405, 501) and not isinstance(error, NotLoggedIn)
 
 
 def stated_type(headers: Mapping[str, str]) -> str:
-    """Return the media type that an answer states, or "" for a default of its server."""
+    """Return the media type of an answer, or "" if it is only a server's default."""
     said = headers.get("Content-Type", "").partition(";")[0].strip()
     return "" if said.lower() in DEFAULT_TYPES else said
 
@@ -247,10 +248,10 @@ def _size_of(answer: requests.Response) -> int | None:
 
 
 def is_private(url: str) -> bool:
-    """Return whether the host of a URL is an address, and not one of the Internet's."""
+    """Return whether the host of a URL is this machine, or an address outside the Internet."""
     host = (urlsplit(url).hostname or "").rstrip(".")
     try:
-        # The C library also takes 127.1 and 2130706433 for an address, and so does requests.
+        # The C library, and so requests, also takes 127.1 and 2130706433 for addresses.
         address = ip_address(host if ":" in host else inet_aton(host))
     except (OSError, ValueError):
         return host == "localhost" or host.endswith(".localhost")

@@ -15,7 +15,7 @@ import collection
 import objects
 import pytest
 import requests
-from collection import Collection, seconds
+from collection import Collection, parse_duration
 from objects import Entry
 from obstore.store import MemoryStore
 from storage import BucketStorage, DirectoryStorage, ObjectStorage, storage_at
@@ -46,7 +46,7 @@ class AgingBucket(BucketStorage):
         super().__init__(SteppingStore())
         self.ages: dict[tuple[str, Any], int] = {}
 
-    def each(self, act: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+    def call_each(self, act: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         return [act(item) for item in items]  # in one thread, so that the steps have an order
 
     def age(self) -> None:
@@ -453,7 +453,7 @@ def test_storage_of_an_earlier_version_is_not_collected(tmp_path: Path) -> None:
 
 def test_age_has_a_unit(capsys: pytest.CaptureFixture[str]) -> None:
     ages = {"0s": 0, "90m": 5400, "24h": 86400, "7d": 604800}
-    assert [seconds(text) for text in ages] == list(ages.values())
+    assert [parse_duration(text) for text in ages] == list(ages.values())
     for text in "", "24", "h", "-1h", "1.5h", "24h\n", "٣h", "24 h", "1w":
         with pytest.raises(SystemExit) as raised:
             collection.main(["--storage", "x", f"--older-than={text}"])

@@ -97,7 +97,7 @@ def test_healthz_needs_no_login_and_says_whether_the_upstream_answers(
     failed = nowhere.client.get("/healthz")
     assert [*statuses, failed.status_code] == [200, 503, 200, 503]
     assert failed.text == "the registry has failed\n"
-    assert f"{upstream.url} answers 503" in caplog.text
+    assert f"{upstream.url} answered 503" in caplog.text
 
 
 def test_healthz_fails_if_the_upstream_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ class Greeting:
         (["--upstream", "r.example"], {}, "must be a URL of http or https"),
         (["--upstream", "http://h"], {"UPSTREAM_USER": "secret"}, "must be NAME:PASSWORD"),
         (["--upstream", "http://h"], {"REGISTRY_USERS": "alice:x\nsecret"}, "line 2: a user must"),
-        (["--upstream", "http://h"], {"REGISTRY_KEY": "secret"}, "at least 32 bytes"),
+        (["--upstream", "http://h"], {"REGISTRY_KEY": "secret"}, "at least 32"),
         (["--upstream", "http://h", "--users", "none"], {}, "No such file"),
     ],
 )

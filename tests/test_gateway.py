@@ -11,7 +11,16 @@ from typing import Any
 import jwt
 import pytest
 import requests
-from gateway import SERVICE, Gateway, TokenServer, allow_pulls, key_of, main, make_app, users_of
+from gateway import (
+    SERVICE,
+    Gateway,
+    TokenServer,
+    allow_pulls,
+    main,
+    make_app,
+    parse_key,
+    parse_users,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from storage import storage_at
@@ -257,8 +266,8 @@ def test_malformed_secrets_are_an_error_in_one_line(
 
 
 def test_key_is_new_at_each_start_unless_it_is_given() -> None:
-    assert key_of("k" * 40) == b"k" * 40
-    new = {key_of("") for _ in range(3)}
+    assert parse_key("k" * 40) == b"k" * 40
+    new = {parse_key("") for _ in range(3)}
     assert [len(key) for key in new] == [32] * 3
 
 
@@ -267,4 +276,4 @@ def test_lines_of_users_are_read_as_they_are_written(users: dict[str, str]) -> N
     users = {name.replace(":", ""): password for name, password in users.items()}
     users.pop("", None)
     text = "\n".join(f"{name}:{password}" for name, password in users.items())
-    assert users_of(text, "text") == users
+    assert parse_users(text, "text") == users

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import requests
-from proxy import main, make_app, place_of, place_within, users_of
+from proxy import main, make_app, parse_accounts, parse_place, place_within
 from werkzeug.wrappers import Response
 
 from registry_routes import RegistryApp
@@ -83,7 +83,7 @@ def test_only_an_upstream_of_the_command_line_is_asked(
     namespace: str, expected: str | None
 ) -> None:
     urls = HUB, QUAY, OWN
-    proxy = ProxyClient(*urls, namespaces=[place_of(url)[0] for url in urls])
+    proxy = ProxyClient(*urls, namespaces=[parse_place(url)[0] for url in urls])
     adapter = Canned({LATEST: (200, INDEX, b"{}")})
     for upstream in proxy.views.upstreams.values():
         upstream.session.mount("https://", adapter)
@@ -204,18 +204,21 @@ def test_pushes_are_refused(upstream: ServedRegistry, proxy: ProxyClient) -> Non
 def test_upstream_of_the_command_line(text: str, expected: Any) -> None:
     if expected is None:
         with pytest.raises(argparse.ArgumentTypeError, match=re.escape(repr(text))):
-            place_of(text)
+            parse_place(text)
     else:
-        assert place_of(text) == expected
+        assert parse_place(text) == expected
 
 
 def test_accounts_of_the_environment() -> None:
     places = {"docker.io": "x", "h:5000": "y"}
     text = "index.docker.io=alice:se:cr=et\n\nh:5000=bob:x\n"
-    assert users_of(text, places) == {"docker.io": ("alice", "se:cr=et"), "h:5000": ("bob", "x")}
+    assert parse_accounts(text, places) == {
+        "docker.io": ("alice", "se:cr=et"),
+        "h:5000": ("bob", "x"),
+    }
     for text in "quay.io=alice:secret", "alice:secret", "docker.io=alicesecret":
         with pytest.raises(ValueError, match=r"UPSTREAM_USERS, account 1: ") as caught:
-            users_of(text, places)
+            parse_accounts(text, places)
         assert "secret" not in str(caught.value)
 
 
@@ -225,8 +228,8 @@ def test_accounts_of_the_environment() -> None:
         ([], "", "the following arguments are required: --upstream"),
         (["--upstream", "quay.io"], "", "must be a URL of http or https"),
         (["--upstream", QUAY, "--fresh-for", "5"], "", "must be a number and a unit"),
-        (["--upstream", QUAY, "--timeout", "0s"], "", "must be longer than 0s"),
-        (["--upstream", QUAY], "x=alice:secret", "the namespace must be quay.io"),
+        (["--upstream", QUAY, "--timeout", "0s"], "", "leaves an upstream no time"),
+        (["--upstream", QUAY], "x=alice:secret", "no --upstream for it, only for quay.io"),
     ],
 )
 def test_wrong_command_line_is_an_error_in_one_line(
@@ -291,7 +294,7 @@ def test_skopeo_and_podman_pull_with_and_without_the_upstream(
             assert files_of(back) == files_of(image)
             upstreams.close()
         assert len(pulled) == 1
-    assert "The kept manifest is served." in (tmp_path / "proxy-log").read_text()
+    assert "The proxy serves the kept manifest." in (tmp_path / "proxy-log").read_text()
 
 
 @pytest.mark.slow

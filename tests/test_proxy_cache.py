@@ -92,7 +92,7 @@ def test_kept_image_is_served_without_the_upstream(tmp_path: Path) -> None:
         assert ("Warning" in again.headers) == (path == LATEST)
     assert proxy.get(BLOB, headers={"Range": "bytes=1000000-"}).data == LAYER[1000000:]
     (said,) = parse_warnings(proxy.get(LATEST).headers["Warning"])
-    assert said.endswith(": 502 Bad Gateway. library/nginx:latest may have changed meanwhile.")
+    assert said.endswith(": 502 Bad Gateway. library/nginx:latest may have changed since.")
     for path in SMALL_BLOB, "/v2/library/nginx/manifests/v2", "/v2/library/nginx/tags/list":
         response = proxy.get(path)
         assert response.status_code == 502
@@ -266,10 +266,10 @@ def test_client_gets_what_a_client_like_it_got_last(answers: list[tuple[str, lis
         accept = ", ".join([media_type, *named])
         answer = kept_tag.Kept(media_type, f"sha256:{number}", number)
         accepted = parse_accept_header(accept, MIMEAccept)
-        entries = kept_tag.with_answer(entries, answer, accepted)
+        entries = kept_tag.merge_answer(entries, answer, accepted)
         assert len({entry.media_type for entry in entries}) == len(entries)
         for like_it in media_type, accept.replace(", */*", ""):
-            fitting = kept_tag.fitting(entries, parse_accept_header(like_it, MIMEAccept))
+            fitting = kept_tag.select_accepted(entries, parse_accept_header(like_it, MIMEAccept))
             assert next(fitting) == answer
 
 

@@ -18,7 +18,7 @@ import serving as serving_module
 from gunicorn.config import Config
 from registry import main as registry_main
 from registry import make_app
-from serving import with_health
+from serving import add_health
 from storage import CheckedMemory, storage_at
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
@@ -107,7 +107,7 @@ def assert_refused(host: str, rest: str) -> None:
         ("--workers 0", "0 must be from 1"),
         ("--workers -1", "-1 must be from 1"),
         ("--workers x", "invalid int value: 'x'"),
-        ("--workers 2 --storage memory://", "memory:// cannot be shared by several workers"),
+        ("--workers 2 --storage memory://", "several workers cannot share memory://"),
         ("--threads 0", "0 must be from 1"),
         ("--port 99999", "99999 must be from 0 to 65535"),
         ("--port -1", "-1 must be from 0"),
@@ -270,7 +270,7 @@ def test_hanging_check_takes_up_one_thread(
 
 
 def test_healthz_reads_little_and_writes_nothing(tmp_path: Path) -> None:
-    client = Client(with_health(Response("other"), storage_at(tmp_path)))
+    client = Client(add_health(Response("other"), storage_at(tmp_path)))
     assert client.get("/healthz").text == "ok\n"
     assert client.get("/v2/").text == "other"
     assert not list(tmp_path.iterdir())
@@ -508,6 +508,6 @@ def test_worker_without_storage_ends_the_server(
     process.send_signal(signal.SIGHUP)
     assert process.wait(20) != 0
     log = (tmp_path / "log").read_text()
-    assert "a worker cannot start: there is no such directory\n" in log
+    assert "cannot start a worker: there is no such directory\n" in log
     assert "Traceback" not in log
     assert not (tmp_path / "data").exists()
