@@ -102,7 +102,7 @@ class Upstream:
             response = self._request(method, url, headers, anywhere=endpoint == RouteName.BLOB)
             if method == "HEAD":
                 _ = response.content  # it is empty; now the connection can be reused
-                if response.status_code == 401 and _has_token(response):  # Amazon's public registry
+                if response.status_code == 401 and has_token(response):  # Amazon's public registry
                     raise errors.Denied("HEAD is refused")
             return checked(response, endpoint)
 
@@ -197,8 +197,8 @@ class Upstream:
         raise ValueError(f"it redirects more than {MAX_REDIRECTS} times")
 
 
-def _has_token(response: requests.Response) -> bool:
-    """Return whether the registry's own token server let the request through."""
+def has_token(response: requests.Response) -> bool:
+    """Return whether the request that was answered had a token of the registry's token server."""
     return str(response.request.headers.get("Authorization", "")).startswith("Bearer ")
 
 
