@@ -44,6 +44,7 @@ from gateway import (
 from metrics import Metrics, share_metrics
 from requests.adapters import HTTPAdapter
 from serving import MAX_CHECK, OneLineParser, Server, add_health, add_server_options
+from upstream import has_token
 from werkzeug.exceptions import BadGateway, GatewayTimeout
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.wrappers import Response
@@ -160,7 +161,10 @@ class Front:
                 url = resolve_location(location, location, **added)
             else:
                 url = self.urls.build(endpoint, values, query)
-            answer = self._send(request, endpoint, url, values, query)
+            answer = self._send(request, request.method, endpoint, url, values, query)
+            if request.method == "HEAD" and self._is_head_refused(answer):
+                answer.close()
+                answer = self._send(request, "GET", endpoint, url, values, query)
             if answer.status_code == 401:
                 challenges = parse_challenges(answer.headers)
                 if any(challenge.error == "insufficient_scope" for challenge in challenges):
@@ -231,12 +235,13 @@ class Front:
     def _send(
         self,
         request: RegistryRequest,
+        method: str,
         endpoint: str,
         url: str,
         values: dict[str, str],
         query: dict[str, list[str]],
     ) -> requests.Response:
-        scopes = required_scopes(endpoint, request.method, values, query)
+        scopes = required_scopes(endpoint, method, values, query)
         headers = {name: request.headers[name] for name in SENT_ON if name in request.headers}
         body = self._open_body(request, endpoint)
         is_stream = not isinstance(body, bytes)
@@ -244,7 +249,7 @@ class Front:
         if is_stream and not self.wants_no_login:
             self._log_in(url, scopes)  # before the request, as a stream cannot be sent twice
         for _ in range(MAX_REDIRECTS + 1):
-            answer = self._request(request.method, url, headers, body, scopes, is_stream)
+            answer = self._request(method, url, headers, body, scopes, is_stream)
             location = answer.headers.get("Location")
             if not 300 <= answer.status_code < 400 or location is None:
                 return answer
@@ -258,6 +263,16 @@ class Front:
             answer.close()
             url = target
         raise ValueError(f"it redirects more than {MAX_REDIRECTS} times")
+
+    def _is_head_refused(self, answer: requests.Response) -> bool:
+        """Return whether a GET may succeed although a HEAD got this answer.
+
+        The URL of a storage may be signed only for GET. Amazon's public registry refuses HEAD of a
+        blob with a 401, in spite of a token.
+        """
+        if answer.status_code == 401:
+            return has_token(answer)
+        return answer.status_code >= 400 and not same_origin(answer.url, self.login.root)
 
     def _open_body(self, request: RegistryRequest, endpoint: str) -> "bytes | Body":
         if endpoint == RouteName.MANIFEST:

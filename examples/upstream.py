@@ -103,7 +103,7 @@ class Upstream:
             response = self._request(method, url, headers, anywhere=endpoint == RouteName.BLOB)
             if method == "HEAD":
                 _ = response.content  # read the empty body, to reuse the connection
-                if response.status_code == 401 and _has_token(response):  # Amazon's public registry
+                if response.status_code == 401 and has_token(response):  # Amazon's public registry
                     raise errors.Denied("HEAD is refused")
             return check_response(response, endpoint)
 
@@ -198,8 +198,8 @@ class Upstream:
         raise ValueError(f"it redirects more than {MAX_REDIRECTS} times")
 
 
-def _has_token(response: requests.Response) -> bool:
-    """Return whether the request had a token, so that the registry's token server allowed it."""
+def has_token(response: requests.Response) -> bool:
+    """Return whether the request of this response had a token of the registry's token server."""
     return str(response.request.headers.get("Authorization", "")).startswith("Bearer ")
 
 

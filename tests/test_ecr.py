@@ -64,6 +64,11 @@ def test_head_of_a_blob_is_answered_by_the_proxy(proxy: ProxyClient) -> None:
     assert (head.status_code, head.content_length) == (200, len(LAYER))
 
 
+def test_head_of_a_blob_is_answered_by_the_front(front: FrontClient) -> None:
+    head = front.open("HEAD", BLOB)
+    assert (head.status_code, head.content_length, head.data) == (200, len(LAYER), b"")
+
+
 def test_lists_go_on_by_the_cursor(proxy: ProxyClient, front: FrontClient) -> None:
     def get_from_front(path: str) -> Any:
         return front.open("GET", path)
