@@ -1,8 +1,8 @@
-"""Benchmarks: how fast routing is, compared with other routers, in one process.
+"""The speed of routing, compared with other routers, in one process.
 
     python -m tests.benchmarks [--json FILE] [--svg FILE] [--rounds N]
 
-Every contender's answers are checked before it is timed. Then all take turns on short pieces of
+Each contender must give correct answers before it is timed. Then all take turns on short pieces of
 work, without garbage collection. The shortest time for each piece counts, because a shared machine
 is noisy. Read the ratios, not the nanoseconds. The extra `bench` installs the other routers. Go
 takes part if `go` and Debian's `golang-github-gorilla-mux-dev` are installed.
@@ -37,7 +37,7 @@ Calls = list[tuple[Any, ...]]
 Loop = Callable[[Callable[..., Any], Calls], None]
 Piece = tuple[Loop, Callable[..., Any], Calls]
 Times = dict[str, dict[str, float]]
-"""Nanoseconds for one call, by piece of work and contender."""
+"""The nanoseconds of a call, by piece of work and contender."""
 
 BY_HAND = "a hand-written expression and a dict"
 OURS = "registry_routes"
@@ -46,8 +46,8 @@ GO = "gorilla/mux (Go)"
 WHOLE = "whole WSGI requests, to a view that answers a constant"
 
 
-def timed(pieces: dict[str, dict[str, Piece]], rounds: int) -> Times:
-    """The shortest time of each contender for each piece; they take turns."""
+def time_pieces(pieces: dict[str, dict[str, Piece]], rounds: int) -> Times:
+    """Return the shortest time of each contender for each piece, while they take turns."""
     best: Times = {
         piece: dict.fromkeys(by_contender, float("inf")) for piece, by_contender in pieces.items()
     }
@@ -66,7 +66,7 @@ def timed(pieces: dict[str, dict[str, Piece]], rounds: int) -> Times:
     return best
 
 
-# Each calls as programs do: `match(path, method)`, not `match(*arguments)`, which is slower.
+# These loops call as programs do: `match(path, method)`, not `match(*arguments)`, which is slower.
 
 
 def match_loop(call: Callable[..., Any], calls: Calls) -> None:
@@ -108,35 +108,35 @@ def wsgi_loop(app: Callable[..., Any], calls: Calls) -> None:
 def _start_response(status: str, headers: Any, exc_info: Any = None) -> None: ...
 
 
-def routers() -> dict[str, Callable[..., Any]]:
+def make_routers() -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {
         BY_HAND: contenders.by_hand,
         OURS: contenders.ours.bind("registry.example.com").match,
         PLAIN: contenders.plain.bind("registry.example.com").match,
     }
     if find_spec("falcon"):
-        found["Falcon, unrolled, no grammar"] = contenders.falcon_router()
+        found["Falcon, unrolled, no grammar"] = contenders.make_falcon_router()
     if find_spec("starlette"):
-        found["Starlette, no grammar"] = contenders.starlette_router()
+        found["Starlette, no grammar"] = contenders.make_starlette_router()
     return found
 
 
-def environ_binders() -> dict[str, Callable[..., Any]]:
+def make_binders() -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {
         BY_HAND: contenders.by_hand_environ,
         OURS: lambda environ: contenders.ours.bind_to_environ(environ).match(),
         PLAIN: lambda environ: contenders.plain.bind_to_environ(environ).match(),
     }
     if find_spec("flask"):
-        found["Flask's URL adapter, the same rules"] = contenders.flask_environ()
+        found["Flask's URL adapter, the same rules"] = contenders.make_flask_binder()
     return found
 
 
-def match_times(rounds: int) -> Times:
+def time_matches(rounds: int) -> Times:
     requests = mix()
-    binders = environ_binders()
+    binders = make_binders()
     pieces: dict[str, dict[str, Piece]] = {}
-    for who, match in routers().items():
+    for who, match in make_routers().items():
         check(who, match_or_none(match), [(r, (r.path, r.method)) for r in requests])
         for kind in SHARES:
             calls: Calls = [(r.path, r.method) for r in requests if r.kind == kind]
@@ -146,11 +146,11 @@ def match_times(rounds: int) -> Times:
         for kind in SHARES:
             environs: Calls = [(environ_of(r),) for r in requests if r.kind == kind]
             pieces.setdefault(f"{kind} from an environ", {})[who] = environ_loop, match, environs
-    return timed(pieces, rounds)
+    return time_pieces(pieces, rounds)
 
 
 def check(who: str, match: Callable[..., Any], requests: Iterable[Any]) -> None:
-    """Raise if a contender's answers are wrong. (One without a grammar may match a miss.)"""
+    """Raise an error if answers are wrong. (A contender without a grammar may match a miss.)"""
     for request, arguments in requests:
         answer = match(*arguments)
         if request.endpoint is None:
@@ -162,12 +162,12 @@ def check(who: str, match: Callable[..., Any], requests: Iterable[Any]) -> None:
         assert given == "/".join(request.values.values()), (who, request, answer)
 
 
-def wsgi_times(rounds: int) -> Times:
-    """Whole requests, in process, to views that answer a constant."""
+def time_whole_requests(rounds: int) -> Times:
+    """Time whole requests, in process, to views that answer a constant."""
     requests = mix()
     environs = [create_environ(r.path, method=r.method) for r in requests]
     by_contender: dict[str, Piece] = {}
-    for who, app in contenders.wsgi_apps().items():
+    for who, app in contenders.make_apps().items():
         statuses: list[str] = []
         for request, environ in zip(requests, environs, strict=True):
             body = b"".join(app(dict(environ), lambda status, *_: statuses.append(status)))
@@ -177,10 +177,10 @@ def wsgi_times(rounds: int) -> Times:
             else:
                 assert statuses[-1][:2] == "40" or "no grammar" in who, (who, request)
         by_contender[who] = wsgi_loop, app, [(environ,) for environ in environs]
-    return timed({"the mix": by_contender}, rounds)
+    return time_pieces({"the mix": by_contender}, rounds)
 
 
-def build_times(rounds: int) -> Times:
+def time_builds(rounds: int) -> Times:
     adapters = {
         OURS: contenders.ours.bind("registry.example.com", url_scheme="https"),
         PLAIN: contenders.plain.bind("registry.example.com", url_scheme="https"),
@@ -198,15 +198,15 @@ def build_times(rounds: int) -> Times:
             assert built == contenders.f_string(*pair)
         by_contender[who] = build_loop, adapter.build, calls
     if not find_spec("flask"):
-        return timed({"build": by_contender}, rounds)
+        return time_pieces({"build": by_contender}, rounds)
     from flask import url_for
 
-    with contenders.flask_app().test_request_context():
+    with contenders.make_flask_app().test_request_context():
         by_contender["Flask's url_for"] = url_for_loop, url_for, calls
-        return timed({"build": by_contender}, rounds)
+        return time_pieces({"build": by_contender}, rounds)
 
 
-def miss_times(rounds: int) -> Times:
+def time_misses(rounds: int) -> Times:
     digest = "sha256:" + "0" * 64
     paths = {
         "a miss (404)": ("/v2/library/Nginx/manifests/latest", "GET"),
@@ -215,8 +215,10 @@ def miss_times(rounds: int) -> Times:
         "dots and slashes (308)": ("/v2/x/..//library/nginx/tags/list", "GET"),
         "another method (405)": (f"/v2/library/nginx/blobs/{digest}", "PUT"),
     }
-    by_contender = {who: match for who, match in routers().items() if who in (BY_HAND, OURS, PLAIN)}
-    return timed(
+    by_contender = {
+        who: match for who, match in make_routers().items() if who in (BY_HAND, OURS, PLAIN)
+    }
+    return time_pieces(
         {
             what: {
                 who: (match_loop, match, [arguments] * 100) for who, match in by_contender.items()
@@ -227,9 +229,11 @@ def miss_times(rounds: int) -> Times:
     )
 
 
-def hostile_times(rounds: int) -> Times:
-    by_contender = {who: match for who, match in routers().items() if who in (BY_HAND, OURS, PLAIN)}
-    return timed(
+def time_hostile_paths(rounds: int) -> Times:
+    by_contender = {
+        who: match for who, match in make_routers().items() if who in (BY_HAND, OURS, PLAIN)
+    }
+    return time_pieces(
         {
             f"{shape}, {length // 1024} KiB": {
                 who: (match_loop, match, [(f"/v2/{make(length)}", "GET")] * (65536 // length))
@@ -242,22 +246,25 @@ def hostile_times(rounds: int) -> Times:
     )
 
 
-def beside_times(rounds: int) -> Times:
-    """How much other rules in the map slow down the routes."""
+def time_beside_rules(rounds: int) -> Times:
+    """Time the routes in maps with other rules, and alone."""
     requests = [request for request in mix() if request.endpoint is not None]
     matched: Calls = [(r.path, r.method) for r in requests]
     built: Calls = [(r.endpoint, r.values) for r in requests]
     pieces: dict[str, dict[str, Piece]] = {"match": {}, "build": {}}
-    for who, url_map in contenders.maps_beside().items():
+    for who, url_map in contenders.make_maps().items():
         adapter = url_map.bind("registry.example.com", url_scheme="https")
         check(who, adapter.match, [(r, (r.path, r.method)) for r in requests])
         pieces["match"][who] = match_loop, adapter.match, matched
         pieces["build"][who] = build_loop, adapter.build, built
-    return timed(pieces, rounds)
+    return time_pieces(pieces, rounds)
 
 
-def go_times() -> dict[str, float]:
-    """Nanoseconds by kind of request, of a Go program with the same routes; empty without Go."""
+def time_go() -> dict[str, float]:
+    """Return the nanoseconds of a Go program with the same routes, by kind of request.
+
+    Without Go, return nothing.
+    """
     library = "/usr/share/gocode"
     if not (shutil.which("go") and Path(library, "src/github.com/gorilla/mux").is_dir()):
         return {}
@@ -275,10 +282,10 @@ def go_times() -> dict[str, float]:
     return {kind: float(took) for kind, took in lines}
 
 
-def thread_rates(rounds: int) -> dict[str, float]:
-    """How much two threads match in the time in which one thread matches 1.
+def measure_threads(rounds: int) -> dict[str, float]:
+    """Return how much two threads match in the time in which one thread matches 1.
 
-    If a map for each thread does not help, it is not the map that threads wait for.
+    If a map for each thread does not help, then the threads do not wait for the map.
     """
     calls: Calls = [(r.path, r.method) for r in mix()] * 20
     shared = RegistryMap()
@@ -302,19 +309,19 @@ def thread_rates(rounds: int) -> dict[str, float]:
             thread.join()
         return time.perf_counter() - began
 
-    contenders: dict[str, tuple[int, Callable[[], RegistryMap]]] = {
+    cases: dict[str, tuple[int, Callable[[], RegistryMap]]] = {
         "one thread": (1, lambda: shared),
         "two threads on one map": (2, lambda: shared),
         "two threads on a map each": (2, RegistryMap),
     }
     for _ in range(max(rounds // 4, 3)):
-        for who, (count, make_map) in contenders.items():
+        for who, (count, make_map) in cases.items():
             best[who] = min(best.get(who, float("inf")), time_threads(count, make_map) / count)
     return {who: best["one thread"] / took for who, took in best.items()}
 
 
-def import_times() -> dict[str, float]:
-    """Milliseconds that a new interpreter takes to import each module: the shortest of several."""
+def time_imports() -> dict[str, float]:
+    """Return the milliseconds that a new interpreter takes to import each module, at best."""
     best: dict[str, float] = {}
     for _ in range(9):
         for module in "werkzeug.routing", "registry_routes":
@@ -324,8 +331,8 @@ def import_times() -> dict[str, float]:
     return best
 
 
-def table(title: str, rows: Times, baseline: str, unit: str = "ns") -> None:
-    """Print ratios to the baseline, and beside them nanoseconds, or how many calls a second."""
+def print_table(title: str, rows: Times, baseline: str, unit: str = "ns") -> None:
+    """Print ratios to the baseline, with nanoseconds or calls a second in parentheses."""
     everyone = list(dict.fromkeys(who for times in rows.values() for who in times))
     width = max(len(row) for row in rows) + 2
     print(f"\n{title}: × {baseline} ({unit})")
@@ -344,8 +351,8 @@ def table(title: str, rows: Times, baseline: str, unit: str = "ns") -> None:
         print(f"{row:<{width}}{cells}")
 
 
-def mean(times: Times, suffix: str) -> dict[str, float]:
-    """The mean time over all kinds of requests, weighted by their shares."""
+def weigh(times: Times, suffix: str) -> dict[str, float]:
+    """Return the mean time over all kinds of requests, weighted by their shares."""
     everyone = times["base" + suffix]
     return {
         who: sum(times[kind + suffix][who] * share for kind, share in SHARES.items()) / 100
@@ -360,36 +367,36 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60)
     options = parser.parse_args()
     print(f"Python {platform.python_version()}, {platform.machine()}")
-    times = match_times(options.rounds)
-    go = go_times()
+    times = time_matches(options.rounds)
+    go = time_go()
     for kind in SHARES:
         if go:
             times[kind][GO] = go[kind]
     environ_suffix = " from an environ"
-    matched = {"the mix": mean(times, "")} | {kind: times[kind] for kind in SHARES}
-    bound = {"the mix": mean(times, environ_suffix)} | {
+    matched = {"the mix": weigh(times, "")} | {kind: times[kind] for kind in SHARES}
+    bound = {"the mix": weigh(times, environ_suffix)} | {
         kind: times[kind + environ_suffix] for kind in SHARES
     }
-    built = build_times(options.rounds)
+    built = time_builds(options.rounds)
     if go:
         built["build"][GO] = go["build"]
-    whole = wsgi_times(options.rounds)
+    whole = time_whole_requests(options.rounds)
     results: dict[str, tuple[Times, str]] = {
         "match(path, method)": (matched, BY_HAND),
         "bind_to_environ(environ).match()": (bound, BY_HAND),
         "building a manifest's URL": (built, "an f-string, validated"),
-        "beside other rules": (beside_times(options.rounds), contenders.ALONE),
-        "misses, redirects and errors": (miss_times(options.rounds), BY_HAND),
-        "hostile paths": (hostile_times(options.rounds), BY_HAND),
+        "beside other rules": (time_beside_rules(options.rounds), contenders.ALONE),
+        "misses, redirects and errors": (time_misses(options.rounds), BY_HAND),
+        "hostile paths": (time_hostile_paths(options.rounds), BY_HAND),
         WHOLE: (whole, contenders.OUR_APP),
     }
     for title, (rows, baseline) in results.items():
-        table(title, rows, baseline, "requests a second" if title == WHOLE else "ns")
-    threads = thread_rates(options.rounds)
+        print_table(title, rows, baseline, "requests a second" if title == WHOLE else "ns")
+    threads = measure_threads(options.rounds)
     has_gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     print(f"\nmatching, {'with' if has_gil else 'without'} a global interpreter lock: ", end="")
     print(", ".join(f"{who} {rate:.2f}" for who, rate in threads.items()))
-    imports = import_times()
+    imports = time_imports()
     print("\nimport: " + ", ".join(f"{name} {took:.0f} ms" for name, took in imports.items()))
     if options.json:
         numbers = {title: rows for title, (rows, _) in results.items()}

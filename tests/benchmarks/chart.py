@@ -6,7 +6,7 @@ BAR, GAP, LABELS, WIDTH = 20, 8, 330, 860
 
 
 def bars(matched: dict[str, float], bound: dict[str, float], highlighted: str) -> str:
-    """A chart of two groups of bars. Both dicts have nanoseconds by contender."""
+    """Return a chart of two groups of bars. Both dicts have nanoseconds by contender."""
     groups = [("match(path, method)", matched), ("bind_to_environ(environ).match()", bound)]
     longest = max(max(group.values()) for _, group in groups)
     y, shapes = 10, []

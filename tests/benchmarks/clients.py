@@ -1,4 +1,4 @@
-"""A client that costs little, and its pushes."""
+"""A client that takes little CPU, and its pushes."""
 
 import os
 import threading
@@ -13,17 +13,17 @@ IMAGE_CONFIG = "application/vnd.oci.image.config.v1+json"
 
 
 class Client(threading.local):
-    """A connection to each host, for each thread."""
+    """The connections of a thread, one to each host."""
 
     def __init__(self) -> None:
         self.connections: dict[str, HTTPConnection] = {}
         self.used: dict[str, float] = {}
 
     def ask(self, host: str, method: str, target: str, body: bytes = b"", kind: str = "") -> str:
-        """The path of the answer's Location, if it has one. The answer must be a success."""
+        """Send a request, and return the path of the answer's Location. Raise on a failure."""
         if host not in self.connections:
             self.connections[host] = HTTPConnection(host, timeout=600)
-        if time.monotonic() > self.used.get(host, 0) + 1:  # a server keeps it for a while only
+        if time.monotonic() > self.used.get(host, 0) + 1:  # the server may have closed it
             self.connections[host].close()
         headers = {"Content-Type": kind or "application/octet-stream", "Accept": IMAGE_MANIFEST}
         self.connections[host].request(method, target, body, headers)
@@ -39,17 +39,17 @@ class Client(threading.local):
 ask = Client().ask
 
 
-def with_digest(location: str, digest: str) -> str:
+def add_digest(location: str, digest: str) -> str:
     return f"{location}{'' if location.endswith('?') else '&'}digest={digest}"
 
 
 def push_blob(host: str, name: str, content: bytes) -> None:
     location = ask(host, "POST", f"/v2/{name}/blobs/uploads/")
-    ask(host, "PUT", with_digest(location, digest_of(content)), content)
+    ask(host, "PUT", add_digest(location, digest_of(content)), content)
 
 
 def push_manifest(host: str, name: str, tag: str) -> None:
-    """A unique manifest, whose config must already be there."""
+    """Push a unique manifest. The repository must have the config already."""
     manifest = (
         f'{{"schemaVersion":2,"mediaType":"{IMAGE_MANIFEST}","layers":[],'
         f'"config":{{"mediaType":"{IMAGE_CONFIG}","digest":"{digest_of(b"{}")}","size":2}},'
@@ -59,7 +59,7 @@ def push_manifest(host: str, name: str, tag: str) -> None:
 
 
 def new_name() -> str:
-    """The name of a new repository."""
+    """Return the name of a new repository."""
     return f"new/{os.urandom(8).hex()}"
 
 

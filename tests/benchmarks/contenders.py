@@ -14,8 +14,8 @@ from registry_routes.app import RegistryApp
 
 Answer = tuple[Any, Any] | None
 
-# The baseline: one hand-written regular expression with the exact grammar, and a dict for the
-# values. It does not check the method, and has neither redirects nor errors.
+# The baseline: a hand-written regular expression with the exact grammar, and a dict for the values.
+# It does not check the method, and has neither redirects nor errors.
 _COMPONENT = r"[a-z0-9]++(?>(?:(?:\.|__?+|-++)[a-z0-9]++)*)"
 _NAME = rf"{_COMPONENT}(?:/{_COMPONENT})*?"
 _TAG = r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}+"
@@ -69,14 +69,14 @@ plain = Map([RegistryRules()])
 BESIDE = ["/v2/token", "/static/<path:f>", "/v2/<repository:name>/sig", "/<path:p>"]
 
 
-def maps_beside() -> dict[str, RegistryMap]:
-    """A registry map alone, with each of these rules, and with all of them."""
+def make_maps() -> dict[str, RegistryMap]:
+    """Return registry maps alone, with each of these rules, and with all of them."""
 
-    def beside(*paths: str) -> RegistryMap:
+    def make_map(*paths: str) -> RegistryMap:
         return RegistryMap(rules=[Rule(path, endpoint=path) for path in paths])
 
-    each = {f"beside {path}": beside(path) for path in BESIDE}
-    return {ALONE: beside(), **each, "beside all of these": beside(*BESIDE)}
+    each = {f"beside {path}": make_map(path) for path in BESIDE}
+    return {ALONE: make_map(), **each, "beside all of these": make_map(*BESIDE)}
 
 
 ALONE = "alone"
@@ -92,7 +92,7 @@ def match_or_none(match: Callable[..., Answer]) -> Callable[..., Answer]:
     return call
 
 
-def flask_app() -> Any:
+def make_flask_app() -> Any:
     from flask import Flask
 
     app = Flask("benchmark")
@@ -101,16 +101,16 @@ def flask_app() -> Any:
     return app
 
 
-def flask_environ() -> Callable[..., Answer]:
-    app = flask_app()
+def make_flask_binder() -> Callable[..., Answer]:
+    app = make_flask_app()
     return lambda environ: app.create_url_adapter(app.request_class(environ)).match()
 
 
 OUR_APP = "registry_routes, RegistryApp"
 
 
-def wsgi_apps() -> dict[str, Callable[..., Any]]:
-    """Applications with these routes and a view that answers "ok"."""
+def make_apps() -> dict[str, Callable[..., Any]]:
+    """Return applications with these routes and a view that answers "ok"."""
     registry = RegistryApp(ours)
     for endpoint in {rule.endpoint for rule in ours.iter_rules()}:
         methods = {
@@ -119,12 +119,12 @@ def wsgi_apps() -> dict[str, Callable[..., Any]]:
         registry.view(endpoint, *methods)(lambda request, **values: Response("ok"))
     found: dict[str, Callable[..., Any]] = {OUR_APP: registry, "bare Werkzeug": werkzeug_app}
     if find_spec("flask"):
-        app = flask_app()
+        app = make_flask_app()
         for rule in plain.iter_rules():
             app.view_functions[rule.endpoint] = lambda **values: "ok"
         found["Flask"] = app
     if find_spec("falcon"):
-        found["Falcon, unrolled, no grammar"] = falcon_app()
+        found["Falcon, unrolled, no grammar"] = make_falcon_app()
     return found
 
 
@@ -137,7 +137,7 @@ def werkzeug_app(request: Request) -> Any:
     return Response("ok")
 
 
-def falcon_app() -> Any:
+def make_falcon_app() -> Any:
     from falcon import App
 
     class Resource:
@@ -153,7 +153,7 @@ def falcon_app() -> Any:
 
 
 def falcon_paths() -> dict[str, str]:
-    """Paths and endpoints. No variable spans slashes, so there is a path for each length of a name."""
+    """Return paths and endpoints: a path for each length of a name, as no variable spans slashes."""
     paths = {"/v2/": "base"}
     for length in range(1, 6):
         name = "/".join(f"{{c{i}}}" for i in range(length))
@@ -169,7 +169,7 @@ def falcon_paths() -> dict[str, str]:
     return paths
 
 
-def falcon_router() -> Callable[..., Answer]:
+def make_falcon_router() -> Callable[..., Answer]:
     from falcon.routing import CompiledRouter
 
     class Resource:
@@ -193,7 +193,7 @@ def falcon_router() -> Callable[..., Answer]:
     return match
 
 
-def starlette_router() -> Callable[..., Answer]:
+def make_starlette_router() -> Callable[..., Answer]:
     from starlette.routing import Match, Route
 
     def endpoint(request: Any) -> None: ...
@@ -226,7 +226,7 @@ NAME, TAG = re.compile(_NAME).fullmatch, re.compile(_TAG).fullmatch
 
 
 def f_string(name: str, tag: str) -> str:
-    """A manifest's URL by an f-string, with the validation that `build` does."""
+    """Return a manifest's URL by an f-string, with the validation that `build` does."""
     if not isinstance(name, str) or NAME(name) is None:
         raise ValueError(f"repository name {name!r} is malformed")
     if not isinstance(tag, str) or TAG(tag) is None:

@@ -1,9 +1,9 @@
-"""Shows that a path of any shape costs time in proportion to its length.
+"""The time that hostile paths take, which must grow in proportion to their length.
 
     python -m tests.benchmarks.hostile
 
-For each hostile shape, dialect and length, it prints the time of one `match`, the best of several
-interleaved rounds. It also prints how the time grows from one length to the next, which is eight
+For each hostile shape, dialect and length, this prints the time of a `match`, the best of several
+interleaved rounds. It also prints how the time grows from each length to the next, which is eight
 times as long. Growth near 8 is linear, and growth near 64 is quadratic.
 """
 
@@ -35,7 +35,7 @@ LENGTHS = [1024, 8 * 1024, 64 * 1024]
 ROUNDS = 7
 
 
-def seconds(adapter: MapAdapter, path: str) -> float:
+def time_match(adapter: MapAdapter, path: str) -> float:
     start = time.perf_counter()
     with suppress(HTTPException):
         adapter.match(path, "GET")
@@ -55,7 +55,7 @@ def main() -> None:
         for dialect, shape, paths in cases:
             for length, path in zip(LENGTHS, paths, strict=True):
                 key = dialect.name, shape, length
-                best[key] = min(best.get(key, 1e9), seconds(adapters[dialect.name], path))
+                best[key] = min(best.get(key, 1e9), time_match(adapters[dialect.name], path))
     print(f"{'dialect':<11}{'path after /v2/':<34}{'1 KiB':>9}{'8 KiB':>9}{'64 KiB':>10}   growth")
     for dialect, shape, _ in cases:
         times = [best[dialect.name, shape, length] for length in LENGTHS]

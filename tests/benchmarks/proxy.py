@@ -1,11 +1,11 @@
-"""The example proxy beside a pull from its upstream, and beside Debian's ``docker-registry``.
+"""The speed of the example proxy, compared with its upstream and with Debian's ``docker-registry``.
 
     python -m tests.benchmarks.proxy [--layers N] [--layer MIB] [--rounds N] [--clients N]
 
-The upstream is the example registry. An image is new in each round. It is pulled once through each
-cache, and then five times from the upstream itself and through the caches, in turns. Debian's cache
-is Go distribution with its ``proxy:`` section. A pull is one `curl` for the manifest, by its tag, and
-all the layers. The best round counts; compare the ratios. All are on one machine and one disk.
+The upstream is the example registry. Each round pushes a new image, pulls it once through each cache,
+and then five times from the upstream itself and through the caches, in turns. Debian's cache is Go
+distribution with its ``proxy:`` section. A pull is a single `curl` for the manifest, by its tag, and
+all layers. The best round counts; compare the ratios. All run on the same machine and disk.
 """
 
 import argparse
@@ -32,7 +32,7 @@ UPSTREAM, OURS, DEBIANS = "the upstream itself", "examples/proxy.py", "docker-re
 
 
 def push_image(root: str, name: str, layers: int, size: int) -> list[str]:
-    """Push an image of random layers; the paths of its URLs, its manifest's first."""
+    """Push an image of random layers. Return the paths of its manifest and of its blobs."""
     urls, paths, descriptors = URLBuilder(root), URLBuilder("/", relative=True), []
     for content in (b"{}", *(os.urandom(size) for _ in range(layers))):
         digest = digest_of(content)
@@ -42,12 +42,12 @@ def push_image(root: str, name: str, layers: int, size: int) -> list[str]:
     manifest = {"schemaVersion": 2, "config": descriptors[0], "layers": descriptors[1:]}
     url, headers = urls.manifest(name, "latest"), {"Content-Type": IMAGE_MANIFEST}
     requests.put(url, json.dumps(manifest), headers=headers, timeout=60).raise_for_status()
-    blobs = [paths.blob(name, str(one["digest"])) for one in descriptors]
+    blobs = [paths.blob(name, str(descriptor["digest"])) for descriptor in descriptors]
     return [paths.manifest(name, "latest"), *blobs]
 
 
-def seconds_of_pull(root: str, paths: list[str], clients: int) -> float:
-    """How long it takes when this number of clients pull at the same time."""
+def time_pull(root: str, paths: list[str], clients: int) -> float:
+    """Return the seconds until this number of clients have pulled, all at the same time."""
     command = ["curl", "-sSf", "-H", f"Accept: {ACCEPT_MANIFESTS}"]
     for path in paths:
         command += ["-o", os.devnull, root + path]
@@ -62,7 +62,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--layer", type=int, default=16, help="MiB of each layer")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--clients", type=int, default=8, help="at once, beside one alone")
+    parser.add_argument(
+        "--clients", type=int, default=8, help="clients at once, next to a single client"
+    )
     options = parser.parse_args()
     if not shutil.which("curl"):
         sys.exit("curl is not installed")
@@ -99,10 +101,10 @@ def compare(layers: int = 8, layer: int = 16, rounds: int = 3, many: int = 8) ->
                 first = [(f"{who}, first pull", root) for who, root in caches.items()]
                 later = [(f"{who}, later pull", root) for who, root in caches.items()]
                 for who, root in [*first, *([(UPSTREAM, upstream), *later] * 5)]:
-                    took = seconds_of_pull(root, paths, clients)
+                    took = time_pull(root, paths, clients)
                     best[clients, who] = min(took, best.get((clients, who), took))
                     if (who, root) in first:
-                        time.sleep(2)  # until everything is kept
+                        time.sleep(2)  # until the cache has kept everything
         total = layers * layer
         for clients in 1, many:
             print(f"\n{total} MiB in {layers} layers, {clients} at once")

@@ -1,12 +1,12 @@
-"""The example registry beside Debian's ``docker-registry`` (Go distribution), in a directory each.
+"""The speed of the example registry and of Debian's ``docker-registry`` (Go distribution).
 
     python -m tests.benchmarks.registry [--layer MIB] [--names N] [--rounds N] [--workers N]
 
 Each measurement is a function of a `Contender`. The contenders take turns, on the same disk, and the
-best round counts; compare the ratios. What one measurement leaves behind is the same for both
+best round counts; compare the ratios. Each measurement leaves the same content behind in both
 contenders. The last rows are pulls through the example proxy: see `proxy.py`.
 
-Both sync what they acknowledge. Ours syncs each file once, and the directories above it.
+Both sync acknowledged content. Ours syncs each file once, and the directories above it.
 ``docker-registry`` 2.8 syncs each file twice but no directory, as strace shows, so a power cut may
 lose the name of a file.
 """
@@ -29,10 +29,10 @@ from registry_routes.digests import digest_of
 
 from ..servers import EXAMPLES, debians_registry, free_port, serving
 from . import proxy, store
-from .clients import ask, new_name, push_blob, push_manifest, show, with_digest
+from .clients import add_digest, ask, new_name, push_blob, push_manifest, show
 
 SMALL, AT_ONCE = 200, 8  # requests of each kind, and clients that share them
-CHUNKS, CHUNK = 500, 10_000  # how many, and how many bytes each has
+CHUNKS, CHUNK = 500, 10_000  # the number of chunks, and the bytes of each
 
 
 class Contender(NamedTuple):
@@ -44,40 +44,40 @@ class Contender(NamedTuple):
     """The process, or the parent of its workers."""
 
     repositories: Path
-    """The directory with a directory for each repository."""
+    """The directory that contains the repositories."""
 
     tags: str
-    """The directory, under a repository, with an entry for each tag."""
+    """The directory within a repository that contains the tags."""
 
 
 @contextmanager
-def ours(directory: Path, workers: int) -> Iterator[Contender]:
+def serve_ours(directory: Path, workers: int) -> Iterator[Contender]:
     port = free_port()
     command = [sys.executable, str(EXAMPLES / "registry.py"), "--port", str(port)]
     command += ["--storage", str(directory / "ours"), "--workers", str(workers)]
     with serving(command, port, directory / "log") as host:
         repositories = directory / "ours" / "repositories"
-        yield Contender("examples/registry.py", host, parent_of(port), repositories, "_tags")
+        yield Contender("examples/registry.py", host, find_parent(port), repositories, "_tags")
 
 
 @contextmanager
-def debians(directory: Path) -> Iterator[Contender]:
+def serve_debians(directory: Path) -> Iterator[Contender]:
     directory = directory / "debians"
     directory.mkdir()
     with debians_registry(directory) as host:
         repositories = directory / "data/docker/registry/v2/repositories"
-        pid = parent_of(str(directory / "config.yml"))
+        pid = find_parent(str(directory / "config.yml"))
         yield Contender("docker-registry", host, pid, repositories, "_manifests/tags")
 
 
-def parent_of(command: object) -> int:
-    """The oldest process with this in its command line."""
+def find_parent(command: object) -> int:
+    """Return the oldest process that has this in its command line."""
     found = subprocess.run(["pgrep", "-o", "-f", str(command)], capture_output=True, text=True)
     return int(found.stdout)
 
 
-def a_second(act: Callable[[int], None]) -> float:
-    """How often per second several clients do it."""
+def measure_rate(act: Callable[[int], None]) -> float:
+    """Return how many calls a second several clients make."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(lambda _: None, range(AT_ONCE)))  # start the threads
         begun = time.perf_counter()
@@ -89,47 +89,47 @@ def curl(*arguments: str) -> None:
     subprocess.run(["curl", "-sSf", "-o", os.devnull, *arguments], check=True)
 
 
-# What is measured.
+# The measurements.
 
 
-def small_pushes(to: Contender) -> float:
+def time_small_pushes(to: Contender) -> float:
     name = new_name()
-    return a_second(lambda _: push_blob(to.host, name, os.urandom(1000)))
+    return measure_rate(lambda _: push_blob(to.host, name, os.urandom(1000)))
 
 
-def manifest_pushes(to: Contender) -> float:
+def time_manifest_pushes(to: Contender) -> float:
     name = new_name()
     push_blob(to.host, name, b"{}")
-    return a_second(lambda number: push_manifest(to.host, name, f"v{number}"))
+    return measure_rate(lambda number: push_manifest(to.host, name, f"v{number}"))
 
 
-def manifest_pulls(to: Contender) -> float:
+def time_manifest_pulls(to: Contender) -> float:
     name = new_name()
     push_blob(to.host, name, b"{}")
     push_manifest(to.host, name, "v1")
-    return a_second(lambda _: void(ask(to.host, "GET", f"/v2/{name}/manifests/v1")))
+    return measure_rate(lambda _: ignore(ask(to.host, "GET", f"/v2/{name}/manifests/v1")))
 
 
-def blob_pulls(to: Contender) -> float:
+def time_blob_pulls(to: Contender) -> float:
     name, content = new_name(), os.urandom(1000)
     push_blob(to.host, name, content)
     path = f"/v2/{name}/blobs/{digest_of(content)}"
-    return a_second(lambda _: void(ask(to.host, "GET", path)))
+    return measure_rate(lambda _: ignore(ask(to.host, "GET", path)))
 
 
-def void(_: object) -> None:
+def ignore(_: object) -> None:
     pass
 
 
-def layer_push(to: Contender, layer: Path) -> float:
-    """MiB per second, for a layer that is new to the registry."""
+def time_layer_push(to: Contender, layer: Path) -> float:
+    """Push a layer that is new to the registry, and return the MiB per second."""
     with layer.open("r+b") as file:
         file.write(os.urandom(16))
         file.seek(0)
         digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     begun = time.perf_counter()
     location = ask(to.host, "POST", "/v2/large/blobs/uploads/")
-    curl("-T", str(layer), f"http://{to.host}{with_digest(location, digest)}")
+    curl("-T", str(layer), f"http://{to.host}{add_digest(location, digest)}")
     took = time.perf_counter() - begun
     push_blob(to.host, "large", digest.encode())
     LATEST[to.name] = digest
@@ -140,21 +140,21 @@ LATEST: dict[str, str] = {}
 """The digest of each contender's layer, by the contender's name."""
 
 
-def layer_pull(to: Contender, layer: Path) -> float:
+def time_layer_pull(to: Contender, layer: Path) -> float:
     begun = time.perf_counter()
     curl(f"http://{to.host}/v2/large/blobs/{LATEST[to.name]}")
     return layer.stat().st_size / 2**20 / (time.perf_counter() - begun)
 
 
-def page(to: Contender, target: str) -> float:
-    """Milliseconds."""
+def time_page(to: Contender, target: str) -> float:
+    """Return the milliseconds of a request for a page of a list."""
     begun = time.perf_counter()
     ask(to.host, "GET", target)
     return (time.perf_counter() - begun) * 1000
 
 
-def chunks(to: Contender) -> tuple[float, float, float]:
-    """An upload in chunks: ms for one of the first 50, ms for one of the last 50, seconds for all."""
+def time_chunks(to: Contender) -> tuple[float, float, float]:
+    """Upload in chunks. Return the ms of an early and of a late chunk, and the seconds of all."""
     name, took = new_name(), []
     content = os.urandom(CHUNK * CHUNKS)
     begun = time.perf_counter()
@@ -163,26 +163,26 @@ def chunks(to: Contender) -> tuple[float, float, float]:
         sent = time.perf_counter()
         location = ask(to.host, "PATCH", location, content[start : start + CHUNK])
         took.append(time.perf_counter() - sent)
-    ask(to.host, "PUT", with_digest(location, digest_of(content)))
+    ask(to.host, "PUT", add_digest(location, digest_of(content)))
     total = time.perf_counter() - begun
     return sum(took[:50]) / 50 * 1000, sum(took[-50:]) / 50 * 1000, total
 
 
-def memory(of: Contender) -> float:
-    """The resident memory of its processes in MiB; what several processes share counts once."""
+def measure_memory(of: Contender) -> float:
+    """Return the resident memory of its processes in MiB. Shared memory counts once."""
     total = 0
-    for pid in [of.pid, *children_of(of.pid)]:
+    for pid in [of.pid, *list_children(of.pid)]:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
         total += int(rollup.partition("\nPss:")[2].split()[0])
     return total / 1024
 
 
-def children_of(pid: int) -> list[int]:
+def list_children(pid: int) -> list[int]:
     listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [int(child) for child in listed]
 
 
-# The content of the lists. It is copied on the disk, which is faster than pushes.
+# The content of the lists, which is copied on the disk, as that is faster than pushes.
 
 
 def fill(contender: Contender, count: int) -> None:
@@ -208,7 +208,7 @@ def fill(contender: Contender, count: int) -> None:
 
 
 class Row(NamedTuple):
-    """A measurement: rates, of which the highest counts, or times, of which the lowest does."""
+    """A measurement: of rates, the highest counts; of times, the lowest."""
 
     title: str
     unit: str
@@ -220,13 +220,13 @@ class Row(NamedTuple):
 
 
 def rows(layer: Path, names: int) -> Iterator[Row]:
-    yield Row("small blobs pushed, 8 at once", "blobs/s", small_pushes)
-    yield Row("small blobs pulled, 8 at once", "blobs/s", blob_pulls)
-    yield Row("manifests pushed, 8 at once", "manifests/s", manifest_pushes)
-    yield Row("manifests pulled, 8 at once", "manifests/s", manifest_pulls)
+    yield Row("small blobs pushed, 8 at once", "blobs/s", time_small_pushes)
+    yield Row("small blobs pulled, 8 at once", "blobs/s", time_blob_pulls)
+    yield Row("manifests pushed, 8 at once", "manifests/s", time_manifest_pushes)
+    yield Row("manifests pulled, 8 at once", "manifests/s", time_manifest_pulls)
     size = f"{layer.stat().st_size // 2**20} MiB"
-    yield Row(f"{size} pushed", "MiB/s", lambda to: layer_push(to, layer))
-    yield Row(f"{size} pulled", "MiB/s", lambda to: layer_pull(to, layer))
+    yield Row(f"{size} pushed", "MiB/s", lambda to: time_layer_push(to, layer))
+    yield Row(f"{size} pulled", "MiB/s", lambda to: time_layer_pull(to, layer))
     for n in 10, 1000:
         for title, path, last in (
             ("repositories", "/v2/_catalog", "listed/r"),
@@ -238,11 +238,11 @@ def rows(layer: Path, names: int) -> Iterator[Row]:
                 yield Row(
                     f"{title}, n={n} of {names:,}, {where} page",
                     "ms",
-                    lambda to, target=target: page(to, target),  # type: ignore[misc]
+                    lambda to, target=target: time_page(to, target),  # type: ignore[misc]
                 )
 
 
-def chunk_rows(results: dict[str, list[tuple[float, float, float]]]) -> Iterator[list[str]]:
+def format_chunk_rows(results: dict[str, list[tuple[float, float, float]]]) -> Iterator[list[str]]:
     for position, (title, unit) in enumerate(
         (
             (f"one of the first 50 of {CHUNKS} chunks", "ms"),
@@ -250,12 +250,12 @@ def chunk_rows(results: dict[str, list[tuple[float, float, float]]]) -> Iterator
             ("all", "s"),
         )
     ):
-        yield cells(
-            title, unit, [min(one[position] for one in found) for found in results.values()]
+        yield format_cells(
+            title, unit, [min(times[position] for times in found) for found in results.values()]
         )
 
 
-def cells(title: str, unit: str, values: list[float]) -> list[str]:
+def format_cells(title: str, unit: str, values: list[float]) -> list[str]:
     shown = [f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in values]
     if len(values) == 2:
         quotient = values[0] / values[1]
@@ -266,9 +266,11 @@ def cells(title: str, unit: str, values: list[float]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.registry")
     parser.add_argument("--layer", type=int, default=1024, help="MiB of the large layer")
-    parser.add_argument("--names", type=int, default=20_000, help="repositories, and tags")
+    parser.add_argument(
+        "--names", type=int, default=20_000, help="the number of repositories, and of tags"
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=2, help="of ours")
+    parser.add_argument("--workers", type=int, default=2, help="workers of ours")
     parser.add_argument(
         "--s3", action="store_true", help="only count the requests to an object store: see store.py"
     )
@@ -280,9 +282,9 @@ def main() -> None:
         sys.exit("curl is not installed")
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        contenders = [stack.enter_context(ours(directory, options.workers))]
+        contenders = [stack.enter_context(serve_ours(directory, options.workers))]
         if shutil.which("docker-registry"):
-            contenders.append(stack.enter_context(debians(directory)))
+            contenders.append(stack.enter_context(serve_debians(directory)))
         else:
             print("docker-registry is not installed: it takes no part")
         layer = directory / "layer"
@@ -292,22 +294,22 @@ def main() -> None:
         for contender in contenders:
             fill(contender, options.names)
 
-        heads = ["", "", *(one.name for one in contenders)]
+        heads = ["", "", *(contender.name for contender in contenders)]
         heads += ["times as good"] if len(contenders) == 2 else []
         show(heads)
         show(["---"] * len(heads))
         for row in rows(layer, options.names):
-            found = [[row.measure(one) for one in contenders] for _ in range(options.rounds)]
+            found = [[row.measure(who) for who in contenders] for _ in range(options.rounds)]
             best = max if row.is_rate else min
-            show(cells(row.title, row.unit, [best(of) for of in zip(*found, strict=True)]))
+            show(format_cells(row.title, row.unit, [best(of) for of in zip(*found, strict=True)]))
         uploads: dict[str, list[tuple[float, float, float]]] = {}
         for _ in range(options.rounds):
-            for one in contenders:
-                uploads.setdefault(one.name, []).append(chunks(one))
-        for line in chunk_rows(uploads):
+            for contender in contenders:
+                uploads.setdefault(contender.name, []).append(time_chunks(contender))
+        for line in format_chunk_rows(uploads):
             show(line)
-        used = [memory(contender) for contender in contenders]
-        show(cells("the memory of all processes afterwards", "MiB", used))
+        used = [measure_memory(contender) for contender in contenders]
+        show(format_cells("the memory of all processes afterwards", "MiB", used))
         print(f"\nThe best of {options.rounds} rounds; {options.workers} workers of ours.")
     proxy.compare(rounds=options.rounds)
 

@@ -1,10 +1,10 @@
-"""How many requests registries make to an object store: moto's S3, behind a proxy that counts.
+"""The number of requests that registries make to an object store, moto's S3.
 
     python -m tests.benchmarks.registry --s3
 
-Each row is a function of a registry's host; only the requests of the function that it returns count.
-The example registry is compared with Debian's ``docker-registry`` and its S3 driver, if that is
-installed. An object store bills requests, and each takes milliseconds.
+A proxy in front of moto counts. Each row is a function that prepares a measurement, and returns a
+function whose requests count. Debian's ``docker-registry`` with its S3 driver takes part, if it is
+installed. Object stores bill requests, and each takes milliseconds.
 """
 
 import os
@@ -23,7 +23,7 @@ from registry_routes.digests import digest_of
 from registry_routes.headers import IMAGE_MANIFEST
 
 from ..servers import EXAMPLES, debians_registry, free_port, serving
-from .clients import IMAGE_CONFIG, ask, new_name, push_blob, push_manifest, show, with_digest
+from .clients import IMAGE_CONFIG, add_digest, ask, new_name, push_blob, push_manifest, show
 
 Act = Callable[[], Any]
 
@@ -52,7 +52,7 @@ class Counter(ThreadingHTTPServer):
 
 
 class Relay(BaseHTTPRequestHandler):
-    """Passes a request on, and its response back."""
+    """A handler that passes a request on, and its response back."""
 
     protocol_version = "HTTP/1.1"
     server: Counter
@@ -83,7 +83,7 @@ class Relay(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def counted(server: str) -> Iterator[Counter]:
+def start_counter(server: str) -> Iterator[Counter]:
     counter = Counter(server)
     thread = threading.Thread(target=counter.serve_forever)
     thread.start()
@@ -96,7 +96,7 @@ def counted(server: str) -> Iterator[Counter]:
 
 
 @contextmanager
-def moto(directory: Path) -> Iterator[str]:
+def serve_moto(directory: Path) -> Iterator[str]:
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with serving(command, port, directory / "moto.log", clean=False) as host:
@@ -105,7 +105,7 @@ def moto(directory: Path) -> Iterator[str]:
 
 
 @contextmanager
-def ours(directory: Path, store: str) -> Iterator[str]:
+def serve_ours(directory: Path, store: str) -> Iterator[str]:
     port = free_port()
     os.environ.update(S3, AWS_ENDPOINT_URL=f"http://{store}")
     program = str(EXAMPLES / "registry.py")
@@ -115,7 +115,7 @@ def ours(directory: Path, store: str) -> Iterator[str]:
 
 
 @contextmanager
-def debians(directory: Path, store: str) -> Iterator[str]:
+def serve_debians(directory: Path, store: str) -> Iterator[str]:
     s3 = {
         "accesskey": "test",
         "secretkey": "test",
@@ -127,7 +127,7 @@ def debians(directory: Path, store: str) -> Iterator[str]:
         "v4auth": True,
     }
     storage = {"delete": {"enabled": True}, "redirect": {"disable": True}, "s3": s3}
-    os.environ.pop("AWS_CA_BUNDLE", None)  # it would not start
+    os.environ.pop("AWS_CA_BUNDLE", None)  # with it, docker-registry does not start
     with debians_registry(directory, storage=storage) as host:
         yield host
 
@@ -148,7 +148,7 @@ def push_chunks(count: int) -> Callable[[str], Act]:
             location = ask(host, "POST", f"/v2/{name}/blobs/uploads/")
             for chunk in chunks:
                 location = ask(host, "PATCH", location, chunk)
-            ask(host, "PUT", with_digest(location, digest_of(b"".join(chunks))))
+            ask(host, "PUT", add_digest(location, digest_of(b"".join(chunks))))
 
         return push
 
@@ -239,12 +239,12 @@ ROWS: dict[str, Callable[[str], Act]] = {
 }
 
 
-def count(counter: Counter, host: str, prepare: Callable[[str], Act]) -> str:
+def count_requests(counter: Counter, host: str, prepare: Callable[[str], Act]) -> str:
     try:
         act = prepare(host)
         before, received = counter.requests, counter.received
         act()
-    except RuntimeError:  # it has no such endpoint
+    except RuntimeError:  # the registry has no such endpoint
         return "–"
     return f"{counter.requests - before} ({(counter.received - received) / 1000:,.1f} KB)"
 
@@ -252,11 +252,11 @@ def count(counter: Counter, host: str, prepare: Callable[[str], Act]) -> str:
 def compare() -> None:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        counter = stack.enter_context(counted(stack.enter_context(moto(directory))))
-        hosts = {"examples/registry.py": stack.enter_context(ours(directory, counter.host))}
+        counter = stack.enter_context(start_counter(stack.enter_context(serve_moto(directory))))
+        hosts = {"examples/registry.py": stack.enter_context(serve_ours(directory, counter.host))}
         if shutil.which("docker-registry"):
-            hosts["docker-registry"] = stack.enter_context(debians(directory, counter.host))
+            hosts["docker-registry"] = stack.enter_context(serve_debians(directory, counter.host))
         show(["requests (and KB received)", *hosts])
         show(["---"] * (len(hosts) + 1))
         for title, prepare in ROWS.items():
-            show([title, *(count(counter, host, prepare) for host in hosts.values())])
+            show([title, *(count_requests(counter, host, prepare) for host in hosts.values())])

@@ -1,4 +1,4 @@
-"""The requests that are timed: a pull-heavy mix, as registries see it."""
+"""The requests of the benchmark: mostly pulls, as registries see them."""
 
 from random import Random
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class Request(NamedTuple):
 
 
 def mix(count: int = 2000, seed: int = 15) -> list[Request]:
-    """`count` requests in the shares above, with names of one to five components."""
+    """Return `count` requests in the shares above, with names of one to five components."""
     random = Random(seed)
     return [
         request(random, kind) for kind, share in SHARES.items() for _ in range(count * share // 100)
@@ -70,7 +70,7 @@ def request(random: Random, kind: str) -> Request:
 
 
 def environ_of(request: Request) -> dict[str, object]:
-    """The WSGI environ of `request`, with the headers that a client sends."""
+    """Return the WSGI environ of a request, with the headers that a client sends."""
     return {
         "REQUEST_METHOD": request.method,
         "SCRIPT_NAME": "",
