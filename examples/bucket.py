@@ -362,7 +362,7 @@ class BucketStorage(ObjectStorage):
             raise MissingError(upload) from None
 
     def _copy(self, source: str, target: str, size: int) -> tuple[int, bool]:
-        """Copy a chunk to a content, and return what a `_Write` does."""
+        """Copy a chunk to a content. Return its size, and `False`, as it may not be new."""
         with translate_errors():
             try:
                 self.store.copy(source, target)

@@ -111,7 +111,7 @@ def read_body(response: requests.Response, most: int = BLOCK) -> bytes:
 
 
 def check_response(response: requests.Response, endpoint: str | None = None) -> requests.Response:
-    """Return the response, if it is successful. Raises the registry's error if it is not."""
+    """Return the response, if it is successful. Raise the registry's error if it is not."""
     raise_for_status(response, endpoint=endpoint)
     if response.status_code >= 300:  # a redirect without a Location
         response.close()

@@ -1,4 +1,4 @@
-"""Delete what the storage of a registry no longer needs, while the registry is running.
+"""Delete unneeded content from the storage of a registry, while the registry is running.
 
     python examples/registry.py collect --storage ./registry-data --older-than 24h --dry-run
 
@@ -362,7 +362,7 @@ def make_parser(program: str, description: str, *, older_than: str) -> argparse.
 def main(arguments: list[str]) -> int:
     parser = make_parser(
         "registry.py collect",
-        "Delete what the storage of a registry no longer needs, while the registry is running. "
+        "Delete unneeded content from the storage of a registry, while the registry is running. "
         "Incomplete multipart uploads in an object store cannot be listed: let a lifecycle rule of "
         "the bucket abort them.",
         older_than="the least time since a push or mount, such as 24h or 7d; choose more than any "

@@ -67,7 +67,7 @@ class Layout:
         return {tag: found["digest"] for tag, found in named if grammar.TAG.fits(tag)}
 
     def manifest(self, tag: str = "", digest: str = "") -> tuple[str, Manifest]:
-        """Return a manifest and its digest. Raises `errors.ManifestUnknown` if there is none."""
+        """Return a manifest and its digest. Raise `errors.ManifestUnknown` if there is none."""
         digest = digest or self.tags().get(tag, "")
         descriptor, path = self._find_manifests().get(digest), self._find_file(digest)
         if descriptor is None or path is None:
@@ -75,7 +75,7 @@ class Layout:
         return digest, Manifest(descriptor["mediaType"], path.read_bytes())
 
     def open_blob(self, digest: str) -> Blob:
-        """Return a blob. Raises `errors.BlobUnknown` for a manifest, and if there is no blob.
+        """Return a blob. Raise `errors.BlobUnknown` for a manifest or a missing blob.
 
         The response for a blob would not state the media type of a manifest.
         """
@@ -113,7 +113,7 @@ class Layout:
         return True
 
     def read(self, digest: str) -> bytes:
-        """Return the content of a manifest. Raises `DigestMismatchError` if it is damaged."""
+        """Return the content of a manifest. Raise `DigestMismatchError` if it is damaged."""
         with self.path(digest).open("rb") as file:
             content = file.read(MAX_MANIFEST + 1)
         verify_manifest(content, digest)
@@ -232,7 +232,7 @@ def _is_manifest(descriptor: Json) -> bool:
 
 
 def _descriptors(value: Any) -> list[Json]:
-    """Return the descriptors in a list. Raises `ValueError` for anything else."""
+    """Return the descriptors in a list. Raise `ValueError` for anything else."""
     if not isinstance(value, list | None):
         raise ValueError(f"manifest must have a list, not {value!r:.40}")
     for found in value or []:

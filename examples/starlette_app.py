@@ -54,7 +54,7 @@ class RegistryRoute(BaseRoute):
     :param views: a view for each endpoint, ``async def view(request, **values)``, which returns a
         response or raises an error of `registry_routes.errors`, of Werkzeug or of Starlette.
 
-    Raises `ValueError` for an endpoint without a view, and for a view without an endpoint.
+    Raise `ValueError` for an endpoint without a view, and for a view without an endpoint.
     """
 
     def __init__(self, url_map: RegistryMap, views: Mapping[str, View]) -> None:
