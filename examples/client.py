@@ -214,7 +214,7 @@ class Registry:
 
 
 class Progress:
-    """How many bytes of a blob are transferred, and a bar that shows it."""
+    """The number of bytes of a blob that are transferred, and a bar that shows it."""
 
     def __init__(self, bar: Any) -> None:
         self.bar = bar

@@ -185,7 +185,7 @@ class Fetch:
 
 
 class _UnwantedError(Exception):
-    """No client wants the blob any more."""
+    """The error that ends a fetch when no client wants the blob any more."""
 
 
 def _write(file: BinaryIO, block: bytes) -> int:
