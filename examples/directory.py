@@ -504,7 +504,7 @@ class DirectoryStorage(ObjectStorage):
         self._remove_empty(upload.rstrip("/"))
 
     def _clean_up(self, upload: str, body: str) -> None:
-        """Delete the body of a request, and the whole upload if another request deleted its state."""
+        """Delete the body of a request; the whole upload, if another request deleted its state."""
         with suppress(OSError):
             os.unlink(self._full_path(body))
         if not os.path.exists(self._full_path(f"{upload}state")):
