@@ -27,11 +27,12 @@ from urllib.parse import urlsplit
 
 import collection
 import kept_tag
+from client import stated_type
 from gateway import parse_user
 from serving import OneLineParser, Server, add_health, add_server_options
 from sharing import Fetch, Fetches, Once, Source
 from storage import ObjectStorage, check_place, one_line, storage_at
-from upstream import Upstream, User, is_head_refused, stated_type
+from upstream import Upstream, User, is_head_refused
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import parse_accept_header
@@ -113,9 +114,9 @@ class Proxy:
         for endpoint, view in (
             (RouteName.MANIFEST, self.manifest),
             (RouteName.BLOB, self.blob),
-            (RouteName.TAGS, partial(self.list_names, RouteName.TAGS)),
-            (RouteName.CATALOG, partial(self.list_names, RouteName.CATALOG)),
-            (RouteName.REFERRERS, partial(self.list_names, RouteName.REFERRERS)),
+            (RouteName.TAGS, partial(self.forward_list, RouteName.TAGS)),
+            (RouteName.CATALOG, partial(self.forward_list, RouteName.CATALOG)),
+            (RouteName.REFERRERS, partial(self.forward_list, RouteName.REFERRERS)),
         ):
             app.view(endpoint, "GET")(self._wrap(endpoint, view))
         app.view(RouteName.BLOB_UPLOAD, "POST")(_refuse_push)
@@ -372,7 +373,7 @@ class Proxy:
 
     # Lists.
 
-    def list_names(
+    def forward_list(
         self, endpoint: str, request: RegistryRequest, upstream: Upstream, **values: str
     ) -> Response:
         query = request.args.to_dict(flat=False)

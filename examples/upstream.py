@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from client import check_response, read_body
+from client import check_response, read_body, stated_type
 from requests.adapters import HTTPAdapter
 from sharing import Source
 from storage import one_line
@@ -44,9 +44,6 @@ MAX_UNSIZED = 16 * 1024**3  # bytes of a blob whose length the registry does not
 MAX_REDIRECTS = 5
 MAX_CONNECTIONS = 512  # kept open for the next requests
 CONNECT_TIMEOUT = 10  # seconds
-
-# Types that servers send for any file, so they say nothing about a manifest.
-DEFAULT_TYPES = "", "application/json", "application/octet-stream", "text/plain"
 
 User = tuple[str, str] | None  # a name and a password
 
@@ -226,12 +223,6 @@ def is_head_refused(error: errors.RegistryError) -> bool:
     Some registries refuse the method; others redirect to a URL that is signed only for GET.
     """
     return error.code in (400, 403, 405, 501) and not isinstance(error, NotLoggedIn)
-
-
-def stated_type(headers: Mapping[str, str]) -> str:
-    """Return the media type of an answer, or "" if it is only a server's default."""
-    said = headers.get("Content-Type", "").partition(";")[0].strip()
-    return "" if said.lower() in DEFAULT_TYPES else said
 
 
 def _type_of(manifest: dict[str, Any], headers: Mapping[str, str]) -> str:
