@@ -26,6 +26,8 @@ from .scopes import required_scopes
 from .testing import serve
 from .urls import URLBuilder, match_url
 
+__all__ = ["main"]
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line with `argv`, and return the exit status.
@@ -208,8 +210,8 @@ def _match(options: argparse.Namespace) -> str:
     return _aligned([[head, repr(value)[1:-1]] for head, value in lines])
 
 
-#: The query parameters of each endpoint. The kind of a value is a number, an algorithm, text, or
-#: the name of a converter.
+# The query parameters of each endpoint. The kind of a value is a number, an algorithm, text, or
+# the name of a converter.
 _PARAMETERS = {
     "catalog": {"n": "number", "last": "text"},
     "tags": {"n": "number", "last": "text"},

@@ -28,7 +28,9 @@ from .scopes import Scope, required_scopes
 from .urls import URLBuilder, host_of
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+__all__ = ["RegistryApp", "RegistryRequest"]
 
 _log = logging.getLogger(__name__)
 
@@ -43,20 +45,21 @@ class RegistryRequest(Request):
 
     `url_rule`, `view_args`, `endpoint` and `routing_exception` are named as in Flask.
 
+    - `url_rule`: the rule of the map that the request matches; `None` if it matches none.
+      ``url_rule.rule`` is its template, such as ``/v2/<repository:name>/tags/list``: a label for
+      metrics.
+    - `view_args`: the values of the URL, which the view gets as keywords; `None` if no rule
+      matches.
+    - `routing_exception`: the redirect or the error that the request gets if it matches no rule.
+
     `RegistryApp` refuses a request whose host is malformed, or not one of `trusted_hosts`. Reading
     a body that is shorter than its ``Content-Length`` raises
     `werkzeug.exceptions.ClientDisconnected`, a 400, whatever the server does.
     """
 
     url_rule: Rule | None = None
-    """The rule of the map that the request matches; `None` if it matches none. ``url_rule.rule`` is
-    its template, such as ``/v2/<repository:name>/tags/list``: a label for metrics."""
-
     view_args: Mapping[str, Any] | None = None
-    """The values of the URL that the view gets as keywords; `None` if no rule matches."""
-
     routing_exception: HTTPException | None = None
-    """The redirect or the error that the request gets because it matches no rule."""
 
     def __init__(self, environ: "WSGIEnvironment", url_map: RegistryMap | None = None) -> None:
         super().__init__(environ)
@@ -477,7 +480,7 @@ def _check_length(request: RegistryRequest) -> None:
         raise LengthRequired("the body must have a Content-Length")
 
 
-#: Headers that only a server may send (PEP 3333; RFC 9110, 7.6.1), and the empty name.
+# Headers that only a server may send (PEP 3333; RFC 9110, 7.6.1), and the empty name.
 _NEVER_SENT = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 _NEVER_SENT |= {"proxy-authenticate", "proxy-authorization", "proxy-connection", ""}
 

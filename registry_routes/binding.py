@@ -14,10 +14,12 @@ from werkzeug.wrappers import Request
 from .grammar import SAFE_IN_PATH
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
+    from wsgiref.types import WSGIEnvironment
 
-#: The characters to keep when a query that may be encoded already is percent-encoded.
+__all__ = ["LateMap", "LateMapAdapter"]
+
 SAFE_IN_QUERY = "%?" + SAFE_IN_PATH
+"""The characters to keep when a query that may be encoded already is percent-encoded."""
 
 _MOST_HOSTS = 1000
 _LONGEST_HOST = 260  # a domain name and a port

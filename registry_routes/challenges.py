@@ -18,9 +18,15 @@ from .grammar import append_query
 from .headers import Headers, header_values, unescape
 from .scopes import Scope
 
+__all__ = ["Challenge", "Token", "TokenForm", "parse_challenges", "parse_token"]
+
 
 class TokenForm(NamedTuple):
-    """A request for a token: where to POST it, and the fields of the form."""
+    """A request for a token: where to POST it, and the fields of the form.
+
+    - `url`: the URL of the token server.
+    - `fields`: the fields of the form, by their names; they contain secrets.
+    """
 
     url: str
     fields: dict[str, str]
@@ -37,16 +43,16 @@ class Challenge:
     'Bearer realm="https://auth.example/token",service="r"'
     >>> challenge.realm, challenge.error
     ('https://auth.example/token', '')
+
+    - `scheme`: ``bearer``, ``basic`` or another, always in lower case: schemes ignore case.
+    - `parameters`: the parameters: their names in lower case, and their values without quotes.
+    - `token68`: the text that some schemes have instead of parameters: ``abc==`` in ``Negotiate
+      abc==``.
     """  # noqa: E501
 
     scheme: str
-    """``bearer``, ``basic`` or another, always in lower case: its case has no meaning."""
-
     parameters: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """The parameters: their names in lower case, and their values without quotes."""
-
     token68: str = ""
-    """What some schemes have instead of parameters: ``abc==`` in ``Negotiate abc==``."""
 
     def __post_init__(self) -> None:
         parameters = {name.lower(): value for name, value in self.parameters.items()}
@@ -283,19 +289,19 @@ def _challenges_of(line: str) -> list[Challenge]:
 
 @dataclass(frozen=True)
 class Token:
-    """The answer of a token server. Its secrets are not shown when it is printed."""
+    """The answer of a token server. Its secrets are not shown when it is printed.
+
+    - `token`: the token to send to the registry, as ``Authorization: Bearer …``.
+    - `expires_in`: the lifetime in seconds, from `issued_at` or else from the answer.
+    - `issued_at`: the time of issue, with a timezone; `None` if the token server does not say.
+    - `refresh_token`: a refresh token, with which `Challenge.token_form` asks for another token; or
+      `None`.
+    """
 
     token: str = field(repr=False)
-    """What to send to the registry, as ``Authorization: Bearer …``."""
-
     expires_in: int = 60
-    """For how many seconds the token is valid, from `issued_at` or else from the answer."""
-
     issued_at: datetime | None = None
-    """When it was issued, with a timezone; `None` if the token server does not say."""
-
     refresh_token: str | None = field(default=None, repr=False)
-    """A refresh token, with which `Challenge.token_form` asks for another token; or `None`."""
 
 
 def parse_token(body: bytes | str) -> Token:

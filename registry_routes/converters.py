@@ -19,8 +19,24 @@ from .errors import (
 )
 from .grammar import Grammar
 
-#: A `GrammarConverter.looks_like` for a whole segment, whatever it is.
+__all__ = [
+    "ANYTHING",
+    "CONVERTERS",
+    "DOCKER_CONVERTERS",
+    "DigestConverter",
+    "DockerDigestConverter",
+    "DockerRepositoryNameConverter",
+    "DockerTagConverter",
+    "DockerUploadIdConverter",
+    "ExtensionConverter",
+    "GrammarConverter",
+    "RepositoryNameConverter",
+    "TagConverter",
+    "UploadIdConverter",
+]
+
 ANYTHING = "[^/]+"
+"""A `GrammarConverter.looks_like` for a whole segment, whatever it is."""
 
 
 class GrammarConverter(BaseConverter):
@@ -160,7 +176,6 @@ class DockerUploadIdConverter(_Docker, UploadIdConverter, grammar=grammar.DOCKER
     """An upload id of Docker 1.5.0: any one path segment."""
 
 
-#: The converters of `OCI_1_1`, for the ``converters`` of any `werkzeug.routing.Map`.
 CONVERTERS: Mapping[str, type[GrammarConverter]] = MappingProxyType(
     {
         "repository": RepositoryNameConverter,
@@ -170,8 +185,8 @@ CONVERTERS: Mapping[str, type[GrammarConverter]] = MappingProxyType(
         "extension": ExtensionConverter,
     }
 )
+"""The converters of `OCI_1_1`, for the ``converters`` of any `werkzeug.routing.Map`."""
 
-#: The converters of `DOCKER_1_5`, under the same names.
 DOCKER_CONVERTERS: Mapping[str, type[GrammarConverter]] = MappingProxyType(
     {
         "repository": DockerRepositoryNameConverter,
@@ -180,3 +195,4 @@ DOCKER_CONVERTERS: Mapping[str, type[GrammarConverter]] = MappingProxyType(
         "upload_id": DockerUploadIdConverter,
     }
 )
+"""The converters of `DOCKER_1_5`, under the same names."""

@@ -7,6 +7,16 @@ from collections.abc import Iterable
 from .grammar import DIGEST, REGISTERED_ALGORITHMS
 from .headers import field_lines
 
+__all__ = [
+    "DigestMismatchError",
+    "Verifier",
+    "check_algorithm",
+    "content_digest",
+    "digest_of",
+    "is_registered",
+    "referrers_tag",
+]
+
 
 class DigestMismatchError(ValueError):
     """Content does not have the digest that it should have."""

@@ -29,7 +29,38 @@ from .challenges import Challenge, parse_challenges
 from .headers import header_values, seconds_until
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
+    from wsgiref.types import WSGIEnvironment
+
+__all__ = [
+    "BY_STATUS",
+    "ERRORS",
+    "MISSING",
+    "BlobUnknown",
+    "BlobUploadInvalid",
+    "BlobUploadUnknown",
+    "Denied",
+    "DigestInvalid",
+    "ManifestBlobUnknown",
+    "ManifestInvalid",
+    "ManifestUnknown",
+    "ManifestUnverified",
+    "NameInvalid",
+    "NameUnknown",
+    "PaginationNumberInvalid",
+    "RangeInvalid",
+    "RegistryError",
+    "RouteUnknown",
+    "SizeInvalid",
+    "TagInvalid",
+    "TooManyRequests",
+    "Unauthorized",
+    "Unavailable",
+    "Unknown",
+    "Unsupported",
+    "error_body",
+    "error_entry",
+    "error_response",
+]
 
 
 def error_entry(code: str, message: str, detail: Any = None) -> dict[str, Any]:
@@ -316,7 +347,6 @@ class RouteUnknown(RegistryError, exceptions.NotFound):
     description: str = "the registry has no such endpoint"
 
 
-#: The exception for each error code; for ``UNSUPPORTED``, which two have, `Unsupported`.
 ERRORS: Mapping[str, type[RegistryError]] = MappingProxyType(
     {
         error.error_code: error
@@ -324,13 +354,13 @@ ERRORS: Mapping[str, type[RegistryError]] = MappingProxyType(
         if error is not RouteUnknown
     }
 )
+"""The exception for each error code; for ``UNSUPPORTED``, which two have, `Unsupported`."""
 
-#: The exception for a status without a known error code. Other statuses say too little for that.
 BY_STATUS: Mapping[int | None, type[RegistryError]] = {
     error.code: error for error in (Unauthorized, Denied, Unsupported, TooManyRequests, Unavailable)
 }
+"""The exception for a status without a known error code. Other statuses say too little for that."""
 
-#: The exception for a 404 at each endpoint.
 MISSING: Mapping[str, type[RegistryError]] = {
     "manifest": ManifestUnknown,
     "blob": BlobUnknown,
@@ -342,8 +372,9 @@ MISSING: Mapping[str, type[RegistryError]] = {
     "catalog": RouteUnknown,
     "extension": RouteUnknown,
 }
+"""The exception for a 404 at each endpoint."""
 
-#: The error codes, by status, of exceptions that are not a `RegistryError`.
+# The error codes, by status, of exceptions that are not a `RegistryError`.
 _CODES = {
     **{status: error.error_code for status, error in BY_STATUS.items()},
     404: RouteUnknown.error_code,

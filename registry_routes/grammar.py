@@ -21,6 +21,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import quote, urlencode
 
+__all__ = [
+    "ALGORITHM",
+    "DIGEST",
+    "DOCKER_DIGEST",
+    "DOCKER_NAME",
+    "DOCKER_UPLOAD_ID",
+    "DOMAIN",
+    "EXTENSION",
+    "NAME",
+    "REGISTERED_ALGORITHMS",
+    "TAG",
+    "UPLOAD_ID",
+    "Grammar",
+]
+
 
 @dataclass(frozen=True)
 class Grammar:
@@ -32,26 +47,24 @@ class Grammar:
     Traceback (most recent call last):
         ...
     ValueError: tag '.hidden' must start with a letter, a digit or '_'
+
+    - `kind`: the words for such a value in a message, such as "repository name".
+    - `pattern`: the regular expression that a whole value matches, written by the rules of this
+      module.
+    - `source`: the document that the rule comes from.
+    - `rules`: the rules that a malformed value can break. Each has a pattern that *finds the
+      fault*, and the end of a sentence about it ("must be lowercase"). The first matching pattern
+      wins; the last is empty and always matches.
+    - `example`: a well-formed value. It must match the pattern, and no rule may find a fault in it.
+    - `is_url_safe`: whether every well-formed value can stand in a path without percent-encoding.
     """
 
     kind: str
-    """What such a value is called, such as "repository name"."""
-
     pattern: str
-    """The regular expression that a whole value matches, written by the rules of this module."""
-
     source: str
-    """Where the rule comes from."""
-
     rules: tuple[tuple[str, str], ...]
-    """The rules that a malformed value can break: a pattern that *finds the fault*, and the rule in
-    words. The first pattern that finds something wins. The last is empty, and always matches."""
-
     example: str
-    """A well-formed value. It must match the pattern, and no rule may find a fault in it."""
-
     is_url_safe: bool = True
-    """Whether every well-formed value can go into a path without any percent-encoding."""
 
     def __post_init__(self) -> None:
         if not self.fits(self.example):
@@ -157,9 +170,9 @@ TAG = Grammar(
     example="latest",
 )
 
-#: The hash algorithms of OCI image-spec 1.1, "Registered Algorithms": for each, how many lowercase
-#: hexadecimal digits come after the colon.
 REGISTERED_ALGORITHMS = {"sha256": 64, "sha512": 128}
+"""The hash algorithms of OCI image-spec 1.1, "Registered Algorithms": for each, how many lowercase
+hexadecimal digits come after the colon."""
 
 _ALGORITHM_IS = "a-z and 0-9, separated by one '+', '.', '_' or '-'"
 
@@ -288,8 +301,8 @@ DOCKER_UPLOAD_ID = Grammar(
     is_url_safe=False,
 )
 
-#: The characters that the URL standard does not percent-encode in a path segment, and "/".
 SAFE_IN_PATH = "!$&'()*+,/:;=@"
+"""The characters that the URL standard does not percent-encode in a path segment, and "/"."""
 
 
 def append_query(url: str, pairs: Iterable[tuple[str, str | int]]) -> str:

@@ -12,17 +12,41 @@ from typing import Any, Protocol, TypeAlias
 
 from werkzeug.http import parse_date, quote_header_value
 
+__all__ = [
+    "ACCEPT_MANIFESTS",
+    "DOCKER_MANIFEST",
+    "DOCKER_MANIFEST_LIST",
+    "IMAGE_INDEX",
+    "IMAGE_MANIFEST",
+    "MANIFEST_MEDIA_TYPES",
+    "Headers",
+    "bytes_received",
+    "chunk_min_length",
+    "content_range",
+    "field_lines",
+    "header_pairs",
+    "header_values",
+    "parse_content_range",
+    "parse_list",
+    "parse_warnings",
+    "retry_after",
+    "seconds_until",
+    "unescape",
+    "upload_range",
+    "warning",
+]
+
 IMAGE_INDEX = "application/vnd.oci.image.index.v1+json"
 IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 DOCKER_MANIFEST_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
-#: The media types of a manifest: OCI's index and manifest (image-spec 1.1, "Media Types"), and the
-#: same two of Docker's (Image Manifest V2, Schema 2).
 MANIFEST_MEDIA_TYPES = (IMAGE_INDEX, IMAGE_MANIFEST, DOCKER_MANIFEST_LIST, DOCKER_MANIFEST)
+"""The media types of a manifest: OCI's index and manifest (image-spec 1.1, "Media Types"), and the
+same two of Docker's (Image Manifest V2, Schema 2)."""
 
-#: The ``Accept`` of a request for a manifest of any of these types.
 ACCEPT_MANIFESTS = ", ".join(MANIFEST_MEDIA_TYPES)
+"""The ``Accept`` of a request for a manifest of any of these types."""
 
 _NUMBER = "[0-9]{1,18}"  # int() refuses several thousand digits
 _UPLOAD_RANGE = re.compile(f"(?:(?i:bytes)[= ])?0-(-1|{_NUMBER})")
@@ -129,8 +153,8 @@ class _HasItems(Protocol):
     def items(self) -> Iterable[tuple[Any, Any]]: ...
 
 
-#: The headers of a response from any HTTP library, or pairs of a name and a value.
 Headers: TypeAlias = _HasItems | Iterable[tuple[Any, Any]]
+"""The headers of a response from any HTTP library, or pairs of a name and a value."""
 
 
 def header_pairs(headers: Headers | None) -> list[tuple[str, str]]:

@@ -33,26 +33,31 @@ if TYPE_CHECKING:
     from requests.adapters import BaseAdapter
     from requests.auth import AuthBase
 
+__all__ = ["Login", "TokenRequest"]
+
 _MOST_TOKENS = 10_000  # kept; endless new names must not fill the memory
 
 
 @dataclass(frozen=True)
 class TokenRequest:
-    """A request to send to a token server. Its secrets are not shown when it is printed."""
+    """A request to send to a token server. Its secrets are not shown when it is printed.
+
+    - `method`: ``GET`` or ``POST``.
+    - `url`: the URL, which never has secrets.
+    - `headers`: the headers; those of a GET contain the user's password.
+    - `form`: the fields of a POST's form, which contain secrets; empty for a GET.
+    - `challenge`: the challenge that the request answers.
+    - `scopes`: the scopes that the token is for.
+    - `key`: the scopes under which `Login` keeps the token.
+    """
 
     method: str
-    """``GET`` or ``POST``."""
     url: str
-    """The URL, which never has secrets."""
     headers: dict[str, str] = field(repr=False)
-    """The headers; a GET has the password of a user here."""
     form: dict[str, str] = field(repr=False)
-    """The fields of a POST's form; empty for a GET."""
     challenge: Challenge = field(repr=False)
     scopes: tuple[str, ...]
-    """The scopes that the token is for."""
     key: frozenset[str] = field(repr=False)
-    """The scopes by which the token is kept."""
 
 
 @dataclass
@@ -188,7 +193,7 @@ class Login:
         Then `authorization` tells whether to send the request again: after a challenge for Basic
         authentication, it does if there is a password.
 
-        :param url: the URL that has answered: after redirects, the last one. The challenges of
+        :param url: the URL that has answered, which is the last after redirects. The challenges of
             another origin are not answered.
         :param status: only a 401 has a challenge, and a 403 that says ``insufficient_scope``.
         :param sent: the ``Authorization`` that was sent; "" for none. If another thread has got
@@ -339,7 +344,7 @@ def _requests_auth(
     from requests.auth import AuthBase
 
     class Auth(AuthBase):
-        #: Sends a request as the last one was sent.
+        # Sends a request as the last one was sent.
         send: Callable[[PreparedRequest], Response] | None = None
 
         def __call__(self, request: PreparedRequest) -> PreparedRequest:

@@ -32,6 +32,8 @@ from .grammar import SAFE_IN_PATH
 from .routes import OCI_1_1, Dialect, RegistryRules
 from .table import Meaning, RouteTable, clean_path
 
+__all__ = ["RegistryMap", "RegistryMapAdapter", "url_map"]
+
 
 class RegistryMapAdapter(LateMapAdapter):
     """What `RegistryMap.bind` and `RegistryMap.bind_to_environ` return. It matches and builds.
@@ -367,7 +369,8 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
     ('token', {})
 
     :param rules: your own rules.
-    :param dialect: the route table: `OCI_1_1`, `DOCKER_1_5`, a subset of one, or your own.
+    :param dialect: the route table, which is `OCI_1_1`, `DOCKER_1_5`, a subset of these, or your
+        own.
     :param prefix: a path before every route of the registry, such as ``/registry``, without
         variables. Raises `ValueError` for any other.
     :param strict_slashes: whether a path with a missing or an extra trailing slash is redirected;
@@ -407,7 +410,7 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
         self._subdomain: object = self.default_subdomain
         if self.host_matching or "<" in (self.default_subdomain or ""):
             self._subdomain = object()
-        #: The rule of each route, by the id of the route, whose hash would take longer.
+        # The rule of each route, by the id of the route, whose hash would take longer.
         self._rules_of: dict[int, Rule] = {}
         bound = Submount(prefix, [registry_rules]).get_rules(self)
         for route, rule in zip(dialect.routes, bound, strict=True):
@@ -437,5 +440,5 @@ def _merged(path: str) -> str:
     return re.sub("/{2,}", "/", path) if "//" in path else path
 
 
-#: The routes of `OCI_1_1`, ready-made.
 url_map: RegistryMap = RegistryMap()
+"""The routes of `OCI_1_1`, ready-made."""

@@ -11,6 +11,8 @@ from .errors import PaginationNumberInvalid
 from .headers import field_lines, unescape
 from .urls import resolved
 
+__all__ = ["next_link", "paginate", "parse_next_link", "parse_page"]
+
 Thing = TypeVar("Thing")
 
 

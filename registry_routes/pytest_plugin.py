@@ -12,6 +12,8 @@ import pytest
 if TYPE_CHECKING:
     from .testing import ServedRegistry
 
+__all__ = ["oci_registry"]
+
 
 _passed = pytest.StashKey[bool]()
 

@@ -8,6 +8,8 @@ from .digests import check_algorithm
 from .grammar import DIGEST, DOMAIN, NAME, TAG, shortened
 from .scopes import Scope
 
+__all__ = ["Reference"]
+
 _DOCKER_HUB = "docker.io"
 _OFFICIAL = "library/"
 
@@ -28,6 +30,13 @@ class Reference:
         ...
     ValueError: repository name 'Foo' must be lowercase
 
+    - `domain`: the registry: its host, and its port if the reference has one; ``docker.io`` by
+      default. It is empty if the first component looks like a domain but can only be part of a
+      name, as in ``a_b.com/app``: ``distribution/reference`` then takes the whole text for a name.
+    - `name`: the repository name, at most 255 characters: ``library/nginx``.
+    - `tag`: the tag, or `None`.
+    - `digest`: the digest, with an algorithm that OCI image-spec 1.1 registers; or `None`.
+
     The grammar and the defaults are those of ``distribution/reference`` (0.6.0,
     ``ParseNormalizedNamed``), which Docker uses. A reference without a tag is not given one.
 
@@ -37,19 +46,9 @@ class Reference:
     """
 
     domain: str
-    """The registry: its host, and its port if the reference has one; ``docker.io`` by default.
-
-    It is empty if the first component looks like a domain but can only be part of a name, as in
-    ``a_b.com/app``: ``distribution/reference`` then takes the whole text for a name."""
-
     name: str
-    """The repository name, at most 255 characters: ``library/nginx``."""
-
     tag: str | None = None
-    """The tag, or `None`."""
-
     digest: str | None = None
-    """The digest, whose algorithm is one that OCI image-spec 1.1 registers; or `None`."""
 
     def __post_init__(self) -> None:
         checked = (

@@ -21,6 +21,8 @@ from .errors import (
 )
 from .headers import Headers, header_pairs, header_values, retry_after
 
+__all__ = ["FORWARDED", "beginning_of", "parse_errors", "raise_for_status"]
+
 
 def parse_errors(
     status: int,
@@ -116,7 +118,6 @@ def beginning_of(response: Any) -> bytes:
     return bytes(content[:_MOST])
 
 
-#: The headers that are about an error, which a proxy passes on.
 FORWARDED = (
     "www-authenticate",
     "allow",
@@ -125,6 +126,7 @@ FORWARDED = (
     "ratelimit-limit",
     "ratelimit-remaining",
 )
+"""The headers that are about an error, which a proxy passes on."""
 
 
 def _entries(text: str) -> list[dict[str, Any]]:

@@ -31,6 +31,8 @@ from werkzeug.routing import BaseConverter, Map, Rule, RuleFactory
 
 from .converters import CONVERTERS, DOCKER_CONVERTERS, GrammarConverter
 
+__all__ = ["DIALECTS", "DOCKER_1_5", "OCI_1_1", "Dialect", "RegistryRules", "Route", "RouteName"]
+
 
 class RouteName(StrEnum):
     """The endpoints, under the original's names (Docker 1.5.0, ``registry/v2/routes.go``).
@@ -58,26 +60,22 @@ class Route:
 
     >>> [(route.endpoint, route.methods) for route in OCI_1_1.routes if "tags" in route.path]
     [('tags', ('GET',))]
+
+    - `name`: the endpoint: a `RouteName`, or any other name in your own dialect.
+    - `path`: the rule, as `werkzeug.routing.Rule` writes it.
+    - `methods`: the methods that the route takes, or `None` for any method. GET implies HEAD,
+      unless another route of the same path lists HEAD; see `Dialect.methods`.
+    - `spec`: the ids of the endpoint in the distribution-spec, or the document that it comes from.
+    - `doc`: what the endpoint is for, in a sentence.
+    - `endpoint`: the name as a plain string, which is what a match returns.
     """
 
     name: str
-    """The endpoint: a `RouteName`, or any other name in your own dialect."""
-
     path: str
-    """The rule, as `werkzeug.routing.Rule` writes it."""
-
     methods: tuple[str, ...] | None
-    """The methods that it takes, or `None` for any method. GET implies HEAD, unless another route
-    of the same path lists HEAD; see `Dialect.methods`."""
-
     spec: str = ""
-    """The ids of its endpoints in the distribution-spec, or the document that it comes from."""
-
     doc: str = ""
-    """What it is for, in a sentence."""
-
     endpoint: str = field(init=False, repr=False, compare=False)
-    """The endpoint as a plain string, which is what a match returns."""
 
     def __post_init__(self) -> None:
         if isinstance(self.methods, str):
@@ -111,6 +109,13 @@ class Dialect:
     >>> OCI_1_1, OCI_1_1.root
     (Dialect(name='oci-1.1'), '/v2')
 
+    - `name`: the dialect's name, such as ``oci-1.1``.
+    - `routes`: the routes. Among those that are equally specific, the first wins.
+    - `converters`: the converter of each kind of value, by the name that the paths use.
+    - `left_out`: routes of the API that this dialect does not have. Paths of these routes get a
+      plain 404, rather than an error about another route.
+    - `root`: the path above all routes, with those left out, without a trailing slash: ``/v2``.
+
     Raises `ValueError`, which names the route, for a route that cannot work: if a converter is not
     a `GrammarConverter` or changes the value, if something other than a slash follows a variable,
     and so on. `URLBuilder` needs the converters "repository", "tag" and "digest".
@@ -121,11 +126,7 @@ class Dialect:
     converters: Mapping[str, type[GrammarConverter]] = field(repr=False)
 
     left_out: tuple[Route, ...] = field(default=(), repr=False)
-    """Routes of the API that this dialect does not have. Paths of these routes get a plain 404,
-    rather than an error about another route."""
-
     root: str = field(init=False, repr=False)
-    """The path above all its routes, and those left out; without a trailing slash."""
 
     def __post_init__(self) -> None:
         if not self.routes:
@@ -367,7 +368,6 @@ def _listed(route: Route) -> frozenset[str]:
 _NAME = "/v2/<repository:name>"
 _EXTENSION = "_<extension:extension>/<extension:component>/<extension:module>"
 
-#: The OCI distribution-spec 1.1, with Docker's catalog. (The ids are from its main branch.)
 OCI_1_1 = Dialect("oci-1.1", (
     Route(RouteName.BASE, "/v2/", ("GET",),
           spec="end-1", doc="Check that this is a registry, and that the client may use it."),
@@ -396,10 +396,10 @@ OCI_1_1 = Dialect("oci-1.1", (
     Route(RouteName.EXTENSION, f"{_NAME}/{_EXTENSION}", ("GET",),
           spec="extensions", doc="An extension's endpoint at a repository."),
 ), CONVERTERS)
+"""The OCI distribution-spec 1.1, with Docker's catalog. (The ids are from its main branch.)"""
 
 _ORIGINAL = "registry/v2/routes.go"
 
-#: Docker 1.5.0, exactly: six routes, which take any method.
 DOCKER_1_5 = Dialect("docker-1.5", (
     Route(RouteName.BASE, "/v2/", None, spec=_ORIGINAL, doc="Check that this is a registry."),
     Route(RouteName.MANIFEST, f"{_NAME}/manifests/<tag:tag>", None,
@@ -412,11 +412,12 @@ DOCKER_1_5 = Dialect("docker-1.5", (
     Route(RouteName.BLOB_UPLOAD_CHUNK, f"{_NAME}/blobs/uploads/<upload_id:uuid>", None,
           spec=_ORIGINAL, doc="The upload of a blob, in progress."),
 ), DOCKER_CONVERTERS)
+"""Docker 1.5.0, exactly: six routes, which take any method."""
 
 # fmt: on
 
-#: The dialects by their names.
 DIALECTS = MappingProxyType({dialect.name: dialect for dialect in (OCI_1_1, DOCKER_1_5)})
+"""The dialects by their names."""
 
 
 class _DialectRule(Rule):

@@ -12,6 +12,8 @@ from urllib.parse import parse_qs
 
 from .grammar import NAME, shortened
 
+__all__ = ["Scope", "parse_scopes", "required_scopes"]
+
 
 @dataclass(frozen=True)
 class Scope:
@@ -24,17 +26,16 @@ class Scope:
     Scope(type='repository', name='library/nginx', actions=('pull', 'push'))
     >>> str(scope)
     'repository:library/nginx:pull,push'
+
+    - `type`: ``repository`` or ``registry``; or all of a scope in another form, such as ``aws``.
+    - `name`: the repository name, or ``catalog`` for the registry.
+    - `actions`: ``pull``, ``push``, ``delete``, or ``*`` for all actions. A string such as
+      ``"pull,push"`` is split at its commas.
     """
 
     type: str
-    """``repository`` or ``registry``; or all of a scope in another form, such as ``aws``."""
-
     name: str = ""
-    """The repository name, or ``catalog`` for the registry."""
-
     actions: tuple[str, ...] = ()
-    """``pull``, ``push``, ``delete``, or ``*`` for all actions. A string such as ``"pull,push"`` is
-    split at its commas."""
 
     def __post_init__(self) -> None:
         actions = self.actions.split(",") if isinstance(self.actions, str) else self.actions

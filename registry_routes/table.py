@@ -16,15 +16,20 @@ from .errors import RegistryError, RouteUnknown, Unsupported
 from .grammar import SAFE_IN_PATH, Grammar, shortened
 from .routes import OCI_1_1, Dialect, Route, name_and_tail, path_pattern
 
+__all__ = ["Meaning", "RouteTable", "clean_path"]
+
 
 class Meaning(NamedTuple):
-    """The route that is meant by a path with another ending."""
+    """The route that is meant by a path with another ending.
+
+    - `route`: the route.
+    - `values`: the values of the route's variables.
+    - `path`: the canonical path: with a trailing slash only if the route has one.
+    """
 
     route: Route
     values: dict[str, str]
-    """The values of the route's variables."""
     path: str
-    """The canonical path: with a trailing slash only if the route has one."""
 
 
 class RouteTable:

@@ -24,13 +24,22 @@ from .reference import Reference
 from .routes import RouteName
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
+    from wsgiref.types import WSGIEnvironment
+
+__all__ = [
+    "PARAMETERS",
+    "MatchedURL",
+    "QueryValue",
+    "URLBuilder",
+    "match_url",
+    "resolve_location",
+    "same_origin",
+]
 
 
-#: The value of a query parameter, several values, or `None` to leave the parameter out.
 QueryValue: TypeAlias = str | int | Iterable[str | int] | None
+"""The value of a query parameter, several values, or `None` to leave the parameter out."""
 
-#: The keywords of `URLBuilder` that differ from the names of their query parameters.
 PARAMETERS: Mapping[str, str] = MappingProxyType(
     {
         "from_": "from",
@@ -38,6 +47,7 @@ PARAMETERS: Mapping[str, str] = MappingProxyType(
         "artifact_type": "artifactType",
     }
 )
+"""The keywords of `URLBuilder` that differ from the names of their query parameters."""
 
 
 P = ParamSpec("P")
@@ -89,8 +99,8 @@ class URLBuilder:
     >>> urls.tags("library/nginx", next_page="gAAAAABm")
     'https://registry.example.com/mirror/v2/library/nginx/tags/list?next_page=gAAAAABm'
 
-    :param root: where the registry is: an ``http`` or ``https`` URL without the ``/v2/``, with a
-        path if the ``/v2/`` is not at the root of the host, with or without a trailing slash.
+    :param root: the ``http`` or ``https`` URL of the registry, without the ``/v2/``; with a path if
+        the ``/v2/`` is not at the root of the host; with or without a trailing slash.
     :param relative: build paths, such as ``/mirror/v2/``, instead of whole URLs. `root` may then be
         just the path.
     :param url_map: the routes; by default, those of `registry_routes.url_map`.
@@ -340,19 +350,21 @@ class URLBuilder:
         return digest if digest is None else self._grammar("digest").check(digest)
 
 
-#: What others call ``n``. A registry would ignore it.
+# What others call ``n``. A registry would ignore it.
 _NOT_N = {"limit", "page_size", "count"}
 
 
 class MatchedURL(NamedTuple):
-    """What `match_url` finds in a URL."""
+    """What `match_url` finds in a URL.
+
+    - `endpoint`: a `RouteName`, or the endpoint of your map's own rule.
+    - `values`: the values in the path, percent-decoded: ``name``; ``tag`` or ``digest``; and so on.
+    - `query`: the query parameters, percent-decoded.
+    """
 
     endpoint: str
-    """One of `RouteName`."""
     values: Mapping[str, Any]
-    """The values in the path, percent-decoded: ``name``; ``tag`` or ``digest``; and so on."""
     query: MultiDict[str, str]
-    """The query parameters, percent-decoded."""
 
 
 def match_url(

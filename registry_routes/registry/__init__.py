@@ -73,7 +73,7 @@ def make_registry(
     never hold a whole blob in memory. They honour ``If-Match`` and ``If-None-Match`` when they
     write, too.
 
-    :param storage: where the content is: a `Storage`, or a `ReadStorage` for a map that only reads.
+    :param storage: a `Storage` with the content, or a `ReadStorage` for a map that only reads.
     :param url_map: the routes; by default a `RegistryMap` of its own. The map of a subset, such as
         ``RegistryMap(dialect=OCI_1_1.subset(methods=["GET"]))``, makes a registry that is
         read-only, or that has no catalog or no referrers. Your own rules may have their own views,

@@ -13,6 +13,18 @@ from ..digests import is_registered
 from ..grammar import DIGEST
 from ..headers import DOCKER_MANIFEST, DOCKER_MANIFEST_LIST, IMAGE_INDEX, IMAGE_MANIFEST
 
+__all__ = [
+    "MAX_DESCRIPTORS",
+    "MAX_MANIFEST",
+    "blobs_of",
+    "check_kind",
+    "descriptor_of",
+    "manifest_type",
+    "media_type_of",
+    "parse_manifest",
+    "subject_of",
+]
+
 MAX_MANIFEST = 4 * 1024 * 1024
 """The maximum size of a manifest (distribution-spec 1.1, "Pushing Manifests"), and of a page of
 referrers, which is an image index, in bytes."""

@@ -9,6 +9,8 @@ from typing import NamedTuple, TypeVar
 
 from .storage import BLOCK, Blob, ConflictError, Manifest, MissingError, Storage, checked_blocks
 
+__all__ = ["MemoryStorage"]
+
 REMEMBERED = 3600.0  # seconds, for which the result of an upload is kept
 
 

@@ -10,6 +10,20 @@ from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 from ..digests import Verifier
 
+__all__ = [
+    "BLOCK",
+    "MAX_NAME",
+    "Blob",
+    "BlobFile",
+    "ConflictError",
+    "Manifest",
+    "MissingError",
+    "ReadStorage",
+    "SigningStorage",
+    "Storage",
+    "checked_blocks",
+]
+
 BLOCK = 1024 * 1024  # how many bytes are read and sent at once
 
 MAX_NAME = 255
@@ -26,21 +40,24 @@ class ConflictError(Exception):
 
 
 class Manifest(NamedTuple):
-    """A manifest, as a `Storage` keeps it."""
+    """A manifest, as a `Storage` keeps it.
+
+    - `media_type`: its ``Content-Type`` without parameters. It is ASCII and has no blanks.
+    - `content`: the JSON, byte for byte as it was pushed.
+    """
 
     media_type: str
-    """Its ``Content-Type`` without parameters. It is ASCII and has no blanks."""
-
     content: bytes
-    """The JSON, byte for byte as it was pushed."""
 
 
 class Blob(NamedTuple):
-    """A blob, as `ReadStorage.open_blob` finds it. Nothing has to be closed if it is not read."""
+    """A blob, as `ReadStorage.open_blob` finds it. Nothing has to be closed if it is not read.
+
+    - `size`: the number of bytes.
+    - `read`: a function of a start and an end, which returns the bytes between them.
+    """
 
     size: int
-    """How many bytes it has."""
-
     read: Callable[[int, int], Iterable[bytes]]
     """Return the bytes from a start up to but not including an end, in blocks that fit in memory.
 
@@ -244,8 +261,8 @@ class Storage(ReadStorage, Protocol):
 
         :param digest: the digest of the manifest's content, which has been checked.
         :param blobs: the digests of the blobs that the repository must have.
-        :param expected: makes this a conditional write of a single tag: the digest that the tag
-            must point at, or "" if it must not exist.
+        :param expected: makes this a conditional write of a single tag. It is the digest that the
+            tag must point at, or "" if the tag must not exist.
         :param subject: the digest of the manifest that it refers to, which need not exist.
         :param descriptor: what `referrers` is to return for it.
 
@@ -268,7 +285,8 @@ class Storage(ReadStorage, Protocol):
     def delete_tag(self, name: str, tag: str, expected: str | None = None) -> None:
         """Delete a tag, but not the manifest. Raises `MissingError`.
 
-        :param expected: makes this a conditional write: the digest that the tag must point at.
+        :param expected: makes this a conditional write. It is the digest that the tag must point
+            at.
         """
         ...
 

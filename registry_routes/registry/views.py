@@ -43,6 +43,16 @@ from .storage import (
     Storage,
 )
 
+__all__ = [
+    "MAX_TAGS",
+    "TooManyTags",
+    "Views",
+    "blob_response",
+    "guard",
+    "manifest_response",
+    "require_registered",
+]
+
 _log = logging.getLogger("registry_routes.registry")
 
 _TRIES = 100  # of a conditional write, while other requests change the same tag
@@ -50,7 +60,7 @@ MAX_TAGS = 50  # in one push of a manifest: each of them becomes a header of the
 
 View = Callable[..., Response]
 
-#: The converter of each value that a storage is given. A map's own rules may let through more.
+# The converter of each value that a storage is given. A map's own rules may let through more.
 _CONVERTERS = {
     "name": CONVERTERS["repository"],
     "tag": CONVERTERS["tag"],

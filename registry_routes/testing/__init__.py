@@ -56,7 +56,7 @@ from .server import Server
 from .storage import ServedStorage
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication
+    from wsgiref.types import WSGIApplication
 
 __all__ = ["LENIENT", "Fault", "RecordedRequest", "ServedRegistry", "UnfiredFault", "serve"]
 
@@ -67,15 +67,17 @@ Auth: TypeAlias = Literal["basic", "bearer"]
 
 
 class ServedRegistry:
-    """The registry that `serve` starts, for a test to talk to."""
+    """The registry that `serve` starts, for a test to talk to.
+
+    - `app`: the registry as a WSGI application, to call without a socket, with
+      `werkzeug.test.Client` or ``httpx.WSGITransport``. It behaves the same, but raises
+      `ConnectionAbortedError` instead of closing a connection.
+    - `requests`: the requests so far, a list of `RecordedRequest` in the order in which they came.
+      ``requests.clear()`` forgets them.
+    """
 
     app: "WSGIApplication"
-    """The registry as a WSGI application, to call without a socket, with `werkzeug.test.Client` or
-    ``httpx.WSGITransport``. It behaves the same, but raises `ConnectionAbortedError` instead of
-    closing a connection."""
-
     requests: list[RecordedRequest]
-    """The requests so far, in the order in which they came. ``requests.clear()`` forgets them."""
 
     def __init__(
         self, server: Server, recorder: Recorder, faults: Faults, storage: ServedStorage | None
@@ -129,7 +131,7 @@ class ServedRegistry:
         :param endpoint: its name in the route table, such as ``blob``, or in your application's
             map; or ``token``, the token server; or ``storage``, to which `serve` redirects blobs.
         :param method: the method that fails. GET includes HEAD, except where a body is cut short.
-        :param what: what goes wrong:
+        :param what: the fault, which is
 
             - an error of `registry_routes.errors`, or any `werkzeug.exceptions.HTTPException`: it
               is the response;
@@ -173,12 +175,12 @@ class ServedRegistry:
         ...     registry.add_image("library/nginx:latest", layers=[b"some files"])
         'sha256:22630a7cced9a90ed496f9cc9b78e6d62c7dab4cce60567e1d537708fee7d078'
 
-        :param reference: the repository's name and a tag: ``library/nginx:latest``. The tag is
-            ``latest`` if there is none.
-        :param layers: the content of each layer: any bytes. What begins like gzip or zstd has the
-            media type of it. The image's configuration lists the digest of each layer's content:
-            that of the bytes as they are if they are not compressed, or corrupt, or if they are
-            zstd and this Python cannot read it (before 3.14).
+        :param reference: the repository's name and a tag, as in
+            ``library/nginx:latest``. The tag is ``latest`` if there is none.
+        :param layers: the content of each layer, any bytes. If they begin like gzip or zstd, the
+            layer has that media type. The image's configuration lists the digest of each layer
+            without its compression. If the bytes are corrupt, or are zstd and this Python cannot
+            read it (before 3.14), that is the digest of the bytes as they are.
         :param digest: a digest for the manifest, which need not be that of its content, in a
             registry of the dialect `LENIENT`.
 
@@ -299,20 +301,20 @@ def serve(
     :param port: the port; 0 for a free one, which is chosen when `ServedRegistry.host` or
         `ServedRegistry.url` is first read.
     :param users: the passwords of the users, by their names.
-    :param auth: how clients log in: with ``"basic"``, or with a token, ``"bearer"``, for which the
-        registry is also the token server. The users may do anything. If there are no users, anyone
-        gets a token to pull.
+    :param auth: how clients log in, which is with their password, ``"basic"``, or with a token,
+        ``"bearer"``, for which the registry is also the token server. The users may do anything. If
+        there are no users, anyone gets a token to pull.
     :param anonymous_pull: whether anyone may pull, although there are users. A GET of ``/v2/``
         still asks for a login, because many clients learn there how to log in.
     :param service: the token server's name for the registry, in its challenges and in the requests
         for a token.
-    :param token_field: where the token server puts the token in its answer to a GET: ``"token"``
-        or ``"access_token"``. (To the POST of OAuth2 it is always ``"access_token"``.)
+    :param token_field: the field of the token in the answer to a GET, ``"token"`` or
+        ``"access_token"``. (In the answer to the POST of OAuth2, it is ``"access_token"``.)
     :param token_method: the only method that the token server takes, ``"GET"`` or ``"POST"``; by
         default both. Without a name and a password, only a GET gets a token.
     :param granted_actions: the most that a token allows, such as ``["pull"]``, whatever the client
         asks for; by default, the users get all that they ask for.
-    :param scope_status: the status where a token's scopes are too small: 401 or 403.
+    :param scope_status: the status, 401 or 403, for a token whose scopes are too small.
     :param location: the form of each ``Location``. ``"absolute"`` is a whole URL, and
         ``"relative"`` is a path. ``"opaque"`` is a path too, but for an upload it is outside the
         API, and it has a query without which the upload does not go on. `None` leaves what the
@@ -323,7 +325,7 @@ def serve(
     :param page_size: the maximum number of results in a page of a list.
     :param min_chunk: the minimum size of a chunk in bytes; the last one may be smaller.
     :param max_chunk: the maximum size of a chunk in bytes.
-    :param like_docker_registry: whether to list repositories as docker-registry 2.8 does: the
+    :param like_docker_registry: whether to list repositories as docker-registry 2.8 does. Its
         catalog includes those with only blobs, and a list of tags is a 404 until there has been a
         tag.
     :param url_map: the routes. The default is ``app.url_map``, if that is a `RegistryMap`, and

@@ -42,10 +42,31 @@ from ..routes import Dialect, RouteName
 from ..scopes import Scope, parse_scopes, required_scopes
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-#: Endpoints outside a registry's API: the token server, and the origin to which blobs are
-#: redirected.
+__all__ = [
+    "SERVICE",
+    "STORAGE",
+    "TOKEN",
+    "BasicLogin",
+    "BearerLogin",
+    "Fault",
+    "Faults",
+    "Locations",
+    "MinimumChunks",
+    "NoSinglePost",
+    "RecordedRequest",
+    "Recorder",
+    "RedirectedBlobs",
+    "TokenServer",
+    "UnfiredFault",
+    "api_map",
+    "layers_map",
+    "request_of",
+]
+
+# Endpoints outside a registry's API: the token server, and the origin to which blobs are
+# redirected.
 TOKEN, STORAGE = "token", "storage"
 
 SERVICE = "registry"  # the token server's name for the registry; also the realm of Basic
@@ -92,31 +113,27 @@ def layers_map(
 
 @dataclass
 class RecordedRequest:
-    """A request that came to the registry."""
+    """A request that came to the registry.
+
+    - `method`: ``GET``, ``PUT`` and so on.
+    - `endpoint`: the endpoint's name in the map, such as ``manifest``, or that of your
+      application's rule; ``token`` for the token server; ``storage`` for the origin to which
+      `serve` redirects blobs; `None` for any other path.
+    - `values`: the values in the path: ``name``, ``tag``, ``digest``, ``uuid``.
+    - `path`: the path as the client sent it, but percent-decoded.
+    - `args`: the parameters of the query.
+    - `headers`: the headers.
+    - `status`: the status of the response; `None` if the registry closed the connection without a
+      response, or has not answered yet.
+    """
 
     method: str
-    """``GET``, ``PUT`` and so on."""
-
     endpoint: str | None
-    """The endpoint's name in the map, such as ``manifest``, or that of a rule of your application;
-    or ``token``, the token server; or ``storage``, to which blobs are redirected. `None` for any
-    other path."""
-
     values: Mapping[str, Any]
-    """The values in the path: ``name``, ``tag``, ``digest``, ``uuid``."""
-
     path: str
-    """The path as it was sent, but percent-decoded."""
-
     args: MultiDict[str, str]
-    """The parameters of the query."""
-
     headers: Headers
-    """The headers."""
-
     status: int | None = None
-    """The status of the response. It is `None` if the connection was closed without a response, or
-    if the request has not been answered yet."""
 
 
 _REQUEST = "registry_routes.testing.request"
@@ -186,18 +203,23 @@ def _path_info(url_map: RegistryMap, endpoint: str, values: Mapping[str, str]) -
     return unquote(url_map.bind("").build(endpoint, values), "latin-1")
 
 
-#: What can go wrong; `testing.ServedRegistry.fail` describes it.
 Fault: TypeAlias = HTTPException | int | timedelta | Literal["body cut short", "connection closed"]
+"""What can go wrong; `testing.ServedRegistry.fail` describes it."""
 
 
 class UnfiredFault(NamedTuple):
-    """A fault that still waits for requests."""
+    """A fault that still waits for requests.
+
+    - `endpoint`: the endpoint whose requests are to fail.
+    - `method`: the method of these requests.
+    - `what`: the fault, as `ServedRegistry.fail` takes it.
+    - `times`: how many more requests will fail; `None` if all of them will and none has come.
+    """
 
     endpoint: str
     method: str
     what: Fault
     times: int | None
-    """How many more requests it would fail; `None` for all of them, if there has been none."""
 
 
 @dataclass

@@ -19,9 +19,16 @@ from ..registry import MemoryStorage, MissingError, blob_response, manifest_resp
 from ..routes import OCI_1_1, Dialect, RouteName
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-#: Any algorithm, and any encoded part.
+__all__ = [
+    "LENIENT",
+    "LENIENT_DIGEST",
+    "LenientDigestConverter",
+    "MadeUpDigests",
+    "takes_any_digest",
+]
+
 LENIENT_DIGEST = replace(
     DIGEST,
     pattern=rf"{ALGORITHM.pattern}:[a-zA-Z0-9=_-]++",
@@ -32,17 +39,18 @@ LENIENT_DIGEST = replace(
         if fault not in {rf"\A{algorithm}:" for algorithm in REGISTERED_ALGORITHMS}
     ),
 )
+"""Any algorithm, and any encoded part."""
 
 
 class LenientDigestConverter(DigestConverter, grammar=LENIENT_DIGEST):
     """Any digest of the form ``algorithm:encoded``, even ``sha256:0cd1ee2a9e``."""
 
 
-#: `OCI_1_1` with any digest of the form ``algorithm:encoded`` in its URLs, for suites that make up
-#: their digests. See `testing.serve`.
 LENIENT = Dialect(
     "lenient", OCI_1_1.routes, {**OCI_1_1.converters, "digest": LenientDigestConverter}
 )
+"""`OCI_1_1` with any digest of the form ``algorithm:encoded`` in its URLs, for suites that make up
+their digests. See `testing.serve`."""
 
 
 def takes_any_digest(dialect: Dialect) -> bool:

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 from werkzeug.serving import BaseWSGIServer, DechunkedInput, WSGIRequestHandler, make_server
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
+    from wsgiref.types import WSGIApplication, WSGIEnvironment
+
+__all__ = ["Server"]
 
 _log = logging.getLogger(__name__)
 
@@ -245,7 +246,7 @@ class _Body(RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: "WriteableBuffer") -> int:
+    def readinto(self, buffer: Any) -> int:
         self.handler.continue_if_expected()
         size = self.file.readinto(buffer)
         if self.chunked and size < len(memoryview(buffer)):

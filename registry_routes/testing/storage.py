@@ -6,6 +6,8 @@ from typing import Any
 
 from ..registry import Manifest, MemoryStorage, MissingError
 
+__all__ = ["ServedStorage"]
+
 
 class ServedStorage(MemoryStorage):
     """A `MemoryStorage` that can list repositories as docker-registry does.
