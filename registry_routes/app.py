@@ -271,7 +271,7 @@ class RegistryApp:
                 taken.update((None,) if rule.methods is None else rule.methods)
         known = {rule.endpoint for rule in self.url_map.iter_rules()}
         if endpoint not in known:
-            near = closest(endpoint, map(str, known))
+            near = find_closest(endpoint, map(str, known))
             raise ValueError(f"endpoint {endpoint!r} must be one of the map's, such as {near}")
         wanted = [method and method.upper() for method in methods]
         if not wanted or None in wanted:
@@ -355,7 +355,7 @@ class RegistryApp:
         environ = answer.environ
         try:
             try:
-                return answer.take(_checked(respond(*arguments), respond))
+                return answer.take(_check_response(respond(*arguments), respond))
             except HTTPException as error:
                 return answer.take(error_response(error, environ))
         except Exception:
@@ -375,22 +375,22 @@ class RegistryApp:
         for hook in self._before:
             response = hook(request)
             if response is not None:
-                return _checked(response, hook)
+                return _check_response(response, hook)
         if request.routing_exception is None:
-            view = self._view_of(request.endpoint, request.method)
+            view = self._find_view(request.endpoint, request.method)
             if view is not None:
-                return _checked(view(request, **request.view_args or {}), view)
+                return _check_response(view(request, **request.view_args or {}), view)
         elif not getattr(request.routing_exception, "valid_methods", None):
             # No 405, or one for a path that takes no method, as in a read-only registry.
-            raise _explained(request.routing_exception, request.environ, self.url_map)
-        methods = self._methods_with_views(adapter)
+            raise _explain(request.routing_exception, request.environ, self.url_map)
+        methods = self._list_methods(adapter)
         if not methods:
             raise RouteUnknown
         if request.method == "OPTIONS":
             return Response(headers={"Allow": ", ".join(sorted({*methods, "OPTIONS"}))})
         raise Unsupported(valid_methods=methods)
 
-    def _methods_with_views(self, adapter: RegistryMapAdapter) -> list[str]:
+    def _list_methods(self, adapter: RegistryMapAdapter) -> list[str]:
         endpoints = dict(adapter.endpoints())
         if None in endpoints:  # a rule that takes any method
             endpoint = endpoints.pop(None)
@@ -399,15 +399,17 @@ class RegistryApp:
         return sorted(
             method
             for method, endpoint in endpoints.items()
-            if method and (endpoint is None or self._view_of(endpoint, method) is not None)
+            if method and (endpoint is None or self._find_view(endpoint, method) is not None)
         )
 
-    def _view_of(self, endpoint: Any, method: str) -> Callable[..., Response] | None:
+    def _find_view(self, endpoint: Any, method: str) -> Callable[..., Response] | None:
         views = self._views.get(endpoint, {})
         if method == "HEAD" and "HEAD" not in views:
             method = "GET"
         view = views.get(method) or views.get(None)
-        return _base if view is None and (endpoint, method) == (RouteName.BASE, "GET") else view
+        return (
+            _answer_base if view is None and (endpoint, method) == (RouteName.BASE, "GET") else view
+        )
 
 
 class _Answer:
@@ -420,7 +422,7 @@ class _Answer:
     def take(self, response: Response) -> Response:
         """Return the response, if a server can send it. Raise `ValueError` if none can."""
         self.responses[id(response)] = response
-        self.status, self.headers = _head_of(response, self.environ)
+        self.status, self.headers = _render_head(response, self.environ)
         return response
 
     def close(self) -> None:
@@ -429,7 +431,7 @@ class _Answer:
             response.close()
 
 
-def _checked(response: Any, function: Callable[..., Any]) -> Response:
+def _check_response(response: Any, function: Callable[..., Any]) -> Response:
     """Return what `function` has returned. Raise `TypeError` if that is not a response."""
     if isinstance(response, Response):
         return response
@@ -437,7 +439,7 @@ def _checked(response: Any, function: Callable[..., Any]) -> Response:
     raise TypeError(f"{name!r} must return a Response, not {response!r}")
 
 
-def _explained(
+def _explain(
     error: HTTPException, environ: "WSGIEnvironment", url_map: RegistryMap
 ) -> HTTPException:
     """Return a 404 that names the cause if the application is mounted at its own root."""
@@ -452,15 +454,15 @@ def _explained(
 
 def _is_trusted(host: str, trusted: Collection[str]) -> bool:
     """Whether a host is one of `trusted`, or under one of them that starts with a dot."""
-    name = _name_of(host)
+    name = _strip_port(host)
     for given in [trusted] if isinstance(trusted, str) else trusted:
-        suffix = _name_of(given.removeprefix("."))
+        suffix = _strip_port(given.removeprefix("."))
         if name == suffix or (given.startswith(".") and name.endswith(f".{suffix}")):
             return True
     return False
 
 
-def _name_of(host: str) -> str:
+def _strip_port(host: str) -> str:
     """Return a host without its port, in lowercase ASCII."""
     name = re.sub(":[0-9]*$", "", host).lower()
     return name if name.isascii() else name.encode("idna").decode()
@@ -492,7 +494,9 @@ _is_text = re.compile(r"[ -~\x80-\xff]*").fullmatch  # PEP 3333: Latin-1, withou
 _is_length = re.compile("[0-9]{1,18}").fullmatch
 
 
-def _head_of(response: Response, environ: "WSGIEnvironment") -> tuple[str, list[tuple[str, str]]]:
+def _render_head(
+    response: Response, environ: "WSGIEnvironment"
+) -> tuple[str, list[tuple[str, str]]]:
     """Return the status and the headers of a response, as a server gets them.
 
     Raise `ValueError` if no server can send them.
@@ -526,14 +530,14 @@ def _head_of(response: Response, environ: "WSGIEnvironment") -> tuple[str, list[
     return status, headers
 
 
-def _base(request: RegistryRequest) -> Response:
+def _answer_base(request: RegistryRequest) -> Response:
     return Response("{}", mimetype="application/json")
 
 
-def closest(word: str, known: Iterable[str]) -> str:
+def find_closest(word: str, known: Iterable[str]) -> str:
     """Return the known words closest to `word`, or all of them if none is close, for a message.
 
-    >>> closest("tag", ["base", "tags"]), closest("x", ["base", "tags"])
+    >>> find_closest("tag", ["base", "tags"]), find_closest("x", ["base", "tags"])
     ("'tags'", "'base' or 'tags'")
     """
     words = sorted(known)

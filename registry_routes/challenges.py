@@ -61,7 +61,7 @@ class Challenge:
 
     def __str__(self) -> str:
         # Always quoted: many clients look for the quotes.
-        values = [f"{name}={_quoted(value)}" for name, value in self.parameters.items()]
+        values = [f"{name}={_quote(value)}" for name, value in self.parameters.items()]
         rest = ",".join([self.token68, *values] if self.token68 else values)
         return f"{self.scheme.title()} {rest}".rstrip()
 
@@ -124,9 +124,9 @@ class Challenge:
         Raises `ValueError` if the scheme is not Bearer, or if the realm is not a URL of ``https``,
         or of ``http`` if that is allowed.
         """
-        url = self._token_server(registry)
+        url = self._check_realm(registry)
         pairs = [("service", self.service)] if self.service else []
-        pairs += [("scope", scope) for scope in self._scopes(scopes)]
+        pairs += [("scope", scope) for scope in self._list_scopes(scopes)]
         pairs += [("account", account)] if account else []
         return append_query(url, pairs)
 
@@ -160,7 +160,7 @@ class Challenge:
         Raises `ValueError` as `token_url` does, and if it is given neither a username and a
         password nor a refresh token, or both.
         """
-        url = self._token_server(registry)
+        url = self._check_realm(registry)
         if refresh_token is None and username is not None and password is not None:
             who = {"grant_type": "password", "username": username, "password": password}
         elif refresh_token is not None and username is None and password is None:
@@ -172,19 +172,19 @@ class Challenge:
         asked = {
             "service": self.service,
             "client_id": client_id,
-            "scope": " ".join(self._scopes(scopes)),
+            "scope": " ".join(self._list_scopes(scopes)),
             "access_type": "offline" if offline else "",
         }
         fields = who | {name: value for name, value in asked.items() if value}
         return TokenForm(url, fields)
 
-    def _scopes(self, scopes: str | Iterable[object] | None) -> list[str]:
+    def _list_scopes(self, scopes: str | Iterable[object] | None) -> list[str]:
         if scopes is None:
             scopes = self.scope
         text = scopes if isinstance(scopes, str) else " ".join(map(str, scopes))
         return text.split()
 
-    def _token_server(self, registry: object) -> str:
+    def _check_realm(self, registry: object) -> str:
         """The realm, without a fragment, if a password may be sent there."""
         if self.scheme != "bearer":
             raise ValueError(f"challenge {str(self)!r} must be of the scheme Bearer to get a token")
@@ -212,7 +212,7 @@ def _scheme_of(url: str) -> str | None:
     return parts.scheme if parts.hostname else None
 
 
-def _quoted(value: str) -> str:
+def _quote(value: str) -> str:
     return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
 
 
@@ -265,10 +265,10 @@ def parse_challenges(header_or_headers: str | Headers | Sequence[str] | None) ->
     if isinstance(given, Sequence) and all(isinstance(line, str | bytes) for line in given):
         given = [("WWW-Authenticate", line) for line in given]
     lines = header_values(given, "WWW-Authenticate")  # type: ignore[arg-type]
-    return [challenge for line in lines for challenge in _challenges_of(line.strip(" \t\r\n"))]
+    return [challenge for line in lines for challenge in _parse_line(line.strip(" \t\r\n"))]
 
 
-def _challenges_of(line: str) -> list[Challenge]:
+def _parse_line(line: str) -> list[Challenge]:
     found: list[tuple[str, dict[str, str], str]] = []
     position = 0
     while item := _ITEM.match(line, position):
@@ -340,14 +340,17 @@ def parse_token(body: bytes | str) -> Token:
     if not isinstance(refresh_token, str | None):
         raise ValueError("refresh_token of a token response must be a string")
     return Token(
-        token, int(min(seconds, _LONGEST)), _time(content.get("issued_at")), refresh_token or None
+        token,
+        int(min(seconds, _LONGEST)),
+        _parse_time(content.get("issued_at")),
+        refresh_token or None,
     )
 
 
 _LONGEST = 999_999_999  # seconds, which a `timedelta` can hold
 
 
-def _time(text: object) -> datetime | None:
+def _parse_time(text: object) -> datetime | None:
     """A time of RFC 3339; `None` if it is missing, or in the year 1, which is Go's zero time."""
     if text is None:
         return None

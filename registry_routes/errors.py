@@ -161,15 +161,15 @@ class RegistryError(HTTPException):
         others = super().get_headers(environ, scope)
         return [
             ("Content-Type", "application/json"),
-            *((name, _sendable(value)) for name, value in others if name.lower() not in given),
-            *((name, _sendable(value)) for name, value in self.headers),
+            *((name, _clean_header(value)) for name, value in others if name.lower() not in given),
+            *((name, _clean_header(value)) for name, value in self.headers),
         ]
 
 
 _ASCII = "".join(map(chr, range(128)))
 
 
-def _sendable(value: object) -> str:
+def _clean_header(value: object) -> str:
     """`value` without what a header cannot hold (RFC 9110, 5.5; PEP 3333)."""
     text = re.sub(r"[\x00-\x1f\x7f]+", " ", str(value)).strip(" ")
     return re.sub(r"[^\x00-\xff]+", lambda found: quote(found[0], errors="replace"), text)
@@ -301,7 +301,7 @@ class Unauthorized(RegistryError, exceptions.Unauthorized):
                 "scope": self.scope,
                 "error": error,
             }
-            given = {name: _sendable(value) for name, value in parameters.items() if value}
+            given = {name: _clean_header(value) for name, value in parameters.items() if value}
             challenge = Challenge("bearer", given) if given else None
         challenges = [*(self.www_authenticate or ()), *([challenge] if challenge else [])]
         vars(self)["www_authenticate"] = None  # Werkzeug's objects cannot be pickled

@@ -119,13 +119,13 @@ class Grammar:
             rule = self.broken_rule(value)
         else:
             rule = f"must be a string, not {type(value).__name__}"
-        return rule and f"{self.kind} {shortened(value)} {rule}"
+        return rule and f"{self.kind} {shorten(value)} {rule}"
 
 
-def shortened(value: object) -> str:
+def shorten(value: object) -> str:
     """The `repr` of a value, for a message: at most 200 characters of it.
 
-    >>> shortened("nginx")
+    >>> shorten("nginx")
     "'nginx'"
     """
     text = repr(value)

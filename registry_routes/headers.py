@@ -177,7 +177,7 @@ def header_pairs(headers: Headers | None) -> list[tuple[str, str]]:
     except (TypeError, ValueError):
         raise TypeError(f"headers must be a mapping or pairs, not {headers!r:.100}") from None
     return [
-        (_text(name), _text(one))
+        (_decode(name), _decode(one))
         for name, value in pairs
         for one in (value if isinstance(value, list | tuple) else [value])
         if one is not None
@@ -195,7 +195,7 @@ def header_values(headers: Headers | None, name: str) -> list[str]:
     return [value for other, value in header_pairs(headers) if other.lower() == name.lower()]
 
 
-def _text(value: object) -> str:
+def _decode(value: object) -> str:
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
 
 
@@ -216,7 +216,7 @@ def seconds_until(time: datetime, now: datetime | None = None) -> int:
     A time without a timezone is UTC, as in Werkzeug.
     """
     aware = time if time.tzinfo else time.replace(tzinfo=UTC)
-    return _capped(math.ceil((aware - (now or datetime.now(UTC))).total_seconds()))
+    return _cap(math.ceil((aware - (now or datetime.now(UTC))).total_seconds()))
 
 
 def retry_after(value: str | Iterable[str] | None, date: str | None = None) -> int | None:
@@ -233,17 +233,17 @@ def retry_after(value: str | Iterable[str] | None, date: str | None = None) -> i
     for line in field_lines(value):
         first = line.partition(",")[0].strip(" \t")  # two lines may have been joined
         if re.fullmatch(r"[0-9]+(?:\.[0-9]*)?", first):
-            return _capped(math.ceil(min(float(first), 1e9)))
-        if (time := _time(line)) is not None:
-            return seconds_until(time, _time(date or ""))
+            return _cap(math.ceil(min(float(first), 1e9)))
+        if (time := _parse_time(line)) is not None:
+            return seconds_until(time, _parse_time(date or ""))
     return None
 
 
-def _capped(seconds: int) -> int:
+def _cap(seconds: int) -> int:
     return min(max(seconds, 0), 999_999_999)
 
 
-def _time(text: str) -> datetime | None:
+def _parse_time(text: str) -> datetime | None:
     try:
         return parse_date(text)
     except (OverflowError, ValueError):  # a date that does not exist
@@ -253,7 +253,7 @@ def _time(text: str) -> datetime | None:
 _ELEMENT = re.compile(r"""(?>(?:[^",]++|"(?>(?:[^"\\]++|\\.)*)"?)+)""", re.DOTALL)
 
 
-def _elements(value: str | Iterable[str] | None) -> Iterator[str]:
+def _split_elements(value: str | Iterable[str] | None) -> Iterator[str]:
     for line in field_lines(value):
         for element in _ELEMENT.findall(line):
             if stripped := element.strip(" \t"):
@@ -272,7 +272,7 @@ def parse_list(value: str | Iterable[str] | None) -> list[str]:
     >>> "artifactType" in parse_list("artifactType")
     True
     """
-    return list(_elements(value))
+    return list(_split_elements(value))
 
 
 _QUOTED = r'"((?>(?:[^"\\]++|\\.)*))"'
@@ -303,7 +303,7 @@ def parse_warnings(value: str | Iterable[str] | None) -> list[str]:
     >>> parse_warnings('299 - "Your token expires soon.", 110 - "Response is Stale"')
     ['Your token expires soon.']
     """
-    found = filter(None, map(_WARNING.fullmatch, _elements(value)))
+    found = filter(None, map(_WARNING.fullmatch, _split_elements(value)))
     return list(dict.fromkeys(unescape(one[1]) for one in found))
 
 

@@ -158,7 +158,7 @@ class Login:
         with self._lock:
             if self._wants_basic:
                 return self._basic
-            key = self._latest if scopes is None else _key(scopes)
+            key = self._latest if scopes is None else _key_of(scopes)
             grant = self._grants.get(key)
             if grant is None or grant.end <= time.monotonic():
                 return None
@@ -174,11 +174,11 @@ class Login:
         if not same_origin(url, self.root):
             return None
         with self._lock:
-            grant = self._grants.get(self._latest if scopes is None else _key(scopes))
+            grant = self._grants.get(self._latest if scopes is None else _key_of(scopes))
             if grant is None or grant.request is None or grant.end > time.monotonic():
                 return None
             old = grant.request
-        return self._token_request(old.challenge, old.scopes, old.key)
+        return self._make_request(old.challenge, old.scopes, old.key)
 
     def challenged(
         self,
@@ -217,10 +217,10 @@ class Login:
         needed = [] if scopes is None else [Scope.parse(str(scope)) for scope in scopes]
         others = [scope for scope in bearer.scopes if not scope.is_granted_by(needed)]
         wanted = tuple(sorted({str(scope) for scope in [*needed, *others]}))
-        key = frozenset(wanted) if scopes is None else _key(needed)
-        request = self._token_request(bearer, wanted, key)
+        key = frozenset(wanted) if scopes is None else _key_of(needed)
+        request = self._make_request(bearer, wanted, key)
         with self._lock:
-            grant = self._grant_of(key)
+            grant = self._find_grant(key)
             grant.request, grant.end = request, 0  # the registry does not accept its token
             self._latest = key
         return request
@@ -234,23 +234,23 @@ class Login:
         `RegistryError` for a refusal, and `ValueError` for an answer without a token.
         """
         if status in (404, 405) and request.method == "GET" and self._user is not None:
-            return self._token_request(request.challenge, request.scopes, request.key, as_form=True)
+            return self._make_request(request.challenge, request.scopes, request.key, as_form=True)
         if status >= 400 and status not in (404, 405):  # which would say that there is no image
             raise parse_errors(status, body, headers)[0]
         if status != 200:
             raise ValueError(f"token server {request.url!r} answers {status} instead of a token")
         token = parse_token(body)
-        end = time.monotonic() + _lifetime(token)
+        end = time.monotonic() + _lifetime_of(token)
         with self._lock:
             self._wants_forms = bool(request.form)
             if self._identity_token is not None and token.refresh_token is not None:
                 self._identity_token = token.refresh_token
-            grant = self._grant_of(request.key)
+            grant = self._find_grant(request.key)
             grant.authorization, grant.end, grant.request = f"Bearer {token.token}", end, request
             self._latest = request.key
         return None
 
-    def _token_request(
+    def _make_request(
         self,
         challenge: Challenge,
         scopes: tuple[str, ...],
@@ -271,16 +271,16 @@ class Login:
         method = "POST" if form else "GET"
         return TokenRequest(method, url, headers, form, challenge, scopes, key)
 
-    def _grant_of(self, key: frozenset[str]) -> _Grant:
+    def _find_grant(self, key: frozenset[str]) -> _Grant:
         if key not in self._grants and len(self._grants) >= _MOST_TOKENS:
             self._grants.clear()
         return self._grants.setdefault(key, _Grant())
 
     @contextmanager
-    def _asking(self, scopes: Iterable[object] | None) -> Iterator[None]:
+    def _ask_once(self, scopes: Iterable[object] | None) -> Iterator[None]:
         """Make other threads that need the same token wait for it, or for the error."""
         with self._lock:
-            grant = self._grant_of(frozenset() if scopes is None else _key(scopes))
+            grant = self._find_grant(frozenset() if scopes is None else _key_of(scopes))
             before = grant.error
             grant.threads += 1
         try:
@@ -305,25 +305,25 @@ class Login:
         are asked for by the adapter and with the options of the last request. A plain session adds
         the passwords of a ``.netrc`` to redirects; that of `session` does not.
         """
-        return _requests_auth(self)
+        return _make_requests_auth(self)
 
     def session(self) -> "requests.Session":
         """Return a session of requests that logs in. It sends nothing from a ``.netrc``."""
-        return _requests_session(self)
+        return _make_requests_session(self)
 
     def for_httpx(self) -> "httpx.Auth":
         """Return the ``auth`` of a client or a request of httpx, synchronous or not.
 
         A request whose body cannot be sent again, such as a generator, gets its 401 back.
         """
-        return _httpx_auth(self)
+        return _make_httpx_auth(self)
 
 
-def _key(scopes: Iterable[object]) -> frozenset[str]:
+def _key_of(scopes: Iterable[object]) -> frozenset[str]:
     return frozenset(map(str, scopes))
 
 
-def _lifetime(token: Token) -> float:
+def _lifetime_of(token: Token) -> float:
     """For how many seconds to keep a token. It ends a little early, but serves the next request."""
     age = 0.0
     if token.issued_at is not None:
@@ -337,7 +337,7 @@ def _lifetime(token: Token) -> float:
 # requests.
 
 
-def _requests_auth(
+def _make_requests_auth(
     login: Login, adapter_for: "Callable[[str], BaseAdapter] | None" = None
 ) -> "AuthBase":
     from requests import PreparedRequest, Request, Response
@@ -351,7 +351,7 @@ def _requests_auth(
             url = str(request.url)
             scopes = login.scopes(str(request.method), url)
             if self.send is not None:
-                with login._asking(scopes):
+                with login._ask_once(scopes):
                     self.ask(login.prepare(url, scopes), self.send)
             if (authorization := login.authorization(url, scopes)) is not None:
                 request.headers["Authorization"] = authorization
@@ -378,7 +378,7 @@ def _requests_auth(
             scopes = login.scopes(str(request.method), url)
             sent = request.headers.get("Authorization", "")
             try:
-                with login._asking(scopes):
+                with login._ask_once(scopes):
                     status, headers = response.status_code, response.headers
                     self.ask(login.challenged(url, scopes, status, headers, sent), send)
             except BaseException:
@@ -413,7 +413,7 @@ def _requests_auth(
     return Auth()
 
 
-def _requests_session(login: Login) -> "requests.Session":
+def _make_requests_session(login: Login) -> "requests.Session":
     import requests
 
     class Session(requests.Session):
@@ -424,14 +424,14 @@ def _requests_session(login: Login) -> "requests.Session":
                 prepared_request.headers.pop("Authorization", None)
 
     session = Session()
-    session.auth = _requests_auth(login, session.get_adapter)
+    session.auth = _make_requests_auth(login, session.get_adapter)
     return session
 
 
 # httpx.
 
 
-def _httpx_auth(login: Login) -> "httpx.Auth":
+def _make_httpx_auth(login: Login) -> "httpx.Auth":
     import httpx
 
     class Auth(httpx.Auth):
@@ -441,7 +441,7 @@ def _httpx_auth(login: Login) -> "httpx.Auth":
             def once(body: bytes) -> Iterator[bytes]:
                 yield body
 
-            flow = self.flow(request, login._asking, once)
+            flow = self.flow(request, login._ask_once, once)
             step = next(flow)
             with suppress(StopIteration):
                 while True:

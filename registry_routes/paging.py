@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from .errors import PaginationNumberInvalid
 from .headers import field_lines, unescape
-from .urls import resolved
+from .urls import resolve
 
 __all__ = ["next_link", "paginate", "parse_next_link", "parse_page"]
 
@@ -89,7 +89,7 @@ def parse_next_link(request_url: object, header: str | Iterable[str] | None) -> 
     The link may lead to another host, and there from https to http: do not send the registry's
     credentials there. A link that is no URL of ``http`` or ``https`` is no next page.
     """
-    resolved(request_url, "")  # which checks it
+    resolve(request_url, "")  # which checks it
     for line in field_lines(header):
         position = 0
         while target := _TARGET.match(line, position):
@@ -104,5 +104,5 @@ def parse_next_link(request_url: object, header: str | Iterable[str] | None) -> 
             relations = parameters.get("rel", "").lower().split()
             if "next" in relations and "anchor" not in parameters:
                 with suppress(ValueError):
-                    return resolved(request_url, target[1]).geturl()
+                    return resolve(request_url, target[1]).geturl()
     return None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from .digests import check_algorithm
-from .grammar import DIGEST, DOMAIN, NAME, TAG, shortened
+from .grammar import DIGEST, DOMAIN, NAME, TAG, shorten
 from .scopes import Scope
 
 __all__ = ["Reference"]
@@ -59,17 +59,17 @@ class Reference:
         )
         domain, name, _, digest = checked
         if len(name) > 255:
-            raise ValueError(f"{NAME.kind} {shortened(name)} must have at most 255 characters")
+            raise ValueError(f"{NAME.kind} {shorten(name)} must have at most 255 characters")
         if digest is not None:
             check_algorithm(digest.partition(":")[0])
         for field, value in zip(("domain", "name", "tag", "digest"), checked, strict=True):
             object.__setattr__(self, field, value)  # a plain string, even if an enum was given
-        parsed = _parts(str(self))
+        parsed = _split(str(self))
         if parsed != checked:
             raise ValueError(
-                f"reference {shortened(str(self))} must have the domain {shortened(parsed[0])} and "
-                f"the repository name {shortened(parsed[1])}, not {shortened(domain)} and "
-                f"{shortened(name)}"
+                f"reference {shorten(str(self))} must have the domain {shorten(parsed[0])} and "
+                f"the repository name {shorten(parsed[1])}, not {shorten(domain)} and "
+                f"{shorten(name)}"
             )
 
     @classmethod
@@ -95,16 +95,16 @@ class Reference:
         """
         if not isinstance(text, str):
             kind = type(text).__name__
-            raise ValueError(f"reference {shortened(text)} must be a string, not {kind}")
+            raise ValueError(f"reference {shorten(text)} must be a string, not {kind}")
         if scheme := re.match("([a-z][a-z0-9+.-]*:)//", text):
-            raise ValueError(f"domain {shortened(scheme[1])} must not be the scheme of a URL")
+            raise ValueError(f"domain {shorten(scheme[1])} must not be the scheme of a URL")
         if re.fullmatch("[a-f0-9]{64}", text):
             raise ValueError(f"reference {text!r} must not be 64 hexadecimal digits, an image ID")
-        return cls(*_parts(str.__str__(text), DOMAIN.check(default_domain)))
+        return cls(*_split(str.__str__(text), DOMAIN.check(default_domain)))
 
     def __str__(self) -> str:
         """The full form, with the domain."""
-        return self._with_tag_and_digest(f"{self.domain}/{self.name}" if self.domain else self.name)
+        return self._add_tag_and_digest(f"{self.domain}/{self.name}" if self.domain else self.name)
 
     def familiar(self) -> str:
         """The short form that Docker shows to its users, without ``docker.io`` and ``library``.
@@ -122,7 +122,7 @@ class Reference:
         if self.domain != _DOCKER_HUB:
             return str(self)
         official = self.name.removeprefix(_OFFICIAL)
-        return self._with_tag_and_digest(self.name if "/" in official else official)
+        return self._add_tag_and_digest(self.name if "/" in official else official)
 
     def reference(self) -> str:
         """Return what the manifest's URL ends with: the digest, else the tag, else ``latest``."""
@@ -146,18 +146,18 @@ class Reference:
         'http://localhost:5000'
         """
         if scheme not in ("http", "https"):
-            raise ValueError(f"scheme {shortened(scheme)} must be 'http' or 'https'")
+            raise ValueError(f"scheme {shorten(scheme)} must be 'http' or 'https'")
         # Without a domain, the name starts with what looks like one: the error names that.
         domain = DOMAIN.check(self.domain or self.name.partition("/")[0])
         return f"{scheme}://{'registry-1.docker.io' if domain == _DOCKER_HUB else domain}"
 
-    def _with_tag_and_digest(self, name: str) -> str:
+    def _add_tag_and_digest(self, name: str) -> str:
         tag = "" if self.tag is None else f":{self.tag}"
         digest = "" if self.digest is None else f"@{self.digest}"
         return f"{name}{tag}{digest}"
 
 
-def _parts(text: str, default_domain: str = _DOCKER_HUB) -> tuple[str, str, str | None, str | None]:
+def _split(text: str, default_domain: str = _DOCKER_HUB) -> tuple[str, str, str | None, str | None]:
     """The parts of a reference, with Docker's defaults, well-formed or not."""
     named, at, digest = text.partition("@")
     domain, slash, rest = named.partition("/")

@@ -85,10 +85,10 @@ def parse_errors(
     default = MISSING.get((endpoint or "").rpartition(".")[2]) if status == 404 else None
     if text.strip() or default is None:
         default = BY_STATUS.get(status)
-    entries = _entries(text) or [{"message": _plain_text(text)}]
+    entries = _parse_entries(text) or [{"message": _extract_text(text)}]
     date = next(iter(header_values(pairs, "Date")), None)
     wait = retry_after(header_values(forwarded, "Retry-After"), date)
-    return [_read(int(status), forwarded, wait, default, entry) for entry in entries]
+    return [_make_error(int(status), forwarded, wait, default, entry) for entry in entries]
 
 
 def raise_for_status(response: Any, *, endpoint: str | None = None) -> None:
@@ -129,7 +129,7 @@ FORWARDED = (
 """The headers that are about an error, which a proxy passes on."""
 
 
-def _entries(text: str) -> list[dict[str, Any]]:
+def _parse_entries(text: str) -> list[dict[str, Any]]:
     """The entries of a JSON body; none if the body is not JSON or has no errors."""
     try:
         content = json.loads(text.removeprefix("\ufeff"))
@@ -146,7 +146,7 @@ def _entries(text: str) -> list[dict[str, Any]]:
     return [{"message": words[0], "detail": content}] if words else []
 
 
-def _read(
+def _make_error(
     status: int,
     headers: list[tuple[str, str]],
     wait: int | None,
@@ -168,7 +168,7 @@ def _read(
     elif known is Unsupported:
         allow = ",".join(header_values(headers, "Allow"))
         options["valid_methods"] = re.findall(r"[^\s,]+", allow) or None
-    error = (known or _of_status(status))(
+    error = (known or _make_class(status))(
         message if isinstance(message, str) and message else None,
         detail=entry.get("detail"),
         **options,
@@ -185,21 +185,21 @@ _OF_A_CHALLENGE = ("realm", "service", "scope", "error")
 
 
 @cache
-def _of_status(status: int) -> type[RegistryError]:
+def _make_class(status: int) -> type[RegistryError]:
     implied = exceptions.default_exceptions.get(status, exceptions.HTTPException)
 
     def reduce(error: RegistryError) -> tuple[Any, ...]:  # pickle cannot find the class by name
-        return _new_of_status, (status,), error.__dict__
+        return _restore_error, (status,), error.__dict__
 
     members = {"description": implied().name, "__reduce__": reduce}
     return type("RegistryError", (RegistryError, implied), members)
 
 
-def _new_of_status(status: int) -> RegistryError:
-    return _of_status(status)()
+def _restore_error(status: int) -> RegistryError:
+    return _make_class(status)()
 
 
-def _plain_text(text: str) -> str:
+def _extract_text(text: str) -> str:
     """The title of a page, or the first words of a text, to show as the message."""
     text = text[:10_000]
     if "<" in text:

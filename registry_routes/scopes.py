@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
 
-from .grammar import NAME, shortened
+from .grammar import NAME, shorten
 
 __all__ = ["Scope", "parse_scopes", "required_scopes"]
 
@@ -43,10 +43,10 @@ class Scope:
         text = str(self)
         if not re.fullmatch(_WORD, text):  # a blank in a name would begin another scope
             raise ValueError(
-                f"scope {shortened(text)} must be printable ASCII, without blanks, '\"' and '\\'"
+                f"scope {shorten(text)} must be printable ASCII, without blanks, '\"' and '\\'"
             )
-        if _parts(text) != (self.type, self.name, self.actions):
-            raise ValueError(f"scope {shortened(text)} must have its ':' and ',' between its parts")
+        if _split(text) != (self.type, self.name, self.actions):
+            raise ValueError(f"scope {shorten(text)} must have its ':' and ',' between its parts")
 
     def __str__(self) -> str:
         if not self.name and not self.actions:
@@ -65,7 +65,7 @@ class Scope:
 
         Raises `ValueError` for characters that no scope has (RFC 6749, 3.3), and for no text.
         """
-        return cls(*_parts(text))
+        return cls(*_split(text))
 
     def is_granted_by(self, granted: Iterable["Scope"]) -> bool:
         """Whether the scopes in `granted` together allow everything that this scope asks for.
@@ -92,7 +92,7 @@ _WORD = r"[!#-\[\]-~]+"  # RFC 6749, 3.3
 _SCOPE = re.compile(rf"([a-z0-9]+(?:\([a-z0-9]+\))?):({_WORD}):([a-zA-Z0-9_.*,-]*)")
 
 
-def _parts(text: str) -> tuple[str, str, tuple[str, ...]]:
+def _split(text: str) -> tuple[str, str, tuple[str, ...]]:
     found = _SCOPE.fullmatch(text)
     if not found:
         return text, "", ()

@@ -17,7 +17,7 @@ from werkzeug.routing import BuildError, MapAdapter, RequestRedirect
 from werkzeug.wsgi import get_host
 
 from .errors import RegistryError
-from .grammar import ALGORITHM, SAFE_IN_PATH, Grammar, append_query, shortened
+from .grammar import ALGORITHM, SAFE_IN_PATH, Grammar, append_query, shorten
 from .map import RegistryMap
 from .map import url_map as ready_made_map
 from .reference import Reference
@@ -53,7 +53,7 @@ PARAMETERS: Mapping[str, str] = MappingProxyType(
 P = ParamSpec("P")
 
 
-def _by_position(method: Callable[P, str]) -> Callable[P, str]:
+def _explain_misplaced(method: Callable[P, str]) -> Callable[P, str]:
     """Return the method; its error for an argument given by name shows how to write the call."""
     parameters = signature(method).parameters.values()
     names = [one.name for one in parameters if one.kind is one.POSITIONAL_ONLY]
@@ -68,7 +68,7 @@ def _by_position(method: Callable[P, str]) -> Callable[P, str]:
             misplaced = [name for name in absent if name in options]
             if not misplaced:
                 raise
-            values = ", ".join(map(shortened, [*args[1:], *(options[name] for name in misplaced)]))
+            values = ", ".join(map(shorten, [*args[1:], *(options[name] for name in misplaced)]))
             raise TypeError(
                 f"URLBuilder.{method.__name__}() takes {' and '.join(misplaced)} by position: "
                 f"{method.__name__}({values})"
@@ -115,13 +115,13 @@ class URLBuilder:
         self._table = (url_map or ready_made_map).table
         self._set_root(root, relative)
         if self.root.endswith("/v2"):  # every URL would have it twice
-            right = shortened(self.root.removesuffix("/v2") or "/")
+            right = shorten(self.root.removesuffix("/v2") or "/")
             raise ValueError(
-                f"root {shortened(str(root))} contains the '/v2' of the API: give {right}"
+                f"root {shorten(str(root))} contains the '/v2' of the API: give {right}"
             )
 
     def _set_root(self, root: object, relative: bool) -> None:
-        parts = _parsed_root(root, may_be_path=relative)
+        parts = _parse_root(root, may_be_path=relative)
         self.root = parts.path if relative else f"{parts.scheme}://{parts.netloc}{parts.path}"
 
     def __repr__(self) -> str:
@@ -156,22 +156,24 @@ class URLBuilder:
 
     def base(self, /, **query: QueryValue) -> str:
         """The root of the API, ``/v2/``."""
-        return self._url(RouteName.BASE, {}, {}, query)
+        return self._build_url(RouteName.BASE, {}, {}, query)
 
     def catalog(
         self, /, *, n: int | None = None, last: str | None = None, **query: QueryValue
     ) -> str:
         """The repositories: at most `n` of them, after `last`."""
-        return self._url(RouteName.CATALOG, {}, {"n": _count(n), "last": last}, query)
+        return self._build_url(RouteName.CATALOG, {}, {"n": _check_count(n), "last": last}, query)
 
-    @_by_position
+    @_explain_misplaced
     def tags(
         self, name: str, /, *, n: int | None = None, last: str | None = None, **query: QueryValue
     ) -> str:
         """The tags of a repository: at most `n` of them, after `last`."""
-        return self._url(RouteName.TAGS, {"name": name}, {"n": _count(n), "last": last}, query)
+        return self._build_url(
+            RouteName.TAGS, {"name": name}, {"n": _check_count(n), "last": last}, query
+        )
 
-    @_by_position
+    @_explain_misplaced
     def manifest(
         self,
         name: str | Reference,
@@ -197,29 +199,29 @@ class URLBuilder:
         if isinstance(name, Reference):
             if reference is not None:
                 raise ValueError(
-                    f"reference {shortened(str(name))} must be given alone, not with "
-                    f"{shortened(reference)}"
+                    f"reference {shorten(str(name))} must be given alone, not with "
+                    f"{shorten(reference)}"
                 )
             reference, name = name.reference(), name.name
         elif reference is None:
             raise TypeError("URLBuilder.manifest() needs a tag or a digest, or a Reference")
         kind = "digest" if isinstance(reference, str) and ":" in reference else "tag"
-        tags = _listed(tag)
+        tags = _list_values(tag)
         for one in tags:
-            self._grammar("tag").check(one)
+            self._grammar_of("tag").check(one)
         if tags and kind == "tag":
             raise ValueError(
-                f"manifest {shortened(reference)} must be named by its digest to take tags"
+                f"manifest {shorten(reference)} must be named by its digest to take tags"
             )
         values = {"name": name, kind: reference}
-        return self._url(RouteName.MANIFEST, values, {"tag": tags, "ns": ns}, query)
+        return self._build_url(RouteName.MANIFEST, values, {"tag": tags, "ns": ns}, query)
 
-    @_by_position
+    @_explain_misplaced
     def blob(self, name: str, digest: str, /, *, ns: str | None = None, **query: QueryValue) -> str:
         """A blob. For `ns` see `manifest`."""
-        return self._url(RouteName.BLOB, {"name": name, "digest": digest}, {"ns": ns}, query)
+        return self._build_url(RouteName.BLOB, {"name": name, "digest": digest}, {"ns": ns}, query)
 
-    @_by_position
+    @_explain_misplaced
     def blob_upload(
         self,
         name: str,
@@ -239,18 +241,18 @@ class URLBuilder:
         :param digest_algorithm: the algorithm of the blob's later digest, such as ``sha512``.
         """
         if from_ is not None:
-            self._grammar("repository").check(from_)
+            self._grammar_of("repository").check(from_)
         if digest_algorithm is not None:
             ALGORITHM.check(digest_algorithm)
         parameters = {
-            "mount": self._checked_digest(mount),
+            "mount": self._check_digest(mount),
             "from_": from_,
-            "digest": self._checked_digest(digest),
+            "digest": self._check_digest(digest),
             "digest_algorithm": digest_algorithm,
         }
-        return self._url(RouteName.BLOB_UPLOAD, {"name": name}, parameters, query)
+        return self._build_url(RouteName.BLOB_UPLOAD, {"name": name}, parameters, query)
 
-    @_by_position
+    @_explain_misplaced
     def blob_upload_chunk(
         self, name: str, uuid: str, /, *, digest: str | None = None, **query: QueryValue
     ) -> str:
@@ -259,10 +261,10 @@ class URLBuilder:
         :param digest: the blob's digest, to complete the upload.
         """
         values = {"name": name, "uuid": uuid}
-        parameters = {"digest": self._checked_digest(digest)}
-        return self._url(RouteName.BLOB_UPLOAD_CHUNK, values, parameters, query)
+        parameters = {"digest": self._check_digest(digest)}
+        return self._build_url(RouteName.BLOB_UPLOAD_CHUNK, values, parameters, query)
 
-    @_by_position
+    @_explain_misplaced
     def referrers(
         self,
         name: str,
@@ -281,10 +283,10 @@ class URLBuilder:
         :param artifact_type: list only manifests of this type, or of these types.
         """
         values = {"name": name, "digest": digest}
-        parameters = {"artifact_type": artifact_type, "n": _count(n), "last": last}
-        return self._url(RouteName.REFERRERS, values, parameters, query)
+        parameters = {"artifact_type": artifact_type, "n": _check_count(n), "last": last}
+        return self._build_url(RouteName.REFERRERS, values, parameters, query)
 
-    @_by_position
+    @_explain_misplaced
     def extension(
         self,
         extension: str,
@@ -301,7 +303,7 @@ class URLBuilder:
         values = {"extension": extension, "component": component, "module": module}
         if name is not None:
             values["name"] = name
-        return self._url(RouteName.EXTENSION, values, {}, query)
+        return self._build_url(RouteName.EXTENSION, values, {}, query)
 
     def build(
         self,
@@ -320,16 +322,16 @@ class URLBuilder:
         'https://registry.example.com/v2/a/tags/list?n=2&page=x%2By'
         """
         given = query.to_dict(flat=False) if isinstance(query, MultiDict) else query
-        return self._url(endpoint, values, {}, given or {})
+        return self._build_url(endpoint, values, {}, given or {})
 
-    def _url(
+    def _build_url(
         self,
         endpoint: str,
         values: Mapping[str, str],
         parameters: Mapping[str, Any],
         more: Mapping[str, Any],
     ) -> str:
-        parameters = _spelled(parameters)
+        parameters = _spell(parameters)
         for name in parameters:
             if name in more:  # it would not be checked there
                 raise ValueError(f"parameter {name!r} must be given by its own argument")
@@ -341,13 +343,13 @@ class URLBuilder:
         path = self._table.build(endpoint, values)
         if path is None:
             raise BuildError(str(endpoint), values, None)
-        return _with_query(f"{self.root}{path}", {**parameters, **more})
+        return _add_query(f"{self.root}{path}", {**parameters, **more})
 
-    def _grammar(self, converter: str) -> Grammar:
+    def _grammar_of(self, converter: str) -> Grammar:
         return self._table.dialect.converters[converter].grammar
 
-    def _checked_digest(self, digest: str | None) -> str | None:
-        return digest if digest is None else self._grammar("digest").check(digest)
+    def _check_digest(self, digest: str | None) -> str | None:
+        return digest if digest is None else self._grammar_of("digest").check(digest)
 
 
 # What others call ``n``. A registry would ignore it.
@@ -402,17 +404,17 @@ def match_url(
         the host ``registry.invalid``, which appears in the redirects of its own rules.
     """
     routes = url_map or ready_made_map
-    at = _parsed_root(root, may_be_path=True)
-    parts = _parsed("URL", url, f"{at.scheme or 'http'}://{at.netloc or _ANY_HOST}")
-    named = shortened(str(url))
+    at = _parse_root(root, may_be_path=True)
+    parts = _parse("URL", url, f"{at.scheme or 'http'}://{at.netloc or _ANY_HOST}")
+    named = shorten(str(url))
     if not _is_http(parts):
         raise ValueError(
             f"URL {named} must be a URL of http or https, or a path that starts with '/'"
         )
     path, mount = unquote(parts.path), unquote(at.path)
-    is_elsewhere = at.netloc and _origin(parts) != _origin(at)
+    is_elsewhere = at.netloc and _origin_of(parts) != _origin_of(at)
     if is_elsewhere or not f"{path}/".startswith(f"{mount}/"):
-        raise NotFound(f"URL {named} must be under the root {shortened(str(root))}")
+        raise NotFound(f"URL {named} must be under the root {shorten(str(root))}")
     adapter = routes.bind(_ANY_HOST, mount, query_args=parts.query)
     try:
         match = adapter.match if method is not None else partial(_match_any, adapter)
@@ -421,7 +423,7 @@ def match_url(
         if isinstance(error, RegistryError):
             raise
         api = at._replace(path=f"{at.path}{quote(routes.table.root, safe=SAFE_IN_PATH)}/").geturl()
-        raise NotFound(f"URL {named} must be under the API, {shortened(api)}") from None
+        raise NotFound(f"URL {named} must be under the API, {shorten(api)}") from None
     query = parse_qsl(parts.query, keep_blank_values=True)
     return MatchedURL(endpoint, values, MultiDict(query))
 
@@ -443,7 +445,7 @@ def _match_any(adapter: MapAdapter, path: str, method: str) -> tuple[Any, Mappin
         return _match_any(adapter, path, min(error.valid_methods))
 
 
-def _parsed(kind: str, url: object, origin: str = "") -> SplitResult:
+def _parse(kind: str, url: object, origin: str = "") -> SplitResult:
     """The parts of a URL. A path is taken to be at `origin`."""
     # URL objects define __str__; None, a list and a response do not.
     if isinstance(url, bytes | bytearray) or type(url).__str__ is object.__str__:
@@ -452,21 +454,21 @@ def _parsed(kind: str, url: object, origin: str = "") -> SplitResult:
     # urlsplit would strip some of these.
     if re.search(r"[\x00-\x20\x7f\\]", text):
         raise ValueError(
-            f"{kind} {shortened(text)} must have no spaces, control characters or backslashes"
+            f"{kind} {shorten(text)} must have no spaces, control characters or backslashes"
         )
     try:
         parts = urlsplit(f"{origin}{text}" if text.startswith("/") else text)
         _ = parts.port  # urlsplit parses it only on access
     except ValueError as error:
         why = f"{error!s:.200}"  # it may contain the whole URL
-        raise ValueError(f"{kind} {shortened(text)} must be a URL: {why}") from None
+        raise ValueError(f"{kind} {shorten(text)} must be a URL: {why}") from None
     return parts
 
 
-def _parsed_root(root: object, *, may_be_path: bool) -> SplitResult:
+def _parse_root(root: object, *, may_be_path: bool) -> SplitResult:
     """The parts of a root, without the slash at the end of its path."""
-    parts = _parsed("root", root)
-    named = f"root {shortened(str(root))}"
+    parts = _parse("root", root)
+    named = f"root {shorten(str(root))}"
     is_path = may_be_path and not (parts.scheme or parts.netloc)
     if not is_path and not _is_http(parts):
         raise ValueError(f"{named} must be a URL of http or https")
@@ -482,7 +484,7 @@ def _is_http(parts: SplitResult) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
-def _origin(parts: SplitResult) -> tuple[str, str | None, int]:
+def _origin_of(parts: SplitResult) -> tuple[str, str | None, int]:
     default = 443 if parts.scheme == "https" else 80
     return parts.scheme, parts.hostname, default if parts.port is None else parts.port
 
@@ -505,7 +507,7 @@ def _check_host(host: str) -> None:
     if not re.fullmatch(r"(?:[a-zA-Z0-9._-]+|\[[0-9a-fA-F:.]+\])(?::[0-9]+)?", host):
         raise SecurityError("the request's Host is malformed")
     try:
-        _parsed("Host", f"//{host}")
+        _parse("Host", f"//{host}")
     except ValueError:  # the port or the IPv6 address is impossible
         raise SecurityError("the request's Host is malformed") from None
 
@@ -526,25 +528,25 @@ def same_origin(url: object, other: object, /) -> bool:
     """
     origins = []
     for one in url, other:
-        parts = _parsed("URL", one)
+        parts = _parse("URL", one)
         if not _is_http(parts):
-            raise ValueError(f"URL {shortened(str(one))} must be a URL of http or https")
-        origins.append(_origin(parts))
+            raise ValueError(f"URL {shorten(str(one))} must be a URL of http or https")
+        origins.append(_origin_of(parts))
     return origins[0] == origins[1]
 
 
-def _spelled(keywords: Mapping[str, Any]) -> dict[str, Any]:
+def _spell(keywords: Mapping[str, Any]) -> dict[str, Any]:
     """Return the query parameters of keywords."""
     return {PARAMETERS.get(name, name): value for name, value in keywords.items()}
 
 
-def _count(n: int | None) -> int | None:
+def _check_count(n: int | None) -> int | None:
     if n is not None and (type(n) is not int or n < 0):
-        raise ValueError(f"n {shortened(n)} must be a whole number, 0 or more")
+        raise ValueError(f"n {shorten(n)} must be a whole number, 0 or more")
     return n
 
 
-def _listed(value: Any) -> list[Any]:
+def _list_values(value: Any) -> list[Any]:
     """The values of a parameter: several, one or none."""
     if value is None:
         return []
@@ -552,17 +554,15 @@ def _listed(value: Any) -> list[Any]:
     return [value] if is_one else [*value]
 
 
-def _with_query(url: str, query: Mapping[str, Any]) -> str:
-    pairs = [(name, one) for name, value in query.items() for one in _listed(value)]
+def _add_query(url: str, query: Mapping[str, Any]) -> str:
+    pairs = [(name, one) for name, value in query.items() for one in _list_values(value)]
     for name, one in pairs:
         if not isinstance(one, str | int):
-            raise ValueError(f"{name} {shortened(one)} must be a string")
+            raise ValueError(f"{name} {shorten(one)} must be a string")
     try:
         return append_query(url, pairs)
     except UnicodeEncodeError as error:
-        raise ValueError(
-            f"parameter {shortened(error.object)} must be encodable in UTF-8"
-        ) from None
+        raise ValueError(f"parameter {shorten(error.object)} must be encodable in UTF-8") from None
 
 
 def resolve_location(request_url: object, location: object, /, **query: QueryValue) -> str:
@@ -585,18 +585,18 @@ def resolve_location(request_url: object, location: object, /, **query: QueryVal
     ends TLS, the result has the origin of the request. Raises `ValueError` if the location leads
     from https to another host by http, or not to a URL of ``http`` or ``https``.
     """
-    target = resolved(request_url, location)
-    if (_parsed("URL", request_url).scheme, target.scheme) == ("https", "http"):
-        named = f"Location {shortened(str(location))} of {shortened(str(request_url))}"
+    target = resolve(request_url, location)
+    if (_parse("URL", request_url).scheme, target.scheme) == ("https", "http"):
+        named = f"Location {shorten(str(location))} of {shorten(str(request_url))}"
         raise ValueError(f"{named} leads from https to http")
-    return _with_query(target.geturl(), _spelled(query))
+    return _add_query(target.geturl(), _spell(query))
 
 
-def resolved(request_url: object, location: object) -> SplitResult:
+def resolve(request_url: object, location: object) -> SplitResult:
     """Return where a ``Location`` or a ``Link`` leads, even from https to another host by http."""
-    named = f"Location {shortened(str(location))} of {shortened(str(request_url))}"
-    given, asked = _parsed("Location", location), _parsed("URL", request_url)
-    target = _joined(asked, given) if _is_http(asked) else given
+    named = f"Location {shorten(str(location))} of {shorten(str(request_url))}"
+    given, asked = _parse("Location", location), _parse("URL", request_url)
+    target = _join(asked, given) if _is_http(asked) else given
     if not _is_http(target) or (str(location).startswith("//") and not given.netloc):
         raise ValueError(f"{named} must lead to a URL of http or https")
     if (asked.scheme, target.scheme) == ("https", "http") and target.hostname == asked.hostname:
@@ -604,7 +604,7 @@ def resolved(request_url: object, location: object) -> SplitResult:
     return target._replace(fragment="")
 
 
-def _joined(base: SplitResult, target: SplitResult) -> SplitResult:
+def _join(base: SplitResult, target: SplitResult) -> SplitResult:
     """Return `target`, seen from `base` (RFC 3986, 5.2.2). `urljoin` would drop empty segments."""
     if target.scheme or target.netloc:
         return target._replace(scheme=target.scheme or base.scheme)

@@ -46,7 +46,7 @@ def parse_manifest(content: bytes) -> dict[str, Any]:
     {'schemaVersion': 2}
     """
     try:
-        manifest = json.loads(content.decode(), parse_constant=_no_json)
+        manifest = json.loads(content.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise errors.ManifestInvalid("the manifest is not JSON") from None
     if not isinstance(manifest, dict):
@@ -54,7 +54,7 @@ def parse_manifest(content: bytes) -> dict[str, Any]:
     return manifest
 
 
-def _no_json(constant: str) -> None:
+def _refuse_constant(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")  # though Python reads NaN and Infinity
 
 

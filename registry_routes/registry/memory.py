@@ -20,7 +20,7 @@ class _Upload:
     chunks: list[bytes] = field(default_factory=list)
 
 
-class _Kept(NamedTuple):
+class _StoredManifest(NamedTuple):
     manifest: Manifest
     subject: str | None
     descriptor: bytes
@@ -30,7 +30,7 @@ class _Kept(NamedTuple):
 class _Repository:
     blobs: dict[str, bytes] = field(default_factory=dict)
     uploads: dict[str, _Upload] = field(default_factory=dict)
-    manifests: dict[str, _Kept] = field(default_factory=dict)
+    manifests: dict[str, _StoredManifest] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
 
     results: dict[str, tuple[float, str]] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class MemoryStorage(Storage):
         # Held while something is looked up or changed, but not while a client sends content.
         self._lock = threading.Lock()
 
-    def _repository(self, name: str) -> _Repository:
+    def _find_repository(self, name: str) -> _Repository:
         """Return a repository to read from, which is empty if nothing has been written to it."""
         return self._repositories.get(name, _Repository())
 
@@ -61,12 +61,12 @@ class MemoryStorage(Storage):
         """Return a repository to write to, after creating it if it is new."""
         return self._repositories.setdefault(name, _Repository())
 
-    def _blob(self, name: str, digest: str) -> bytes:
+    def _find_blob(self, name: str, digest: str) -> bytes:
         with self._lock:
-            return _find(self._repository(name).blobs, digest)
+            return _find(self._find_repository(name).blobs, digest)
 
     def open_blob(self, name: str, digest: str) -> Blob:
-        content = self._blob(name, digest)
+        content = self._find_blob(name, digest)
 
         def read(start: int, end: int) -> Iterable[bytes]:
             part = memoryview(content)[start:end]
@@ -81,12 +81,12 @@ class MemoryStorage(Storage):
 
     def mount_blob(self, name: str, digest: str, source: str) -> None:
         with self._lock:
-            content = _find(self._repository(source).blobs, digest)
+            content = _find(self._find_repository(source).blobs, digest)
             self._create(name).blobs[digest] = content
 
     def delete_blob(self, name: str, digest: str) -> None:
         with self._lock:
-            blobs = self._repository(name).blobs
+            blobs = self._find_repository(name).blobs
             _find(blobs, digest)
             del blobs[digest]
 
@@ -98,10 +98,10 @@ class MemoryStorage(Storage):
 
     def upload_size(self, name: str, upload_id: str) -> int:
         with self._lock:
-            return _find(self._repository(name).uploads, upload_id).size
+            return _find(self._find_repository(name).uploads, upload_id).size
 
     def _upload_of(self, name: str, upload_id: str, start: int) -> _Upload:
-        upload = _find(self._repository(name).uploads, upload_id)
+        upload = _find(self._find_repository(name).uploads, upload_id)
         if upload.size != start:
             raise ConflictError
         return upload
@@ -125,7 +125,7 @@ class MemoryStorage(Storage):
         content = b"".join(checked_blocks(digest, chunks))
         with self._lock:
             self._upload_of(name, upload_id, start)
-            repository = self._repository(name)
+            repository = self._find_repository(name)
             repository.blobs[digest] = content
             del repository.uploads[upload_id]
             now, results = time.monotonic(), repository.results
@@ -135,17 +135,17 @@ class MemoryStorage(Storage):
 
     def upload_result(self, name: str, upload_id: str) -> str:
         with self._lock:
-            return _find(self._repository(name).results, upload_id)[1]
+            return _find(self._find_repository(name).results, upload_id)[1]
 
     def cancel_upload(self, name: str, upload_id: str) -> None:
         with self._lock:
-            uploads = self._repository(name).uploads
+            uploads = self._find_repository(name).uploads
             _find(uploads, upload_id)
             del uploads[upload_id]
 
     def manifest(self, name: str, digest: str) -> Manifest:
         with self._lock:
-            return _find(self._repository(name).manifests, digest).manifest
+            return _find(self._find_repository(name).manifests, digest).manifest
 
     def put_manifest(
         self,
@@ -161,16 +161,19 @@ class MemoryStorage(Storage):
     ) -> None:
         with self._lock:
             for blob in blobs:
-                _find(self._repository(name).blobs, blob)
-            if expected is not None and self._repository(name).tags.get(tags[0], "") != expected:
+                _find(self._find_repository(name).blobs, blob)
+            if (
+                expected is not None
+                and self._find_repository(name).tags.get(tags[0], "") != expected
+            ):
                 raise ConflictError(tags[0])
             repository = self._create(name)
-            repository.manifests[digest] = _Kept(manifest, subject, descriptor)
+            repository.manifests[digest] = _StoredManifest(manifest, subject, descriptor)
             repository.tags.update(dict.fromkeys(tags, digest))
 
     def delete_manifest(self, name: str, digest: str) -> None:
         with self._lock:
-            repository = self._repository(name)
+            repository = self._find_repository(name)
             _find(repository.manifests, digest)
             del repository.manifests[digest]
             repository.tags = {
@@ -179,11 +182,11 @@ class MemoryStorage(Storage):
 
     def tag(self, name: str, tag: str) -> str:
         with self._lock:
-            return _find(self._repository(name).tags, tag)
+            return _find(self._find_repository(name).tags, tag)
 
     def delete_tag(self, name: str, tag: str, expected: str | None = None) -> None:
         with self._lock:
-            tags = self._repository(name).tags
+            tags = self._find_repository(name).tags
             if _find(tags, tag) != (expected or tags[tag]):
                 raise ConflictError(tag)
             del tags[tag]
@@ -195,7 +198,7 @@ class MemoryStorage(Storage):
 
     def tags(self, name: str, after: str = "") -> Iterator[str]:
         with self._lock:
-            repository = self._repository(name)
+            repository = self._find_repository(name)
             if not repository.blobs and not repository.manifests:
                 raise MissingError(name)
             tags = list(repository.tags)
@@ -203,7 +206,7 @@ class MemoryStorage(Storage):
 
     def referrers(self, name: str, subject: str, after: str = "") -> Iterator[tuple[str, bytes]]:
         with self._lock:
-            manifests = list(self._repository(name).manifests.items())
+            manifests = list(self._find_repository(name).manifests.items())
         found = [(digest, one.descriptor) for digest, one in manifests if one.subject == subject]
         return iter(sorted(one for one in found if one[0] > after))
 

@@ -142,16 +142,16 @@ class Views:
     def put_manifest(
         self, request: RegistryRequest, name: str, tag: str = "", digest: str = ""
     ) -> Response:
-        content = b"".join(_body_of(request, MAX_MANIFEST))
+        content = b"".join(_read_body(request, MAX_MANIFEST))
         parsed = parse_manifest(content)
         media_type = media_type_of(request, parsed)
         check_kind(parsed, media_type)
         subject = subject_of(parsed)
         blobs = list(dict.fromkeys(blobs_of(parsed)))
-        actual = digest_of(content, _registered_algorithm(digest) if digest else "sha256")
+        actual = digest_of(content, _check_registered(digest) if digest else "sha256")
         if digest not in ("", actual):
             raise errors.DigestInvalid(detail={"digest": digest, "actual": actual})
-        tags = [tag] if tag else _tags_to_give(request)
+        tags = [tag] if tag else _parse_tags(request)
         descriptor = descriptor_of(parsed, media_type, actual, len(content)) if subject else b""
         put = partial(
             self.storage.put_manifest,
@@ -165,7 +165,7 @@ class Views:
         )
         try:
             if tag and _is_conditional(request):
-                _write_if(request, lambda: self._tag_or_none(name, tag), put)
+                _write_if(request, lambda: self._find_tag(name, tag), put)
             else:
                 if _is_conditional(request):
                     _check_conditions(request, digest if self._has_manifest(name, digest) else "")
@@ -196,7 +196,7 @@ class Views:
             self.storage.delete_manifest(name, require_registered(digest))
         return Response(status=202)
 
-    def _tag_or_none(self, name: str, tag: str) -> str:
+    def _find_tag(self, name: str, tag: str) -> str:
         try:
             return self.storage.tag(name, tag)
         except MissingError:
@@ -233,16 +233,16 @@ class Views:
 
     def begin_upload(self, request: RegistryRequest, name: str) -> Response:
         mount, source = request.args.get("mount", ""), request.args.get("from", "")
-        if self._mounted(name, mount, source):
-            return _created(request, name, mount)
+        if self._try_mount(name, mount, source):
+            return _respond_created(request, name, mount)
         digest = request.args.get("digest")
         if digest is not None:
-            self.storage.put_blob(name, _digest_of_query(digest), _body_of(request))
-            return _created(request, name, digest)
-        _registered_algorithm(request.args.get("digest-algorithm", "sha256"))
-        return _upload_status(request, name, self.storage.begin_upload(name), 202, 0)
+            self.storage.put_blob(name, _check_digest(digest), _read_body(request))
+            return _respond_created(request, name, digest)
+        _check_registered(request.args.get("digest-algorithm", "sha256"))
+        return _respond_with_status(request, name, self.storage.begin_upload(name), 202, 0)
 
-    def _mounted(self, name: str, digest: str, source: str) -> bool:
+    def _try_mount(self, name: str, digest: str, source: str) -> bool:
         """Mount the blob if possible, and return whether it was mounted.
 
         Without a source, nobody has checked whether the client may read it.
@@ -256,17 +256,17 @@ class Views:
         return True
 
     def get_upload(self, request: RegistryRequest, name: str, uuid: str) -> Response:
-        return _upload_status(request, name, uuid, 204, self.storage.upload_size(name, uuid))
+        return _respond_with_status(request, name, uuid, 204, self.storage.upload_size(name, uuid))
 
     def append_to_upload(self, request: RegistryRequest, name: str, uuid: str) -> Response:
         start = self.storage.upload_size(name, uuid)
-        with self._reporting_size(request, name, uuid):
-            blocks = _chunk_of(request, start, self.max_chunk)
+        with self._report_size(request, name, uuid):
+            blocks = _read_chunk(request, start, self.max_chunk)
             size = self.storage.append_to_upload(name, uuid, start, blocks)
-        return _upload_status(request, name, uuid, 202, size)
+        return _respond_with_status(request, name, uuid, 202, size)
 
     @contextmanager
-    def _reporting_size(self, request: RegistryRequest, name: str, uuid: str) -> Iterator[None]:
+    def _report_size(self, request: RegistryRequest, name: str, uuid: str) -> Iterator[None]:
         """Tell a client whose chunk does not fit how far the upload is."""
         try:
             yield
@@ -274,21 +274,21 @@ class Views:
             if isinstance(error, ConflictError):
                 error = errors.RangeInvalid("another request has written this chunk")
             size = self.storage.upload_size(name, uuid)
-            status = _upload_status(request, name, uuid, 416, size)
+            status = _respond_with_status(request, name, uuid, 416, size)
             error.headers += [(key, status.headers[key]) for key in ("Location", "Range")]
             raise error from None
 
     def finish_upload(self, request: RegistryRequest, name: str, uuid: str) -> Response:
-        digest = _digest_of_query(request.args.get("digest", ""))
+        digest = _check_digest(request.args.get("digest", ""))
         try:
             start = self.storage.upload_size(name, uuid)
-            with self._reporting_size(request, name, uuid):
-                self.storage.finish_upload(name, uuid, start, _chunk_of(request, start), digest)
+            with self._report_size(request, name, uuid):
+                self.storage.finish_upload(name, uuid, start, _read_chunk(request, start), digest)
         except MissingError:
             # The client may repeat a request whose answer it has lost.
             if self.storage.upload_result(name, uuid) != digest:
                 raise
-        return _created(request, name, digest)
+        return _respond_created(request, name, digest)
 
     def cancel_upload(self, request: RegistryRequest, name: str, uuid: str) -> Response:
         self.storage.cancel_upload(name, uuid)
@@ -298,27 +298,27 @@ class Views:
 
     def list_tags(self, request: RegistryRequest, name: str) -> Response:
         n, last = parse_page(request.args)
-        tags, more = paginate(self.storage.tags(name, last or ""), self._most(n))
-        response = _json({"name": name, "tags": tags})
+        tags, more = paginate(self.storage.tags(name, last or ""), self._limit_page(n))
+        response = _make_json_response({"name": name, "tags": tags})
         if more:
             response.headers["Link"] = next_link(request.urls.tags(name, n=n, last=tags[-1]))
         return response
 
     def list_repositories(self, request: RegistryRequest) -> Response:
         n, last = parse_page(request.args)
-        names, more = paginate(self.storage.repositories(last or ""), self._most(n))
-        response = _json({"repositories": names})
+        names, more = paginate(self.storage.repositories(last or ""), self._limit_page(n))
+        response = _make_json_response({"repositories": names})
         if more:
             response.headers["Link"] = next_link(request.urls.catalog(n=n, last=names[-1]))
         return response
 
-    def _most(self, n: int | None) -> int | None:
+    def _limit_page(self, n: int | None) -> int | None:
         """The maximum number of results in a page if the client wants `n`."""
         return min((one for one in (n, self.page_size) if one is not None), default=None)
 
     def list_referrers(self, request: RegistryRequest, name: str, digest: str) -> Response:
         n, last = parse_page(request.args)
-        most = self._most(n)
+        most = self._limit_page(n)
         wanted = [one for one in request.args.getlist("artifactType") if one]
         descriptors = (
             self.storage.referrers(name, digest, last or "") if is_registered(digest) else iter(())
@@ -361,7 +361,7 @@ def manifest_response(request: RegistryRequest, digest: str, manifest: Manifest)
     """
     response = Response(manifest.content, content_type=manifest.media_type)
     response.headers["Docker-Content-Digest"] = digest
-    return _conditional(request, response, digest)
+    return _apply_conditions(request, response, digest)
 
 
 def blob_response(request: RegistryRequest, digest: str, blob: Blob) -> Response:
@@ -384,14 +384,14 @@ def blob_response(request: RegistryRequest, digest: str, blob: Blob) -> Response
     response.content_length = size
     response.headers["Accept-Ranges"] = "bytes"
     response.headers["Docker-Content-Digest"] = digest
-    response = _conditional(request, response, digest)  # conditions come before ranges
+    response = _apply_conditions(request, response, digest)  # conditions come before ranges
     if response.status_code == 304:
         return response
     if request.method == "HEAD":
         ClosingIterator(blob.read(0, 0)).close()  # it raises an error if the content is lost
         return response
     start, end = 0, size
-    wanted = _wanted_range(request, digest, size)
+    wanted = _parse_range(request, digest, size)
     if wanted is not None:
         start, end = wanted
         response.status_code = 206
@@ -407,18 +407,18 @@ def blob_response(request: RegistryRequest, digest: str, blob: Blob) -> Response
     return response
 
 
-def _json(content: dict[str, Any]) -> Response:
+def _make_json_response(content: dict[str, Any]) -> Response:
     return Response(json.dumps(content), content_type="application/json")
 
 
-def _created(request: RegistryRequest, name: str, digest: str) -> Response:
+def _respond_created(request: RegistryRequest, name: str, digest: str) -> Response:
     response = Response(status=201)
     response.location = request.urls.blob(name, digest)
     response.headers["Docker-Content-Digest"] = digest
     return response
 
 
-def _upload_status(
+def _respond_with_status(
     request: RegistryRequest, name: str, upload_id: str, status: int, size: int
 ) -> Response:
     response = Response(status=status)
@@ -428,7 +428,7 @@ def _upload_status(
     return response
 
 
-def _conditional(request: RegistryRequest, response: Response, digest: str) -> Response:
+def _apply_conditions(request: RegistryRequest, response: Response, digest: str) -> Response:
     """Make a response a 304 or raise a 412, as the request's conditions say."""
     response.set_etag(digest)
     if request.if_match and not request.if_match.contains(digest):
@@ -470,7 +470,7 @@ def _write_if(
     raise errors.Unavailable("other requests keep changing the tag", retry_after=1)
 
 
-def _body_of(request: RegistryRequest, most: int | None = None) -> Iterator[bytes]:
+def _read_body(request: RegistryRequest, most: int | None = None) -> Iterator[bytes]:
     """The body in blocks, and an error if it breaks off or has more than `most` bytes."""
     received = 0
     while block := request.stream.read(BLOCK):
@@ -480,12 +480,12 @@ def _body_of(request: RegistryRequest, most: int | None = None) -> Iterator[byte
         yield block
 
 
-def _chunk_of(request: RegistryRequest, start: int, most: int | None = None) -> Iterator[bytes]:
+def _read_chunk(request: RegistryRequest, start: int, most: int | None = None) -> Iterator[bytes]:
     """Return the blocks of a request's body, which must begin at `start` of an upload."""
-    return _of_size(_body_of(request, most), _announced_size(request, start))
+    return _check_size(_read_body(request, most), _parse_announced_size(request, start))
 
 
-def _of_size(blocks: Iterable[bytes], size: int | None) -> Iterator[bytes]:
+def _check_size(blocks: Iterable[bytes], size: int | None) -> Iterator[bytes]:
     """Yield the blocks, and then raise an error if they do not have the announced size."""
     received = 0
     for block in blocks:
@@ -495,7 +495,7 @@ def _of_size(blocks: Iterable[bytes], size: int | None) -> Iterator[bytes]:
         raise errors.SizeInvalid
 
 
-def _announced_size(request: RegistryRequest, start: int) -> int | None:
+def _parse_announced_size(request: RegistryRequest, start: int) -> int | None:
     """The size that the ``Content-Range`` of a chunk announces, which must begin at `start`."""
     header = request.headers.get("Content-Range")
     if header is None:
@@ -509,7 +509,7 @@ def _announced_size(request: RegistryRequest, start: int) -> int | None:
     return size
 
 
-def _wanted_range(request: RegistryRequest, digest: str, size: int) -> tuple[int, int] | None:
+def _parse_range(request: RegistryRequest, digest: str, size: int) -> tuple[int, int] | None:
     """Return the range that a request wants; `None` for the whole blob.
 
     (RFC 9110, section 14.2: several ranges, a range in other units, and an invalid one are ignored.
@@ -547,7 +547,7 @@ def require_registered(digest: str) -> str:
     return digest
 
 
-def _registered_algorithm(digest: str) -> str:
+def _check_registered(digest: str) -> str:
     """Return the algorithm of a digest, or raise the registry's error if it is not registered."""
     try:
         return check_algorithm(digest.partition(":")[0])
@@ -555,11 +555,11 @@ def _registered_algorithm(digest: str) -> str:
         raise errors.DigestInvalid(str(error)) from None
 
 
-def _digest_of_query(digest: str) -> str:
+def _check_digest(digest: str) -> str:
     message = DIGEST.complaint(digest)
     if message is not None:
         raise errors.DigestInvalid(message)
-    _registered_algorithm(digest)
+    _check_registered(digest)
     return digest
 
 
@@ -567,7 +567,7 @@ class TooManyTags(errors.TagInvalid):
     code: int = 414  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
-def _tags_to_give(request: RegistryRequest) -> list[str]:
+def _parse_tags(request: RegistryRequest) -> list[str]:
     """The tags in the query of a request that pushes a manifest by its digest."""
     tags = list(dict.fromkeys(request.args.getlist("tag")))
     if len(tags) > MAX_TAGS:

@@ -48,8 +48,8 @@ from .layers import (
     TokenMethod,
     TokenServer,
     UnfiredFault,
-    api_map,
-    layers_map,
+    make_api_map,
+    make_layers_map,
 )
 from .lenient import LENIENT, LENIENT_DIGEST, MadeUpDigests, takes_any_digest
 from .server import Server
@@ -190,7 +190,7 @@ class ServedRegistry:
             LENIENT_DIGEST.check(digest)
             if self._storage.verifies:
                 raise ValueError("digest is for serve(url_map=RegistryMap(dialect=LENIENT))")
-        parsed = self._parsed(reference)
+        parsed = self._parse_reference(reference)
         if parsed.digest is not None:
             raise ValueError(f"image {reference!r} must have a tag, not a digest")
         name, tag = parsed.name, parsed.reference()
@@ -198,20 +198,20 @@ class ServedRegistry:
             "architecture": "amd64",
             "os": "linux",
             "config": {},
-            "rootfs": {"type": "layers", "diff_ids": [_diff_id(layer) for layer in layers]},
+            "rootfs": {"type": "layers", "diff_ids": [_diff_id_of(layer) for layer in layers]},
         }
         manifest = {
             "schemaVersion": 2,
             "mediaType": IMAGE_MANIFEST,
             "config": self._add_blob(name, _CONFIG, json.dumps(config).encode()),
-            "layers": [self._add_blob(name, _layer_type(layer), layer) for layer in layers],
+            "layers": [self._add_blob(name, _layer_type_of(layer), layer) for layer in layers],
         }
         content = json.dumps(manifest).encode()
         digest = digest or digest_of(content)
         self.storage.put_manifest(name, digest, Manifest(IMAGE_MANIFEST, content), tags=[tag])
         return digest
 
-    def _parsed(self, reference: str) -> Reference:
+    def _parse_reference(self, reference: str) -> Reference:
         # The domain comes first, so that no part of the name is mistaken for a domain. A reference
         # cannot contain a host that the registry does not have yet.
         host = self.host if self._server.is_listening else "localhost:0"
@@ -228,7 +228,7 @@ class ServedRegistry:
         `reference` has a tag or a digest: ``library/nginx:latest``. Raises `LookupError` if the
         registry does not have it, and `ValueError` for a malformed reference.
         """
-        parsed = self._parsed(reference)
+        parsed = self._parse_reference(reference)
         digest = parsed.digest or self.storage.tag(parsed.name, parsed.reference())
         manifest: dict[str, Any] = json.loads(self.storage.manifest(parsed.name, digest).content)
         return manifest
@@ -245,13 +245,13 @@ class ServedRegistry:
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
-def _layer_type(layer: bytes) -> str:
+def _layer_type_of(layer: bytes) -> str:
     if layer.startswith(_GZIP):
         return f"{_LAYER}+gzip"
     return f"{_LAYER}+zstd" if layer.startswith(_ZSTD) else _LAYER
 
 
-def _diff_id(layer: bytes) -> str:
+def _diff_id_of(layer: bytes) -> str:
     """Return the digest of the layer without its compression (image-spec, "Layer DiffID").
 
     If it cannot be decompressed, that is the digest of the bytes as they are.
@@ -364,8 +364,8 @@ def serve(
         )
     own_map = getattr(app, "url_map", None) if url_map is None else url_map
     known = own_map if isinstance(own_map, RegistryMap) else RegistryMap()
-    api = api_map(known.dialect, known.table.prefix)
-    added = layers_map(
+    api = make_api_map(known.dialect, known.table.prefix)
+    added = make_layers_map(
         token_server.methods if auth == "bearer" else (),
         storage=redirect_blobs,
         uploads=location == "opaque",

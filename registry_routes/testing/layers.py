@@ -60,8 +60,8 @@ __all__ = [
     "RedirectedBlobs",
     "TokenServer",
     "UnfiredFault",
-    "api_map",
-    "layers_map",
+    "make_api_map",
+    "make_layers_map",
     "request_of",
 ]
 
@@ -73,7 +73,7 @@ SERVICE = "registry"  # the token server's name for the registry; also the realm
 
 
 @lru_cache(maxsize=16)
-def api_map(dialect: Dialect, prefix: str) -> RegistryMap:
+def make_api_map(dialect: Dialect, prefix: str) -> RegistryMap:
     """Return a map of the whole API.
 
     It includes routes that the registry does not serve, so that those requests are recorded too.
@@ -90,7 +90,7 @@ def api_map(dialect: Dialect, prefix: str) -> RegistryMap:
     )
 
 
-def layers_map(
+def make_layers_map(
     token_methods: Sequence[str],
     *,
     storage: bool,
@@ -198,7 +198,7 @@ class Recorder:
         return None, {}
 
 
-def _path_info(url_map: RegistryMap, endpoint: str, values: Mapping[str, str]) -> str:
+def _build_path_info(url_map: RegistryMap, endpoint: str, values: Mapping[str, str]) -> str:
     """The path of a route, in the form of a WSGI environ."""
     return unquote(url_map.bind("").build(endpoint, values), "latin-1")
 
@@ -287,7 +287,7 @@ class Faults:
         """End all delays."""
         self._stopped.set()
 
-    def _next(self, request: RecordedRequest) -> Fault | None:
+    def _take_fault(self, request: RecordedRequest) -> Fault | None:
         with self._lock:
             # A fault for HEAD alone comes before a fault for GET.
             for fault in sorted(self._planned, key=lambda fault: fault.method != request.method):
@@ -303,17 +303,17 @@ class Faults:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        what = self._next(request_of(environ))
+        what = self._take_fault(request_of(environ))
         if isinstance(what, HTTPException):
             raise what
         if isinstance(what, int):
-            return _page(what)(environ, start_response)
+            return _make_page(what)(environ, start_response)
         if isinstance(what, timedelta):
             self._stopped.wait(min(what.total_seconds(), threading.TIMEOUT_MAX))
         if what == "connection closed":
             raise ConnectionAbortedError("the registry has closed the connection")
         if what == "body cut short":
-            return _cut_short(self.app, environ, start_response)
+            return _cut_body(self.app, environ, start_response)
         return self.app(environ, start_response)
 
 
@@ -335,14 +335,14 @@ def _check_fault(what: object) -> None:
         raise TypeError(f"fault {what!r} must be an error, a status, a timedelta or a string")
 
 
-def _page(status: int) -> Response:
+def _make_page(status: int) -> Response:
     """An HTML page, as a proxy sends it, instead of the registry's JSON."""
     known = {status.value: status.phrase for status in HTTPStatus}
     title = f"{status} {known.get(status, '')}".strip()
     return Response(f"<html><title>{title}</title></html>", status, mimetype="text/html")
 
 
-def _cut_short(
+def _cut_body(
     app: "WSGIApplication", environ: "WSGIEnvironment", start_response: "StartResponse"
 ) -> Iterable[bytes]:
     try:
@@ -360,7 +360,7 @@ def _cut_short(
 # Login.
 
 
-def _authorization(environ: "WSGIEnvironment") -> Authorization | None:
+def _parse_authorization(environ: "WSGIEnvironment") -> Authorization | None:
     return Authorization.from_header(environ.get("HTTP_AUTHORIZATION"))
 
 
@@ -368,14 +368,14 @@ def _user_of(authorization: Authorization | None, users: Mapping[str, str]) -> s
     """The user whom Basic authentication names, if the password is right."""
     if authorization is None or authorization.type != "basic":
         return None
-    return _checked(authorization.username, authorization.password, users)
+    return _check_password(authorization.username, authorization.password, users)
 
 
-def _checked(name: str | None, password: str | None, users: Mapping[str, str]) -> str | None:
+def _check_password(name: str | None, password: str | None, users: Mapping[str, str]) -> str | None:
     return name if name is not None and name in users and users[name] == password else None
 
 
-def _needed_by(request: RecordedRequest) -> list[Scope]:
+def _find_scopes(request: RecordedRequest) -> list[Scope]:
     """Return the scopes for a request of the API; any other path needs none."""
     if request.endpoint is None or (
         request.endpoint not in set(RouteName) and "name" not in request.values
@@ -398,7 +398,7 @@ class BasicLogin:
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         request = request_of(environ)
-        given = _authorization(environ)
+        given = _parse_authorization(environ)
         if (
             _user_of(given, self.users) is None
             and request.endpoint != STORAGE
@@ -414,7 +414,7 @@ def _is_anonymous(given: Authorization | None) -> bool:
 
 
 def _is_pull(request: RecordedRequest) -> bool:
-    needed = _needed_by(request)
+    needed = _find_scopes(request)
     return bool(needed) and all(
         (scope.type, scope.actions) == ("repository", ("pull",)) for scope in needed
     )
@@ -492,8 +492,8 @@ class BearerLogin:
 
     def _check(self, request: RecordedRequest, environ: "WSGIEnvironment") -> None:
         """Raise the error for a request without a token that allows it."""
-        needed = _needed_by(request)
-        given = _authorization(environ)
+        needed = _find_scopes(request)
+        given = _parse_authorization(environ)
         granted = None
         if given is not None and given.type == "bearer":
             granted = self._granted.get(given.token or "")
@@ -515,14 +515,16 @@ class BearerLogin:
         if request.method not in self.server.methods:
             raise errors.Unsupported(valid_methods=self.server.methods)
         if request.method == "POST":
-            return self._token(request.form, self._user_of_form(request.form), "access_token")
-        return self._token(request.args, self._user_of_get(request), self.server.token_field)
+            return self._issue_token(request.form, self._user_of_form(request.form), "access_token")
+        return self._issue_token(request.args, self._user_of_get(request), self.server.token_field)
 
-    def _token(self, sent: MultiDict[str, str], user: str | None, answer_field: str) -> Response:
+    def _issue_token(
+        self, sent: MultiDict[str, str], user: str | None, answer_field: str
+    ) -> Response:
         if sent.get("service") != self.server.service:
             raise BadRequest(f"service must be {self.server.service!r}, as the challenge says")
         try:
-            granted = self._scopes_for(user, parse_scopes(" ".join(sent.getlist("scope"))))
+            granted = self._limit_scopes(user, parse_scopes(" ".join(sent.getlist("scope"))))
         except ValueError as error:
             raise BadRequest(str(error)) from None
         token = secrets.token_urlsafe()
@@ -548,7 +550,7 @@ class BearerLogin:
         grant = form.get("grant_type")
         if grant == "password":
             return self._require_user(
-                _checked(form.get("username"), form.get("password"), self.users)
+                _check_password(form.get("username"), form.get("password"), self.users)
             )
         if grant == "refresh_token":
             return self._require_user(self._refreshed.get(form.get("refresh_token", "")))
@@ -560,17 +562,17 @@ class BearerLogin:
             raise errors.Unauthorized("incorrect username or password", challenge=basic)
         return user
 
-    def _scopes_for(self, user: str | None, asked: list[Scope]) -> list[Scope]:
+    def _limit_scopes(self, user: str | None, asked: list[Scope]) -> list[Scope]:
         """Limit the scopes that were asked for to those that a user, or anyone, may have."""
         limits = [self.server.granted_actions, ["pull"] if user is None else None]
         granted = [
-            replace(scope, actions=tuple(filter(partial(_allow, limits), scope.actions)))
+            replace(scope, actions=tuple(filter(partial(_is_allowed, limits), scope.actions)))
             for scope in asked
         ]
         return [scope for scope in granted if scope.actions]
 
 
-def _allow(limits: Iterable[Collection[str] | None], action: str) -> bool:
+def _is_allowed(limits: Iterable[Collection[str] | None], action: str) -> bool:
     return all(limit is None or action in limit for limit in limits)
 
 
@@ -596,7 +598,7 @@ class Locations:
     ) -> Iterable[bytes]:
         request = request_of(environ)
         if self.form == "opaque" and request.endpoint == RouteName.BLOB_UPLOAD_CHUNK:
-            environ = self._at_its_route(request, environ)
+            environ = self._route_upload(request, environ)
         response = Response.from_app(self.app, environ)
         if response.location is not None:
             response.location = self._rewrite(Request(environ), response.location)
@@ -619,7 +621,7 @@ class Locations:
                 path = f"uploads/{values['name']}/{values['uuid']}?_state={state}"
         return f"{request.root_path}/{path}"
 
-    def _at_its_route(
+    def _route_upload(
         self, request: RecordedRequest, environ: "WSGIEnvironment"
     ) -> "WSGIEnvironment":
         """The environ of a request to an opaque ``Location``, changed to the upload's own route."""
@@ -627,8 +629,10 @@ class Locations:
             raise errors.BlobUploadUnknown("an upload goes on at its Location, with all its query")
         return {
             **environ,
-            "PATH_INFO": _path_info(self.url_map, RouteName.BLOB_UPLOAD_CHUNK, request.values),
-            "QUERY_STRING": _without(environ["QUERY_STRING"], "_state"),
+            "PATH_INFO": _build_path_info(
+                self.url_map, RouteName.BLOB_UPLOAD_CHUNK, request.values
+            ),
+            "QUERY_STRING": _remove_parameter(environ["QUERY_STRING"], "_state"),
         }
 
 
@@ -637,7 +641,7 @@ def _state_of(values: Mapping[str, str]) -> str:
     return f"{values['uuid']}+/%=="
 
 
-def _without(query: str, parameter: str) -> str:
+def _remove_parameter(query: str, parameter: str) -> str:
     pairs = query.split("&")
     return "&".join(pair for pair in pairs if unquote_plus(pair.partition("=")[0]) != parameter)
 
@@ -659,20 +663,20 @@ class RedirectedBlobs:
         if request.endpoint == STORAGE:
             if "HTTP_AUTHORIZATION" in environ:
                 raise BadRequest("the credentials for the registry must not be sent to others")
-            path = _path_info(self.url_map, RouteName.BLOB, request.values)
+            path = _build_path_info(self.url_map, RouteName.BLOB, request.values)
             return self.app({**environ, "PATH_INFO": path}, start_response)
         if request.endpoint == RouteName.BLOB and request.method in ("GET", "HEAD"):
             found = Response.from_app(self.app, {**environ, "REQUEST_METHOD": "HEAD"})
             found.close()
             if found.status_code == 200:
-                location = f"{_other_origin(environ)}/storage/{{name}}/{{digest}}"
+                location = f"{_other_origin_of(environ)}/storage/{{name}}/{{digest}}"
                 response = Response(status=307)
                 response.location = location.format_map(request.values)
                 return response(environ, start_response)
         return self.app(environ, start_response)
 
 
-def _other_origin(environ: "WSGIEnvironment") -> str:
+def _other_origin_of(environ: "WSGIEnvironment") -> str:
     """The same server under another host name, which makes it another origin to a client."""
     request = Request(environ)
     here = urlsplit(request.host_url)
@@ -695,7 +699,7 @@ class NoSinglePost:
     ) -> Iterable[bytes]:
         request = request_of(environ)
         if (request.endpoint, request.method) == (RouteName.BLOB_UPLOAD, "POST"):
-            query = _without(environ["QUERY_STRING"], "digest")
+            query = _remove_parameter(environ["QUERY_STRING"], "digest")
             empty = {"wsgi.input": BytesIO(), "CONTENT_LENGTH": "0"}
             environ = {**environ, "QUERY_STRING": query, **empty}
         return self.app(environ, start_response)
