@@ -1,8 +1,8 @@
 """Authentication challenges (``WWW-Authenticate``), and the token requests that follow from them.
 
 A registry answers 401 with challenges in its ``WWW-Authenticate`` header (RFC 9110, 11.6.1). A
-Bearer challenge names a token server, which gives out a token for certain scopes (Docker Registry
-token authentication specification).
+Bearer challenge names a token server, which issues tokens for certain scopes (Docker Registry token
+authentication specification).
 """
 
 import json
@@ -34,7 +34,7 @@ class TokenForm(NamedTuple):
 
 @dataclass(frozen=True)
 class Challenge:
-    """One way in which a registry lets a client authenticate.
+    """A way in which a registry lets a client authenticate.
 
     >>> [challenge] = parse_challenges('Bearer Realm="https://auth.example/token",service="r"')
     >>> challenge
@@ -60,7 +60,7 @@ class Challenge:
         object.__setattr__(self, "parameters", parameters)
 
     def __str__(self) -> str:
-        # Always quoted: many clients look for the quotes.
+        # All values are quoted, because many clients expect the quotes.
         values = [f"{name}={_quote(value)}" for name, value in self.parameters.items()]
         rest = ",".join([self.token68, *values] if self.token68 else values)
         return f"{self.scheme.title()} {rest}".rstrip()
@@ -72,7 +72,7 @@ class Challenge:
 
     @property
     def service(self) -> str:
-        """What the token server calls the registry; "" if the challenge does not say."""
+        """The token server's name for the registry; "" if the challenge does not say."""
         return self.parameters.get("service", "")
 
     @property
@@ -82,7 +82,7 @@ class Challenge:
 
     @property
     def scopes(self) -> list[Scope]:
-        """The scopes that the token must have, without those that cannot be read."""
+        """The scopes that the token must have, without malformed ones."""
         found = []
         for text in self.scope.split():
             with suppress(ValueError):
@@ -102,27 +102,27 @@ class Challenge:
         account: str | None = None,
         registry: object = None,
     ) -> str:
-        """The URL to GET a token from.
+        """Return the URL to GET a token from.
 
         (Docker token authentication specification, "Requesting a Token".) The client sends the
         name and the password of a user by Basic authentication, or nothing to be anonymous.
 
-        :param scopes: a string, or an iterable of scopes, or of objects whose `str()` is a scope.
-            By default they are those of the challenge; an empty list asks for none.
-        :param account: the name of the user, for token servers that want to know it.
-        :param registry: the URL of the registry that sent the challenge. The realm may begin with
-            ``http:`` only if this URL does. Otherwise a forged challenge could make the client send
-            a password in the clear.
+        :param scopes: a string, or an iterable of any objects whose `str()` is a scope. By default,
+            these are the challenge's scopes; an empty list asks for none.
+        :param account: the name of the user, for token servers that ask for it.
+        :param registry: the URL of the registry that sent the challenge. The realm may use ``http``
+            only if this URL does. Otherwise a forged challenge could make the client send a
+            password in the clear.
 
-        The realm and its own query are kept byte for byte. Only a fragment is left out.
+        The result contains the realm and its own query byte for byte, without a fragment.
 
         >>> header = 'Bearer realm="https://auth.example/token?x=1",service="my registry"'
         >>> [challenge] = parse_challenges(header)
         >>> challenge.token_url(scopes=["repository:a:pull", "repository:b:pull"])
         'https://auth.example/token?x=1&service=my%20registry&scope=repository%3Aa%3Apull&scope=repository%3Ab%3Apull'
 
-        Raises `ValueError` if the scheme is not Bearer, or if the realm is not a URL of ``https``,
-        or of ``http`` if that is allowed.
+        Raises `ValueError` if the scheme is not Bearer, or the realm not a URL of ``https`` (or of
+        ``http``, where that is allowed).
         """
         url = self._check_realm(registry)
         pairs = [("service", self.service)] if self.service else []
@@ -141,13 +141,14 @@ class Challenge:
         offline: bool = False,
         registry: object = None,
     ) -> TokenForm:
-        """The form to POST for a token, and the URL to POST it to.
+        """Return the form to POST for a token, and the URL to POST it to.
 
         (Docker token authentication specification, "Docker Registry v2 authentication using
-        OAuth2".) It has a `username` and a `password`, or the `refresh_token` of an earlier answer.
-        Not every token server accepts it: after a 401, 404 or 405, clients GET `token_url` instead.
+        OAuth2".) The form contains a `username` and a `password`, or the `refresh_token` of an
+        earlier response. Not every token server accepts it: after a 401, 404 or 405, clients GET
+        `token_url` instead.
 
-        :param client_id: what the client calls itself.
+        :param client_id: the client's name for itself.
         :param offline: whether to ask for a refresh token.
 
         `scopes` and `registry` are as in `token_url`.
@@ -157,8 +158,8 @@ class Challenge:
         >>> url, fields["grant_type"], fields["service"]
         ('https://auth.example/token', 'password', 'r')
 
-        Raises `ValueError` as `token_url` does, and if it is given neither a username and a
-        password nor a refresh token, or both.
+        Raises `ValueError` as `token_url` does, and unless it gets either a username and a password
+        or a refresh token.
         """
         url = self._check_realm(registry)
         if refresh_token is None and username is not None and password is not None:
@@ -167,7 +168,7 @@ class Challenge:
             who = {"grant_type": "refresh_token", "refresh_token": refresh_token}
         else:
             raise ValueError(
-                "token form must have either a username and a password or a refresh token"
+                "token form needs either a username and a password, or a refresh token"
             )
         asked = {
             "service": self.service,
@@ -185,28 +186,31 @@ class Challenge:
         return text.split()
 
     def _check_realm(self, registry: object) -> str:
-        """The realm, without a fragment, if a password may be sent there."""
+        """Return the realm, without a fragment. Raise `ValueError` unless it may get a password."""
         if self.scheme != "bearer":
-            raise ValueError(f"challenge {str(self)!r} must be of the scheme Bearer to get a token")
+            raise ValueError(
+                f"challenge {str(self)!r} names no token server: its scheme is not Bearer"
+            )
         scheme = _scheme_of(self.realm)
         if scheme not in ("http", "https"):
-            raise ValueError(f"realm {self.realm!r} must be a URL of http or https")
+            raise ValueError(f"realm {self.realm!r} is not a URL of http or https")
         if scheme == "http" and _scheme_of(str(registry)) != "http":
             known = "no registry is given" if registry is None else f"not {str(registry)!r}"
             raise ValueError(
-                f"realm {self.realm!r} must be https unless the registry is asked by http ({known})"
+                f"realm {self.realm!r} uses http, which is allowed only for a registry asked by "
+                f"http ({known})"
             )
         return self.realm.partition("#")[0]
 
 
 def _scheme_of(url: str) -> str | None:
-    """The scheme of an absolute URL with a host; `None` for any other text."""
+    """Return the scheme of an absolute URL with a host; `None` for any other text."""
     # urlsplit would strip some of these characters, and clients disagree on a backslash.
     if re.search(r"[^!-~]|\\", url):
         return None
     try:
         parts = urlsplit(url)
-        _ = parts.port  # it is parsed, and may fail, only when it is read
+        _ = parts.port  # urlsplit parses it only on access
     except ValueError:
         return None
     return parts.scheme if parts.hostname else None
@@ -219,11 +223,11 @@ def _quote(value: str) -> str:
 _BLANK = r"[ \t\r\n]"
 _WORD = r"[^ \t\r\n,]"
 _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
-_IN_QUOTES = r'(?>(?:[^"\\]++|\\.)*)'  # the last quote of a header may be missing
+_IN_QUOTES = r'(?>(?:[^"\\]++|\\.)*)'  # without the quotes: a header may lack the last one
 _PARAMETER = rf"{_NAME}{_BLANK}*+="
 _SCHEME = rf"{_NAME}{_BLANK}++{_PARAMETER}"
 
-# Any header, however malformed, is a sequence of these.
+# Any header, however malformed, is a sequence of these items.
 _ITEM = re.compile(
     # At the start or after a comma, any word is a scheme. A token68 may follow it.
     rf"(?:\A|{_BLANK}*+,)[ \t\r\n,]*+(?P<scheme>{_NAME})(?={_BLANK}|,|\Z)(?!{_BLANK}*+=)"
@@ -236,8 +240,8 @@ _ITEM = re.compile(
     r'|[^ \t\r\n,"]++',
     re.DOTALL,
 )
-# A value without quotes may go on with words that are neither a parameter nor a scheme, and after a
-# comma with more actions of a scope, as in "scope=repository:a:pull,push".
+# A value without quotes may continue with words that are neither a parameter nor a scheme. A scope
+# may also continue with a comma and more actions, as in "scope=repository:a:pull,push".
 _MORE_WORDS = rf"{_BLANK}++(?!{_PARAMETER}|{_SCHEME}){_WORD}++"
 _MORE_ACTIONS = rf",(?=[a-z*])(?!{_PARAMETER}){_WORD}++"
 _REST = re.compile(f"(?>(?:{_MORE_WORDS})*)")
@@ -245,19 +249,18 @@ _REST_OF_SCOPE = re.compile(f"(?>(?:{_MORE_ACTIONS}|{_MORE_WORDS})*)")
 
 
 def parse_challenges(header_or_headers: str | Headers | Sequence[str] | None) -> list[Challenge]:
-    """Every challenge of a ``WWW-Authenticate`` header, in order (RFC 9110, 11.6.1).
+    """Return every challenge of a ``WWW-Authenticate`` header, in order (RFC 9110, 11.6.1).
 
-    The argument is the value of the header, a list of several values, or all the headers of a
-    response, in any form that `header_pairs` takes. For `None`, there are no challenges.
+    The argument is the value of the header, a list of values, or all the headers of a response, in
+    any form that `headers.header_pairs` takes. For `None`, the list is empty.
 
     >>> basic, bearer = parse_challenges('Basic realm="r", Bearer realm="https://a/t",scope=x:y:z')
     >>> basic.realm, bearer.realm, bearer.scope
     ('r', 'https://a/t', 'x:y:z')
 
-    It also reads what some registries send in breach of the RFC: values without the quotes that
-    they need, the comma in ``scope=repository:a:pull,push``, and parameters without commas between
-    them. It leaves out what it cannot read. If a challenge has a parameter twice, the last one
-    counts.
+    It also reads headers that break the RFC, as some registries' do: values without the necessary
+    quotes, the comma in ``scope=repository:a:pull,push``, and parameters without commas between
+    them. It skips unreadable parts. If a challenge has a parameter twice, the last value wins.
     """
     given = header_or_headers
     if isinstance(given, str | bytes):
@@ -284,15 +287,15 @@ def _parse_line(line: str) -> list[Challenge]:
                 value += more[0]
                 position = more.end()
             found[-1][1][name] = value
-    return [Challenge(*one) for one in found]
+    return [Challenge(*parts) for parts in found]
 
 
 @dataclass(frozen=True)
 class Token:
-    """The answer of a token server. Its secrets are not shown when it is printed.
+    """The response of a token server. Its `repr` does not show secrets.
 
     - `token`: the token to send to the registry, as ``Authorization: Bearer …``.
-    - `expires_in`: the lifetime in seconds, from `issued_at` or else from the answer.
+    - `expires_in`: the lifetime in seconds, from `issued_at` or else from the response.
     - `issued_at`: the time of issue, with a timezone; `None` if the token server does not say.
     - `refresh_token`: a refresh token, with which `Challenge.token_form` asks for another token; or
       `None`.
@@ -305,7 +308,7 @@ class Token:
 
 
 def parse_token(body: bytes | str) -> Token:
-    """The token in the JSON body of a token server's answer.
+    """Return the token in the JSON body of a token server's response.
 
     (Docker token authentication specification, "Token Response Fields".)
 
@@ -315,7 +318,7 @@ def parse_token(body: bytes | str) -> Token:
     >>> print(token.issued_at)
     2026-11-24 10:00:00+00:00
 
-    Raises `ValueError`, which names the field that is wrong, for any other body.
+    Raises `ValueError`, which names the faulty field, for any other body.
     """
     if not isinstance(body, bytes | str):
         raise TypeError(f"token response is a {type(body).__name__}: parse_token reads its body")
@@ -324,13 +327,14 @@ def parse_token(body: bytes | str) -> Token:
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise ValueError(f"token response {body[:40]!r} must be a JSON object")
+        raise ValueError(f"token response {body[:40]!r} is not a JSON object")
     token = content.get("token") or content.get("access_token")
     if token is None or token == "":
-        raise ValueError("token response must have a 'token' or an 'access_token'")
-    # Anything else cannot be sent in a header.
-    if not isinstance(token, str) or not re.fullmatch("[!-~]++", token):
-        raise ValueError("token of a token response must be a string of ASCII without spaces")
+        raise ValueError("token response has neither a 'token' nor an 'access_token'")
+    if not isinstance(token, str):
+        raise ValueError("token of a token response is not a string")
+    if not re.fullmatch("[!-~]++", token):
+        raise ValueError("token of a token response contains characters that no header can carry")
     seconds = content.get("expires_in")
     if seconds is None:
         seconds = Token.expires_in
@@ -338,7 +342,7 @@ def parse_token(body: bytes | str) -> Token:
         raise ValueError(f"expires_in {seconds!r} of a token response must be a number, 0 or more")
     refresh_token = content.get("refresh_token")
     if not isinstance(refresh_token, str | None):
-        raise ValueError("refresh_token of a token response must be a string")
+        raise ValueError("refresh_token of a token response is not a string")
     return Token(
         token,
         int(min(seconds, _LONGEST)),
@@ -351,14 +355,14 @@ _LONGEST = 999_999_999  # seconds, which a `timedelta` can hold
 
 
 def _parse_time(text: object) -> datetime | None:
-    """A time of RFC 3339; `None` if it is missing, or in the year 1, which is Go's zero time."""
+    """Parse a time of RFC 3339. Return `None` for a missing one, and for Go's zero, the year 1."""
     if text is None:
         return None
     try:
         time = datetime.fromisoformat(text)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise ValueError(
-            f"issued_at {text!r} of a token response must be a time of RFC 3339"
+            f"issued_at {text!r} of a token response is not a time of RFC 3339"
         ) from None
     if time.year == 1:
         return None

@@ -39,7 +39,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Grammar:
-    """The form of one kind of value, and what to say about a value that breaks it.
+    """The form of one kind of value, and the words for a value that breaks it.
 
     >>> TAG.fits("3.19-alpine")
     True
@@ -80,41 +80,41 @@ class Grammar:
 
     @cached_property
     def fullmatch(self) -> Callable[[str], re.Match[str] | None]:
-        """Matches a whole value with the pattern; `None` if the value is malformed."""
+        """A function that matches a whole value; it returns `None` for a malformed one."""
         return re.compile(self.pattern).fullmatch
 
     @property
     def regex(self) -> str:
         """The pattern for a rule in which any text may follow the value, such as ``.svg``.
 
-        It matches as much as it can, as converters do, and gives back what that text needs.
+        It is greedy, as the patterns of Werkzeug's converters are, and backtracks.
         """
         return re.sub(r"(?<=[*+?}])[+?]", "", self.pattern).replace("(?>", "(?:")
 
     def fits(self, value: str) -> bool:
-        """Whether `value` is well-formed."""
+        """Return whether `value` is well-formed."""
         return self.fullmatch(value) is not None
 
     def broken_rule(self, value: str) -> str | None:
-        """The rule that `value` breaks, as the end of a sentence ("must be lowercase").
+        """Return the rule that `value` breaks, as the end of a sentence ("must be lowercase").
 
-        `None` when the value is well-formed.
+        Return `None` if the value is well-formed.
         """
         if self.fits(value):
             return None
         return next(rule for fault, rule in self.rules if re.search(fault, value))
 
     def check(self, value: object) -> str:
-        """Return `value` as a plain string if it is well-formed.
+        """Return `value` as a plain `str`.
 
-        Otherwise raise a `ValueError` that names the value and the rule it broke.
+        Raises `ValueError`, which names the value and the rule it broke, if it is malformed.
         """
         if isinstance(value, str) and self.fits(value):
-            return str.__str__(value)  # a subclass may print as something else
+            return str.__str__(value)  # the `str()` of a subclass may be another text
         raise ValueError(self.complaint(value))
 
     def complaint(self, value: object) -> str | None:
-        """What is wrong with `value`, in a sentence that names it; `None` if it is well-formed."""
+        """Return a sentence about `value` and the rule it breaks; `None` if it is well-formed."""
         if isinstance(value, str):
             rule = self.broken_rule(value)
         else:
@@ -123,7 +123,7 @@ class Grammar:
 
 
 def shorten(value: object) -> str:
-    """The `repr` of a value, for a message: at most 200 characters of it.
+    """Return the `repr` of a value, cut to 200 characters, for a message.
 
     >>> shorten("nginx")
     "'nginx'"
@@ -137,7 +137,7 @@ _EMPTY = (r"\A\Z", "must not be empty")
 _NAME_RULES = (
     _EMPTY,
     (r"\A/|//|/\Z", "must not have an empty component"),
-    # This comes before the case: "a%2Fb" would still be malformed in lowercase.
+    # This rule comes before that of the case: "a%2Fb" would be malformed in lowercase too.
     (r"[^a-zA-Z0-9._/-]", "must contain only a-z, 0-9, '.', '_', '-' and '/'"),
     (r"[A-Z]", "must be lowercase"),
     (
@@ -171,8 +171,8 @@ TAG = Grammar(
 )
 
 REGISTERED_ALGORITHMS = {"sha256": 64, "sha512": 128}
-"""The hash algorithms of OCI image-spec 1.1, "Registered Algorithms": for each, how many lowercase
-hexadecimal digits come after the colon."""
+"""The hash algorithms of OCI image-spec 1.1, "Registered Algorithms", each with the number of
+lowercase hexadecimal digits after the colon."""
 
 _ALGORITHM_IS = "a-z and 0-9, separated by one '+', '.', '_' or '-'"
 
@@ -306,7 +306,7 @@ SAFE_IN_PATH = "!$&'()*+,/:;=@"
 
 
 def append_query(url: str, pairs: Iterable[tuple[str, str | int]]) -> str:
-    """Return `url` with more parameters in its query, which is otherwise unchanged.
+    """Append parameters to the query of `url`, which is otherwise unchanged.
 
     >>> append_query("/v2/_catalog?page=x%2By", [("n", 100), ("last", "a/b")])
     '/v2/_catalog?page=x%2By&n=100&last=a%2Fb'

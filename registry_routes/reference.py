@@ -38,11 +38,11 @@ class Reference:
     - `digest`: the digest, with an algorithm that OCI image-spec 1.1 registers; or `None`.
 
     The grammar and the defaults are those of ``distribution/reference`` (0.6.0,
-    ``ParseNormalizedNamed``), which Docker uses. A reference without a tag is not given one.
+    ``ParseNormalizedNamed``), which Docker uses. A reference without a tag does not get any.
 
-    A reference can also be made from its parts, if its text parses to these parts again. Otherwise
-    a `ValueError` names the part and the rule it broke. `dataclasses.replace` gives the same
-    repository with another tag or digest.
+    The constructor takes the parts of a reference, if its text parses to the same parts. Otherwise
+    it raises `ValueError`, which names the part and the rule it broke. `dataclasses.replace`
+    returns the same repository with another tag or digest.
     """
 
     domain: str
@@ -63,23 +63,23 @@ class Reference:
         if digest is not None:
             check_algorithm(digest.partition(":")[0])
         for field, value in zip(("domain", "name", "tag", "digest"), checked, strict=True):
-            object.__setattr__(self, field, value)  # a plain string, even if an enum was given
+            object.__setattr__(self, field, value)  # a plain `str`, even for a member of an enum
         parsed = _split(str(self))
         if parsed != checked:
             raise ValueError(
-                f"reference {shorten(str(self))} must have the domain {shorten(parsed[0])} and "
+                f"reference {shorten(str(self))} means the domain {shorten(parsed[0])} and "
                 f"the repository name {shorten(parsed[1])}, not {shorten(domain)} and "
                 f"{shorten(name)}"
             )
 
     @classmethod
     def parse(cls, text: str, *, default_domain: str = _DOCKER_HUB) -> Self:
-        """Read a reference, in its short or its full form.
+        """Parse a reference, in its short or its full form.
 
-        The first component is the domain if a ``/`` follows it and it is ``localhost`` or has a
-        ``.``, a ``:`` or an upper-case letter. Raises `ValueError`, which names the malformed part
-        and the rule it broke. 64 hexadecimal digits alone are refused: Docker takes them for the
-        ID of an image.
+        The first component is the domain if a ``/`` follows it and it is ``localhost`` or contains
+        a ``.``, a ``:`` or an upper-case letter. Raises `ValueError`, which names the malformed
+        part and the rule it broke. It refuses 64 hexadecimal digits alone, which Docker takes for
+        the ID of an image.
 
         >>> Reference.parse("index.docker.io/org/app")
         Reference(domain='docker.io', name='org/app', tag=None, digest=None)
@@ -103,21 +103,21 @@ class Reference:
         return cls(*_split(str.__str__(text), DOMAIN.check(default_domain)))
 
     def __str__(self) -> str:
-        """The full form, with the domain."""
+        """Return the full form, with the domain."""
         return self._add_tag_and_digest(f"{self.domain}/{self.name}" if self.domain else self.name)
 
     def familiar(self) -> str:
-        """The short form that Docker shows to its users, without ``docker.io`` and ``library``.
+        """Return the short form that Docker shows, without ``docker.io`` and ``library``.
 
         >>> Reference.parse("ghcr.io/org/app").familiar()
         'ghcr.io/org/app'
         >>> Reference.parse("docker.io/org/app:v1").familiar()
         'org/app:v1'
 
-        It is for people to read; programs should keep the full form. As in
-        ``distribution/reference``, two kinds of short form do not parse to the same reference
-        again: ``docker.io/a.b/app`` becomes ``a.b/app``, which is at the registry ``a.b``; and 64
-        hexadecimal digits lose their ``library`` too, after which they are refused.
+        It is for people; programs should keep the full form. As in ``distribution/reference``, two
+        kinds of short form do not parse to the same reference again: ``docker.io/a.b/app`` becomes
+        ``a.b/app``, which is at the registry ``a.b``; and a name of 64 hexadecimal digits loses its
+        ``library`` too, after which `parse` refuses it.
         """
         if self.domain != _DOCKER_HUB:
             return str(self)
@@ -125,7 +125,7 @@ class Reference:
         return self._add_tag_and_digest(self.name if "/" in official else official)
 
     def reference(self) -> str:
-        """Return what the manifest's URL ends with: the digest, else the tag, else ``latest``."""
+        """Return the end of the manifest's URL: the digest, else the tag, else ``latest``."""
         return self.digest or self.tag or "latest"
 
     def scope(self, *actions: str) -> Scope:
@@ -137,7 +137,7 @@ class Reference:
         return Scope("repository", self.name, actions)
 
     def root(self, scheme: str = "https") -> str:
-        """The URL of the registry, for `URLBuilder`.
+        """Return the URL of the registry, for `URLBuilder`.
 
         Docker Hub's API is at ``registry-1.docker.io``. Raises `ValueError` for a `scheme` that is
         not ``http`` or ``https``, and for a reference without a domain.
@@ -147,7 +147,7 @@ class Reference:
         """
         if scheme not in ("http", "https"):
             raise ValueError(f"scheme {shorten(scheme)} must be 'http' or 'https'")
-        # Without a domain, the name starts with what looks like one: the error names that.
+        # Without a domain, the name starts with a malformed one, which the error names.
         domain = DOMAIN.check(self.domain or self.name.partition("/")[0])
         return f"{scheme}://{'registry-1.docker.io' if domain == _DOCKER_HUB else domain}"
 
@@ -158,7 +158,7 @@ class Reference:
 
 
 def _split(text: str, default_domain: str = _DOCKER_HUB) -> tuple[str, str, str | None, str | None]:
-    """The parts of a reference, with Docker's defaults, well-formed or not."""
+    """Split a reference into its parts, with Docker's defaults, without checking them."""
     named, at, digest = text.partition("@")
     domain, slash, rest = named.partition("/")
     if not slash or not (domain == "localhost" or re.search("[.:A-Z]", domain)):

@@ -1,6 +1,6 @@
 """URLs for clients and servers: build them, match them, and follow those that a registry sends.
 
-A URL is a string, or an object whose `str()` is a URL, such as those of httpx and yarl.
+A URL is a string, or an object whose `str()` is a URL, such as the URL classes of httpx and yarl.
 """
 
 import re
@@ -38,7 +38,7 @@ __all__ = [
 
 
 QueryValue: TypeAlias = str | int | Iterable[str | int] | None
-"""The value of a query parameter, several values, or `None` to leave the parameter out."""
+"""The value of a query parameter, or several values; `None` leaves the parameter out."""
 
 PARAMETERS: Mapping[str, str] = MappingProxyType(
     {
@@ -47,17 +47,17 @@ PARAMETERS: Mapping[str, str] = MappingProxyType(
         "artifact_type": "artifactType",
     }
 )
-"""The keywords of `URLBuilder` that differ from the names of their query parameters."""
+"""The query parameters whose keywords of `URLBuilder` have other names, by these keywords."""
 
 
 P = ParamSpec("P")
 
 
 def _explain_misplaced(method: Callable[P, str]) -> Callable[P, str]:
-    """Return the method; its error for an argument given by name shows how to write the call."""
+    """Make a method's error for an argument given by name show how to write the call."""
     parameters = signature(method).parameters.values()
-    names = [one.name for one in parameters if one.kind is one.POSITIONAL_ONLY]
-    others = {"reference": ["digest", "tag"]}  # names that a reference may be given by
+    names = [each.name for each in parameters if each.kind is each.POSITIONAL_ONLY]
+    others = {"reference": ["digest", "tag"]}  # other names that a caller may use for it
 
     @wraps(method)
     def build(*args: P.args, **options: P.kwargs) -> str:
@@ -90,8 +90,8 @@ class URLBuilder:
         ...
     ValueError: repository name 'library/Nginx' must be lowercase
 
-    Each method returns a URL. If an argument is malformed, it raises `ValueError`, which names the
-    value and the rule it broke. If the map's dialect has no such route, it raises
+    Each method returns a URL. A malformed argument raises `ValueError`, which names the value and
+    the rule it broke; a route that the map's dialect does not have raises
     `werkzeug.routing.BuildError`. Keywords are query parameters: those of the distribution-spec and
     of Docker's catalog, and any others that a registry takes. A list repeats the parameter, and
     `None` leaves it out.
@@ -107,14 +107,14 @@ class URLBuilder:
     """
 
     root: str
-    """What every URL starts with."""
+    """The start of every URL, without a trailing slash."""
 
     def __init__(
         self, root: object, *, relative: bool = False, url_map: RegistryMap | None = None
     ) -> None:
         self._table = (url_map or ready_made_map).table
         self._set_root(root, relative)
-        if self.root.endswith("/v2"):  # every URL would have it twice
+        if self.root.endswith("/v2"):  # every URL would contain it twice
             right = shorten(self.root.removesuffix("/v2") or "/")
             raise ValueError(
                 f"root {shorten(str(root))} contains the '/v2' of the API: give {right}"
@@ -135,11 +135,11 @@ class URLBuilder:
         relative: bool = False,
         url_map: RegistryMap | None = None,
     ) -> Self:
-        """A builder for the registry that received a request, from its scheme, host and mount.
+        """Return a builder for the registry that received a request, by its scheme, host and mount.
 
-        It ignores the headers of proxies; use `werkzeug.middleware.proxy_fix.ProxyFix`, which knows
-        which proxies to trust. Raises `werkzeug.exceptions.SecurityError`, a 400, if the ``Host``
-        is malformed. A ``Host`` may have a ``_``, like the service names of Docker Compose.
+        The builder ignores the headers of proxies; use `werkzeug.middleware.proxy_fix.ProxyFix`,
+        which knows which proxies to trust. Raises `werkzeug.exceptions.SecurityError`, a 400, for a
+        malformed ``Host``. It may have a ``_``, like the service names of Docker Compose.
 
         >>> from werkzeug.test import create_environ
         >>> environ = create_environ("/v2/", "https://registry.example.com/mirror")
@@ -155,20 +155,20 @@ class URLBuilder:
         return builder
 
     def base(self, /, **query: QueryValue) -> str:
-        """The root of the API, ``/v2/``."""
+        """Return the URL of the API's root, ``/v2/``."""
         return self._build_url(RouteName.BASE, {}, {}, query)
 
     def catalog(
         self, /, *, n: int | None = None, last: str | None = None, **query: QueryValue
     ) -> str:
-        """The repositories: at most `n` of them, after `last`."""
+        """Return the URL of the list of repositories: at most `n`, after the name `last`."""
         return self._build_url(RouteName.CATALOG, {}, {"n": _check_count(n), "last": last}, query)
 
     @_explain_misplaced
     def tags(
         self, name: str, /, *, n: int | None = None, last: str | None = None, **query: QueryValue
     ) -> str:
-        """The tags of a repository: at most `n` of them, after `last`."""
+        """Return the URL of the list of a repository's tags: at most `n`, after the tag `last`."""
         return self._build_url(
             RouteName.TAGS, {"name": name}, {"n": _check_count(n), "last": last}, query
         )
@@ -184,7 +184,7 @@ class URLBuilder:
         ns: str | None = None,
         **query: QueryValue,
     ) -> str:
-        """A manifest, by a tag or by its digest. A reference with ``:`` in it is a digest.
+        """Return the URL of a manifest, by a tag or by its digest, which contains a ``:``.
 
         A `Reference` can replace both arguments. Its domain is ignored, because the registry at the
         root may be a mirror.
@@ -207,8 +207,8 @@ class URLBuilder:
             raise TypeError("URLBuilder.manifest() needs a tag or a digest, or a Reference")
         kind = "digest" if isinstance(reference, str) and ":" in reference else "tag"
         tags = _list_values(tag)
-        for one in tags:
-            self._grammar_of("tag").check(one)
+        for name_of_tag in tags:
+            self._grammar_of("tag").check(name_of_tag)
         if tags and kind == "tag":
             raise ValueError(
                 f"manifest {shorten(reference)} must be named by its digest to take tags"
@@ -218,7 +218,7 @@ class URLBuilder:
 
     @_explain_misplaced
     def blob(self, name: str, digest: str, /, *, ns: str | None = None, **query: QueryValue) -> str:
-        """A blob. For `ns` see `manifest`."""
+        """Return the URL of a blob. For `ns`, see `manifest`."""
         return self._build_url(RouteName.BLOB, {"name": name, "digest": digest}, {"ns": ns}, query)
 
     @_explain_misplaced
@@ -233,12 +233,13 @@ class URLBuilder:
         digest_algorithm: str | None = None,
         **query: QueryValue,
     ) -> str:
-        """Where the upload of a blob begins.
+        """Return the URL for beginning the upload of a blob.
 
         :param mount: the digest of a blob to mount instead of uploading it.
-        :param from_: the repository to mount it from.
-        :param digest: the blob's digest, to upload it with this one request.
-        :param digest_algorithm: the algorithm of the blob's later digest, such as ``sha512``.
+        :param from_: the repository to mount the blob from.
+        :param digest: the blob's digest, to upload the blob with this single request.
+        :param digest_algorithm: the algorithm of the digest that will complete the upload, such as
+            ``sha512``.
         """
         if from_ is not None:
             self._grammar_of("repository").check(from_)
@@ -256,7 +257,7 @@ class URLBuilder:
     def blob_upload_chunk(
         self, name: str, uuid: str, /, *, digest: str | None = None, **query: QueryValue
     ) -> str:
-        """An upload that has begun. Clients use the ``Location`` that they were given instead.
+        """Return the URL of an upload in progress, for servers. Clients use the ``Location``.
 
         :param digest: the blob's digest, to complete the upload.
         """
@@ -276,11 +277,11 @@ class URLBuilder:
         last: str | None = None,
         **query: QueryValue,
     ) -> str:
-        """The manifests that have this one as their subject.
+        """Return the URL of the list of manifests whose subject has this digest.
 
         `n` and `last` are for the ``Link`` of a registry that returns the list in pages.
 
-        :param artifact_type: list only manifests of this type, or of these types.
+        :param artifact_type: the type, or the types, of the manifests to list.
         """
         values = {"name": name, "digest": digest}
         parameters = {"artifact_type": artifact_type, "n": _check_count(n), "last": last}
@@ -296,7 +297,7 @@ class URLBuilder:
         /,
         **query: QueryValue,
     ) -> str:
-        """An extension's endpoint, of the registry or of the repository `name`.
+        """Return the URL of an extension's endpoint, of the registry or of the repository `name`.
 
         As a keyword, ``name=`` is a query parameter.
         """
@@ -312,10 +313,10 @@ class URLBuilder:
         query: Mapping[str, QueryValue] | None = None,
         /,
     ) -> str:
-        """The URL of any endpoint of the API, from its values. It takes what `match_url` returns.
+        """Return the URL of any endpoint, from the endpoint, values and query of `match_url`.
 
-        With it, a proxy turns its own URLs into those of its upstream, and the upstream's into its
-        own. `query` may have any parameters; a `MultiDict` keeps all the values of each.
+        With it, a proxy translates its own URLs into its upstream's, and back. `query` may have any
+        parameters; a `MultiDict` keeps all the values of each.
 
         >>> upstream = URLBuilder("https://registry.example.com")
         >>> upstream.build(*match_url("/mirror/v2/a/tags/list?n=2&page=x%2By", root="/mirror"))
@@ -333,12 +334,12 @@ class URLBuilder:
     ) -> str:
         parameters = _spell(parameters)
         for name in parameters:
-            if name in more:  # it would not be checked there
+            if name in more:  # where nothing would check it
                 raise ValueError(f"parameter {name!r} must be given by its own argument")
         if "n" in parameters and (other := more.keys() & _NOT_N):
             raise TypeError(f"{min(other)}= is not a parameter of the API: n= limits the results")
         for name, value in values.items():
-            if value is None:  # Werkzeug would treat it as missing
+            if value is None:  # which Werkzeug would treat as missing
                 raise ValueError(f"{name} None must be a string")
         path = self._table.build(endpoint, values)
         if path is None:
@@ -352,12 +353,12 @@ class URLBuilder:
         return digest if digest is None else self._grammar_of("digest").check(digest)
 
 
-# What others call ``n``. A registry would ignore it.
+# Other APIs' names for ``n``, which a registry would ignore.
 _NOT_N = {"limit", "page_size", "count"}
 
 
 class MatchedURL(NamedTuple):
-    """What `match_url` finds in a URL.
+    """The result of `match_url`.
 
     - `endpoint`: a `RouteName`, or the endpoint of your map's own rule.
     - `values`: the values in the path, percent-decoded: ``name``; ``tag`` or ``digest``; and so on.
@@ -387,21 +388,21 @@ def match_url(
     'blob-upload'
 
     It decodes a URL as WSGI does: ``%2F`` in a name is a slash, and bytes that are not UTF-8
-    become U+FFFD. A fragment and credentials are ignored.
+    become U+FFFD. It ignores a fragment and credentials.
 
-    Raises what `RegistryMapAdapter.match` raises: `werkzeug.routing.RequestRedirect`, to the
+    Raises the errors of `RegistryMapAdapter.match`: `werkzeug.routing.RequestRedirect`, to the
     correct path; an error of `registry_routes.errors`, such as `NameInvalid`; and
     `werkzeug.exceptions.NotFound` for a URL that is not under the API, or not under `root`. Raises
     `ValueError` if `url` is neither an ``http`` or ``https`` URL nor a path that starts with ``/``.
 
-    :param url: a whole URL, or a path with or without a query, percent-encoded as it is sent. A
+    :param url: a whole URL, or a path with or without a query, percent-encoded as in a request. A
         text that starts with ``//`` is also a path.
-    :param method: `None` for any method; then a URL that a request would be redirected from also
-        matches. If two endpoints have the same path, that of GET counts.
-    :param root: where the registry is, as in `URLBuilder`. If it is a URL, a whole `url` must have
-        the same scheme, host and port. If it is a path, any host will do.
-    :param url_map: the routes; by default, those of `registry_routes.url_map`. The map is bound to
-        the host ``registry.invalid``, which appears in the redirects of its own rules.
+    :param method: the method, or `None` for any. With `None`, a URL that a request would be
+        redirected from also matches; if two endpoints have the same path, that of GET wins.
+    :param root: the registry's URL, as in `URLBuilder`, whose scheme, host and port a whole `url`
+        must have; or a path, for any host.
+    :param url_map: the routes; by default, those of `registry_routes.url_map`. The function binds
+        the map to the host ``registry.invalid``, which appears in the redirects of your own rules.
     """
     routes = url_map or ready_made_map
     at = _parse_root(root, may_be_path=True)
@@ -446,12 +447,12 @@ def _match_any(adapter: MapAdapter, path: str, method: str) -> tuple[Any, Mappin
 
 
 def _parse(kind: str, url: object, origin: str = "") -> SplitResult:
-    """The parts of a URL. A path is taken to be at `origin`."""
-    # URL objects define __str__; None, a list and a response do not.
+    """Split a URL into its parts. A path is relative to `origin`."""
+    # Classes of URLs define __str__; those of None, a list and a response do not.
     if isinstance(url, bytes | bytearray) or type(url).__str__ is object.__str__:
         raise ValueError(f"{kind} must be a string or a URL object, not {type(url).__name__}")
     text = str(url)
-    # urlsplit would strip some of these.
+    # urlsplit would silently strip some of these.
     if re.search(r"[\x00-\x20\x7f\\]", text):
         raise ValueError(
             f"{kind} {shorten(text)} must have no spaces, control characters or backslashes"
@@ -461,12 +462,12 @@ def _parse(kind: str, url: object, origin: str = "") -> SplitResult:
         _ = parts.port  # urlsplit parses it only on access
     except ValueError as error:
         why = f"{error!s:.200}"  # it may contain the whole URL
-        raise ValueError(f"{kind} {shorten(text)} must be a URL: {why}") from None
+        raise ValueError(f"{kind} {shorten(text)} is not a URL: {why}") from None
     return parts
 
 
 def _parse_root(root: object, *, may_be_path: bool) -> SplitResult:
-    """The parts of a root, without the slash at the end of its path."""
+    """Split a root into its parts, without the trailing slash of its path."""
     parts = _parse("root", root)
     named = f"root {shorten(str(root))}"
     is_path = may_be_path and not (parts.scheme or parts.netloc)
@@ -513,9 +514,9 @@ def _check_host(host: str) -> None:
 
 
 def same_origin(url: object, other: object, /) -> bool:
-    """Whether two URLs have the same scheme, host and port; for clients.
+    """Return whether two URLs have the same scheme, host and port; for clients.
 
-    Send the credentials of one to the other only if they have: a ``Location`` or a ``Link`` of a
+    Send the credentials for one URL to the other only if they do: a ``Location`` or a ``Link`` of a
     registry may lead to another host, or from https to http (distribution-spec, main branch,
     "Endpoints"; RFC 6454, section 5).
 
@@ -527,16 +528,16 @@ def same_origin(url: object, other: object, /) -> bool:
     Raises `ValueError` if one of them is not a URL of ``http`` or ``https``.
     """
     origins = []
-    for one in url, other:
-        parts = _parse("URL", one)
+    for given in url, other:
+        parts = _parse("URL", given)
         if not _is_http(parts):
-            raise ValueError(f"URL {shorten(str(one))} must be a URL of http or https")
+            raise ValueError(f"URL {shorten(str(given))} must be a URL of http or https")
         origins.append(_origin_of(parts))
     return origins[0] == origins[1]
 
 
 def _spell(keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the query parameters of keywords."""
+    """Replace keywords by the names of their query parameters."""
     return {PARAMETERS.get(name, name): value for name, value in keywords.items()}
 
 
@@ -547,7 +548,7 @@ def _check_count(n: int | None) -> int | None:
 
 
 def _list_values(value: Any) -> list[Any]:
-    """The values of a parameter: several, one or none."""
+    """Return the values of a parameter as a list, whether there are several, one or none."""
     if value is None:
         return []
     is_one = isinstance(value, str | bytes) or not isinstance(value, Iterable)
@@ -555,23 +556,23 @@ def _list_values(value: Any) -> list[Any]:
 
 
 def _add_query(url: str, query: Mapping[str, Any]) -> str:
-    pairs = [(name, one) for name, value in query.items() for one in _list_values(value)]
-    for name, one in pairs:
-        if not isinstance(one, str | int):
-            raise ValueError(f"{name} {shorten(one)} must be a string")
+    pairs = [(name, each) for name, value in query.items() for each in _list_values(value)]
+    for name, value in pairs:
+        if not isinstance(value, str | int):
+            raise ValueError(f"{name} {shorten(value)} is neither a string nor a number")
     try:
         return append_query(url, pairs)
     except UnicodeEncodeError as error:
-        raise ValueError(f"parameter {shorten(error.object)} must be encodable in UTF-8") from None
+        raise ValueError(f"parameter {shorten(error.object)} cannot be encoded in UTF-8") from None
 
 
 def resolve_location(request_url: object, location: object, /, **query: QueryValue) -> str:
-    """Return where a ``Location`` leads, as an absolute URL; for clients.
+    """Return the absolute URL that a ``Location`` leads to; for clients.
 
     Registries send absolute URLs, paths from the root of the host, or URLs relative to that of the
-    request. They put their own parameters into the query, which is kept byte for byte. `query` is
-    appended to it, with the keywords of `URLBuilder`: ``digest=…`` to complete an upload. A list
-    repeats the parameter, and `None` leaves it out.
+    request. They put their own parameters into the query, which the result keeps byte for byte.
+    `query` is appended, with the keywords of `URLBuilder`: ``digest=…`` to complete an upload. A
+    list repeats the parameter, and `None` leaves it out.
 
     >>> resolve_location(
     ...     "https://registry.example.com/v2/a/blobs/uploads/",
@@ -581,9 +582,9 @@ def resolve_location(request_url: object, location: object, /, **query: QueryVal
     'https://registry.example.com/v2/a/blobs/uploads/1?_state=x%2By==&digest=sha256%3Aabc'
 
     It may lead to another host, which must not get the registry's credentials; see `same_origin`.
-    If a registry that was asked by https names its own host by http, because a proxy in front of it
-    ends TLS, the result has the origin of the request. Raises `ValueError` if the location leads
-    from https to another host by http, or not to a URL of ``http`` or ``https``.
+    If the request used https and the location names the same host by http, because a proxy in front
+    of the registry ends TLS, the result has the origin of the request. Raises `ValueError` if the
+    location leads from https to another host by http, or not to a URL of ``http`` or ``https``.
     """
     target = resolve(request_url, location)
     if (_parse("URL", request_url).scheme, target.scheme) == ("https", "http"):
@@ -593,19 +594,19 @@ def resolve_location(request_url: object, location: object, /, **query: QueryVal
 
 
 def resolve(request_url: object, location: object) -> SplitResult:
-    """Return where a ``Location`` or a ``Link`` leads, even from https to another host by http."""
+    """Resolve a ``Location`` or a ``Link``, even from https to another host by http."""
     named = f"Location {shorten(str(location))} of {shorten(str(request_url))}"
     given, asked = _parse("Location", location), _parse("URL", request_url)
     target = _join(asked, given) if _is_http(asked) else given
     if not _is_http(target) or (str(location).startswith("//") and not given.netloc):
-        raise ValueError(f"{named} must lead to a URL of http or https")
+        raise ValueError(f"{named} does not lead to a URL of http or https")
     if (asked.scheme, target.scheme) == ("https", "http") and target.hostname == asked.hostname:
         target = target._replace(scheme="https", netloc=asked.netloc)
     return target._replace(fragment="")
 
 
 def _join(base: SplitResult, target: SplitResult) -> SplitResult:
-    """Return `target`, seen from `base` (RFC 3986, 5.2.2). `urljoin` would drop empty segments."""
+    """Join a URL to its base (RFC 3986, 5.2.2), keeping empty segments, which `urljoin` drops."""
     if target.scheme or target.netloc:
         return target._replace(scheme=target.scheme or base.scheme)
     path, query = target.path, target.query
