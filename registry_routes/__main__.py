@@ -32,18 +32,18 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line with `argv`, and return the exit status.
 
-    It is 1 if nothing matches or no URL can be built, 2 if the command line is wrong, and 141 if
-    stdout was closed, as for a program that SIGPIPE has ended.
+    The status is 1 if nothing matches or no URL can be built, 2 for a wrong command line, and 141
+    if stdout was closed, as after SIGPIPE.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does
     try:
         try:
             return _run(argv)
         finally:
             print(end="", flush=True)
     except OSError as error:
-        # Python would write the rest when it exits, and fail again.
+        # Otherwise Python would write the rest when it exits, and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141 if isinstance(error, BrokenPipeError) else _fail(str(error))
 
@@ -134,7 +134,7 @@ def _make_parser() -> argparse.ArgumentParser:
         default=[],
         type=_split_pair,
         metavar="name=value",
-        help="another query parameter, such as a token of the registry's; may be repeated",
+        help="another query parameter, such as a registry's own token; may be repeated",
     )
     build.set_defaults(command=_build)
 
@@ -149,7 +149,7 @@ def _make_parser() -> argparse.ArgumentParser:
 def _describe_version() -> str:
     try:
         own = version("registry-routes")
-    except PackageNotFoundError:  # it runs from its source
+    except PackageNotFoundError:  # the program runs from its source
         own = "that is not installed"
     return f"{own} (Werkzeug {version('werkzeug')})"
 
@@ -210,8 +210,8 @@ def _match(options: argparse.Namespace) -> str:
     return _align([[head, repr(value)[1:-1]] for head, value in lines])
 
 
-# The query parameters of each endpoint. The kind of a value is a number, an algorithm, text, or
-# the name of a converter.
+# The query parameters of each endpoint. The kind of a value is a number, an algorithm, text, or the
+# name of a converter.
 _PARAMETERS = {
     "catalog": {"n": "number", "last": "text"},
     "tags": {"n": "number", "last": "text"},
@@ -242,7 +242,7 @@ def _build(options: argparse.Namespace) -> str:
     choices = routes.table.variables(endpoint)
     if not choices:
         near = find_closest(endpoint, {route.endpoint for route in routes.dialect.routes})
-        raise ValueError(f"endpoint {endpoint!r} must be one of the dialect's, such as {near}")
+        raise ValueError(f"endpoint {endpoint!r} is not in the dialect: choose {near}")
     parameters = _PARAMETERS.get(endpoint, {})
     known = parameters.keys() | {name for names in choices for name in names}
     for name in given:
@@ -263,7 +263,7 @@ def _build(options: argparse.Namespace) -> str:
 
 def _take_only(name: str, values: list[str]) -> str:
     if len(values) > 1:
-        raise ValueError(f"{name} must be given once")
+        raise ValueError(f"{name} is given more than once")
     return values[0]
 
 
@@ -291,7 +291,8 @@ def _serve(options: argparse.Namespace) -> str:
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     with serve(port=options.port) as registry:
         print(
-            f"A registry in memory at {registry.url}. It keeps nothing. Ctrl-C stops it. Try:\n"
+            f"A registry in memory at {registry.url}. Ctrl-C stops it, and its content is lost.\n"
+            "Try:\n"
             f"  skopeo copy --dest-tls-verify=false docker://busybox docker://{registry.host}/busybox\n"
             f"  curl {registry.url}/v2/_catalog",
             flush=True,
@@ -299,7 +300,7 @@ def _serve(options: argparse.Namespace) -> str:
         with suppress(KeyboardInterrupt):
             while True:
                 time.sleep(3600)
-    return "The registry has stopped, and its content was deleted."
+    return "The registry has stopped. Its content was deleted."
 
 
 def _align(rows: Sequence[Sequence[str]]) -> str:

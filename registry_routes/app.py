@@ -276,7 +276,7 @@ class RegistryApp:
         known = {rule.endpoint for rule in self.url_map.iter_rules()}
         if endpoint not in known:
             near = find_closest(endpoint, map(str, known))
-            raise ValueError(f"endpoint {endpoint!r} is not in the map: did you mean {near}?")
+            raise ValueError(f"endpoint {endpoint!r} is not in the map: choose {near}")
         wanted = [method and method.upper() for method in methods]
         if not wanted or None in wanted:
             wanted = [method for method in taken if method != "HEAD" or "GET" not in taken]

@@ -11,7 +11,7 @@ from .storage import BLOCK, Blob, ConflictError, Manifest, MissingError, Storage
 
 __all__ = ["MemoryStorage"]
 
-REMEMBERED = 3600.0  # seconds, for which the result of an upload is kept
+REMEMBERED = 3600.0  # seconds for which to keep the result of an upload
 
 
 @dataclass
@@ -34,7 +34,7 @@ class _Repository:
     tags: dict[str, str] = field(default_factory=dict)
 
     results: dict[str, tuple[float, str]] = field(default_factory=dict)
-    """When each finished upload ended, by `time.monotonic`, and the digest of its blob."""
+    """The time when each upload was finished, by `time.monotonic`, and the digest of its blob."""
 
 
 class MemoryStorage(Storage):
@@ -50,15 +50,15 @@ class MemoryStorage(Storage):
 
     def __init__(self) -> None:
         self._repositories: dict[str, _Repository] = {}
-        # Held while something is looked up or changed, but not while a client sends content.
+        # Held during look-ups and changes, but not while a client sends content.
         self._lock = threading.Lock()
 
     def _find_repository(self, name: str) -> _Repository:
-        """Return a repository to read from, which is empty if nothing has been written to it."""
+        """Return a repository to read from, which is empty if it does not exist."""
         return self._repositories.get(name, _Repository())
 
     def _create(self, name: str) -> _Repository:
-        """Return a repository to write to, after creating it if it is new."""
+        """Return a repository to write to, creating it if necessary."""
         return self._repositories.setdefault(name, _Repository())
 
     def _find_blob(self, name: str, digest: str) -> bytes:
@@ -193,7 +193,7 @@ class MemoryStorage(Storage):
 
     def repositories(self, after: str = "") -> Iterator[str]:
         with self._lock:
-            names = [name for name, one in self._repositories.items() if one.manifests]
+            names = [name for name, found in self._repositories.items() if found.manifests]
         return iter(sorted(name for name in names if name > after))
 
     def tags(self, name: str, after: str = "") -> Iterator[str]:
@@ -207,8 +207,12 @@ class MemoryStorage(Storage):
     def referrers(self, name: str, subject: str, after: str = "") -> Iterator[tuple[str, bytes]]:
         with self._lock:
             manifests = list(self._find_repository(name).manifests.items())
-        found = [(digest, one.descriptor) for digest, one in manifests if one.subject == subject]
-        return iter(sorted(one for one in found if one[0] > after))
+        descriptors = {
+            digest: stored.descriptor
+            for digest, stored in manifests
+            if stored.subject == subject and digest > after
+        }
+        return iter(sorted(descriptors.items()))
 
 
 Thing = TypeVar("Thing")

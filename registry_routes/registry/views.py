@@ -1,4 +1,4 @@
-"""The views of a registry. They know HTTP and the specification, but keep no content."""
+"""The views of a registry, which implement HTTP and the specification on a storage."""
 
 import json
 import logging
@@ -56,11 +56,14 @@ __all__ = [
 _log = logging.getLogger("registry_routes.registry")
 
 _TRIES = 100  # of a conditional write, while other requests change the same tag
-MAX_TAGS = 50  # in one push of a manifest: each of them becomes a header of the response
+
+MAX_TAGS = 50
+"""The maximum number of tags in a push of a manifest, as each adds a header to the response."""
 
 View = Callable[..., Response]
 
-# The converter of each value that a storage is given. A map's own rules may let through more.
+# The converter that checks each value before the storage gets it, because rules of your own may
+# let through other values.
 _CONVERTERS = {
     "name": CONVERTERS["repository"],
     "tag": CONVERTERS["tag"],
@@ -70,7 +73,7 @@ _CONVERTERS = {
 
 
 def guard(endpoint: str, view: View) -> View:
-    """Return a view that checks its values, and turns a storage's errors into the registry's."""
+    """Make a view check its values, and turn a storage's errors into the registry's."""
 
     @wraps(view)
     def answer(request: RegistryRequest, **values: str) -> Response:
@@ -97,7 +100,7 @@ def guard(endpoint: str, view: View) -> View:
 class Views:
     """The views of a registry on a storage; `make_registry` describes the options.
 
-    `storage` may be a `ReadStorage` if no view is used that writes.
+    `storage` may be a `ReadStorage` for views that only read.
     """
 
     def __init__(
@@ -177,7 +180,7 @@ class Views:
         response.headers["Docker-Content-Digest"] = actual
         for given in tags if digest else []:
             response.headers.add("OCI-Tag", given)
-        if subject and self.serves_referrers:  # without the header, clients keep a list themselves
+        if subject and self.serves_referrers:  # without the header, clients maintain a list
             response.headers["OCI-Subject"] = subject
         return response
 
@@ -243,9 +246,9 @@ class Views:
         return _respond_with_status(request, name, self.storage.begin_upload(name), 202, 0)
 
     def _try_mount(self, name: str, digest: str, source: str) -> bool:
-        """Mount the blob if possible, and return whether it was mounted.
+        """Mount a blob if possible, and return whether it was mounted.
 
-        Without a source, nobody has checked whether the client may read it.
+        Without a source, no scope would prove that the client may read the blob.
         """
         if not (DIGEST.fits(digest) and NAME.fits(source) and len(source) <= MAX_NAME):
             return False
@@ -267,7 +270,7 @@ class Views:
 
     @contextmanager
     def _report_size(self, request: RegistryRequest, name: str, uuid: str) -> Iterator[None]:
-        """Tell a client whose chunk does not fit how far the upload is."""
+        """Add the size of the upload to the error for a chunk that does not fit."""
         try:
             yield
         except (ConflictError, errors.RangeInvalid) as error:
@@ -285,7 +288,7 @@ class Views:
             with self._report_size(request, name, uuid):
                 self.storage.finish_upload(name, uuid, start, _read_chunk(request, start), digest)
         except MissingError:
-            # The client may repeat a request whose answer it has lost.
+            # The client may repeat a request whose response it lost.
             if self.storage.upload_result(name, uuid) != digest:
                 raise
         return _respond_created(request, name, digest)
@@ -313,18 +316,18 @@ class Views:
         return response
 
     def _limit_page(self, n: int | None) -> int | None:
-        """The maximum number of results in a page if the client wants `n`."""
-        return min((one for one in (n, self.page_size) if one is not None), default=None)
+        """Return the maximum number of results in a page for a client that asks for `n`."""
+        return min((limit for limit in (n, self.page_size) if limit is not None), default=None)
 
     def list_referrers(self, request: RegistryRequest, name: str, digest: str) -> Response:
         n, last = parse_page(request.args)
         most = self._limit_page(n)
-        wanted = [one for one in request.args.getlist("artifactType") if one]
+        wanted = list(filter(None, request.args.getlist("artifactType")))
         descriptors = (
             self.storage.referrers(name, digest, last or "") if is_registered(digest) else iter(())
         )
         page: list[bytes] = []
-        read, more = 0, False  # the bytes read, even if not shown: this limits what a request costs
+        read, more = 0, False  # bytes read, even if filtered out: this limits a request's cost
         for position, (referrer, descriptor) in enumerate(descriptors):
             read += len(descriptor) + 1
             if len(page) == most or (position and read > MAX_DESCRIPTORS):
@@ -349,7 +352,7 @@ class Views:
 def manifest_response(request: RegistryRequest, digest: str, manifest: Manifest) -> Response:
     """Answer a GET or a HEAD of a manifest, honouring conditional headers.
 
-    A proxy can use it for the manifests that it caches.
+    A proxy can use this for its cached manifests.
 
     >>> from werkzeug.test import create_environ
     >>> from registry_routes.headers import IMAGE_MANIFEST
@@ -367,7 +370,7 @@ def manifest_response(request: RegistryRequest, digest: str, manifest: Manifest)
 def blob_response(request: RegistryRequest, digest: str, blob: Blob) -> Response:
     """Answer a GET or a HEAD of a blob, honouring its range and conditional headers.
 
-    For a HEAD, no bytes of the blob are read. If the client has it, it is not read at all.
+    For a HEAD, it reads no bytes of the blob. If the client has the blob, it does not call `read`.
 
     >>> from werkzeug.test import create_environ
     >>> content = b"some content"
@@ -388,7 +391,7 @@ def blob_response(request: RegistryRequest, digest: str, blob: Blob) -> Response
     if response.status_code == 304:
         return response
     if request.method == "HEAD":
-        ClosingIterator(blob.read(0, 0)).close()  # it raises an error if the content is lost
+        ClosingIterator(blob.read(0, 0)).close()  # raises an error if the content is lost
         return response
     start, end = 0, size
     wanted = _parse_range(request, digest, size)
@@ -398,7 +401,7 @@ def blob_response(request: RegistryRequest, digest: str, blob: Blob) -> Response
         response.content_length = end - start
         response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     content = blob.read(start, end)
-    # uWSGI sends any file from its first byte, whatever its position is.
+    # uWSGI always sends a file from its first byte, even if its position is another.
     if isinstance(content, BlobFile) and start == 0:
         response.response = wrap_file(request.environ, content.file, BLOCK)
         response.direct_passthrough = True
@@ -429,7 +432,7 @@ def _respond_with_status(
 
 
 def _apply_conditions(request: RegistryRequest, response: Response, digest: str) -> Response:
-    """Make a response a 304 or raise a 412, as the request's conditions say."""
+    """Turn a response into a 304 or raise a 412, by the request's conditions."""
     response.set_etag(digest)
     if request.if_match and not request.if_match.contains(digest):
         raise PreconditionFailed
@@ -443,9 +446,9 @@ def _is_conditional(request: RegistryRequest) -> bool:
 
 
 def _check_conditions(request: RegistryRequest, found: str) -> None:
-    """Raise a 412 if a write's conditions are false. `found` is the digest there, or "".
+    """Raise a 412 if a write's conditions are false. `found` is the current digest, or "".
 
-    (RFC 9110, sections 13.1.1 and 13.1.2.) The entity tag of everything is its digest.
+    (RFC 9110, sections 13.1.1 and 13.1.2.) Entity tags are digests.
     """
     if request.if_match and not (found and request.if_match.contains(found)):
         raise PreconditionFailed
@@ -465,13 +468,13 @@ def _write_if(
         _check_conditions(request, found)
         try:
             return write(expected=found)
-        except ConflictError:  # the tag has changed since, perhaps so that it meets them again
+        except ConflictError:  # the tag has changed, but may still meet the conditions
             continue
     raise errors.Unavailable("other requests keep changing the tag", retry_after=1)
 
 
 def _read_body(request: RegistryRequest, most: int | None = None) -> Iterator[bytes]:
-    """The body in blocks, and an error if it breaks off or has more than `most` bytes."""
+    """Yield the body in blocks. Raise an error if it ends early or has more than `most` bytes."""
     received = 0
     while block := request.stream.read(BLOCK):
         received += len(block)
@@ -481,12 +484,12 @@ def _read_body(request: RegistryRequest, most: int | None = None) -> Iterator[by
 
 
 def _read_chunk(request: RegistryRequest, start: int, most: int | None = None) -> Iterator[bytes]:
-    """Return the blocks of a request's body, which must begin at `start` of an upload."""
+    """Return the blocks of a chunk, or raise an error if it does not begin at `start`."""
     return _check_size(_read_body(request, most), _parse_announced_size(request, start))
 
 
 def _check_size(blocks: Iterable[bytes], size: int | None) -> Iterator[bytes]:
-    """Yield the blocks, and then raise an error if they do not have the announced size."""
+    """Yield the blocks, and then raise an error if their size is not the announced one."""
     received = 0
     for block in blocks:
         received += len(block)
@@ -496,7 +499,7 @@ def _check_size(blocks: Iterable[bytes], size: int | None) -> Iterator[bytes]:
 
 
 def _parse_announced_size(request: RegistryRequest, start: int) -> int | None:
-    """The size that the ``Content-Range`` of a chunk announces, which must begin at `start`."""
+    """Return the size in a chunk's ``Content-Range``. Raise an error if it does not fit `start`."""
     header = request.headers.get("Content-Range")
     if header is None:
         return None
@@ -510,10 +513,10 @@ def _parse_announced_size(request: RegistryRequest, start: int) -> int | None:
 
 
 def _parse_range(request: RegistryRequest, digest: str, size: int) -> tuple[int, int] | None:
-    """Return the range that a request wants; `None` for the whole blob.
+    """Return the start and the end of the requested range; `None` for the whole blob.
 
-    (RFC 9110, section 14.2: several ranges, a range in other units, and an invalid one are ignored.
-    A suffix of an empty blob is the whole blob.)
+    (RFC 9110, section 14.2: several ranges, other units and invalid ranges are ignored. A suffix of
+    an empty blob is the whole blob.)
     """
     found = re.fullmatch("bytes=([0-9]{0,18})-([0-9]{0,18})", request.headers.get("Range", ""))
     if_range = request.headers.get("If-Range")
@@ -531,16 +534,16 @@ def _parse_range(request: RegistryRequest, digest: str, size: int) -> tuple[int,
     return start, end
 
 
-# Digests. The routes accept any algorithm. A storage only gets digests that can be verified.
+# Digests. The routes accept any algorithm, but a storage only gets digests that can be verified.
 
 
 def require_registered(digest: str) -> str:
-    """Return the digest, if its algorithm is registered, so that a registry can have its content.
+    """Return the digest. Raise `MissingError` if its algorithm is not registered.
 
     >>> require_registered(digest_of(b""))[:14]
     'sha256:e3b0c44'
 
-    Raises `MissingError` for any other algorithm.
+    No registry can have content that it cannot verify.
     """
     if not is_registered(digest):
         raise MissingError(digest)
@@ -548,7 +551,7 @@ def require_registered(digest: str) -> str:
 
 
 def _check_registered(digest: str) -> str:
-    """Return the algorithm of a digest, or raise the registry's error if it is not registered."""
+    """Return the algorithm of a digest. Raise `errors.DigestInvalid` if it is not registered."""
     try:
         return check_algorithm(digest.partition(":")[0])
     except ValueError as error:
@@ -568,10 +571,10 @@ class TooManyTags(errors.TagInvalid):
 
 
 def _parse_tags(request: RegistryRequest) -> list[str]:
-    """The tags in the query of a request that pushes a manifest by its digest."""
+    """Return the tags in the query of a push of a manifest by its digest."""
     tags = list(dict.fromkeys(request.args.getlist("tag")))
     if len(tags) > MAX_TAGS:
-        raise TooManyTags(f"a manifest is given at most {MAX_TAGS} tags at once")
+        raise TooManyTags(f"the push has more than {MAX_TAGS} tags")
     for tag in tags:
         message = TAG.complaint(tag)
         if message is not None:

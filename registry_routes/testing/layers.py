@@ -1,9 +1,9 @@
-"""The WSGI wrappers around the registry of a test. Each of them does one thing.
+"""The WSGI wrappers around a test's registry, each for a single purpose.
 
-If all of them are used, they are, from the outermost to the innermost:
+From the outermost to the innermost, they are:
 
 1. `Recorder`: matches the request, records it, and renders the errors that the others raise.
-2. `Faults`: fails the requests that a test wants to fail.
+2. `Faults`: fails the requests that a test plans to fail.
 3. `BasicLogin` or `BearerLogin`: refuses requests without a login.
 4. `Locations`: writes each ``Location`` as another registry would.
 5. `RedirectedBlobs`: redirects clients to another origin for the content of a blob.
@@ -11,7 +11,7 @@ If all of them are used, they are, from the outermost to the innermost:
 7. `MinimumChunks`: refuses chunks that are too small.
 8. `lenient.MadeUpDigests`: serves content under digests that the registry's views refuse.
 
-The application comes last. All but the first get the recorded request from `request_of`.
+The application comes last. All but the first find the recorded request by `request_of`.
 """
 
 import json
@@ -65,8 +65,7 @@ __all__ = [
     "request_of",
 ]
 
-# Endpoints outside a registry's API: the token server, and the origin to which blobs are
-# redirected.
+# Endpoints outside the API: the token server, and the origin to which blobs are redirected.
 TOKEN, STORAGE = "token", "storage"
 
 SERVICE = "registry"  # the token server's name for the registry; also the realm of Basic
@@ -140,15 +139,15 @@ _REQUEST = "registry_routes.testing.request"
 
 
 def request_of(environ: "WSGIEnvironment") -> RecordedRequest:
-    """The request that the `Recorder` has recorded."""
+    """Return the request that the `Recorder` has recorded."""
     request: RecordedRequest = environ[_REQUEST]
     return request
 
 
 class Recorder:
-    """Records requests, in the order in which they come.
+    """A layer that records requests, in the order in which they come.
 
-    The first map that has the path and the method names the endpoint.
+    The first map that matches the path and the method names the endpoint.
     """
 
     def __init__(self, app: "WSGIApplication", maps: Sequence[Map]) -> None:
@@ -199,12 +198,12 @@ class Recorder:
 
 
 def _build_path_info(url_map: RegistryMap, endpoint: str, values: Mapping[str, str]) -> str:
-    """The path of a route, in the form of a WSGI environ."""
+    """Return the path of a route, in the form of a WSGI environ."""
     return unquote(url_map.bind("").build(endpoint, values), "latin-1")
 
 
 Fault: TypeAlias = HTTPException | int | timedelta | Literal["body cut short", "connection closed"]
-"""What can go wrong; `testing.ServedRegistry.fail` describes it."""
+"""A fault of a request; `testing.ServedRegistry.fail` describes the forms."""
 
 
 class UnfiredFault(NamedTuple):
@@ -238,7 +237,7 @@ class _PlannedFault:
 
 
 class Faults:
-    """Fails the requests that it was told to fail."""
+    """A layer that fails requests as planned."""
 
     def __init__(self, app: "WSGIApplication", maps: Iterable[Map]) -> None:
         self.app = app
@@ -258,7 +257,7 @@ class Faults:
         """Make requests fail; see `testing.ServedRegistry.fail`."""
         if endpoint not in self._methods:
             known = ", ".join(sorted(self._methods))
-            raise ValueError(f"endpoint {endpoint!r} is not served; these are: {known}")
+            raise ValueError(f"the registry has no endpoint {endpoint!r}, only {known}")
         if not isinstance(method, str):
             raise TypeError(f"method {method!r} is not a string")
         taken = self._methods[endpoint]
@@ -289,7 +288,7 @@ class Faults:
 
     def _take_fault(self, request: RecordedRequest) -> Fault | None:
         with self._lock:
-            # A fault for HEAD alone comes before a fault for GET.
+            # For a HEAD, faults for HEAD come before those for GET.
             for fault in sorted(self._planned, key=lambda fault: fault.method != request.method):
                 if fault.fits(request):
                     fault.has_fired = True
@@ -324,19 +323,19 @@ def _check_fault(what: object) -> None:
             raise ValueError(f"error {what!r} has no status")
     elif isinstance(what, int):
         if not 400 <= what <= 599:
-            raise ValueError(f"status {what!r} must be that of an error, 400 to 599")
+            raise ValueError(f"status {what!r} is not that of an error, 400 to 599")
     elif isinstance(what, str):
         if what not in ("body cut short", "connection closed"):
             raise ValueError(f"fault {what!r} must be 'body cut short' or 'connection closed'")
     elif isinstance(what, timedelta):
         if what <= timedelta():
-            raise ValueError(f"delay {what!r} is not longer than nothing")
+            raise ValueError(f"delay {what!r} is not longer than zero")
     else:
-        raise TypeError(f"fault {what!r} must be an error, a status, a timedelta or a string")
+        raise TypeError(f"fault {what!r} is not an error, a status, a timedelta or a string")
 
 
 def _make_page(status: int) -> Response:
-    """An HTML page, as a proxy sends it, instead of the registry's JSON."""
+    """Return an HTML page, as from a proxy, instead of the registry's JSON."""
     known = {status.value: status.phrase for status in HTTPStatus}
     title = f"{status} {known.get(status, '')}".strip()
     return Response(f"<html><title>{title}</title></html>", status, mimetype="text/html")
@@ -365,7 +364,7 @@ def _parse_authorization(environ: "WSGIEnvironment") -> Authorization | None:
 
 
 def _user_of(authorization: Authorization | None, users: Mapping[str, str]) -> str | None:
-    """The user whom Basic authentication names, if the password is right."""
+    """Return the user of Basic authentication, if the password is right."""
     if authorization is None or authorization.type != "basic":
         return None
     return _check_password(authorization.username, authorization.password, users)
@@ -376,7 +375,7 @@ def _check_password(name: str | None, password: str | None, users: Mapping[str, 
 
 
 def _find_scopes(request: RecordedRequest) -> list[Scope]:
-    """Return the scopes for a request of the API; any other path needs none."""
+    """Return the scopes that a request of the API needs; for any other path, none."""
     if request.endpoint is None or (
         request.endpoint not in set(RouteName) and "name" not in request.values
     ):
@@ -385,7 +384,7 @@ def _find_scopes(request: RecordedRequest) -> list[Scope]:
 
 
 class BasicLogin:
-    """Requires a name and a password of each request, except perhaps of those that only pull."""
+    """A layer that requires a name and a password for each request, or for all but pulls."""
 
     def __init__(
         self, app: "WSGIApplication", users: Mapping[str, str], anonymous_pull: bool
@@ -409,7 +408,7 @@ class BasicLogin:
 
 
 def _is_anonymous(given: Authorization | None) -> bool:
-    """Return whether a client names nobody: skopeo then sends an empty name and password."""
+    """Return whether a client gives no name. (Skopeo then sends an empty name and password.)"""
     return given is None or (given.type == "basic" and not given.username and not given.password)
 
 
@@ -427,7 +426,7 @@ ScopeStatus: TypeAlias = Literal[401, 403]
 
 @dataclass(frozen=True)
 class TokenServer:
-    """How a token server behaves; `testing.serve` describes the options."""
+    """The options of a token server, which `testing.serve` describes."""
 
     service: str = SERVICE
     token_field: TokenField = "token"  # noqa: S105 - it is not a password
@@ -454,16 +453,15 @@ class TokenServer:
 
     @property
     def methods(self) -> list[str]:
-        """The methods of a request for a token."""
+        """The methods that the token server takes."""
         return ["GET", "POST"] if self.token_method is None else [self.token_method]
 
 
 class BearerLogin:
-    """Requires a token that allows the request; it is also the token server.
+    """A layer that requires a token that allows the request. It is also the token server.
 
-    (Docker token authentication specification, and its OAuth2 form.) The users get tokens for
-    whatever they ask for, unless `granted_actions` limits it. With `anonymous_pull`, anyone gets a
-    token to pull.
+    (Docker token authentication specification, and its OAuth2 form.) Users get tokens for all that
+    they ask for, within `granted_actions`. With `anonymous_pull`, anyone gets a token to pull.
     """
 
     def __init__(
@@ -491,7 +489,7 @@ class BearerLogin:
         return self.app(environ, start_response)
 
     def _check(self, request: RecordedRequest, environ: "WSGIEnvironment") -> None:
-        """Raise the error for a request without a token that allows it."""
+        """Raise an error for a request whose token does not allow it."""
         needed = _find_scopes(request)
         given = _parse_authorization(environ)
         granted = None
@@ -499,7 +497,7 @@ class BearerLogin:
             granted = self._granted.get(given.token or "")
         if granted is not None and all(scope.is_granted_by(granted) for scope in needed):
             return
-        # RFC 6750, 3.1: if the request has no token, the challenge should not have an error.
+        # RFC 6750, 3.1: without a token in the request, the challenge should have no error.
         error = None if given is None else "invalid_token"
         refusal = errors.Unauthorized(
             realm=f"{Request(environ).root_url}token",
@@ -522,7 +520,7 @@ class BearerLogin:
         self, sent: MultiDict[str, str], user: str | None, answer_field: str
     ) -> Response:
         if sent.get("service") != self.server.service:
-            raise BadRequest(f"service must be {self.server.service!r}, as the challenge says")
+            raise BadRequest(f"service is not {self.server.service!r}, as in the challenge")
         try:
             granted = self._limit_scopes(user, parse_scopes(" ".join(sent.getlist("scope"))))
         except ValueError as error:
@@ -563,7 +561,7 @@ class BearerLogin:
         return user
 
     def _limit_scopes(self, user: str | None, asked: list[Scope]) -> list[Scope]:
-        """Limit the scopes that were asked for to those that a user, or anyone, may have."""
+        """Limit the requested scopes to what the user, or anyone, may have."""
         limits = [self.server.granted_actions, ["pull"] if user is None else None]
         granted = [
             replace(scope, actions=tuple(filter(partial(_is_allowed, limits), scope.actions)))
@@ -582,10 +580,10 @@ LocationForm: TypeAlias = Literal["absolute", "relative", "opaque"]
 
 
 class Locations:
-    """Writes each ``Location`` as a whole URL or as a path.
+    """A layer that writes each ``Location`` as a whole URL or as a path.
 
-    In the opaque form, the ``Location`` of an upload is outside the API and has a query. The upload
-    only goes on with this query.
+    In the opaque form, the ``Location`` of an upload is outside the API and has a query, which the
+    next request must repeat.
     """
 
     def __init__(self, app: "WSGIApplication", form: LocationForm, url_map: RegistryMap) -> None:
@@ -624,9 +622,9 @@ class Locations:
     def _route_upload(
         self, request: RecordedRequest, environ: "WSGIEnvironment"
     ) -> "WSGIEnvironment":
-        """The environ of a request to an opaque ``Location``, changed to the upload's own route."""
+        """Return the environ of a request to an opaque ``Location``, with the upload's own path."""
         if request.args.get("_state") != _state_of(request.values):
-            raise errors.BlobUploadUnknown("an upload goes on at its Location, with all its query")
+            raise errors.BlobUploadUnknown("the request does not repeat the query of the Location")
         return {
             **environ,
             "PATH_INFO": _build_path_info(
@@ -637,7 +635,7 @@ class Locations:
 
 
 def _state_of(values: Mapping[str, str]) -> str:
-    """A value that must be percent-encoded in a query, and is wrong if it is encoded twice."""
+    """Return a value that a query must percent-encode, exactly once."""
     return f"{values['uuid']}+/%=="
 
 
@@ -647,9 +645,9 @@ def _remove_parameter(query: str, parameter: str) -> str:
 
 
 class RedirectedBlobs:
-    """Redirects clients to another origin for blobs.
+    """A layer that redirects clients to another origin for blobs.
 
-    Like an object store, that origin refuses the credentials for the registry.
+    Like an object store, that origin refuses the registry's credentials.
     """
 
     def __init__(self, app: "WSGIApplication", url_map: RegistryMap) -> None:
@@ -662,7 +660,7 @@ class RedirectedBlobs:
         request = request_of(environ)
         if request.endpoint == STORAGE:
             if "HTTP_AUTHORIZATION" in environ:
-                raise BadRequest("the credentials for the registry must not be sent to others")
+                raise BadRequest("the request carries the registry's credentials to another origin")
             path = _build_path_info(self.url_map, RouteName.BLOB, request.values)
             return self.app({**environ, "PATH_INFO": path}, start_response)
         if request.endpoint == RouteName.BLOB and request.method in ("GET", "HEAD"):
@@ -677,7 +675,7 @@ class RedirectedBlobs:
 
 
 def _other_origin_of(environ: "WSGIEnvironment") -> str:
-    """The same server under another host name, which makes it another origin to a client."""
+    """Return the URL of the same server under another host name, so that the origin differs."""
     request = Request(environ)
     here = urlsplit(request.host_url)
     other = "localhost" if here.hostname != "localhost" else "127.0.0.1"
@@ -686,7 +684,7 @@ def _other_origin_of(environ: "WSGIEnvironment") -> str:
 
 
 class NoSinglePost:
-    """Begins an upload when a client tries to push a blob with a single POST.
+    """A layer that begins an upload when a client tries to push a blob with a single POST.
 
     (distribution-spec 1.1, "Single POST", allows this.)
     """
@@ -706,7 +704,7 @@ class NoSinglePost:
 
 
 class MinimumChunks:
-    """Announces the minimum size of a chunk, and refuses any chunk after a shorter one.
+    """A layer that announces the minimum size of a chunk, and refuses chunks after a shorter chunk.
 
     (distribution-spec 1.1, "Pushing a blob in chunks": only the last chunk may be shorter.)
     """
@@ -715,7 +713,7 @@ class MinimumChunks:
         self.app = app
         self.size = size
         self._ended: set[str] = set()
-        """The ids of the uploads whose latest chunk was shorter, so that it was their last."""
+        """The ids of uploads that had a shorter chunk, which must be their last."""
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
@@ -731,7 +729,7 @@ class MinimumChunks:
         upload_id = request.values["uuid"]
         body = Request(environ).get_data() if request.method in ("PATCH", "PUT") else b""
         if body and upload_id in self._ended:
-            raise errors.SizeInvalid(f"a chunk before the last has less than {self.size} bytes")
+            raise errors.SizeInvalid(f"a chunk before the last has fewer than {self.size} bytes")
         if body:
             environ = {**environ, "wsgi.input": BytesIO(body), "CONTENT_LENGTH": str(len(body))}
         response = Response.from_app(self.app, environ)
