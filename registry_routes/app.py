@@ -483,7 +483,7 @@ def _check_length(request: RegistryRequest) -> None:
         # From HTTP/2 on, a body needs neither header.
         has_no_length |= environ.get("SERVER_PROTOCOL", "").startswith(("HTTP/2", "HTTP/3"))
     if has_no_length and not environ.get("wsgi.input_terminated"):
-        raise LengthRequired("the body must have a Content-Length")
+        raise LengthRequired("the body has no Content-Length")
 
 
 # Headers that only a server may send (PEP 3333; RFC 9110, 7.6.1), and the empty name.

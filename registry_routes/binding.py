@@ -25,7 +25,7 @@ _MOST_HOSTS = 1000
 _LONGEST_HOST = 260  # a domain name and a port
 
 
-class _Late:
+class _LateAttribute:
     """An attribute that a late adapter takes from a full adapter on first access.
 
     `functools.cached_property` would take a lock before Python 3.12, and a `__getattr__` would slow
@@ -46,13 +46,13 @@ class _Late:
 
 
 class LateMapAdapter(MapAdapter):
-    """The adapter of a `LateMap`."""
+    """The adapter of a `LateMap`, which may compute attributes on first access."""
 
     _environ: "WSGIEnvironment"
 
     @classmethod
-    def full(cls, adapter: MapAdapter) -> Self:
-        """Return an adapter of this class with the attributes of `adapter`."""
+    def _convert(cls, adapter: MapAdapter) -> Self:
+        """Convert an adapter to this class."""
         if isinstance(adapter, cls):
             return adapter
         return cls(
@@ -67,8 +67,8 @@ class LateMapAdapter(MapAdapter):
         )
 
     @classmethod
-    def late(cls, url_map: Map, environ: "WSGIEnvironment") -> Self:
-        """Return an adapter bound to a copy of `environ`, with only the attributes of a match."""
+    def _bind_late(cls, url_map: Map, environ: "WSGIEnvironment") -> Self:
+        """Bind to a copy of `environ`, and set only the attributes that a match needs."""
         bound = cls.__new__(cls)
         path: str = environ.get("PATH_INFO", "/")
         bound.path_info = (
@@ -81,10 +81,10 @@ class LateMapAdapter(MapAdapter):
         bound._environ = environ.copy()
         return bound
 
-    server_name: str = cast(str, _Late())
-    script_name: str = cast(str, _Late())
-    url_scheme: str = cast(str, _Late())
-    query_args: Mapping[str, Any] | str | None = cast(Any, _Late())
+    server_name: str = cast(str, _LateAttribute())
+    script_name: str = cast(str, _LateAttribute())
+    url_scheme: str = cast(str, _LateAttribute())
+    query_args: Mapping[str, Any] | str | None = cast(Any, _LateAttribute())
 
 
 Adapter = TypeVar("Adapter", bound=LateMapAdapter)
@@ -120,7 +120,7 @@ class LateMap(Map, Generic[Adapter]):
             path_info,
             query_args,
         )
-        return self.adapter_class.full(adapter)
+        return self.adapter_class._convert(adapter)
 
     def bind_to_environ(
         self,
@@ -131,7 +131,9 @@ class LateMap(Map, Generic[Adapter]):
         """Return an adapter for a request, like `werkzeug.routing.Map.bind_to_environ`."""
         plain = environ if type(environ) is dict else _environ_of(environ)
         if plain is None or server_name is not None or subdomain is not None:
-            return self.adapter_class.full(_bind_by_werkzeug(self, environ, server_name, subdomain))
+            return self.adapter_class._convert(
+                _bind_by_werkzeug(self, environ, server_name, subdomain)
+            )
         # Werkzeug checks hosts, so bind late only for a host that it has accepted before.
         host = plain.get("HTTP_HOST")
         if (
@@ -140,13 +142,13 @@ class LateMap(Map, Generic[Adapter]):
             and "HTTP_UPGRADE" not in plain
             and not (self.host_matching or self.default_subdomain)
         ):
-            return self.adapter_class.late(self, plain)
+            return self.adapter_class._bind_late(self, plain)
         adapter = _bind_by_werkzeug(self, environ)
         if host is not None and len(host) <= _LONGEST_HOST:
             if len(self._known_hosts) >= _MOST_HOSTS:
                 self._known_hosts.clear()
             self._known_hosts.add(host)
-        return self.adapter_class.full(adapter)
+        return self.adapter_class._convert(adapter)
 
 
 def _environ_of(given: Any) -> "WSGIEnvironment | None":

@@ -223,7 +223,7 @@ def _quote(value: str) -> str:
 _BLANK = r"[ \t\r\n]"
 _WORD = r"[^ \t\r\n,]"
 _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
-_IN_QUOTES = r'(?>(?:[^"\\]++|\\.)*)'  # without the quotes: a header may lack the last one
+_IN_QUOTES = r'(?>(?:[^"\\]++|\\.)*)'  # between the quotes, of which the last may be missing
 _PARAMETER = rf"{_NAME}{_BLANK}*+="
 _SCHEME = rf"{_NAME}{_BLANK}++{_PARAMETER}"
 

@@ -85,7 +85,7 @@ class Verifier:
     >>> verifier.verify()  # doctest: +ELLIPSIS
     Traceback (most recent call last):
         ...
-    registry_routes.digests.DigestMismatchError: content must have the digest sha256:29..., not sha256:00...
+    registry_routes.digests.DigestMismatchError: content has the digest sha256:00..., not sha256:29...
     """  # noqa: E501
 
     def __init__(self, digest: str) -> None:
@@ -102,7 +102,7 @@ class Verifier:
         """Raise `DigestMismatchError`, which names both digests, if the content has another."""
         actual = f"{self._algorithm}:{self._hashed.hexdigest()}"
         if actual != self.digest:
-            raise DigestMismatchError(f"content must have the digest {self.digest}, not {actual}")
+            raise DigestMismatchError(f"content has the digest {actual}, not {self.digest}")
 
 
 def referrers_tag(digest: str) -> str:

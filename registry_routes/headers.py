@@ -125,9 +125,9 @@ def parse_content_range(value: str) -> tuple[int, int]:
         raise ValueError(f"Content-Range {value!r:.100} must be a start, '-' and an end")
     start, end = int(found[1]), int(found[2])
     if end < start:
-        raise ValueError(f"Content-Range {value!r:.100} must not end before it starts")
+        raise ValueError(f"Content-Range {value!r:.100} ends before it starts")
     if found[3] and int(found[3]) <= end:
-        raise ValueError(f"Content-Range {value!r:.100} must end before the whole does")
+        raise ValueError(f"Content-Range {value!r:.100} ends beyond the whole")
     return start, end + 1 - start
 
 

@@ -158,14 +158,14 @@ class RegistryMapAdapter(LateMapAdapter):
         :param path_info: the path; by default, the request's.
         """
         path = self.path_info if path_info is None else path_info
-        is_tables = not self.websocket and self.subdomain == self.map._subdomain
+        table_applies = not self.websocket and self.subdomain == self.map._subdomain
         methods = {method for rule in self.map.iter_rules() for method in rule.methods or ()}
         endpoints: dict[str | None, Any] = {}
         for method in [*sorted(methods), None]:
             try:
-                found: Any = is_tables and self.map.table.match(path, method or "--")
+                found: Any = table_applies and self.map.table.match(path, method or "--")
                 if not found:
-                    ask = self._match_slowly if is_tables else partial(_match_by_werkzeug, self)
+                    ask = self._match_slowly if table_applies else partial(_match_by_werkzeug, self)
                     found = ask(path, method or "--", None)
                 endpoints[method] = found[0].endpoint
             except RequestRedirect:
@@ -348,7 +348,7 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
         ...
     werkzeug.routing.exceptions.RequestRedirect: 308 Permanent Redirect: /v2/library/nginx/tags/list
 
-    The map neither matches nor builds a malformed value. The error says what is wrong with it:
+    The map neither matches nor builds a malformed value. The error names the value and the rule:
 
     >>> adapter.match("/v2/Nginx/tags/list", "GET")
     Traceback (most recent call last):

@@ -99,7 +99,7 @@ class Reference:
         if scheme := re.match("([a-z][a-z0-9+.-]*:)//", text):
             raise ValueError(f"domain {shorten(scheme[1])} must not be the scheme of a URL")
         if re.fullmatch("[a-f0-9]{64}", text):
-            raise ValueError(f"reference {text!r} must not be 64 hexadecimal digits, an image ID")
+            raise ValueError(f"reference {text!r} is 64 hexadecimal digits, which mean an image ID")
         return cls(*_split(str.__str__(text), DOMAIN.check(default_domain)))
 
     def __str__(self) -> str:

@@ -97,7 +97,7 @@ class Route:
 class Dialect:
     """A route table, and the converters that its paths use.
 
-    The library matches, explains, redirects and builds any dialect that it accepts exactly:
+    These rules hold for every dialect that the constructor accepts:
 
     - A variable right after the root may contain slashes, as a repository name does. Each other
       variable is one path segment, whatever its grammar allows.
@@ -133,8 +133,7 @@ class Dialect:
             raise ValueError(f"dialect {self.name!r} has no route")
         routes = (*self.routes, *self.left_out)
         for i, route in enumerate(routes):
-            # The root of the routes up to this one, so that the error names the route that does not
-            # fit.
+            # The root of the routes so far, so that the error names the first that does not fit.
             object.__setattr__(self, "root", self._find_root(routes[: i + 1]))
             fault = self._find_fault(route) or self._find_conflict(route, routes[:i])
             if fault:
@@ -210,7 +209,7 @@ class Dialect:
         if found is None or found.groupdict() != values:
             return (
                 f"it does not match {path!r}, which is made of the examples of its grammars: a "
-                "pattern takes what follows the value, or its example contains '/'"
+                "pattern takes text that follows the value, or its example contains '/'"
             )
         return None
 
@@ -394,7 +393,7 @@ OCI_1_1 = Dialect("oci-1.1", (
           ("GET", "PATCH", "PUT", "DELETE"), spec="end-5, end-6, end-13, end-14",
           doc="Check the progress of an upload, send a chunk, complete it or cancel it."),
     Route(RouteName.REFERRERS, f"{_NAME}/referrers/<digest:digest>", ("GET",),
-          spec="end-12a, end-12b", doc="List the manifests whose subject is this one."),
+          spec="end-12a, end-12b", doc="List the manifests whose subject has this digest."),
     Route(RouteName.CATALOG, "/v2/_catalog", ("GET",),
           spec="Docker Registry HTTP API v2", doc="List the repositories."),
     Route(RouteName.EXTENSION, f"/v2/{_EXTENSION}", ("GET",),

@@ -199,7 +199,7 @@ class URLBuilder:
         if isinstance(name, Reference):
             if reference is not None:
                 raise ValueError(
-                    f"reference {shorten(str(name))} must be given alone, not with "
+                    f"reference {shorten(str(name))} already names the manifest: leave out "
                     f"{shorten(reference)}"
                 )
             reference, name = name.reference(), name.name
@@ -211,7 +211,7 @@ class URLBuilder:
             self._grammar_of("tag").check(name_of_tag)
         if tags and kind == "tag":
             raise ValueError(
-                f"manifest {shorten(reference)} must be named by its digest to take tags"
+                f"manifest {shorten(reference)} is named by a tag: only a push by digest takes tags"
             )
         values = {"name": name, kind: reference}
         return self._build_url(RouteName.MANIFEST, values, {"tag": tags, "ns": ns}, query)
@@ -335,7 +335,8 @@ class URLBuilder:
         parameters = _spell(parameters)
         for name in parameters:
             if name in more:  # where nothing would check it
-                raise ValueError(f"parameter {name!r} must be given by its own argument")
+                keyword = next(key for key, spelled in PARAMETERS.items() if spelled == name)
+                raise ValueError(f"parameter {name!r} has its own argument: write {keyword}=")
         if "n" in parameters and (other := more.keys() & _NOT_N):
             raise TypeError(f"{min(other)}= is not a parameter of the API: n= limits the results")
         for name, value in values.items():
@@ -410,12 +411,12 @@ def match_url(
     named = shorten(str(url))
     if not _is_http(parts):
         raise ValueError(
-            f"URL {named} must be a URL of http or https, or a path that starts with '/'"
+            f"URL {named} is not a URL of http or https, or a path that starts with '/'"
         )
     path, mount = unquote(parts.path), unquote(at.path)
     is_elsewhere = at.netloc and _origin_of(parts) != _origin_of(at)
     if is_elsewhere or not f"{path}/".startswith(f"{mount}/"):
-        raise NotFound(f"URL {named} must be under the root {shorten(str(root))}")
+        raise NotFound(f"URL {named} is not under the root {shorten(str(root))}")
     adapter = routes.bind(_ANY_HOST, mount, query_args=parts.query)
     try:
         match = adapter.match if method is not None else partial(_match_any, adapter)
@@ -424,7 +425,7 @@ def match_url(
         if isinstance(error, RegistryError):
             raise
         api = at._replace(path=f"{at.path}{quote(routes.table.root, safe=SAFE_IN_PATH)}/").geturl()
-        raise NotFound(f"URL {named} must be under the API, {shorten(api)}") from None
+        raise NotFound(f"URL {named} is not under the API, {shorten(api)}") from None
     query = parse_qsl(parts.query, keep_blank_values=True)
     return MatchedURL(endpoint, values, MultiDict(query))
 
@@ -472,7 +473,7 @@ def _parse_root(root: object, *, may_be_path: bool) -> SplitResult:
     named = f"root {shorten(str(root))}"
     is_path = may_be_path and not (parts.scheme or parts.netloc)
     if not is_path and not _is_http(parts):
-        raise ValueError(f"{named} must be a URL of http or https")
+        raise ValueError(f"{named} is not a URL of http or https")
     if parts.query or parts.fragment or "@" in parts.netloc:
         raise ValueError(f"{named} must have no query, no fragment and no credentials")
     path = parts.path.rstrip("/")
@@ -516,7 +517,7 @@ def _check_host(host: str) -> None:
 def same_origin(url: object, other: object, /) -> bool:
     """Return whether two URLs have the same scheme, host and port; for clients.
 
-    Send the credentials for one URL to the other only if they do: a ``Location`` or a ``Link`` of a
+    Send the credentials for a URL to another only if they do: a ``Location`` or a ``Link`` of a
     registry may lead to another host, or from https to http (distribution-spec, main branch,
     "Endpoints"; RFC 6454, section 5).
 
@@ -531,7 +532,7 @@ def same_origin(url: object, other: object, /) -> bool:
     for given in url, other:
         parts = _parse("URL", given)
         if not _is_http(parts):
-            raise ValueError(f"URL {shorten(str(given))} must be a URL of http or https")
+            raise ValueError(f"URL {shorten(str(given))} is not a URL of http or https")
         origins.append(_origin_of(parts))
     return origins[0] == origins[1]
 

@@ -97,11 +97,11 @@ def test_build(capsys: pytest.CaptureFixture[str], command: str, url: str) -> No
         ("match https://h/v2/ put", "the method comes first: match put https://h/v2/\n"),
         (
             "match --prefix /r /v2/",
-            "URL '/v2/' must be under the API, '/r/v2/'; say where it is by --root\n",
+            "URL '/v2/' is not under the API, '/r/v2/'; say where it is by --root\n",
         ),
         (
             "match https://h/m/v2/",
-            "URL 'https://h/m/v2/' must be under the API, '/v2/'; say where it is by --root https://h/m\n",
+            "URL 'https://h/m/v2/' is not under the API, '/v2/'; say where it is by --root https://h/m\n",
         ),
         ("build --reference a_b.com/x", "domain 'a_b.com' must contain only"),
         (

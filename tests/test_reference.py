@@ -160,7 +160,7 @@ LONG = "a" * 248
         ("a.b:http/nginx", "domain 'a.b:http' must have only a port's digits after its ':'"),
         ("::1/nginx", "domain '::1' must have an IPv6 address between '[' and ']', "),
         ("a./nginx", "domain 'a.' must have only components that start and end with a letter "),
-        (HEX, f"reference '{HEX}' must not be 64 hexadecimal digits, an image ID"),
+        (HEX, f"reference '{HEX}' is 64 hexadecimal digits, which mean an image ID"),
     ],
 )
 def test_error_for_each_malformed_part(text: str, message: str) -> None:

@@ -217,8 +217,8 @@ def test_reference_names_a_repository_of_this_registry(reference: str, name: str
     [
         ("", "repository name '' must not be empty"),
         ("a:b:c", "tag 'b:c' must contain only"),
-        (f"a@{ABSENT}", f"image 'a@{ABSENT}' must have a tag, not a digest"),
-        (f"a:v1@{ABSENT}", f"image 'a:v1@{ABSENT}' must have a tag, not a digest"),
+        (f"a@{ABSENT}", f"image 'a@{ABSENT}' has a digest, but needs a tag"),
+        (f"a:v1@{ABSENT}", f"image 'a:v1@{ABSENT}' has a digest, but needs a tag"),
     ],
 )
 def test_malformed_reference_is_an_error(reference: str, message: str) -> None:

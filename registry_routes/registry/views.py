@@ -461,7 +461,7 @@ def _write_if(
 ) -> None:
     """Call `write` if the request's conditions are true of the digest that `find` returns.
 
-    Raise a 503 if the storage reports a conflict each time, as one with stale reads would.
+    Raise a 503 if the storage reports a conflict each time, as a storage with stale reads would.
     """
     for _ in range(_TRIES):
         found = find()
@@ -479,7 +479,7 @@ def _read_body(request: RegistryRequest, most: int | None = None) -> Iterator[by
     while block := request.stream.read(BLOCK):
         received += len(block)
         if most is not None and received > most:
-            raise RequestEntityTooLarge(f"the content must have at most {most} bytes")
+            raise RequestEntityTooLarge(f"the content has more than {most} bytes")
         yield block
 
 

@@ -194,7 +194,7 @@ class ServedRegistry:
                 raise ValueError("digest is for serve(url_map=RegistryMap(dialect=LENIENT))")
         parsed = self._parse_reference(reference)
         if parsed.digest is not None:
-            raise ValueError(f"image {reference!r} must have a tag, not a digest")
+            raise ValueError(f"image {reference!r} has a digest, but needs a tag")
         name, tag = parsed.name, parsed.reference()
         config = {
             "architecture": "amd64",
@@ -325,7 +325,7 @@ def serve(
         which refuses the credentials for the registry.
     :param single_post: whether a single POST may push a blob. If not, it only begins an upload.
     :param page_size: the maximum number of results in a page of a list.
-    :param min_chunk: the minimum size of a chunk in bytes; the last one may be smaller.
+    :param min_chunk: the minimum size of a chunk in bytes; the last chunk may be smaller.
     :param max_chunk: the maximum size of a chunk in bytes.
     :param like_docker_registry: whether to list repositories as docker-registry 2.8 does. Its
         catalog includes those with only blobs, and a list of tags is a 404 until there has been a

@@ -561,7 +561,7 @@ class BearerLogin:
         return user
 
     def _limit_scopes(self, user: str | None, asked: list[Scope]) -> list[Scope]:
-        """Limit the requested scopes to what the user, or anyone, may have."""
+        """Limit the requested scopes to those that the user, or anyone, may have."""
         limits = [self.server.granted_actions, ["pull"] if user is None else None]
         granted = [
             replace(scope, actions=tuple(filter(partial(_is_allowed, limits), scope.actions)))
