@@ -87,7 +87,7 @@ def test_hook_that_returns_another_type_is_named_in_the_error(
         return "a string"
 
     assert Client(app).get("/v2/").status_code == 500
-    assert "'forgetful' must return a Response, not 'a string'" in caplog.text
+    assert "'forgetful' returned 'a string' instead of a Response" in caplog.text
 
 
 def spoil(response: Response) -> Response:

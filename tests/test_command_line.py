@@ -97,24 +97,24 @@ def test_build(capsys: pytest.CaptureFixture[str], command: str, url: str) -> No
         ("match https://h/v2/ put", "the method comes first: match put https://h/v2/\n"),
         (
             "match --prefix /r /v2/",
-            "URL '/v2/' must be under the API, '/r/v2/'; say where it is by --root\n",
+            "URL '/v2/' is not under the API, '/r/v2/'; say where it is by --root\n",
         ),
         (
             "match https://h/m/v2/",
-            "URL 'https://h/m/v2/' must be under the API, '/v2/'; say where it is by --root https://h/m\n",
+            "URL 'https://h/m/v2/' is not under the API, '/v2/'; say where it is by --root https://h/m\n",
         ),
         ("build --reference a_b.com/x", "domain 'a_b.com' must contain only"),
         (
             f"build --dialect docker-1.5 --reference nginx@{SHA256}",
             "Could not build url for endpoint 'manifest' with values ['digest', 'name']",
         ),
-        ("build tag name=a", "endpoint 'tag' must be one of the dialect's, such as 'tags' or"),
-        ("build --dialect docker-1.5 referrers", "endpoint 'referrers' must be one of the"),
+        ("build tag name=a", "endpoint 'tag' is not in the dialect: choose 'tags' or"),
+        ("build --dialect docker-1.5 referrers", "endpoint 'referrers' is not in the dialect"),
         ("build tags", "endpoint 'tags' takes name, but was given nothing"),
         ("build tags name=a lsat=x", "endpoint 'tags' takes 'last', not 'lsat'; give others by --"),
         ("build base x=y", "endpoint 'base' takes nothing, not 'x'; give others by --query\n"),
-        ("build tags name=a name=b", "name must be given once"),
-        ("build tags name=a n=1 n=2", "n must be given once"),
+        ("build tags name=a name=b", "name is given more than once"),
+        ("build tags name=a n=1 n=2", "n is given more than once"),
         ("build tags name=a n=-1", "n '-1' must be a whole number, 0 or more"),
         ("build catalog n=٣", "n '٣' must be a whole number, 0 or more"),
         ("build blob-upload name=a from=B", "repository name 'B' must be lower"),
@@ -182,7 +182,7 @@ def test_a_registry_in_memory(tmp_path: Path) -> None:
     ):
         assert server.stdout
         greeting = server.stdout.readline()
-        assert greeting.startswith(f"A registry in memory at http://127.0.0.1:{port}. It keeps no")
+        assert greeting.startswith(f"A registry in memory at http://127.0.0.1:{port}. Ctrl-C stops")
         root = f"http://127.0.0.1:{port}/v2"
         requests.put(f"{root}/a/manifests/v1", data=b"{}", timeout=10).raise_for_status()
         listed = requests.get(f"{root}/a/tags/list", timeout=10)
@@ -192,7 +192,7 @@ def test_a_registry_in_memory(tmp_path: Path) -> None:
         assert "in use" in second.stderr
         assert second.stderr.count("\n") == 1
         server.send_signal(signal.SIGINT)
-        assert "its content was deleted" in server.communicate(timeout=10)[0]
+        assert "Its content was deleted" in server.communicate(timeout=10)[0]
         assert server.returncode == 0
     logged = (tmp_path / "log").read_text()
     assert "'PUT /v2/a/manifests/v1 HTTP/1.1' 201\n" in logged

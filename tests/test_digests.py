@@ -48,7 +48,7 @@ def test_other_content_is_refused(content: bytes, other: bytes, algorithm: str) 
     with pytest.raises(DigestMismatchError) as error:
         verifier.verify()
     assert isinstance(error.value, ValueError)
-    assert str(error.value) == f"content must have the digest {expected}, not {actual}"
+    assert str(error.value) == f"content has the digest {actual}, not {expected}"
 
 
 # hashlib knows many of these, but the algorithm of a digest must be registered.

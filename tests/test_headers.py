@@ -39,7 +39,7 @@ def test_accept_has_all_types_of_manifests() -> None:
 
 @pytest.mark.parametrize("headers", [3, ["GET"]])
 def test_header_pairs_of_other_objects_is_a_type_error(headers: Any) -> None:
-    with pytest.raises(TypeError, match="headers must be a mapping or pairs, not "):
+    with pytest.raises(TypeError, match=r"^headers .* are neither a mapping nor pairs"):
         header_pairs(headers)
     assert header_values({"Retry-After": 30, "retry-after": None}, "Retry-After") == ["30"]
 
@@ -143,7 +143,7 @@ def test_warning_is_sent_and_read_back(texts: list[str], are_joined: bool) -> No
 
 @given(LATIN_1, st.sampled_from("\x00\r\n\x1f\x7f\x80\x85\x9fĀ€\ud800"), LATIN_1)
 def test_warning_of_unsendable_characters_is_refused(before: str, bad: str, after: str) -> None:
-    with pytest.raises(ValueError, match="must have only printable characters of Latin-1"):
+    with pytest.raises(ValueError, match="contains characters that no header can carry"):
         warning(before + bad + after)
 
 

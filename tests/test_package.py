@@ -2,14 +2,19 @@
 
 import configparser
 import os
+import pkgutil
 import re
 import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+import registry_routes
 
 ROOT = Path(__file__).parent.parent
 
@@ -61,6 +66,39 @@ from registry_routes import *
 assert RegistryMap is registry_routes.RegistryMap
 """
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+PACKAGE = registry_routes.__path__
+MODULES = {
+    name: import_module(name)
+    for name in [
+        "registry_routes",
+        *(m.name for m in pkgutil.walk_packages(PACKAGE, "registry_routes.")),
+    ]
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_all_of_a_module_names_what_it_has(name: str) -> None:
+    names = MODULES[name].__all__
+    assert names
+    assert [missing for missing in names if not hasattr(MODULES[name], missing)] == []
+
+
+def test_public_names_are_in_the_all_of_their_modules() -> None:
+    own = [module for name, module in MODULES.items() if name.count(".") and "public" not in name]
+    for name in registry_routes.__all__:
+        value = getattr(registry_routes, name)
+        if not isinstance(value, ModuleType):
+            assert any(name in m.__all__ and getattr(m, name) is value for m in own), name
+
+
+def test_first_line_of_a_parameter_has_one_colon() -> None:
+    """pdoc takes what is before the last colon of the line for the name of the parameter."""
+    sources = [path.read_text() for path in (ROOT / "registry_routes").rglob("*.py")]
+    assert [
+        line for source in sources for line in re.findall(r":param [^:\n]+:.*:.*", source)
+    ] == []
 
 
 def test_any_module_may_be_imported_first() -> None:

@@ -130,5 +130,5 @@ def test_link_that_cannot_be_read_is_no_next_page(target: str) -> None:
 
 def test_link_of_a_malformed_request_url_is_refused() -> None:
     for header in "</n>; rel=next", None:
-        with pytest.raises(ValueError, match="must"):
+        with pytest.raises(ValueError, match="does not lead to a URL of http or https"):
             parse_next_link("urn:x", header)

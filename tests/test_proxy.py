@@ -216,7 +216,7 @@ def test_accounts_of_the_environment() -> None:
     ("options", "users", "message"),
     [
         ([], "", "the following arguments are required: --upstream"),
-        (["--upstream", "quay.io"], "", "must be a URL of http or https"),
+        (["--upstream", "quay.io"], "", "is not a URL of http or https"),
         (["--upstream", QUAY, "--fresh-for", "5"], "", "must be a number with"),
         (["--upstream", QUAY, "--timeout", "0s"], "", "must be longer than 0s"),
         (["--upstream", QUAY], "x=alice:secret", "the namespace must be quay.io"),

@@ -562,7 +562,7 @@ def test_read_only_registry_needs_only_a_read_storage() -> None:
         (
             MemoryStorage(),
             {"url_map": RegistryMap(dialect=DOCKER_1_5)},
-            "route '/v2/<repository:name>/manifests/<tag:tag>' lists no methods",
+            "route '/v2/<repository:name>/manifests/<tag:tag>' takes any method",
         ),
     ],
 )

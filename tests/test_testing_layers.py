@@ -209,20 +209,20 @@ def test_unfired_faults_are_listed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("blobs", "GET", 500), "endpoint 'blobs' is not served; these are: base, blob, "),
-        (("token", "GET", 500), "endpoint 'token' is not served"),
-        (("storage", "GET", 500), "endpoint 'storage' is not served"),
+        (("blobs", "GET", 500), "the registry has no endpoint 'blobs', only base, blob, "),
+        (("token", "GET", 500), "the registry has no endpoint 'token'"),
+        (("storage", "GET", 500), "the registry has no endpoint 'storage'"),
         (("tags", "POST", 500), "endpoint 'tags' does not take 'POST', only GET, HEAD"),
         (("blob-upload", "GET", 500), "endpoint 'blob-upload' does not take 'GET', only POST"),
         (("tags", None, 500), "method None is not a string"),
         (("blob", "GET", 500, 0), "times 0 must be 1 or more"),
         (("blob", "GET", 500, 1.5), "times 1.5 is neither an int nor None"),
-        (("blob", "GET", 200), "status 200 must be that of an error"),
+        (("blob", "GET", 200), "status 200 is not that of an error"),
         (("blob", "GET", "cut"), "fault 'cut' must be"),
-        (("blob", "GET", 1.5), "fault 1.5 must be"),
-        (("blob", "GET", errors.Denied), "must be an error, a status"),
+        (("blob", "GET", 1.5), "fault 1.5 is not"),
+        (("blob", "GET", errors.Denied), "is not an error, a status"),
         (("blob", "GET", HTTPException("no status")), "has no status"),
-        (("blob", "GET", timedelta(0)), "is not longer than nothing"),
+        (("blob", "GET", timedelta(0)), "is not longer than zero"),
     ],
 )
 def test_fault_that_cannot_fire_is_an_error(arguments: Any, message: str) -> None:

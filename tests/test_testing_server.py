@@ -99,7 +99,7 @@ def test_socket_is_opened_late_unless_a_port_is_given(port: int) -> None:
         assert len(set(threading.enumerate()) - before) == (0 if port else 1)
     with serve() as registry:
         pass
-    with pytest.raises(RuntimeError, match="the registry has stopped, and never had a port"):
+    with pytest.raises(RuntimeError, match="the registry has stopped without ever having a port"):
         registry.host  # noqa: B018
 
 

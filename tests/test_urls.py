@@ -82,18 +82,28 @@ def test_url_of_each_method(
         ("manifest", ("a", "sha256:x"), {}, "digest 'sha256:x' must have 64"),
         ("manifest", ("a", SHA256), {"tag": ["v1", "!"]}, "tag '!' must start with"),
         ("manifest", ("a", SHA256), {"tag": 5}, "tag 5 must be a string"),
-        ("manifest", ("a", "v1"), {"tag": "v2"}, "manifest 'v1' must be named by its digest"),
-        ("manifest", (WITH_BOTH, "v1"), {}, f"reference '{WITH_BOTH}' must be given alone, not "),
-        ("tags", ("a",), {"last": "\udcff"}, "parameter '\\udcff' must be encodable in UTF-8"),
-        ("blob", ("a", SHA256), {"x": b"y"}, "x b'y' must be a string"),
+        ("manifest", ("a", "v1"), {"tag": "v2"}, "manifest 'v1' is named by a tag"),
+        ("manifest", (WITH_BOTH, "v1"), {}, f"reference '{WITH_BOTH}' already names the manifest"),
+        ("tags", ("a",), {"last": "\udcff"}, "parameter '\\udcff' cannot be encoded in UTF-8"),
+        ("blob", ("a", SHA256), {"x": b"y"}, "x b'y' is neither a string nor a number"),
         ("blob_upload", ("a",), {"mount": "x"}, "digest 'x' must have"),
         ("blob_upload", ("a",), {"digest": ""}, "digest '' must not be empty"),
         ("blob_upload", ("a",), {"from_": "A"}, "repository name 'A' must be lowercase"),
         ("blob_upload", ("a",), {"digest_algorithm": "SHA"}, "digest algorithm 'SHA' must be"),
-        ("blob_upload", ("a",), {"from": "B", "from_": "b"}, "parameter 'from' must be given by"),
+        (
+            "blob_upload",
+            ("a",),
+            {"from": "B", "from_": "b"},
+            "parameter 'from' has its own argument: write from_=",
+        ),
         ("blob_upload_chunk", ("a", "x"), {"digest": "sha256:"}, "digest 'sha256:' must"),
-        ("referrers", ("a", SHA256), {"artifact_type": 5.0}, "artifactType 5.0 must be a string"),
-        ("referrers", ("a", SHA256), {"artifactType": "x"}, "parameter 'artifactType' must be"),
+        (
+            "referrers",
+            ("a", SHA256),
+            {"artifact_type": 5.0},
+            "artifactType 5.0 is neither a string nor a number",
+        ),
+        ("referrers", ("a", SHA256), {"artifactType": "x"}, "parameter 'artifactType' has its own"),
         ("extension", ("Oci", "a", "b"), {}, "extension name 'Oci' must be lowercase"),
     ],
 )
@@ -149,10 +159,10 @@ def test_root_with_the_root_of_the_api_is_refused(root: str, right: str) -> None
     ],
 )
 def test_malformed_root_is_named(root: str) -> None:
-    with pytest.raises(ValueError, match=r"^root .* must"):
+    with pytest.raises(ValueError, match=r"^root .* (?:must|is not a URL)"):
         URLBuilder(root)
     if root not in ("", "/x"):
-        with pytest.raises(ValueError, match=r"^root .* must"):
+        with pytest.raises(ValueError, match=r"^root .* (?:must|is not a URL)"):
             URLBuilder(root, relative=True)
 
 
@@ -206,7 +216,7 @@ def test_same_origin(url: object, other: object, expected: bool) -> None:
 @pytest.mark.parametrize("url", ["/v2/", "ftp://h", "https:///x", "https://h:x", None])
 def test_same_origin_of_other_values_is_refused(url: object) -> None:
     for arguments in (url, "https://h"), ("https://h", url):
-        with pytest.raises(ValueError, match=r"URL .*must"):
+        with pytest.raises(ValueError, match=r"URL .*(?:must|is not a URL)"):
             same_origin(*arguments)
 
 
@@ -295,9 +305,9 @@ def test_resolve_location(location: str, query: dict[str, Any], expected: str) -
     ],
 )
 def test_location_that_leads_nowhere_is_named(location: str) -> None:
-    with pytest.raises(ValueError, match=r"Location .* must"):
+    with pytest.raises(ValueError, match=r"Location .* (?:must|is not a URL|does not lead)"):
         resolve_location("https://r.example/v2/", location)
-    with pytest.raises(ValueError, match="must"):
+    with pytest.raises(ValueError, match="does not lead to a URL of http or https"):
         resolve_location("r.example/v2/", "x")
 
 
