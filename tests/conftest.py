@@ -14,10 +14,11 @@ from obstore.store import MemoryStore
 from storage import BucketStorage, storage_at
 
 from registry_routes.registry import MemoryStorage, Storage
-from registry_routes.testing import ServedRegistry, serve
+from registry_routes.testing import ServedRegistry
 
 from .proxies import ProxyClient
 from .proxies import registry as registry_with_an_image
+from .served import serve
 from .servers import free_port, serving
 
 # A shell makes what it starts in the background ignore Ctrl-C, and the tests' own programs with it.

@@ -15,7 +15,9 @@ from registry_routes import Reference
 from registry_routes.digests import digest_of
 from registry_routes.headers import IMAGE_MANIFEST
 from registry_routes.registry import MemoryStorage, make_registry
-from registry_routes.testing import RecordedRequest, ServedRegistry, serve
+from registry_routes.testing import RecordedRequest, ServedRegistry
+
+from .served import serve
 
 V1 = Reference.parse("a:v1")
 BLOB, UPLOAD = "blob", "blob-upload-chunk"

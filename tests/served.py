@@ -3,19 +3,26 @@
 import json
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import httpx
 
-from registry_routes import resolve_location
+from registry_routes import resolve_location, testing, url_map
 from registry_routes.challenges import parse_challenges, parse_token
 from registry_routes.digests import digest_of
 from registry_routes.headers import IMAGE_MANIFEST
-from registry_routes.testing import ServedRegistry, serve
+from registry_routes.testing import ServedRegistry
 
 ABSENT = f"sha256:{64 * '0'}"
 USERS = {"alice": "secret", "bob": "p:w é"}
+
+
+def serve(app: Any = None, **options: Any) -> AbstractContextManager[ServedRegistry]:
+    """Serve with one map for all, because making a map takes longer than most tests."""
+    if app is None:
+        options = {"url_map": url_map, **options}
+    return testing.serve(app, **options)
 
 
 class Login(httpx.Auth):

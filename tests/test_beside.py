@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from random import Random
 from typing import Any, NamedTuple
 
@@ -222,16 +223,15 @@ def test_table_then_werkzeug_then_the_table_explains(
 
 def test_each_rule_alone_gets_every_kind_of_answer() -> None:
     random, seen = Random(1), Counter[Any]()
-    for beside in BESIDE:
-        for dialect in DIALECTS.values():
-            try:
-                maps = Maps(dialect, "", [beside])
-            except DuplicateRuleError:
-                continue
-            for path in paths(random, "", [beside]):
-                for method in random.sample(METHODS, 2):
-                    got = maps.check(path, method)
-                    seen["hit" if isinstance(got[0], str) else got[0]] += 1
+    for beside, dialect in zip(BESIDE, cycle(DIALECTS.values()), strict=False):
+        try:
+            maps = Maps(dialect, "", [beside])
+        except DuplicateRuleError:
+            continue
+        for path in paths(random, "", [beside]):
+            for method in random.sample(METHODS, 4):
+                got = maps.check(path, method)
+                seen["hit" if isinstance(got[0], str) else got[0]] += 1
     for kind in "hit", NotFound, RequestRedirect, MethodNotAllowed, NameInvalid, RouteUnknown:
         assert seen[kind] > 20, seen
 

@@ -538,7 +538,7 @@ def test_command_deletes_what_its_dry_run_lists(
         return capsys.readouterr().out
 
     assert "Deleted:\n  0 unreferenced contents, 0 bytes\n" in run("--older-than", "1h")
-    time.sleep(1.1)  # S3's times are whole seconds
+    time.sleep(1.1 if kind == "s3" else 0.05)  # S3's times are whole seconds
     dry = run("--older-than", "0s", "--dry-run")
     assert dry.startswith("It would delete:\n  1 manifests, ")
     assert "\n  1 abandoned uploads, " in dry

@@ -14,22 +14,23 @@ from typing import Any
 import client
 import pytest
 import requests
-from client import CHUNK
 from layout import Layout
 from werkzeug.wrappers import Request, Response
 
 from registry_routes import errors
 from registry_routes.digests import DigestMismatchError, digest_of
 from registry_routes.headers import IMAGE_INDEX, IMAGE_MANIFEST, content_range
-from registry_routes.testing import ServedRegistry, serve
+from registry_routes.testing import ServedRegistry
 
 from . import oci_layout
 from .example_client import BLOB, UPLOAD, answering, asked, image_of, pull, push, sent
 from .nasty import SHA256
+from .served import serve
 from .servers import files_of
 from .test_example_client import command_of, run_client
 
-MIB = 1024 * 1024
+KIB = 1024
+MIB = 1024 * KIB
 
 
 @pytest.fixture
@@ -184,24 +185,33 @@ class TestRetries:
         assert sent(served, "PATCH") == ([100_000, 100_000, 100_000, 50_000] if size > 1 else [])
 
 
+#: The chunks that the client sends first in `TestChunks`: all its limits are 32 times as small there.
+CHUNK = client.CHUNK // 32
+
+
 class TestChunks:
-    @pytest.mark.parametrize("least", [0, 1, 5 * MIB, 6 * MIB + 1])
+    @pytest.fixture(autouse=True)
+    def limits(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for limit in "CHUNK", "SMALLEST_CHUNK", "LARGEST_CHUNK":
+            monkeypatch.setattr(f"client.{limit}", getattr(client, limit) // 32)
+
+    @pytest.mark.parametrize("least", [0, 1, 160 * KIB, 192 * KIB + 1])
     def test_chunks_have_the_minimum_size(self, tmp_path: Path, least: int) -> None:
-        size, chunk = 13 * MIB, max(least, CHUNK)
+        size, chunk = 416 * KIB, max(least, CHUNK)
         with serve(min_chunk=least) as served:
             push(served, image_of(tmp_path, os.urandom(size)))
             assert sent(served, "PATCH") == [*[chunk] * (size // chunk), size % chunk]
 
-    @pytest.mark.parametrize("least", [6 * MIB, 10**17])
+    @pytest.mark.parametrize("least", [192 * KIB, 10**17])
     def test_minimum_size_too_large_for_memory_makes_one_request(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: int
     ) -> None:
-        monkeypatch.setattr("client.LARGEST_CHUNK", 5 * MIB)
+        monkeypatch.setattr("client.LARGEST_CHUNK", 160 * KIB)
         with serve(min_chunk=least) as served:
-            push(served, image_of(tmp_path, os.urandom(9 * MIB)))
-            assert (sent(served, "PATCH"), sent(served, "PUT")) == ([], [9 * MIB])
+            push(served, image_of(tmp_path, os.urandom(288 * KIB)))
+            assert (sent(served, "PATCH"), sent(served, "PUT")) == ([], [288 * KIB])
 
-    @pytest.mark.parametrize("most", [CHUNK, MIB, pytest.param(100_000, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("most", [CHUNK, 32 * KIB, 3_000])
     @pytest.mark.parametrize("size", [CHUNK // 2, 2 * CHUNK + 5])
     def test_chunks_become_smaller_if_large_ones_are_refused(
         self, tmp_path: Path, most: int, size: int
@@ -230,7 +240,7 @@ class TestChunks:
         else:
             assert max(sent(served, "PATCH")[1:]) == CHUNK // 2
 
-    @pytest.mark.parametrize("least", [3 * MIB, 5 * MIB])
+    @pytest.mark.parametrize("least", [96 * KIB, 160 * KIB])
     def test_smaller_chunks_are_not_below_the_minimum(self, tmp_path: Path, least: int) -> None:
         with serve(min_chunk=least) as served:
             served.fail(UPLOAD, "PATCH", 413, times=None)
@@ -256,13 +266,13 @@ class TestChunks:
         session = requests.Session.send
 
         def send(self: requests.Session, request: Any, **options: Any) -> requests.Response:
-            if isinstance(request.body, bytes) and len(request.body) > MIB:
+            if isinstance(request.body, bytes) and len(request.body) > 32 * KIB:
                 raise requests.ConnectionError("reset by peer")
             return session(self, request, **options)
 
         monkeypatch.setattr("requests.Session.send", send)
         push(served, image_of(tmp_path, os.urandom(2 * CHUNK)))
-        assert sent(served, "PATCH") == [MIB] * 8
+        assert sent(served, "PATCH") == [32 * KIB] * 8
 
 
 def nested(root: Path, depth: int, times: int) -> str:
@@ -468,6 +478,7 @@ class TestPartialPulls:
             with pytest.raises(OSError, match="must have 5 bytes, not 3"):
                 pull(served, tmp_path / "back")
 
+    @pytest.mark.slow
     def test_several_pulls_into_one_layout(self, served: ServedRegistry, tmp_path: Path) -> None:
         """Two of them pull the same image, and one pulls another."""
         served.add_image("a:v1", layers=[os.urandom(3_000_000)])
@@ -550,7 +561,7 @@ class TestWrongContent:
         "content",
         [
             *(b"", b"[]", b"[" * 100_000, b'{"manifests": [{}]}', b'{"manifests": 3}'),
-            *(b'{"manifests": [' + b"[" * n + b"]" * n + b"]}" for n in range(850, 1000, 10)),
+            *(b'{"manifests": [' + b"[" * n + b"]" * n + b"]}" for n in range(850, 1000, 50)),
             *(b'{"layers": "x"}', b'{"layers": [{"digest": "x"}]}', b'{"config": [3]}'),
             *(
                 f'{{"layers": [{{"mediaType": "a", "digest": "{SHA256}", "size": {size}}}]}}'.encode()

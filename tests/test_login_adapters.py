@@ -16,10 +16,14 @@ from werkzeug.wrappers import Request, Response
 
 from registry_routes import Login, errors
 from registry_routes.digests import digest_of
-from registry_routes.testing import ServedRegistry, serve
+from registry_routes.testing import ServedRegistry
+
+from .served import serve
 
 USERS = {"alice": "secret"}
 BLOB = b"a blob" * 1000
+# Authorities take time to load.
+CLIENT_OPTIONS: dict[str, Any] = {"follow_redirects": True, "timeout": 20, "verify": False}
 
 
 class Answer(NamedTuple):
@@ -52,7 +56,7 @@ def synchronous(login: Login) -> Ask:
     auth = login.for_httpx()
 
     def ask(method: str, url: str, content: Any = None, **options: Any) -> Answer:
-        with httpx.Client(auth=auth, follow_redirects=True, timeout=20) as client:
+        with httpx.Client(auth=auth, **CLIENT_OPTIONS) as client:
             answer = client.request(method, url, content=content, **options)
             return Answer(answer.status_code, answer.content)
 
@@ -71,7 +75,7 @@ def asynchronous(login: Login) -> Ask:
                     yield block
 
             content = sent()
-        async with httpx.AsyncClient(auth=auth, follow_redirects=True, timeout=20) as client:
+        async with httpx.AsyncClient(auth=auth, **CLIENT_OPTIONS) as client:
             answer = await client.request(method, url, content=content, **options)
             return Answer(answer.status_code, answer.content)
 

@@ -50,6 +50,7 @@ def test_metrics_of_all_workers_are_added_up(tmp_path: Path) -> None:
         assert 'registry_request_seconds_bucket{le="60.0",method="GET",route="tags"' in page.text
 
 
+@pytest.mark.slow
 def test_metrics_are_off_unless_asked_for(tmp_path: Path) -> None:
     with example("registry", tmp_path / "log", "--storage", "memory://") as host:
         assert requests.get(f"http://{host}/metrics", timeout=10).status_code == 404

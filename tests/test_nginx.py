@@ -16,6 +16,8 @@ from .served import wait_until
 from .servers import EXAMPLES, example, free_port, serving
 from .test_serving import BLOB, BLOB_PATH, answer_to, push, registry
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def nginx(tmp_path: Path, registry: str, certificate: Path | None = None) -> Iterator[str]:
@@ -177,7 +179,6 @@ def test_urls_behind_nginx_have_the_clients_scheme_and_host(
     assert "192.0.2.7" not in log
 
 
-@pytest.mark.slow
 def test_large_layer_goes_both_ways_through_nginx(tmp_path: Path) -> None:
     block, count = os.urandom(1024 * 1024), 64
     digest = digest_of(block * count)

@@ -13,7 +13,8 @@ from registry_routes.digests import Verifier, content_digest, digest_of
 from registry_routes.headers import ACCEPT_MANIFESTS, IMAGE_MANIFEST
 from registry_routes.paging import parse_next_link
 from registry_routes.responses import raise_for_status
-from registry_routes.testing import serve
+
+from .served import serve
 
 LAYERS = [b"a layer" * 1000, b"", b"another"]
 

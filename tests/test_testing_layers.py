@@ -20,9 +20,9 @@ from registry_routes import (
 from registry_routes.digests import digest_of
 from registry_routes.headers import chunk_min_length
 from registry_routes.paging import parse_next_link
-from registry_routes.testing import Fault, serve
+from registry_routes.testing import Fault
 
-from .served import ABSENT, USERS, Login, client_of, push_blob, push_image, served
+from .served import ABSENT, USERS, Login, client_of, push_blob, push_image, serve, served
 
 # Faults.
 

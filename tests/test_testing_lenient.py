@@ -15,9 +15,9 @@ from registry_routes import OCI_1_1, Reference, RegistryMap
 from registry_routes.digests import digest_of
 from registry_routes.headers import IMAGE_INDEX, IMAGE_MANIFEST
 from registry_routes.registry import Manifest
-from registry_routes.testing import LENIENT, serve
+from registry_routes.testing import LENIENT
 
-from .served import USERS, Login, push_blob, push_image, served
+from .served import USERS, Login, push_blob, push_image, serve, served
 from .servers import debians_registry
 
 MADE_UP = ["sha256:0cd1ee2a9e", f"sha256:{64 * '0'}", "md5:abc", "sha256:NotHex_="]

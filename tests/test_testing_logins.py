@@ -14,9 +14,8 @@ from registry_routes import (
 )
 from registry_routes.challenges import parse_challenges, parse_token
 from registry_routes.digests import digest_of
-from registry_routes.testing import serve
 
-from .served import USERS, Login, client_of, push_image, served
+from .served import USERS, Login, client_of, push_image, serve, served
 
 
 def test_basic_login(transport: str) -> None:

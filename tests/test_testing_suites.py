@@ -15,9 +15,9 @@ from dxf import DXF, DXFBase
 
 from registry_routes import RegistryMap, errors
 from registry_routes.digests import digest_of
-from registry_routes.testing import LENIENT, ServedRegistry, serve
+from registry_routes.testing import LENIENT, ServedRegistry
 
-from .served import USERS
+from .served import USERS, serve
 from .servers import EXAMPLES
 
 # binderhub asks, with a service of its own, for a token to see whether an image has been built.
