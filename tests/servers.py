@@ -14,8 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+
+from registry_routes.digests import digest_of
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+BLOB = bytes(range(256)) * 4096  # 1 MiB
+BLOB_PATH = f"/v2/slow/blobs/{digest_of(BLOB)}"
 
 
 def free_port() -> int:
@@ -55,6 +60,37 @@ def example(name: str, log: Path, *options: str, clean: bool = True) -> Iterator
     command = [sys.executable, str(EXAMPLES / f"{name}.py"), "--port", str(port), *options]
     with serving(command, port, log, clean=clean) as host:
         yield host
+
+
+@contextmanager
+def registry(directory: Path, *options: str) -> Iterator[str]:
+    """Run the example registry on a storage in `directory`, and yield its host and port."""
+    options = "--storage", str(directory / "data"), *options
+    with example("registry", directory / "log", *options) as host:
+        yield host
+
+
+def address_of(host: str) -> tuple[str, int]:
+    name, _, port = host.rpartition(":")
+    return name, int(port)
+
+
+def answer_to(host: str, raw: bytes, *, breaks_off: bool = False) -> bytes:
+    """Return what the server sends in answer to these bytes, until it closes the connection."""
+    with socket.create_connection(address_of(host), timeout=10) as connection:
+        connection.sendall(raw)
+        if breaks_off:
+            connection.shutdown(socket.SHUT_WR)
+        received = b""
+        with suppress(ConnectionError):
+            while block := connection.recv(65536):
+                received += block
+        return received
+
+
+def push(host: str, name: str, content: bytes) -> None:
+    url = f"http://{host}/v2/{name}/blobs/uploads/?digest={digest_of(content)}"
+    requests.post(url, content, timeout=60).raise_for_status()
 
 
 def ended(

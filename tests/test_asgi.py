@@ -25,8 +25,7 @@ from registry_routes.digests import digest_of
 from registry_routes.registry import MemoryStorage, make_registry
 
 from .disks import fill_temporary_directory
-from .servers import example, peak_of
-from .test_serving import address_of
+from .servers import address_of, example, peak_of
 
 MIB = 1024 * 1024
 GONE = {"type": "http.disconnect"}

@@ -247,16 +247,6 @@ class TestLogin:
             assert len([one for one in registry.requests if one.status == 401]) in (2, 3)
         assert files_of(tmp_path / "back") == files_of(image)
 
-    def test_netrc_is_sent_to_no_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        lines = [f"machine {name} login netrc password x\n" for name in ("localhost", "127.0.0.1")]
-        (tmp_path / "netrc").write_text("".join(lines))
-        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-        with serve(auth="bearer", redirect_blobs=True) as registry:
-            registry.add_image("a:v1", layers=[b"layer"])
-            pull(registry, tmp_path)
-            credentials = [one.headers.get("Authorization", "") for one in registry.requests]
-        assert "Basic" not in " ".join(credentials)
-
     def test_pull_with_an_anonymous_token(self, tmp_path: Path) -> None:
         with serve(auth="bearer", token_field="access_token") as registry:
             registry.add_image("a:v1", layers=[b"layer"])

@@ -211,8 +211,10 @@ class TestChunks:
             push(served, image_of(tmp_path, os.urandom(288 * KIB)))
             assert (sent(served, "PATCH"), sent(served, "PUT")) == ([], [288 * KIB])
 
-    @pytest.mark.parametrize("most", [CHUNK, 32 * KIB, 3_000])
-    @pytest.mark.parametrize("size", [CHUNK // 2, 2 * CHUNK + 5])
+    @pytest.mark.parametrize(
+        ("most", "size"),
+        [(CHUNK, 2 * CHUNK + 5), (32 * KIB, 2 * CHUNK + 5), (3_000, CHUNK // 2)],
+    )
     def test_chunks_become_smaller_if_large_ones_are_refused(
         self, tmp_path: Path, most: int, size: int
     ) -> None:
@@ -339,7 +341,7 @@ class TestIndexes:
 
     @pytest.mark.parametrize("action", ["push", "pull"])
     def test_deeply_nested_indexes_are_an_error(self, tmp_path: Path, action: str) -> None:
-        nested(tmp_path, 1200, 1)
+        nested(tmp_path, 40, 1)
 
         def stored(request: Request) -> Response:
             wanted = request.path.rpartition("/")[2]

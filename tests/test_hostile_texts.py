@@ -6,8 +6,9 @@ from time import thread_time
 
 import pytest
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import Map
 
-from registry_routes import Reference, match_url, resolve_location
+from registry_routes import Reference, RegistryMap, RegistryRules, match_url, resolve_location
 from registry_routes.challenges import parse_challenges
 from registry_routes.headers import (
     bytes_received,
@@ -18,8 +19,11 @@ from registry_routes.headers import (
 )
 from registry_routes.paging import parse_next_link
 from registry_routes.responses import parse_errors
+from registry_routes.routes import DIALECTS
 
 SIZE = 40_000
+MAPS = [RegistryMap(dialect=dialect) for dialect in DIALECTS.values()]
+PLAIN_MAPS = [Map([RegistryRules(dialect)]) for dialect in DIALECTS.values()]
 
 
 def in_url(text: str) -> None:
@@ -29,6 +33,14 @@ def in_url(text: str) -> None:
                 match_url(begin + text, root=root)
         with suppress(ValueError):
             resolve_location("https://h/v2/", begin + text, digest="x")
+
+
+def in_path(text: str) -> None:
+    for end in "!", "/tags/list/", "/_a/tags/list/", "/blobs/0.5":
+        for url_map in [*MAPS, *PLAIN_MAPS] if end == "!" else MAPS:
+            for begin in "", "!":
+                with pytest.raises(HTTPException):
+                    url_map.bind("registry.example").match(f"/v2/{begin}{text}{end}")
 
 
 def in_challenge(text: str) -> None:
@@ -70,6 +82,10 @@ def in_body(text: str) -> None:
 
 SHAPES: dict[Callable[[str], None], list[str]] = {
     in_url: [*"/%&?#é[@:;", "/..", "/.", "a/", "%2F", "%zz", "%C3", "a=&"],
+    in_path: [
+        *("a/", "A/", "a", "a-", "/", "/manifests/", "a/manifests/", "/blobs/uploads/", "a/_"),
+        *("_a/b/c/", ":", "a/!/", "a__", "a.b/", "-"),
+    ],
     in_challenge: [
         *("a ", "a=b ", "a,", ",a ", '"', '\\"', "\\", " ", ",", "a b=", "scope=a,b ", "x=,"),
         "a=b,c ",

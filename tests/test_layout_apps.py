@@ -157,10 +157,11 @@ def test_ranges_and_conditions_are_those_of_a_registry(
     layer = max(files_of(layout.root).values(), key=len)
     storage.put_manifest(layout.name, *manifest)
     storage.put_blob(layout.name, digest_of(layer), [layer])
+    app, registry = make(layout), Client(make_registry(storage))
     for last in f"manifests/{manifest[0]}", f"blobs/{digest_of(layer)}":
         path = f"/v2/{layout.name}/{last}"
-        answer = ask(make(layout), method, path, headers=headers)
-        expected = Client(make_registry(storage)).open(path, method=method, headers=headers)
+        answer = ask(app, method, path, headers=headers)
+        expected = registry.open(path, method=method, headers=headers)
         assert (answer.status_code, answer.content) == (expected.status_code, expected.data)
         names = "Content-Length", "Content-Range", "Content-Type", "ETag", "Docker-Content-Digest"
         for name in (*names, "Accept-Ranges"):

@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
@@ -313,16 +313,9 @@ def test_threads_that_need_one_token_ask_for_it_once(library: Any) -> None:
         registry.add_image("a:v1")
         registry.fail("token", "GET", timedelta(seconds=0.3))
         ask = library(Login(registry.url, "alice", "secret"))
-        found = list[int]()
-
-        def pull() -> None:
-            found.append(ask("GET", f"{registry.url}/v2/a/tags/list").status)
-
-        threads = [threading.Thread(target=pull) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        url = f"{registry.url}/v2/a/tags/list"
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: ask("GET", url).status, range(8)))
         assert found == [200] * 8
         assert statuses(registry, "token") == [200]
 
@@ -333,20 +326,10 @@ def test_threads_get_the_error_that_they_have_waited_for(library: Any) -> None:
         for fault in timedelta(seconds=0.5), 503:
             registry.fail("token", "GET", fault)
         ask = library(Login(registry.url, "alice", "secret"))
-        found = list[object]()
-
-        def pull() -> None:
-            try:
-                found.append(ask("GET", f"{registry.url}/v2/a/tags/list", timeout=0.3))
-            except requests.Timeout as error:
-                found.append(type(error))
-
-        threads = [threading.Thread(target=pull) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert found == [requests.ReadTimeout] * 8
+        url = f"{registry.url}/v2/a/tags/list"
+        with ThreadPoolExecutor(8) as pool:
+            pulls = [pool.submit(ask, "GET", url, timeout=0.3) for _ in range(8)]
+        assert [type(pull.exception()) for pull in pulls] == [requests.ReadTimeout] * 8
         assert len(statuses(registry, "token")) == 1
 
 

@@ -13,9 +13,8 @@ from registry_routes import resolve_location
 from registry_routes.digests import digest_of
 
 from . import oci_layout
-from .servers import example, files_of, podman_or_buildah, skopeo
+from .servers import example, files_of, podman_or_buildah, push, skopeo
 from .test_nginx import nginx
-from .test_serving import push
 
 pytestmark = pytest.mark.slow
 

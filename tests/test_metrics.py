@@ -9,8 +9,7 @@ import requests
 
 from registry_routes.digests import digest_of
 
-from .servers import example
-from .test_serving import address_of, push
+from .servers import address_of, example, push
 
 
 def counts_of(text: str) -> dict[tuple[str, str, str], float]:

@@ -148,21 +148,6 @@ def test_mutant_is_killed_by_a_test_that_passes_without_it(
 
 
 @pytest.mark.slow
-def test_mutants_are_judged_together(tree: Path, suite: Suite) -> None:
-    """Two of them overlap, and cannot be made at once."""
-    found = mutants_of(tree)
-    expected = {
-        f"{MAY_ENTER} :: comparison: GtE -> Gt": "test_doors.py::test_adults_may_enter",
-        f"{MAY_ENTER} :: boolean: drop age is not None": None,
-        f"{GREET} :: return: return None": "test_doors.py::test_greeting_in_a_program",
-        f"{GREET} :: string: cut 'hello' at 0": None,
-    }
-    ids = {found[name].id: killer for name, killer in expected.items() if killer}
-    together = [found[name] for name in expected]
-    assert suite.judge_together(together, list(suite.seconds)) == ids
-
-
-@pytest.mark.slow
 def test_run_fails_if_a_mutant_survives_that_was_killed_before(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,8 +13,17 @@ import requests
 from registry_routes.digests import digest_of
 
 from .served import wait_until
-from .servers import EXAMPLES, example, free_port, serving
-from .test_serving import BLOB, BLOB_PATH, answer_to, push, registry
+from .servers import (
+    BLOB,
+    BLOB_PATH,
+    EXAMPLES,
+    answer_to,
+    example,
+    free_port,
+    push,
+    registry,
+    serving,
+)
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -27,42 +27,17 @@ from registry_routes.digests import digest_of
 
 from .disks import mounted, run
 from .registry_client import RegistryClient
-from .servers import EXAMPLES, ended, example, free_port
-
-BLOB = bytes(range(256)) * 4096  # 1 MiB
-BLOB_PATH = f"/v2/slow/blobs/{digest_of(BLOB)}"
-UPLOAD_PATH = f"/v2/slow/blobs/uploads/?digest=sha256:{'0' * 64}"
-
-
-def address_of(host: str) -> tuple[str, int]:
-    name, _, port = host.rpartition(":")
-    return name, int(port)
-
-
-def answer_to(host: str, raw: bytes, *, breaks_off: bool = False) -> bytes:
-    """What the server sends in answer to these bytes, until it closes the connection."""
-    with socket.create_connection(address_of(host), timeout=10) as connection:
-        connection.sendall(raw)
-        if breaks_off:
-            connection.shutdown(socket.SHUT_WR)
-        received = b""
-        with suppress(ConnectionError):
-            while block := connection.recv(65536):
-                received += block
-        return received
-
-
-def push(host: str, name: str, content: bytes) -> None:
-    url = f"http://{host}/v2/{name}/blobs/uploads/?digest={digest_of(content)}"
-    requests.post(url, content, timeout=60).raise_for_status()
-
-
-@contextmanager
-def registry(tmp_path: Path, *options: str) -> Iterator[str]:
-    options = "--storage", str(tmp_path / "data"), *options
-    with example("registry", tmp_path / "log", *options) as host:
-        yield host
-
+from .servers import (
+    BLOB,
+    EXAMPLES,
+    address_of,
+    answer_to,
+    ended,
+    example,
+    free_port,
+    push,
+    registry,
+)
 
 # Requests that another server might read differently.
 

@@ -15,8 +15,10 @@ from serving import LEAST_RATE, Connection
 
 from registry_routes.digests import digest_of
 
+from .servers import BLOB, BLOB_PATH, address_of, push, registry
 from .test_nginx import nginx
-from .test_serving import BLOB, BLOB_PATH, UPLOAD_PATH, address_of, push, registry
+
+UPLOAD_PATH = f"/v2/slow/blobs/uploads/?digest=sha256:{64 * '0'}"
 
 KINDS = {
     "half headers": b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Slow: ",

@@ -96,9 +96,6 @@ def test_requests_for_routes_that_are_not_served_are_recorded() -> None:
         assert endpoints == [
             *("manifest", "catalog", "catalog", "referrers", "manifest", "blob-upload"),
         ]
-
-
-def test_requests_to_a_read_only_registry_are_recorded_and_can_fail() -> None:
     with serve(url_map=RegistryMap(dialect=OCI_1_1.subset(methods=["GET"]))) as registry:
         client = Client(registry.app)
         registry.fail("blob-upload", "POST", 503)

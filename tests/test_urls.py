@@ -460,7 +460,7 @@ HUGE = "x" * 10**6
         lambda: match_url(f"/{HUGE}"),
         lambda: match_url(f"/{HUGE}", root="/m"),
         lambda: match_url("/v2/", root=f"/{HUGE}"),
-        lambda: match_url("/x", root="/", url_map=RegistryMap(prefix=f"/{HUGE[:9999]}")),
+        lambda: match_url("/x", root="/", url_map=RegistryMap(prefix=f"/{HUGE[:1999]}")),
     ],
 )
 def test_huge_value_is_shortened_in_the_message(call: Callable[[], object]) -> None:
