@@ -61,10 +61,10 @@ def image_of(root: Path, *layers: bytes) -> Path:
     return root
 
 
-def asked(served: ServedRegistry, endpoint: str, method: str) -> list[RecordedRequest]:
+def find_requests(served: ServedRegistry, endpoint: str, method: str) -> list[RecordedRequest]:
     return [one for one in served.requests if (one.endpoint, one.method) == (endpoint, method)]
 
 
-def sent(served: ServedRegistry, method: str) -> list[int]:
+def list_sizes(served: ServedRegistry, method: str) -> list[int]:
     """The lengths of the bodies that were sent to uploads."""
-    return [int(one.headers["Content-Length"]) for one in asked(served, UPLOAD, method)]
+    return [int(one.headers["Content-Length"]) for one in find_requests(served, UPLOAD, method)]

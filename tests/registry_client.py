@@ -1,4 +1,4 @@
-"""A client of a registry in this process, and what it pushes."""
+"""A client of a registry in this process, and contents for it to push."""
 
 import json
 from collections.abc import Callable, Iterator

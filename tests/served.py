@@ -1,4 +1,4 @@
-"""The registry that `serve` starts, and clients of it that do what the specification says."""
+"""The registry that `serve` starts, and clients of it that follow the specification."""
 
 import json
 import time
@@ -26,7 +26,7 @@ def serve(app: Any = None, **options: Any) -> AbstractContextManager[ServedRegis
 
 
 class Login(httpx.Auth):
-    """Does what the registry's challenge asks for, with one token for each set of scopes."""
+    """Answers the registry's challenge, with one token for each set of scopes."""
 
     requires_response_body = True
 

@@ -76,7 +76,7 @@ def address_of(host: str) -> tuple[str, int]:
 
 
 def answer_to(host: str, raw: bytes, *, breaks_off: bool = False) -> bytes:
-    """Return what the server sends in answer to these bytes, until it closes the connection."""
+    """Send these bytes, and return the answer up to the end of the connection."""
     with socket.create_connection(address_of(host), timeout=10) as connection:
         connection.sendall(raw)
         if breaks_off:
@@ -96,7 +96,7 @@ def push(host: str, name: str, content: bytes) -> None:
 def ended(
     main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *command: str
 ) -> tuple[object, str, str]:
-    """How a program of the examples ends with these arguments, and what it prints.
+    """Run a program of the examples, and return its exit status and its output.
 
     It runs in this process, which takes a tenth of the time of a new one.
     """

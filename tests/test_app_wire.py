@@ -287,7 +287,7 @@ def test_body_above_max_content_length_is_413(monkeypatch: pytest.MonkeyPatch) -
         assert response.status_code == status
 
 
-def sent_raw(host: str, head: str, body: bytes) -> bytes:
+def send_raw(host: str, head: str, body: bytes) -> bytes:
     """The first line of the response to a request that ends after `body`."""
     name, _, port = host.partition(":")
     with socket.create_connection((name, int(port)), timeout=10) as connection:
@@ -301,8 +301,8 @@ def test_bodies_on_real_servers(server: tuple[str, str]) -> None:
     name, host = server
     url = f"http://{host}/v2/a/blobs/uploads/"
     assert requests.post(url, data=b"some bytes", timeout=10).text == "10 bytes"
-    assert b" 400 " in sent_raw(host, "Content-Length: 5", b"hel")
-    assert b" 400 " in sent_raw(host, "Content-Length: 5", b"")
+    assert b" 400 " in send_raw(host, "Content-Length: 5", b"hel")
+    assert b" 400 " in send_raw(host, "Content-Length: 5", b"")
     response = requests.post(url, data=iter([b"some ", b"bytes"]), timeout=10)
     if name in ("wsgiref", "uwsgi"):
         assert response.status_code == 411
@@ -310,7 +310,7 @@ def test_bodies_on_real_servers(server: tuple[str, str]) -> None:
     else:
         assert response.text == "10 bytes"
     if name in ("gunicorn", "cheroot"):  # granian says that a chunked body is whole
-        assert b" 400 " in sent_raw(host, "Transfer-Encoding: chunked", b"5\r\nhel")
+        assert b" 400 " in send_raw(host, "Transfer-Encoding: chunked", b"5\r\nhel")
 
 
 def test_ranges_of_a_file_on_real_servers(server: tuple[str, str]) -> None:

@@ -61,7 +61,7 @@ async def exchange(
     scope: dict[str, Any] | None = None,
     sent: list[dict[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return what the bridge sends to a client that sends these messages and then nothing.
+    """Return the bridge's messages to a client that sends these messages and then nothing.
 
     :param sent: where the bridge's messages are collected, for a bridge that fails.
     """

@@ -1,4 +1,4 @@
-"""Your rules beside the table: the table first, then Werkzeug, then the table explains."""
+"""Your rules next to the table: the table first, then Werkzeug, then the table explains."""
 
 import re
 from collections import Counter
@@ -110,7 +110,7 @@ Outcome = tuple[Any, ...]
 
 
 def outcome(call: Callable[[], Any]) -> Outcome:
-    """What a call returns or raises, in a form that can be compared across maps."""
+    """Return the result or the error of a call, in a form that can be compared across maps."""
     try:
         result = call()
     except RequestRedirect as error:

@@ -93,7 +93,7 @@ def test_match_does_not_bind_what_it_does_not_need(kind: Callable[[Any], Any]) -
     assert adapter.match() == ("base", {})
     assert "server_name" not in vars(adapter)
     assert adapter.server_name == "registry.example"
-    adapter.script_name = "/other/"  # what was set is not overwritten
+    adapter.script_name = "/other/"  # an attribute that was set keeps its value
     assert adapter.build("base", force_external=True) == "http://registry.example/other/v2/"
 
 
@@ -121,7 +121,7 @@ def test_request_that_checks_its_host_is_bound_by_werkzeug(kind: type[Request]) 
         assert bound(url_map, kind(evil), given) == bound(Map(), kind(evil), given)
 
 
-def test_a_host_that_werkzeug_refuses_is_refused_again() -> None:
+def test_host_that_werkzeug_refuses_is_refused_again() -> None:
     url_map = RegistryMap()
     environ = environ_for("/v2/", HTTP_HOST="a..b")
     with pytest.warns(UserWarning, match="Current server name"):

@@ -1,4 +1,4 @@
-"""Building: what comes back matches back, and what is outside the grammar is refused."""
+"""Building: built URLs match back, and values outside the grammar are refused."""
 
 from random import Random
 from typing import Any

@@ -1,4 +1,4 @@
-"""`examples/collection.py`: what it deletes, what it keeps, and what may happen at the same time."""
+"""`examples/collection.py`: contents that it deletes or keeps, and requests at the same time."""
 
 import json
 import os
@@ -112,14 +112,14 @@ def test_collection_deletes_what_no_manifest_needs(storage: Aging) -> None:
     storage.age()
     assert count(collect(storage)) == [1, 1, 4, 2]
     assert client.get(location).status_code == 404
-    assert count(collect(storage)) == [0, 0, 0, 0]  # what was set aside is not yet old
+    assert count(collect(storage)) == [0, 0, 0, 0]  # the links set aside are not yet old
     storage.age()
     assert count(collect(storage)) == [2, 4, 0, 0]
     there = {(name, one) for name in "abc" for one in contents if client.has_blob(name, one)}
     assert there == {("a", b"layer"), ("a", b"cached"), ("b", b"mounted")}
     assert sum(entry.path.startswith("blobs/") for entry in storage.entries("blobs/")) == 3
     assert count(collect(storage)) == [0, 0, 0, 0]
-    # What was deleted can be pushed again.
+    # Deleted contents can be pushed again.
     assert client.push_manifest("a", "v1", manifest_of(b"unneeded")).status_code == 404
     client.push_blob("a", b"unneeded")
     assert client.push_manifest("a", "v1", manifest_of(b"unneeded")).status_code == 201
@@ -372,7 +372,7 @@ def test_collection_frees_a_full_disk(tmp_path: Path) -> None:
         client.push_blob("a", os.urandom(800_000))
 
 
-# What a process that was killed has left behind.
+# Remains of a process that was killed.
 
 
 def test_catalog_is_mended(storage: Aging) -> None:

@@ -1,4 +1,4 @@
-"""The example client: what it pulls and pushes, and how it deals with faults."""
+"""The example client: pulls and pushes, its command line, and its login."""
 
 import io
 import json
@@ -28,7 +28,7 @@ from registry_routes.digests import digest_of
 from registry_routes.testing import ServedRegistry
 
 from . import oci_layout
-from .example_client import V1, answering, asked, image_of, pull, push
+from .example_client import V1, answering, find_requests, image_of, pull, push
 from .served import serve
 from .servers import EXAMPLES, debians_registry, example, files_of, free_port
 
@@ -48,7 +48,7 @@ def command_of(*arguments: object) -> list[str]:
 
 
 def run_client(*arguments: object, fails: bool = False, stdin: str = "") -> str:
-    """Return what the client prints; the one line of its error, if it must fail."""
+    """Return the output of the client; the one line of its error, if it must fail."""
     out, err = io.StringIO(), io.StringIO()
     with (
         patch.object(sys, "argv", command_of(*arguments)[1:]),
@@ -252,7 +252,7 @@ class TestLogin:
             registry.add_image("a:v1", layers=[b"layer"])
             registry.fail("token", "GET", errors.TooManyRequests(retry_after=0))
             pull(registry, tmp_path)
-            assert len(asked(registry, "token", "GET")) == 2
+            assert len(find_requests(registry, "token", "GET")) == 2
 
     @pytest.mark.slow
     def test_push_and_pull_through_the_example_gateway(self, tmp_path: Path) -> None:

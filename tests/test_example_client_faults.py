@@ -23,7 +23,7 @@ from registry_routes.headers import IMAGE_INDEX, IMAGE_MANIFEST, content_range
 from registry_routes.testing import ServedRegistry
 
 from . import oci_layout
-from .example_client import BLOB, UPLOAD, answering, asked, image_of, pull, push, sent
+from .example_client import BLOB, UPLOAD, answering, find_requests, image_of, list_sizes, pull, push
 from .nasty import SHA256
 from .served import serve
 from .servers import files_of
@@ -92,7 +92,7 @@ class TestRetries:
         act = pull if request_[1] == "GET" else push
         with pytest.raises(errors.RegistryError):
             act(served, image_of(tmp_path, b"x"))
-        assert len(asked(served, *request_)) == client.ATTEMPTS
+        assert len(find_requests(served, *request_)) == client.ATTEMPTS
         assert waits == [0.2, 0.4, 0.8, 1.6]
 
     def broken_off(self, content: bytes, after: int, ranges: bool) -> Any:
@@ -118,7 +118,7 @@ class TestRetries:
         with self.broken_off(content, 100_000, ranges=True) as served:
             push(served, image_of(tmp_path / "image", content))
             pull(served, tmp_path / "back")
-            assert len(asked(served, BLOB, "GET")) > 25
+            assert len(find_requests(served, BLOB, "GET")) > 25
         assert set(waits) == {0.2}
         assert files_of(tmp_path / "back") == files_of(tmp_path / "image")
 
@@ -130,7 +130,7 @@ class TestRetries:
             push(served, image_of(tmp_path / "image", content))
             with pytest.raises(requests.RequestException):
                 pull(served, tmp_path / "back")
-            assert len(asked(served, BLOB, "GET")) == client.ATTEMPTS
+            assert len(find_requests(served, BLOB, "GET")) == client.ATTEMPTS
 
     def test_progress_of_a_push_resets_the_attempts(
         self, waits: list[float], tmp_path: Path, small_chunks: None
@@ -160,7 +160,7 @@ class TestRetries:
 
         with answering(forgetful) as served, pytest.raises(errors.Unavailable):
             push(served, image_of(tmp_path, bytes(500_000)))
-        assert len(asked(served, "blob-upload", "POST")) == client.ATTEMPTS
+        assert len(find_requests(served, "blob-upload", "POST")) == client.ATTEMPTS
 
     @pytest.mark.usefixtures("waits", "small_chunks")
     @pytest.mark.parametrize(
@@ -182,7 +182,9 @@ class TestRetries:
         content = os.urandom(size)
         push(served, image_of(tmp_path, content))
         assert served.blob("a", digest_of(content)) == content
-        assert sent(served, "PATCH") == ([100_000, 100_000, 100_000, 50_000] if size > 1 else [])
+        assert list_sizes(served, "PATCH") == (
+            [100_000, 100_000, 100_000, 50_000] if size > 1 else []
+        )
 
 
 #: The chunks that the client sends first in `TestChunks`: all its limits are 32 times as small there.
@@ -200,7 +202,7 @@ class TestChunks:
         size, chunk = 416 * KIB, max(least, CHUNK)
         with serve(min_chunk=least) as served:
             push(served, image_of(tmp_path, os.urandom(size)))
-            assert sent(served, "PATCH") == [*[chunk] * (size // chunk), size % chunk]
+            assert list_sizes(served, "PATCH") == [*[chunk] * (size // chunk), size % chunk]
 
     @pytest.mark.parametrize("least", [192 * KIB, 10**17])
     def test_minimum_size_too_large_for_memory_makes_one_request(
@@ -209,7 +211,7 @@ class TestChunks:
         monkeypatch.setattr("client.LARGEST_CHUNK", 160 * KIB)
         with serve(min_chunk=least) as served:
             push(served, image_of(tmp_path, os.urandom(288 * KIB)))
-            assert (sent(served, "PATCH"), sent(served, "PUT")) == ([], [288 * KIB])
+            assert (list_sizes(served, "PATCH"), list_sizes(served, "PUT")) == ([], [288 * KIB])
 
     @pytest.mark.parametrize(
         ("most", "size"),
@@ -235,19 +237,19 @@ class TestChunks:
         served.fail(UPLOAD, "PATCH", status)
         push(served, image_of(tmp_path, *contents))
         assert [served.blob("a", digest_of(content)) for content in contents] == [*contents]
-        assert sent(served, "PATCH")[:1] == [CHUNK]
+        assert list_sizes(served, "PATCH")[:1] == [CHUNK]
         if status != 416:
-            assert sent(served, "PATCH") == [CHUNK]
-            assert sent(served, "PUT") == [CHUNK + 5, 2 * CHUNK]
+            assert list_sizes(served, "PATCH") == [CHUNK]
+            assert list_sizes(served, "PUT") == [CHUNK + 5, 2 * CHUNK]
         else:
-            assert max(sent(served, "PATCH")[1:]) == CHUNK // 2
+            assert max(list_sizes(served, "PATCH")[1:]) == CHUNK // 2
 
     @pytest.mark.parametrize("least", [96 * KIB, 160 * KIB])
     def test_smaller_chunks_are_not_below_the_minimum(self, tmp_path: Path, least: int) -> None:
         with serve(min_chunk=least) as served:
             served.fail(UPLOAD, "PATCH", 413, times=None)
             push(served, image_of(tmp_path, os.urandom(2 * CHUNK)))
-            assert sent(served, "PATCH") == [max(least, CHUNK)]
+            assert list_sizes(served, "PATCH") == [max(least, CHUNK)]
 
     @pytest.mark.parametrize("size", [0, CHUNK // 2, 2 * CHUNK])
     @pytest.mark.parametrize("status", [400, 401, 413, 416])
@@ -274,7 +276,7 @@ class TestChunks:
 
         monkeypatch.setattr("requests.Session.send", send)
         push(served, image_of(tmp_path, os.urandom(2 * CHUNK)))
-        assert sent(served, "PATCH") == [32 * KIB] * 8
+        assert list_sizes(served, "PATCH") == [32 * KIB] * 8
 
 
 def nested(root: Path, depth: int, times: int) -> str:
@@ -337,7 +339,7 @@ class TestIndexes:
         push(served, layout.root)
         pull(served, tmp_path / "back")
         assert files_of(tmp_path / "back") == files_of(layout.root)
-        assert len(asked(served, "manifest", "GET")) == 1
+        assert len(find_requests(served, "manifest", "GET")) == 1
 
     @pytest.mark.parametrize("action", ["push", "pull"])
     def test_deeply_nested_indexes_are_an_error(self, tmp_path: Path, action: str) -> None:
@@ -372,7 +374,7 @@ class TestDamage:
             with pytest.raises(DigestMismatchError, match=path.name):
                 push(served, tmp_path)
             path.write_bytes(original)
-        assert not [one for one in asked(served, "manifest", "PUT") if "tag" in one.values]
+        assert not [one for one in find_requests(served, "manifest", "PUT") if "tag" in one.values]
 
     def test_pull_repairs_damaged_content(
         self, served: ServedRegistry, tmp_path: Path, kind: str
@@ -388,7 +390,7 @@ class TestDamage:
 
 
 def part_of(image: Path, layout: Path) -> Path:
-    """The file in which the client keeps what it has of the image's only layer."""
+    """Return the file in which the client keeps a part of the image's only layer."""
     [layer] = json.loads(Layout(image).read(Layout(image).descriptor("v1")["digest"]))["layers"]
     part = Layout(layout).path(layer["digest"])
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -405,7 +407,7 @@ class TestPartialPulls:
             part_of(image, back).write_bytes(content[:begun])
             pull(served, back)
             assert files_of(back) == files_of(image)
-        ranges = [one.headers.get("Range") for one in asked(served, BLOB, "GET")]
+        ranges = [one.headers.get("Range") for one in find_requests(served, BLOB, "GET")]
         assert ranges == ["bytes=2000000-"]
 
     @pytest.mark.parametrize("size", [1000, 3_000_000, 4_000_000], ids=["part", "whole", "more"])
@@ -441,7 +443,7 @@ class TestPartialPulls:
             push(served, image)
             pull(served, tmp_path / "back")
         assert files_of(tmp_path / "back") == files_of(image)
-        assert len(asked(served, BLOB, "GET")) <= 2
+        assert len(find_requests(served, BLOB, "GET")) <= 2
 
     @pytest.mark.parametrize(
         "answer",
@@ -463,7 +465,7 @@ class TestPartialPulls:
             push(served, image)
             with pytest.raises((ValueError, errors.RegistryError)):
                 pull(served, back)
-        assert len(asked(served, BLOB, "GET")) == 1
+        assert len(find_requests(served, BLOB, "GET")) == 1
         assert sum(path.stat().st_size for path in back.rglob("*.part")) == 0
         assert blob not in files_of(back)
 
@@ -499,7 +501,7 @@ class TestPartialPulls:
         assert Layout(tmp_path).descriptor("v1")
         assert json.loads((tmp_path / "oci-layout").read_text()) == {"imageLayoutVersion": "1.0.0"}
         assert list(tmp_path.rglob(".*")) == []
-        blobs = Counter(one.path for one in asked(served, BLOB, "GET"))
+        blobs = Counter(one.path for one in find_requests(served, BLOB, "GET"))
         assert set(blobs.values()) == {1}  # one pull finds what another has fetched
         assert len(blobs) == 4
 

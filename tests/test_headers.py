@@ -1,4 +1,4 @@
-"""The API's own headers: what is written can be read back, and so can what registries send."""
+"""The API's own headers: written headers can be read back, and so can those of registries."""
 
 import re
 from typing import Any

@@ -17,7 +17,7 @@ from .wsgi import environ_for
 
 
 def outcome(call: Callable[[], Any]) -> tuple[Any, ...]:
-    """What a call returns or raises."""
+    """Return the result or the error of a call."""
     try:
         return tuple(call())
     except RequestRedirect as redirect:

@@ -1,4 +1,4 @@
-"""`examples/metrics.py`: what the registry counts for Prometheus."""
+"""`examples/metrics.py`: the registry's counters for Prometheus."""
 
 import re
 import socket

@@ -119,7 +119,7 @@ def with_werkzeugs_map(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.mark.parametrize("name", MAPS)
-def test_a_suite_passes_except_for_the_tests_in_the_list(
+def test_suite_passes_except_for_the_tests_in_the_list(
     suite: Suite, with_werkzeugs_map: Outcomes, name: str, tmp_path: Path
 ) -> None:
     outcomes = suite.run(tmp_path, f"--map={name}")

@@ -41,7 +41,7 @@ def verified(content: bytes, digest: str | None) -> bytes:
 
 
 def push(client: Any, image: str, layers: list[bytes], body: str) -> str:
-    """Push an image of layers. `body` is what the library calls it: "data" or "content"."""
+    """Push an image of layers. `body` is the library's word for it: "data" or "content"."""
     reference = Reference.parse(image)
     urls = URLBuilder(reference.root("http"))
     described = []

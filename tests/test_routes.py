@@ -49,7 +49,7 @@ def map_of(routes: Dialect) -> RegistryMap:
 
 
 def answer(routes: Dialect, method: str, path: str) -> Any:
-    """What a map answers: the endpoint, the target of a redirect, the methods, or an error."""
+    """Return a map's answer: the endpoint, the target of a redirect, the methods, or an error."""
     try:
         return map_of(routes).bind("h").match(path, method)[0]
     except RequestRedirect as redirect:
@@ -63,7 +63,7 @@ def answer(routes: Dialect, method: str, path: str) -> Any:
 class TestSubset:
     read_only = OCI_1_1.subset("base", "manifest", "blob", "tags", methods=["GET"])
 
-    def test_a_map_of_it_refuses_the_rest(self) -> None:
+    def test_map_of_a_subset_refuses_the_rest(self) -> None:
         for path, methods, endpoint, _ in EXAMPLES:
             for method in nasty.METHODS:
                 got = answer(self.read_only, method, path)
@@ -97,7 +97,7 @@ class TestSubset:
         response = client.post("/v2/a/blobs/uploads/")
         assert (response.status_code, response.headers["Allow"]) == (405, "")
 
-    def test_without_endpoints_it_has_them_all(self) -> None:
+    def test_subset_without_endpoints_has_them_all(self) -> None:
         assert OCI_1_1.subset().routes == OCI_1_1.routes
         pushes = OCI_1_1.subset(methods=(method for method in ["put", "PATCH"]))
         assert {(r.endpoint, r.methods) for r in pushes.routes if r.methods} == {
@@ -117,7 +117,7 @@ class TestSubset:
         assert [route.methods for route in subset.routes] == [("GET", "PROPFIND")]
         assert DOCKER_1_5.subset("tags").routes[0].methods is None
 
-    def test_the_root_stays_the_same(self) -> None:
+    def test_root_of_a_subset_is_that_of_the_whole(self) -> None:
         for whole in DIALECTS.values():
             for endpoint in "base", "tags", "blob", "blob-upload":
                 assert whole.subset(endpoint).root == whole.root == "/v2"

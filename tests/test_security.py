@@ -1,6 +1,6 @@
 """The guarantees of SECURITY.md at each door: the map, the application, the builder, the program.
 
-Each door has tests of its own, which prove more. Their results hold at the other doors too, because
+Each door also has its own tests, which prove more. Their results hold at the other doors too, because
 all doors agree.
 """
 

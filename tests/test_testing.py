@@ -1,4 +1,4 @@
-"""`registry_routes.testing`: what a test asks of the registry that it starts."""
+"""`registry_routes.testing`: recording, seeding and looking, and other applications."""
 
 import gzip
 import json
@@ -161,7 +161,7 @@ WHOLE = gzip.compress(b"some files" * 100, mtime=0)
     ],
 )
 def test_any_bytes_are_a_layer(layer: bytes, media_type: str, content: bytes | None) -> None:
-    """The bytes are kept, and what cannot be decompressed is its own content."""
+    """The bytes are kept, and a layer that cannot be decompressed is its own content."""
     with serve() as registry:
         registry.add_image("a:v1", [layer])
         manifest = registry.manifest("a:v1")

@@ -135,8 +135,8 @@ def test_lenient_urls_take_any_digest(digest: str) -> None:
 # docker-registry.
 
 
-def shown(client: httpx.Client) -> list[Any]:
-    """What the registry lists: its catalog, and the tags of each repository."""
+def list_everything(client: httpx.Client) -> list[Any]:
+    """Return the registry's catalog, and the tags of each repository."""
     lists: list[Any] = [client.get("/v2/_catalog").json()["repositories"]]
     for name in "blobs", "mounted", "uploads", "untagged", "tagged", "none":
         response = client.get(f"/v2/{name}/tags/list")
@@ -148,11 +148,11 @@ def shown(client: httpx.Client) -> list[Any]:
 
 
 def lists_over_time(client: httpx.Client) -> Iterator[list[Any]]:
-    yield shown(client)
+    yield list_everything(client)
     blob = push_blob(client, "blobs", b"x", chunk=5)
     client.post(f"/v2/mounted/blobs/uploads/?mount={blob}&from=blobs")
     client.post("/v2/uploads/blobs/uploads/")
-    yield shown(client)
+    yield list_everything(client)
     for name in "untagged", "tagged":
         push_blob(client, name, b"{}", chunk=5)
         config = {"mediaType": "x/y", "digest": digest_of(b"{}"), "size": 2}
@@ -166,10 +166,10 @@ def lists_over_time(client: httpx.Client) -> Iterator[list[Any]]:
             headers={"Content-Type": IMAGE_MANIFEST},
         )
         assert response.status_code == 201
-    yield shown(client)
+    yield list_everything(client)
     client.delete(f"/v2/tagged/manifests/{digest_of(manifest)}")
     client.delete(f"/v2/blobs/blobs/{blob}")
-    yield shown(client)
+    yield list_everything(client)
 
 
 UNKNOWN = "NAME_UNKNOWN"

@@ -140,7 +140,7 @@ def test_body_is_a_binary_file(framing: str) -> None:
 
 
 def client_hello() -> bytes:
-    """What a client that tries TLS sends first."""
+    """Return the first bytes of a client that tries TLS."""
     sent = ssl.MemoryBIO()
     hello = ssl.create_default_context().wrap_bio(
         ssl.MemoryBIO(), sent, server_hostname="localhost"

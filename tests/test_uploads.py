@@ -1,4 +1,4 @@
-"""Uploads of `examples/directory.py` and `examples/bucket.py`: what a failure leaves of them."""
+"""Uploads of `examples/directory.py` and `examples/bucket.py` after a failure."""
 
 import builtins
 import os
@@ -198,7 +198,7 @@ def test_blob_that_cannot_be_opened_is_a_503(caplog: pytest.LogCaptureFixture) -
             assert record.getMessage().endswith("the storage has failed: reset by peer")
 
 
-# What a power cut may leave.
+# After a power cut.
 
 
 def damage(upload: Path, how: str) -> None:

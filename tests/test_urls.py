@@ -35,7 +35,7 @@ from .wsgi import environ_for
 Q = SHA256.replace(":", "%3A")
 UPLOADS, REFERRERS = "a/blobs/uploads/", f"a/referrers/{SHA256}"
 WITH_BOTH = Reference.parse(f"a:v1@{SHA256}")
-# Of each method: a call, and the path under /v2/ and the query of what it builds.
+# Of each method: a call, and the path under /v2/ and the query of the URL that it builds.
 CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], str, str]] = [
     ("base", (), {"service": "x y"}, "", "service=x%20y"),
     ("catalog", (), {"n": 10, "last": "a/b"}, "_catalog", "n=10&last=a%2Fb"),
