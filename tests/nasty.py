@@ -64,9 +64,7 @@ UPLOAD_IDS = Values(
         *("b8e1d5ae-3d4a-4e30-9b3f-6e4bd0a4b0d1", "RDk1_-==", "=", "-", "_", "a.b", "a.."),
         *("uploads", "latest", "x" * 500),
     ],
-    malformed=[
-        *(SHA256, ".a", "...", "a+b", "a:b", "a b", "不", "a\n", "\x00", "a\\b", ""),
-    ],
+    malformed=[*(SHA256, ".a", "...", "a+b", "a:b", "a b", "不", "a\n", "\x00", "a\\b", "")],
 )
 EXTENSIONS = Values(
     valid=[

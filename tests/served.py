@@ -81,10 +81,7 @@ def served(
 ) -> Iterator[tuple[ServedRegistry, httpx.Client]]:
     """Serve a registry with these options, and yield it and a client of it."""
     of_client = {"auth": login, "headers": headers, "verify": verify, "timeout": 30}
-    with (
-        serve(app, **options) as registry,
-        client_of(registry, transport, **of_client) as client,
-    ):
+    with serve(app, **options) as registry, client_of(registry, transport, **of_client) as client:
         yield registry, client
 
 

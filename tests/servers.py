@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import requests
 
+from registry_routes.__main__ import main
 from registry_routes.digests import digest_of
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -93,8 +94,15 @@ def push(host: str, name: str, content: bytes) -> None:
     requests.post(url, content, timeout=60).raise_for_status()
 
 
+def output_of(*command: str) -> tuple[int, str]:
+    """Run the package's command line, and return its exit status and all its output."""
+    printed = StringIO()
+    with redirect_stdout(printed), redirect_stderr(printed):
+        return main(command), printed.getvalue()
+
+
 def ended(
-    main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *command: str
+    program: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *command: str
 ) -> tuple[object, str, str]:
     """Run a program of the examples, and return its exit status and its output.
 
@@ -103,7 +111,7 @@ def ended(
     monkeypatch.setattr(sys, "argv", list(command))
     out, err = StringIO(), StringIO()
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
-        main()
+        program()
     return end.value.code, out.getvalue(), err.getvalue()
 
 

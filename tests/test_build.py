@@ -211,8 +211,7 @@ def test_route_names_are_the_endpoints() -> None:
 @given(st.randoms(use_true_random=False))
 def test_converters_build_and_match_in_any_map(random: Random) -> None:
     url_map = Map(
-        [Rule(f"/x/<{name}:value>/y", endpoint=name) for name in CONVERTERS],
-        converters=CONVERTERS,
+        [Rule(f"/x/<{name}:value>/y", endpoint=name) for name in CONVERTERS], converters=CONVERTERS
     )
     for name, converter in CONVERTERS.items():
         value = random.choice(KINDS[{"repository": "name", "upload_id": "uuid"}.get(name, name)])

@@ -7,8 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,7 +23,7 @@ from registry_routes.urls import PARAMETERS
 
 from . import nasty
 from .nasty import SHA256
-from .servers import free_port
+from .servers import free_port, output_of
 
 MANIFEST = f"/v2/a/manifests/{SHA256}"
 README = Path(__file__).parent.parent / "README.md"
@@ -228,13 +226,6 @@ def test_help_of_build_lists_what_each_endpoint_takes(capsys: pytest.CaptureFixt
 
 
 # Output cannot be forged.
-
-
-def output_of(*command: str) -> tuple[int, str]:
-    """The exit status, and all the output."""
-    printed = StringIO()
-    with redirect_stdout(printed), redirect_stderr(printed):
-        return main(command), printed.getvalue()
 
 
 TEXT = st.text(st.sampled_from("a\n\r\x1b\x7f\x85\u2028\u202e\u200f\\'é:/.") | st.characters())

@@ -67,11 +67,7 @@ def run_client(*arguments: object, fails: bool = False, stdin: str = "") -> str:
 class TestPushAndPull:
     @pytest.mark.parametrize("architectures", [["amd64"], ["amd64", "arm64"]])
     def test_image_comes_back_the_same(
-        self,
-        host: str,
-        tmp_path: Path,
-        architectures: list[str],
-        monkeypatch: pytest.MonkeyPatch,
+        self, host: str, tmp_path: Path, architectures: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("client.CHUNK", 100_000)
         image, back = tmp_path / "image", tmp_path / "back"

@@ -214,8 +214,7 @@ class TestChunks:
             assert (list_sizes(served, "PATCH"), list_sizes(served, "PUT")) == ([], [288 * KIB])
 
     @pytest.mark.parametrize(
-        ("most", "size"),
-        [(CHUNK, 2 * CHUNK + 5), (32 * KIB, 2 * CHUNK + 5), (3_000, CHUNK // 2)],
+        ("most", "size"), [(CHUNK, 2 * CHUNK + 5), (32 * KIB, 2 * CHUNK + 5), (3_000, CHUNK // 2)]
     )
     def test_chunks_become_smaller_if_large_ones_are_refused(
         self, tmp_path: Path, most: int, size: int

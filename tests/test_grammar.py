@@ -94,9 +94,7 @@ BROKEN: dict[Grammar, dict[str, list[str]]] = {
         "must contain only a-z, A-Z, 0-9, '.', '_' and '-'": ["a b"],
         "must have at most 128 characters": ["x" * 129],
     },
-    grammar.ALGORITHM: {
-        "must be a-z and 0-9, separated by one '+', '.', '_' or '-'": ["SHA"],
-    },
+    grammar.ALGORITHM: {"must be a-z and 0-9, separated by one '+', '.', '_' or '-'": ["SHA"]},
     grammar.DIGEST: {
         "must not be empty": [""],
         "must have an algorithm, ':' and an encoded hash": ["latest"],
@@ -112,7 +110,7 @@ BROKEN: dict[Grammar, dict[str, list[str]]] = {
     grammar.DOMAIN: {
         "must not be empty": [""],
         "must have an IPv6 address between '[' and ']', of 0-9, a-f, A-F and ':'": [
-            *("[::1", "[]", "[::1]a", "[fe80::1%25eth0]:80", "::1", "[::g]", "a[::1]"),
+            *("[::1", "[]", "[::1]a", "[fe80::1%25eth0]:80", "::1", "[::g]", "a[::1]")
         ],
         "must not be the scheme of a URL": ["https:"],
         "must have only a port's digits after its ':'": ["a.com:", "a.com:80a", "[::1]:80:1"],

@@ -204,10 +204,7 @@ def test_large_layer_goes_both_ways_through_nginx(tmp_path: Path) -> None:
 
 
 def test_line_of_the_page_makes_locations_whole_urls(
-    tmp_path: Path,
-    certificate: Path,
-    session: requests.Session,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, certificate: Path, session: requests.Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Charliecloud takes the `Location` of an upload for a URL, though it may be a path."""
     [line] = re.findall("^proxy_redirect .*;$", (EXAMPLES / "README.md").read_text(), re.MULTILINE)

@@ -58,8 +58,8 @@ FAIL: dict[str, dict[str, str]] = {
 # Those of them that pass with one of the maps, and why.
 PASS_NEVERTHELESS: dict[str, dict[str, str]] = {
     "docker-1.5": {
-        "tests/test_routing.py::test_finding_closest_match_by_values": "it has no 'extension'",
-    },
+        "tests/test_routing.py::test_finding_closest_match_by_values": "it has no 'extension'"
+    }
 }
 
 

@@ -19,23 +19,9 @@ from werkzeug.test import Client
 from registry_routes import DOCKER_1_5, OCI_1_1, RegistryMap, RepositoryNameConverter
 from registry_routes.digests import digest_of
 from registry_routes.grammar import REGISTERED_ALGORITHMS
-from registry_routes.registry import (
-    Manifest,
-    MemoryStorage,
-    ReadStorage,
-    Storage,
-    make_registry,
-)
+from registry_routes.registry import Manifest, MemoryStorage, ReadStorage, Storage, make_registry
 
-from .registry_client import (
-    BLOB,
-    JSON,
-    Body,
-    RegistryClient,
-    assert_error,
-    chunked,
-    manifest_of,
-)
+from .registry_client import BLOB, JSON, Body, RegistryClient, assert_error, chunked, manifest_of
 
 
 @pytest.fixture

@@ -16,11 +16,7 @@ from werkzeug.wrappers import Response
 from registry_routes import DOCKER_1_5, OCI_1_1, Dialect, RegistryMap, RegistryRules, Route
 from registry_routes.app import RegistryApp
 from registry_routes.converters import GrammarConverter, TagConverter
-from registry_routes.errors import (
-    NameInvalid,
-    RouteUnknown,
-    Unsupported,
-)
+from registry_routes.errors import NameInvalid, RouteUnknown, Unsupported
 from registry_routes.grammar import TAG
 from registry_routes.registry import MemoryStorage, make_registry
 from registry_routes.routes import DIALECTS
@@ -221,10 +217,7 @@ class TestAnEndpointForEachMethod:
 
 
 def test_route_with_the_most_literal_segments_has_a_path() -> None:
-    routes = [
-        ("variables", f"{NAME}/<tag:a>/<tag:b>/y", "GET"),
-        ("literal", f"{NAME}/x/y", "GET"),
-    ]
+    routes = [("variables", f"{NAME}/<tag:a>/<tag:b>/y", "GET"), ("literal", f"{NAME}/x/y", "GET")]
     for order in routes, routes[::-1]:
         assert answer(dialect(*order), "GET", "/v2/a/b/x/y") == "literal"
 

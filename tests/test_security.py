@@ -7,9 +7,7 @@ all doors agree.
 import json
 import re
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
-from io import StringIO
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -29,13 +27,13 @@ from registry_routes import (
     match_url,
     url_map,
 )
-from registry_routes.__main__ import main
 
 from .benchmarks.hostile import SHAPES
 from .nasty import COMPONENTS as NAMES
 from .nasty import DIGESTS, TAGS, UPLOAD_IDS, Values, requests
 from .nasty import EXTENSIONS as EXTENSION_NAMES
 from .oracle import EXAMPLES
+from .servers import output_of
 from .wsgi import environ_for
 
 #: The answer of a door: the endpoint and the values, a redirect, or a status and a code.
@@ -85,14 +83,8 @@ def at_the_builder(routes: RegistryMap, target: str, method: str) -> Outcome:
     return outcome_of(lambda: match_url(target, method, url_map=routes))
 
 
-def run_program(*command: str) -> tuple[int, str]:
-    printed = StringIO()
-    with redirect_stdout(printed), redirect_stderr(printed):
-        return main(command), printed.getvalue()
-
-
 def at_the_program(routes: RegistryMap, target: str, method: str) -> Outcome:
-    status, printed = run_program("match", method, target)
+    status, printed = output_of("match", method, target)
     if status == 0:
         pairs = dict(line.split(maxsplit=1) for line in printed.splitlines()[:-1])
         return pairs.pop("endpoint"), pairs
@@ -196,7 +188,7 @@ def test_doors_build_the_same_urls_from_the_same_values(
         for value in [*NAMES.valid[:1], *NAMES.malformed[:1]] if few else VALUES[name].all:
             given = {**values, name: value}
             command = ["build", endpoint, *(f"{key}={text}" for key, text in given.items())]
-            status, printed = run_program(*command)
+            status, printed = output_of(*command)
             if value in VALUES[name].valid:
                 assert {f"{door(given)}\n" for door in doors} == {printed}
                 assert match_url(printed.rstrip(), methods[0])[:2] == (endpoint, given)

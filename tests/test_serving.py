@@ -126,12 +126,7 @@ def test_port_in_use_is_an_error_in_one_line(host: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("address", "asked"),
-    [
-        ("localhost", "127.0.0.1"),
-        ("127.0.0.1", "127.0.0.1"),
-        ("::1", "[::1]"),
-        ("::", "127.0.0.1"),
-    ],
+    [("localhost", "127.0.0.1"), ("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"), ("::", "127.0.0.1")],
 )
 def test_server_listens_on_every_kind_of_address(address: str, asked: str, tmp_path: Path) -> None:
     if ":" in address and not has_ipv6():

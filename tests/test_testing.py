@@ -94,7 +94,7 @@ def test_requests_for_routes_that_are_not_served_are_recorded() -> None:
             assert client.open(path, method=method).status_code == status
         endpoints = [sent.endpoint for sent in registry.requests]
         assert endpoints == [
-            *("manifest", "catalog", "catalog", "referrers", "manifest", "blob-upload"),
+            *("manifest", "catalog", "catalog", "referrers", "manifest", "blob-upload")
         ]
     with serve(url_map=RegistryMap(dialect=OCI_1_1.subset(methods=["GET"]))) as registry:
         client = Client(registry.app)

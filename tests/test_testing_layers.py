@@ -11,12 +11,7 @@ from werkzeug.exceptions import Gone, HTTPException
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
-from registry_routes import (
-    OCI_1_1,
-    errors,
-    resolve_location,
-    responses,
-)
+from registry_routes import OCI_1_1, errors, resolve_location, responses
 from registry_routes.digests import digest_of
 from registry_routes.headers import chunk_min_length
 from registry_routes.paging import parse_next_link

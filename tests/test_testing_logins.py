@@ -7,11 +7,7 @@ import pytest
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
-from registry_routes import (
-    RegistryApp,
-    RegistryMap,
-    responses,
-)
+from registry_routes import RegistryApp, RegistryMap, responses
 from registry_routes.challenges import parse_challenges, parse_token
 from registry_routes.digests import digest_of
 

@@ -78,10 +78,7 @@ def push_with_repeats(client: RegistryClient, chunks: list[bytes], last: bytes) 
         if patch.status_code == 503:
             status = client.get(location)
             assert status.status_code == 204
-            assert status.headers["Range"] in (
-                upload_range(sent),
-                upload_range(sent + len(chunk)),
-            )
+            assert status.headers["Range"] in (upload_range(sent), upload_range(sent + len(chunk)))
             if status.headers["Range"] == upload_range(sent):
                 patch = client.patch(location, data=chunk, headers=headers)
                 assert patch.status_code == 202

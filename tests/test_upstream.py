@@ -152,10 +152,7 @@ def test_redirect_to_the_proxys_own_network_is_refused(
 ) -> None:
     """Otherwise clients would see the content there."""
     content = LAYER if path == BLOB else b"{}"
-    answers = {
-        path: (307, {"Location": "https://10.1.2.3/x"}, b""),
-        "/x": (200, INDEX, content),
-    }
+    answers = {path: (307, {"Location": "https://10.1.2.3/x"}, b""), "/x": (200, INDEX, content)}
     proxy, upstream = canned(answers, root)
     assert proxy.get(path).status_code == (502 if is_refused else 200)
     assert upstream.paths == ([path] if is_refused else [path, "/x"])
