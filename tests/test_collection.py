@@ -482,7 +482,7 @@ def test_pushes_race_with_collections(
     place = f"s3://images/{tmp_path.name}" if kind == "s3" else str(tmp_path / "data")
     layers = [os.urandom(1000) for _ in range(6)]  # several clients push these again and again
     wrong: list[str] = []
-    stop = time.monotonic() + 20
+    stop = time.monotonic() + 12
 
     def ask(method: str, url: str, status: int, body: bytes = b"") -> bytes:
         response = requests.request(method, url, data=body, timeout=20)

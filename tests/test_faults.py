@@ -111,7 +111,7 @@ def test_registry_killed_at_random_moments_loses_nothing(tmp_path: Path) -> None
     random, port, storage = Random(SEED), free_port(), tmp_path / "data"
     blobs: set[tuple[str, str]] = set()
     manifests: set[tuple[str, str]] = set()
-    for round_number in range(40):
+    for round_number in range(30):
         registry, stop = Killable(storage, port), threading.Event()
         pushers = [Pusher(registry.root, SEED + 10 * round_number + i, stop) for i in range(4)]
         for pusher in pushers:

@@ -154,13 +154,12 @@ def test_fixture_opens_no_socket_before_its_address_is_read(pytester: pytest.Pyt
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("distribution", ["loadfile", "load"])
-def test_fixture_works_under_xdist(pytester: pytest.Pytester, distribution: str) -> None:
+def test_fixture_works_under_xdist(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(SUITE)
-    # These two tests depend on each other, but may run in different workers.
-    apart = ("-k", "not before and not stopped") if distribution == "load" else ()
-    result = pytester.runpytest_subprocess(*PLUGIN, "-n", "3", "--dist", distribution, *apart)
-    result.assert_outcomes(passed=9 - len(apart))
+    # Two tests depend on each other, but may run in different workers.
+    apart = "-k", "not before and not stopped"
+    result = pytester.runpytest_subprocess(*PLUGIN, "-n", "3", *apart)
+    result.assert_outcomes(passed=7)
 
 
 def test_unused_fixture_imports_nothing(pytester: pytest.Pytester) -> None:
