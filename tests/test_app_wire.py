@@ -24,7 +24,7 @@ from werkzeug.test import Client, create_environ
 from werkzeug.wrappers import Response
 from werkzeug.wsgi import FileWrapper
 
-from registry_routes import DOCKER_1_5, RegistryApp, RegistryMap, RegistryRequest
+from registry_routes import DOCKER_1_5, RegistryApp, RegistryMap, RegistryRequest, url_map
 
 from . import wire_app
 from .applications import VERSION, app_with_view, code_of, requests_of, small_registry
@@ -244,7 +244,7 @@ def test_body_cut_short_is_400(
     sent: bytes, error: Exception | None, ended_by_server: bool, read: str
 ) -> None:
     results: list[object] = []
-    app = RegistryApp()
+    app = RegistryApp(url_map)
 
     @app.view("blob-upload")
     def upload(request: RegistryRequest, name: str) -> Response:
@@ -265,7 +265,7 @@ def test_body_cut_short_is_400(
 
 
 def test_chunked_body_that_the_server_cannot_read_is_400() -> None:
-    app = RegistryApp()
+    app = RegistryApp(url_map)
     app.view("blob-upload")(lambda request, name: Response(request.get_data()))
     environ = create_environ("/v2/a/blobs/uploads/", method="POST")
     environ |= {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
