@@ -39,7 +39,7 @@ def do(deed: str, otherwise: Response | None) -> Any:
 )
 @example(["nothing", "answer", "deny"], "nothing", ["answer", "deny", "nothing"])
 @example(["nothing"], "nothing", ["deny", "answer"])
-def test_each_hook_sees_what_the_last_hook_returned(
+def test_hook_sees_the_response_of_the_previous_hook(
     before: list[str], view: str, after: list[str]
 ) -> None:
     app = RegistryApp(url_map)
@@ -106,7 +106,7 @@ def spoil(response: Response) -> Response:
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_response_is_closed_once_whatever_a_hook_makes_of_it(
+def test_response_is_closed_once_after_any_hook(
     hook: Callable[[Response], Any], method: str
 ) -> None:
     app = RegistryApp(url_map)

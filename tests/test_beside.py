@@ -315,7 +315,7 @@ def test_misplaced_argument_is_a_type_error(call: Callable[[Any], Any], message:
         call(RegistryMap)
 
 
-def test_converters_and_functions_run_only_for_the_path_of_the_request() -> None:
+def test_converters_and_functions_run_only_for_the_requested_path() -> None:
     called: list[object] = []
 
     class Watched(TagConverter):
@@ -369,7 +369,7 @@ def test_map_works_after_a_rule_could_not_be_added() -> None:
     assert adapter.match(TAGS) == ("tags", {"name": "a"})
 
 
-def test_at_another_subdomain_or_with_host_matching_only_werkzeug_matches() -> None:
+def test_map_at_another_subdomain_or_with_host_matching_leaves_matching_to_werkzeug() -> None:
     class AtHost(RuleFactory):
         def get_rules(self, map: Map) -> Any:
             for rule in RegistryRules().get_rules(map):

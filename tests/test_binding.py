@@ -85,7 +85,7 @@ def test_later_changes_to_the_environ_have_no_effect() -> None:
 
 
 @pytest.mark.parametrize("kind", [dict, Request, FlaskRequest])
-def test_match_does_not_bind_what_it_does_not_need(kind: Callable[[Any], Any]) -> None:
+def test_match_binds_only_the_attributes_that_it_needs(kind: Callable[[Any], Any]) -> None:
     """The results would be the same, so this looks at the attributes."""
     url_map = RegistryMap()
     url_map.bind_to_environ(kind(environ_for("/v2/")))

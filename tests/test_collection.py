@@ -94,7 +94,7 @@ def index_of(*manifests: bytes) -> bytes:
     return json.dumps({"mediaType": INDEX_TYPE, "manifests": listed}).encode()
 
 
-def test_collection_deletes_what_no_manifest_needs(storage: Aging) -> None:
+def test_collection_deletes_unreferenced_contents(storage: Aging) -> None:
     client = RegistryClient(storage)
     contents = b"layer", b"cached", b"unneeded", b"deleted", b"mounted", b"signature"
     for content in contents:
@@ -159,7 +159,7 @@ def test_link_that_a_manifest_needs_is_moved_back(storage: Aging) -> None:
     assert client.has_blob("a", b"layer")
 
 
-def test_deleted_blob_is_gone_at_once_and_its_content_later(storage: Aging) -> None:
+def test_blob_is_deleted_at_once_and_its_content_later(storage: Aging) -> None:
     client = RegistryClient(storage)
     client.push_blob("a", b"layer")
     storage.age()
@@ -523,7 +523,7 @@ def test_pushes_race_with_collections(
 
 
 @pytest.mark.parametrize("kind", ["directory", pytest.param("s3", marks=pytest.mark.slow)])
-def test_command_deletes_what_its_dry_run_lists(
+def test_command_deletes_the_contents_of_its_dry_run(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if kind == "s3":

@@ -202,7 +202,9 @@ def test_impossible_port_is_status_1(capsys: pytest.CaptureFixture[str]) -> None
     assert run(capsys, "serve --port=65536") == (1, "port 65536 must be 0 to 65535\n")
 
 
-def test_help_of_build_lists_what_each_endpoint_takes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_build_lists_the_values_of_each_endpoint(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
         main(["build", "--help"])
     listed = capsys.readouterr().out.partition("what each endpoint takes")[2].splitlines()[1:]

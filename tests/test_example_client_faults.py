@@ -397,7 +397,7 @@ def part_of(image: Path, layout: Path) -> Path:
 
 
 class TestPartialPulls:
-    def test_pull_goes_on_where_it_broke_off(self, served: ServedRegistry, tmp_path: Path) -> None:
+    def test_pull_resumes_a_partial_blob(self, served: ServedRegistry, tmp_path: Path) -> None:
         content = os.urandom(3_000_000)
         image = image_of(tmp_path / "image", content)
         push(served, image)

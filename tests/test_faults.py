@@ -247,7 +247,7 @@ RAW: list[bytes] = [
 ]
 
 
-def test_broken_requests_leave_the_upload_as_it_was(tmp_path: Path) -> None:
+def test_broken_requests_leave_the_upload_unchanged(tmp_path: Path) -> None:
     """Bodies that break off, lengths that lie: an answer or an end, and the upload as it was."""
     options = ["--storage", str(tmp_path / "data"), "--threads", "2"]
     with example("registry", tmp_path / "log", *options) as host:

@@ -281,7 +281,7 @@ class TestEveryLibrary:
 
 
 @pytest.mark.parametrize("library", [plain_session, own_session])
-def test_file_is_sent_again_from_where_it_was(library: Any) -> None:
+def test_file_is_sent_again_from_its_position(library: Any) -> None:
     with serve(auth="bearer", users=USERS) as registry:
         ask = library(Login(registry.url, "alice", "secret"))
         file = BytesIO(b"before" + BLOB)

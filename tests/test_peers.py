@@ -111,7 +111,7 @@ def suite(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def with_werkzeugs_map(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+def outcomes_of_werkzeugs_map(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     outcomes = suite.run(tmp_path_factory.mktemp("outcomes"))
     # With more failures, something else is wrong, which would hide what this tests.
     assert len(outcomes.failed) < len(outcomes.passed) / 20, outcomes.output
@@ -126,12 +126,12 @@ def with_werkzeugs_map(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -
     scope="module",
 )
 def test_suite_passes_except_for_the_tests_in_the_list(
-    suite: Suite, with_werkzeugs_map: Outcomes, name: str, tmp_path: Path
+    suite: Suite, outcomes_of_werkzeugs_map: Outcomes, name: str, tmp_path: Path
 ) -> None:
     outcomes = suite.run(tmp_path, f"--map={name}")
-    ran = with_werkzeugs_map.passed | with_werkzeugs_map.failed
+    ran = outcomes_of_werkzeugs_map.passed | outcomes_of_werkzeugs_map.failed
     assert outcomes.passed | outcomes.failed == ran
     expected = FAIL[suite.peer].keys() - PASS_NEVERTHELESS.get(name, {}).keys()
     assert expected <= ran, "the list has tests that are not in the suite"
-    failed_before = with_werkzeugs_map.failed
+    failed_before = outcomes_of_werkzeugs_map.failed
     assert outcomes.failed - failed_before == expected - failed_before, outcomes.output

@@ -156,7 +156,7 @@ QUAY = dialect(
 )
 
 
-class TestAnEndpointForEachMethod:
+class TestEndpointForEachMethod:
     """As in Quay and most Flask programs, which have a function for each method."""
 
     BLOB = f"/v2/a/b/blobs/{SHA256}"
@@ -189,7 +189,7 @@ class TestAnEndpointForEachMethod:
         assert client.options("/v2/a/blobs/uploads/1").headers["Allow"] == "OPTIONS, PATCH"
         assert client.post("/v2/a/blobs/uploads/").status_code == 404  # it has no view
 
-    def test_any_other_method_is_named_by_none(self) -> None:
+    def test_route_for_any_method_is_listed_under_none(self) -> None:
         adapter = RegistryMap(dialect=DOCKER_1_5).bind("h")
         assert adapter.endpoints("/v2/") == {None: "base"}
 
@@ -325,7 +325,7 @@ def test_route_that_would_move_the_root_is_refused_by_name() -> None:
         dialect()
 
 
-def test_in_a_plain_map_a_rule_may_have_text_after_a_name() -> None:
+def test_rule_of_a_plain_map_may_have_text_after_a_name() -> None:
     class Templates(RegistryRules):
         def get_rules(self, map: Map) -> Any:
             for rule in super().get_rules(map):

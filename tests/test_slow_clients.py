@@ -185,7 +185,7 @@ def test_only_enough_bytes_keep_a_client_connected(
     sender.join()
 
 
-def test_silent_client_loses_its_patience_however_fast_it_was(
+def test_fast_client_that_falls_silent_is_given_up(
     connection: tuple[Connection, socket.socket],
 ) -> None:
     server, client = connection

@@ -339,7 +339,7 @@ def test_blobs_are_redirected_to_another_origin(transport: str) -> None:
         assert client.get(response.url).status_code == 404
 
 
-def test_without_options_there_are_no_paths_outside_the_api() -> None:
+def test_registry_without_options_has_no_paths_outside_the_api() -> None:
     with served() as (registry, client):
         registry.add_image("a:v1", layers=[b"x"])
         upload = client.post("/v2/a/blobs/uploads/").headers["Location"].rpartition("/")[2]
@@ -347,7 +347,7 @@ def test_without_options_there_are_no_paths_outside_the_api() -> None:
             assert client.get(path).status_code == 404
 
 
-def test_without_single_post_a_post_only_begins_an_upload(transport: str) -> None:
+def test_post_without_single_post_only_begins_an_upload(transport: str) -> None:
     content = b"0123456789"
     with served(single_post=False, transport=transport) as (registry, client):
         response = client.post(f"/v2/a/blobs/uploads/?digest={digest_of(content)}", content=content)

@@ -93,7 +93,7 @@ def test_challenge_names_the_scopes_and_a_token_allows_no_more() -> None:
         assert response.status_code == 401
 
 
-def test_without_users_anyone_may_pull() -> None:
+def test_registry_without_users_lets_anyone_pull() -> None:
     with served(auth="bearer", login=Login()) as (registry, client):
         registry.add_image("a:v1")
         assert client.get("/v2/").status_code == 200

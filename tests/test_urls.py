@@ -235,7 +235,7 @@ class TestFromEnviron:
         assert URLBuilder.from_environ(environ).base() == f"{scheme}://{expected}/v2/"
         assert RegistryRequest(environ).host == expected
 
-    def test_without_a_host_the_servers_counts(self) -> None:
+    def test_request_without_a_host_has_that_of_the_server(self) -> None:
         environ = environ_for("/v2/", SERVER_NAME="registry.local", SERVER_PORT="5000")
         del environ["HTTP_HOST"]  # HTTP/1.0
         assert URLBuilder.from_environ(environ).base() == "http://registry.local:5000/v2/"
