@@ -329,7 +329,7 @@ def test_no_request_line_or_host_causes_a_500(
 ) -> None:
     environ = environ_for("", method, HTTP_HOST=host, QUERY_STRING=query)
     environ["PATH_INFO"] = f"/{path}".encode(errors="replace").decode("latin-1")
-    app = RegistryApp()
+    app = RegistryApp(url_map)
     app.view("tags", "GET")(
         lambda request, name: Response(
             f"{request.args} {request.scopes} {request.url} {request.full_path}"

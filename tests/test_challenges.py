@@ -78,7 +78,7 @@ def test_headers_of_real_registries(header: str, challenges: list[Challenge]) ->
     found = parse_challenges(header)
     assert found == challenges
     assert parse_challenges(f"  {header}\t") == challenges
-    # What was read can be sent again, and is then well-formed.
+    # The challenges can be sent again, and are then well-formed.
     assert parse_challenges(", ".join(map(str, found))) == challenges
 
 

@@ -99,7 +99,7 @@ def test_referrers_tags_of_the_specification() -> None:
 
 
 @given(st.from_regex(DIGEST.regex, fullmatch=True))
-def test_referrers_tag_replaces_only_what_tags_cannot_have(digest: str) -> None:
+def test_referrers_tag_replaces_only_characters_that_tags_cannot_have(digest: str) -> None:
     tag = referrers_tag(digest)
     assert TAG.fits(tag)
     algorithm, encoded = digest.split(":")

@@ -1,4 +1,4 @@
-"""The API's own headers: what is written can be read back, and so can what registries send."""
+"""The API's own headers: written headers can be read back, and so can those of registries."""
 
 import re
 from typing import Any
@@ -117,7 +117,10 @@ def test_malformed_number_is_named(parse: Any, name: str, values: list[str]) -> 
 TAGS = st.from_regex("[a-zA-Z0-9_][a-zA-Z0-9._-]{0,7}", fullmatch=True)
 
 
-@given(st.lists(st.lists(TAGS)), st.sampled_from([",", ", ", " ,\t", ",,", ", ,"]))
+@given(
+    st.lists(st.lists(TAGS, max_size=4), max_size=4),
+    st.sampled_from([",", ", ", " ,\t", ",,", ", ,"]),
+)
 def test_list_in_one_line_or_in_several(lines: list[list[str]], comma: str) -> None:
     tags = [tag for line in lines for tag in line]
     assert parse_list([comma.join(line) for line in lines]) == tags

@@ -1,4 +1,4 @@
-"""`Login`: what it says to send, without input and output."""
+"""`Login`: the requests and headers that it proposes, without input and output."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -43,7 +43,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-# What a request needs.
+# The scopes that a request needs.
 
 
 @pytest.mark.parametrize(

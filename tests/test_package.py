@@ -150,7 +150,7 @@ def test_every_public_type_is_declared() -> None:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the sdist, and the wheel built from it."""
     out = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
@@ -158,8 +158,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_wheel_has_the_package_alone(built: Path) -> None:
-    (wheel,) = built.glob("*.whl")
+@pytest.mark.slow
+def test_wheel_has_the_package_alone(distributions: Path) -> None:
+    (wheel,) = distributions.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (metadata,) = [archive.read(name).decode() for name in names if name.endswith("METADATA")]
@@ -182,9 +183,9 @@ def test_wheel_has_the_package_alone(built: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sdist_passes_its_tests(built: Path, tmp_path: Path) -> None:
+def test_sdist_passes_its_tests(distributions: Path, tmp_path: Path) -> None:
     """Only those that do not start other programs."""
-    (sdist,) = built.glob("*.tar.gz")
+    (sdist,) = distributions.glob("*.tar.gz")
     safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # since 3.11.4
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, **safely)  # type: ignore[arg-type]

@@ -55,7 +55,7 @@ DOMAINS = [
     *("xn--n3h.com", "a_b.com", "a__b.c-d"),
 ]
 BAD_DOMAINS = [
-    *("", "foo", "a_B.com", "a_b.com:80", "a.com:", "a.com:x", "a.", "[::1", "☃.com", "a/b.c"),
+    *("", "foo", "a_B.com", "a_b.com:80", "a.com:", "a.com:x", "a.", "[::1", "☃.com", "a/b.c")
 ]
 COMPONENTS = ["a", "library", "localhost", "nginx", "a.b", "a__b", "a--b", "1.2", HEX]
 BAD_COMPONENTS = ["", "A", "a..b", "a___b", "-a", "a.", "é", "a b", "a%2Fb", "a@b", "a:b", "a\n"]

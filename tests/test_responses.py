@@ -1,4 +1,4 @@
-"""What a client reads in the answers of a registry: its errors, and how long to wait."""
+"""The answers of a registry as a client reads them: errors, and the time to wait."""
 
 import asyncio
 import json

@@ -11,18 +11,13 @@ from werkzeug.exceptions import Gone, HTTPException
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
-from registry_routes import (
-    OCI_1_1,
-    errors,
-    resolve_location,
-    responses,
-)
+from registry_routes import OCI_1_1, errors, resolve_location, responses
 from registry_routes.digests import digest_of
 from registry_routes.headers import chunk_min_length
 from registry_routes.paging import parse_next_link
-from registry_routes.testing import Fault, serve
+from registry_routes.testing import Fault
 
-from .served import ABSENT, USERS, Login, client_of, push_blob, push_image, served
+from .served import ABSENT, USERS, Login, client_of, push_blob, push_image, serve, served
 
 # Faults.
 
@@ -344,7 +339,7 @@ def test_blobs_are_redirected_to_another_origin(transport: str) -> None:
         assert client.get(response.url).status_code == 404
 
 
-def test_without_options_there_are_no_paths_outside_the_api() -> None:
+def test_registry_without_options_has_no_paths_outside_the_api() -> None:
     with served() as (registry, client):
         registry.add_image("a:v1", layers=[b"x"])
         upload = client.post("/v2/a/blobs/uploads/").headers["Location"].rpartition("/")[2]
@@ -352,7 +347,7 @@ def test_without_options_there_are_no_paths_outside_the_api() -> None:
             assert client.get(path).status_code == 404
 
 
-def test_without_single_post_a_post_only_begins_an_upload(transport: str) -> None:
+def test_post_without_single_post_only_begins_an_upload(transport: str) -> None:
     content = b"0123456789"
     with served(single_post=False, transport=transport) as (registry, client):
         response = client.post(f"/v2/a/blobs/uploads/?digest={digest_of(content)}", content=content)
