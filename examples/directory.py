@@ -9,7 +9,7 @@ import shutil
 import uuid
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import chain
@@ -38,7 +38,9 @@ LOCKS = 64  # files that requests lock, each for some repositories
 checked: dict[str, tuple[int, int]] = {}
 
 
-_hashing = ThreadPoolExecutor(4, "hashing")
+EARLY = 16 * BLOCK  # bytes of a large file that the kernel is told to write before the sync
+
+_helping = ThreadPoolExecutor(8, "helping")
 
 
 class DirectoryStorage(ObjectStorage):
@@ -117,8 +119,9 @@ class DirectoryStorage(ObjectStorage):
         except FileNotFoundError:
             self._check_root()
             return iter(())
-        plain = (name.replace("@", "/") for name in names)
-        return iter(sorted(name for name in plain if name > after))
+        # A list takes two thirds of the time of generators, and is most of the time of a page.
+        found = [plain for name in names if (plain := name.replace("@", "/")) > after]
+        return iter(sorted(found))
 
     def flat(self, name: str) -> str:
         return name.replace("/", "@")
@@ -234,24 +237,24 @@ class DirectoryStorage(ObjectStorage):
     def _receive(self, path: str, blocks: Blocks, *hashes: Any, is_synced: bool = True) -> int:
         """Write and sync a new file, hash it at the same time, and return its size.
 
-        While a large block is hashed, it is written and the next one arrives.
+        While a large block is hashed and written, in two threads, the next one arrives.
         """
         size = 0
-        hashed: Future[None] | None = None
-        with self._making_directories(path, lambda: open(self._full(path), "xb", 0)) as file:
+        with (
+            self._making_directories(path, lambda: open(self._full(path), "xb", 0)) as file,
+            _Together() as together,
+        ):
             for block in blocks:
                 self._check_root()
-                if hashed is not None:
-                    hashed.result()
-                hashed = None
+                together.wait()
                 if len(block) < BLOCK:
                     _update(hashes, block)
+                    _write(file, block)
                 else:
-                    hashed = _hashing.submit(_update, hashes, block)
-                _write(file, block)
+                    together.start(_update, hashes, block)
+                    together.start(_write_early, file, block, size)
                 size += len(block)
-            if hashed is not None:
-                hashed.result()
+            together.wait()
             if is_synced:
                 os.fsync(file.fileno())
         return size
@@ -522,6 +525,28 @@ class _State(NamedTuple):
         return self.digest
 
 
+class _Together:
+    """Calls of functions in other threads, which have ended when the block with this ends."""
+
+    def __init__(self) -> None:
+        self.running: list[Future[None]] = []
+
+    def __enter__(self) -> "_Together":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        wait(self.running)  # one may be using a file that is closed next
+
+    def start(self, act: Callable[..., None], *arguments: Any) -> None:
+        self.running.append(_helping.submit(act, *arguments))
+
+    def wait(self) -> None:
+        """Wait for all calls, and raise the error of one that has failed."""
+        wait(self.running)
+        while self.running:
+            self.running.pop().result()
+
+
 def _update(hashes: Iterable[Any], block: bytes) -> None:
     for one in hashes:
         one.update(block)
@@ -533,6 +558,18 @@ def _write(file: Any, block: bytes) -> None:
         written = 0
         while written < len(left):
             written += file.write(left[written:])
+
+
+def _write_early(file: Any, block: bytes, start: int) -> None:
+    """Write a block that begins at `start`, and have the disk begin with what is before its end.
+
+    The sync that follows is short then. Linux begins to write what it is told will not be needed
+    again, and keeps it in memory all the same until it is written.
+    """
+    _write(file, block)
+    first = start // EARLY * EARLY
+    if start + len(block) >= first + EARLY and hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(file.fileno(), first, EARLY, os.POSIX_FADV_DONTNEED)
 
 
 def _part(file: BinaryIO, left: int) -> Iterator[bytes]:

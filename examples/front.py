@@ -20,9 +20,8 @@ import hashlib
 import json
 import logging
 import os
-import threading
+import re
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
@@ -42,9 +41,10 @@ from gateway import (
     name_and_password,
     users_of,
 )
+from metrics import Metrics, share_metrics
 from requests.adapters import HTTPAdapter
-from serving import OneLineParser, Server, server_options
-from upstream import next_query
+from serving import MAX_CHECK, OneLineParser, Server, server_options, with_health
+from upstream import has_token
 from werkzeug.exceptions import BadGateway, GatewayTimeout
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.wrappers import Response
@@ -59,10 +59,11 @@ from registry_routes import (
     errors,
     resolve_location,
 )
+from registry_routes.challenges import parse_challenges
 from registry_routes.digests import content_digest
 from registry_routes.grammar import DIGEST, NAME
 from registry_routes.login import Login, TokenRequest
-from registry_routes.paging import next_link
+from registry_routes.paging import next_link, parse_next_query
 from registry_routes.responses import beginning_of, parse_errors
 from registry_routes.scopes import required_scopes
 from registry_routes.urls import same_origin
@@ -140,6 +141,14 @@ class Front:
             app.view(route.name)(self.forward)
         return app
 
+    def check(self) -> None:
+        """Raise `OSError` if the upstream does not answer, or answers that it has failed."""
+        timeout = min(self.timeout, MAX_CHECK)
+        url = self.urls.base()
+        with self.session.get(url, timeout=timeout, stream=True, allow_redirects=False) as answer:
+            if answer.status_code >= 500:
+                raise OSError(f"{self.login.root} answers {answer.status_code}")
+
     def forward(self, request: RegistryRequest, **values: str) -> Response:
         """Answer a request as the upstream does."""
         endpoint, user = str(request.endpoint), self._user_of(request)
@@ -152,18 +161,24 @@ class Front:
                 url = resolve_location(location, location, **added)
             else:
                 url = self.urls.build(endpoint, values, query)
-            answer = self._send(request, endpoint, url, values, query)
+            answer = self._send(request, request.method, endpoint, url, values, query)
+            if request.method == "HEAD" and self._is_head_refused(answer):
+                answer.close()
+                answer = self._send(request, "GET", endpoint, url, values, query)
             if answer.status_code == 401:
+                challenges = parse_challenges(answer.headers)
+                if any(one.error == "insufficient_scope" for one in challenges):
+                    raise errors.Denied("the gateway's own account must not do this")
                 raise ValueError(f"it does not accept the account: {beginning_of(answer)!r:.200}")
             is_json = "json" in answer.headers.get("Content-Type", "")
             if answer.status_code >= 400 and not is_json and request.method != "HEAD":
                 return self._error(answer, endpoint)
             return self._response(request, answer, endpoint, values, user)
         except requests.Timeout as error:
-            log.warning("%s: %s", self.login.root, error)
+            log.warning("%s: %s", self.login.root, without_queries(error))
             raise GatewayTimeout("the registry has not answered in time") from error
         except (requests.RequestException, ValueError) as error:
-            log.warning("%s: %s", self.login.root, error)
+            log.warning("%s: %s", self.login.root, without_queries(error))
             raise BadGateway("the registry cannot be reached, or answers nonsense") from error
 
     # The policy.
@@ -217,12 +232,13 @@ class Front:
     def _send(
         self,
         request: RegistryRequest,
+        method: str,
         endpoint: str,
         url: str,
         values: dict[str, str],
         query: dict[str, list[str]],
     ) -> requests.Response:
-        scopes = required_scopes(endpoint, request.method, values, query)
+        scopes = required_scopes(endpoint, method, values, query)
         headers = {name: request.headers[name] for name in SENT_ON if name in request.headers}
         body = self._body_of(request, endpoint)
         is_stream = not isinstance(body, bytes)
@@ -230,7 +246,7 @@ class Front:
         if is_stream and not self.wants_no_login:
             self._log_in(url, scopes)  # a stream cannot be sent twice
         for _ in range(MAX_REDIRECTS + 1):
-            answer = self._request(request.method, url, headers, body, scopes, is_stream)
+            answer = self._request(method, url, headers, body, scopes, is_stream)
             location = answer.headers.get("Location")
             if not 300 <= answer.status_code < 400 or location is None:
                 return answer
@@ -244,6 +260,15 @@ class Front:
             answer.close()
             url = target
         raise ValueError(f"it redirects more than {MAX_REDIRECTS} times")
+
+    def _is_head_refused(self, answer: requests.Response) -> bool:
+        """Return whether a GET may succeed: the URL of a storage may be signed for GET.
+
+        Amazon's public registry refuses HEAD of a blob with a 401, in spite of a token.
+        """
+        if answer.status_code == 401:
+            return has_token(answer)
+        return answer.status_code >= 400 and not same_origin(answer.url, self.login.root)
 
     def _body_of(self, request: RegistryRequest, endpoint: str) -> "bytes | Body":
         if endpoint == RouteName.MANIFEST:
@@ -343,7 +368,8 @@ class Front:
                 response.headers.add(name, value)
         if "Location" in answer.headers:
             response.location = self._location(request, answer, endpoint, values, user)
-        if query := next_query(answer, request.args.to_dict(flat=False)):
+        asked = self.urls.build(endpoint, values, request.args)
+        if query := parse_next_query(asked, answer.headers.get("Link")):
             response.headers["Link"] = next_link(request.urls.build(endpoint, values, query))
         if request.method != "HEAD":
             response.response = _blocks_of(answer)
@@ -401,40 +427,28 @@ def _blocks_of(answer: requests.Response) -> Iterator[bytes]:
         raise BrokenPipeError(errno.EPIPE, f"it broke off: {error}") from error
 
 
-class Metrics:
-    """How many requests there were by route, and how long they took, in Prometheus' text format."""
+def log_requests(app: RegistryApp) -> None:
+    """Log the user, the method, the route and the status of each request, and how long it took.
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.counts: Counter[tuple[str, str, int]] = Counter()
-        self.seconds: Counter[tuple[str, str, int]] = Counter()
+    The time ends when the upstream's answer begins.
+    """
 
-    def watch(self, app: RegistryApp) -> None:
-        @app.before_request
-        def begin(request: RegistryRequest) -> None:
-            request.environ["front.begun"] = time.monotonic()
+    @app.before_request
+    def begin(request: RegistryRequest) -> None:
+        request.environ["front.begun"] = time.monotonic()
 
-        @app.after_request
-        def count(request: RegistryRequest, response: Response) -> Response:
-            seconds = time.monotonic() - request.environ.get("front.begun", time.monotonic())
-            route = "none" if request.url_rule is None else request.url_rule.rule
-            status, user = response.status_code, request.environ.get("front.user") or "-"
-            log.info("%s %s %s %s %.3f", user, request.method, route, status, seconds)
-            with self.lock:
-                self.counts[request.method, route, status] += 1
-                self.seconds[request.method, route, status] += seconds
-            return response
+    @app.after_request
+    def end(request: RegistryRequest, response: Response) -> Response:
+        seconds = time.monotonic() - request.environ.get("front.begun", time.monotonic())
+        route = "none" if request.url_rule is None else request.url_rule.rule
+        user = request.environ.get("front.user") or "-"
+        log.info("%s %s %s %s %.3f", user, request.method, route, response.status_code, seconds)
+        return response
 
-    def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
-        lines = ["# TYPE registry_requests_total counter", "# TYPE registry_seconds_total counter"]
-        with self.lock:
-            for key, number in sorted(self.counts.items()):
-                method, route, status = key
-                labels = f'method="{method}",route="{route}",status="{status}"'
-                lines.append(f"registry_requests_total{{{labels}}} {number}")
-                lines.append(f"registry_seconds_total{{{labels}}} {self.seconds[key]:.6f}")
-        answer = Response("\n".join([*lines, ""]), mimetype="text/plain")
-        return answer(environ, start_response)
+
+def without_queries(error: Exception) -> str:
+    """Return an error's text without the queries of URLs, which may have an upload's secrets."""
+    return re.sub(r"\?[^\s'\"<>)]+", "?...", str(error))
 
 
 def make_app(
@@ -445,14 +459,19 @@ def make_app(
     *,
     stream_blobs: bool = False,
     timeout: float = 60,
+    metrics: bool = False,
 ) -> Any:
-    """The front, with its token server and its metrics next to it."""
-    app = Front(login, key, policy, stream_blobs=stream_blobs, timeout=timeout).app()
-    metrics = Metrics()
-    metrics.watch(app)
+    """Return the front, with its token server and its health check next to it.
+
+    :param metrics: serve ``/metrics`` too.
+    """
+    front = Front(login, key, policy, stream_blobs=stream_blobs, timeout=timeout)
+    registry = front.app()
+    log_requests(registry)
     # A token says who the client is. The policy decides about each request.
     tokens = TokenServer(key, users, lambda user, scope: scope.actions)
-    return DispatcherMiddleware(app, {"/token": tokens, "/metrics": metrics})
+    app = DispatcherMiddleware(with_health(registry, front, "the registry"), {"/token": tokens})
+    return Metrics(app, registry.url_map) if metrics else app
 
 
 def main() -> None:
@@ -471,6 +490,9 @@ def main() -> None:
         action="store_true",
         help="send blobs through this program even if the upstream redirects to a storage",
     )
+    parser.add_argument(
+        "--metrics", action="store_true", help="serve /metrics for Prometheus, to all clients"
+    )
     options = parser.parse_args()
     try:
         users = users_of(os.environ.get(USERS, ""), f"${USERS}")
@@ -481,10 +503,15 @@ def main() -> None:
         login = Login(options.upstream, *(name_and_password(account) if account else ()))
     except (OSError, ValueError) as error:
         parser.error(str(error))
+    if options.metrics:
+        share_metrics()
+    pushing = "users may push" if users else "nobody may push, because there are no users"
     server = Server(
-        lambda: make_app(login, key, users, stream_blobs=options.stream_blobs),
+        lambda: make_app(
+            login, key, users, stream_blobs=options.stream_blobs, metrics=options.metrics
+        ),
         options,
-        f"A gateway at http://{{host}} for {login.root}",
+        f"A gateway at http://{{host}} for {login.root}: anyone may pull, and {pushing}",
     )
     log.setLevel(logging.INFO)
     server.run()

@@ -15,6 +15,7 @@ from registry_routes import RegistryMap
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"  # in the environment, as prometheus_client wants it
 OBSERVE = "registry_routes.observe"  # in a request's environ: what the server calls at its end
+OWN_PATHS = {"/healthz": "healthz", "/token": "token"}  # of the examples, next to the API
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)  # seconds
 
@@ -56,7 +57,7 @@ class Metrics:
             )
         method = environ["REQUEST_METHOD"]
         found = self.url_map.table.match(path, method)
-        route = "healthz" if path == "/healthz" else found[0].endpoint if found else "none"
+        route = found[0].endpoint if found else OWN_PATHS.get(path, "none")
         method = method if method in METHODS else "other"
         environ[OBSERVE] = partial(self._observe, route, method)
         return self.app(environ, start_response)

@@ -30,7 +30,7 @@ from gateway import name_and_password
 from serving import OneLineParser, Server, server_options, with_health
 from sharing import Fetch, Fetches, Once, Source
 from storage import ObjectStorage, check_place, one_line, storage_at
-from upstream import Upstream, User, is_head_refused, next_query, stated_type
+from upstream import Upstream, User, is_head_refused, stated_type
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import parse_accept_header
@@ -47,7 +47,7 @@ from registry_routes import (
     headers,
 )
 from registry_routes.digests import content_digest
-from registry_routes.paging import next_link
+from registry_routes.paging import next_link, parse_next_query
 from registry_routes.registry import (
     Blob,
     Manifest,
@@ -382,7 +382,8 @@ class Proxy:
                 response.headers[header] = answer.headers[header]
         if not response.is_json:  # a browser might show it as a page of the proxy's
             response.content_type = "application/json"
-        if found := next_query(answer, query):
+        asked = upstream.urls.build(endpoint, values, query)
+        if found := parse_next_query(asked, answer.headers.get("Link")):
             url = request.urls.build(endpoint, values, {**found, "ns": namespace})
             response.headers["Link"] = next_link(url)
         return response

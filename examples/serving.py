@@ -21,7 +21,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
@@ -29,7 +29,6 @@ from gunicorn.glogging import Logger
 from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import ThreadWorker
 from metrics import OBSERVE
-from storage import CheckedStorage
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wrappers import Response
 
@@ -259,15 +258,26 @@ class Log(Logger):  # type: ignore[misc]
 MAX_CHECK = 8  # seconds
 
 
+class Checked(Protocol):
+    """A storage, or another server that requests depend on."""
+
+    def check(self) -> None:
+        """Raise `OSError` if it does not answer."""
+        ...
+
+
 class Health:
     """``/healthz``: 200 if the storage answers; 503 if it fails, or hangs for `MAX_CHECK` seconds.
 
     Only one check runs at a time. So a storage that hangs takes up one thread, and only requests in
     the first seconds wait for it.
+
+    :param what: what the storage is called in the answer and in the log.
     """
 
-    def __init__(self, storage: CheckedStorage) -> None:
-        self.storage = storage
+    def __init__(self, checked: Checked, what: str = "the storage") -> None:
+        self.checked = checked
+        self.what = what
         self.lock = threading.Lock()
         self.latest: Future[None] = Future()
         self.latest.set_result(None)
@@ -287,22 +297,22 @@ class Health:
             latest.result(max(end - time.monotonic(), 0))
         except OSError as error:  # which includes TimeoutError
             reason = str(error) or f"no answer in {MAX_CHECK} seconds"
-            log.error("the storage has failed: %s", reason)
-            return Response("the storage has failed\n", status=503)
+            log.error("%s has failed: %s", self.what, reason)
+            return Response(f"{self.what} has failed\n", status=503)
         return Response("ok\n")
 
     def _check(self, latest: Future[None]) -> None:
         try:
-            self.storage.check()
+            self.checked.check()
         except BaseException as error:
             latest.set_exception(error)
         else:
             latest.set_result(None)
 
 
-def with_health(app: Any, storage: CheckedStorage) -> Any:
-    """The application with ``/healthz`` beside it, which tells whether the storage answers."""
-    health = Health(storage)
+def with_health(app: Any, checked: Checked, what: str = "the storage") -> Any:
+    """Return the application with ``/healthz`` next to it: see `Health`."""
+    health = Health(checked, what)
 
     def beside(environ: Any, start_response: Any) -> Any:
         is_health = environ.get("PATH_INFO") == "/healthz"
@@ -358,7 +368,7 @@ class OneLineParser(argparse.ArgumentParser):
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         options = super().parse_args(*args, **kwargs)
-        if options.workers > 1 and options.storage.startswith("memory:"):
+        if options.workers > 1 and getattr(options, "storage", "").startswith("memory:"):
             self.error("memory:// cannot be shared by several workers")
         return options
 

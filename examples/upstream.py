@@ -8,7 +8,7 @@ from http.cookiejar import DefaultCookiePolicy
 from ipaddress import ip_address
 from socket import inet_aton
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 from client import body_of, checked
@@ -27,7 +27,6 @@ from registry_routes import (
 )
 from registry_routes.digests import content_digest, digest_of
 from registry_routes.headers import IMAGE_INDEX
-from registry_routes.paging import parse_next_link
 from registry_routes.registry import (
     MAX_MANIFEST,
     Manifest,
@@ -103,6 +102,8 @@ class Upstream:
             response = self._request(method, url, headers, anywhere=endpoint == RouteName.BLOB)
             if method == "HEAD":
                 _ = response.content  # it is empty; now the connection can be reused
+                if response.status_code == 401 and has_token(response):  # Amazon's public registry
+                    raise errors.Denied("HEAD is refused")
             return checked(response, endpoint)
 
     def manifest(self, values: dict[str, str], accept: str) -> tuple[str, Manifest]:
@@ -196,6 +197,11 @@ class Upstream:
         raise ValueError(f"it redirects more than {MAX_REDIRECTS} times")
 
 
+def has_token(response: requests.Response) -> bool:
+    """Return whether the request that was answered had a token of the registry's token server."""
+    return str(response.request.headers.get("Authorization", "")).startswith("Bearer ")
+
+
 def _no_auth(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
     """Send nothing in place of the session's login, which would follow a redirect back."""
     return prepared
@@ -249,14 +255,3 @@ def is_private(url: str) -> bool:
     except (OSError, ValueError):
         return host == "localhost" or host.endswith(".localhost")
     return not (getattr(address, "ipv4_mapped", None) or address).is_global
-
-
-def next_query(answer: requests.Response, query: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """Return the query of the next page's URL; an empty one without a page, or if it is `query`.
-
-    The path of a link may have a prefix, or a name that only the upstream knows.
-    """
-    link = parse_next_link(answer.url, answer.headers.get("Link"))
-    found = parse_qs(urlsplit(link or "").query, keep_blank_values=True)
-    found.pop("ns", None)
-    return {} if found == query else found

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import TypeVar
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 from .errors import PaginationNumberInvalid
 from .headers import field_lines, unescape
@@ -106,3 +106,31 @@ def parse_next_link(request_url: object, header: str | Iterable[str] | None) -> 
                 with suppress(ValueError):
                     return resolve(request_url, target[1]).geturl()
     return None
+
+
+def parse_next_query(
+    request_url: object, header: str | Iterable[str] | None
+) -> dict[str, list[str]]:
+    """Return the query of the next page, for a list that is asked for at another URL.
+
+    A proxy needs this: in the ``Link`` of the registry behind it, the path may have a prefix, or
+    the name that the repository has there. Only the query says where the next page begins.
+
+    >>> url = "https://internal.example.com/v2/team/app/tags/list?n=2"
+    >>> query = parse_next_query(url, '</prefix/v2/local/app/tags/list?n=2&last=b>; rel="next"')
+    >>> query
+    {'n': ['2'], 'last': ['b']}
+    >>> from registry_routes import URLBuilder
+    >>> urls = URLBuilder("https://proxy.example.com")
+    >>> next_link(urls.build("tags", {"name": "team/app"}, query))
+    '<https://proxy.example.com/v2/team/app/tags/list?n=2&last=b>; rel="next"'
+
+    The arguments are those of `parse_next_link`. The query is empty if there is no next page, and
+    if the link has the query of `request_url`, because that page would follow itself for ever.
+    """
+    query = _query_of(parse_next_link(request_url, header) or "")
+    return {} if query == _query_of(str(request_url)) else query
+
+
+def _query_of(url: str) -> dict[str, list[str]]:
+    return parse_qs(urlsplit(url).query, keep_blank_values=True)

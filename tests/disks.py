@@ -46,7 +46,7 @@ def disk_image(path: Path, kind: str, mebibytes: int) -> Path:
         pytest.skip(f"{program} is not installed")
     with path.open("wb") as file:
         file.truncate(mebibytes * 1024 * 1024)
-    run(program, "-q", path)
+    run(program, *([] if kind == "exfat" else ["-q"]), path)
     return path
 
 

@@ -41,7 +41,11 @@ def _layer(content: bytes) -> bytes:
 def _image(root: Path, layers: list[bytes], architecture: str) -> dict[str, Any]:
     diff_ids = [f"sha256:{hashlib.sha256(layer).hexdigest()}" for layer in layers]
     config = _json(
-        architecture=architecture, os="linux", rootfs={"type": "layers", "diff_ids": diff_ids}
+        architecture=architecture,
+        os="linux",
+        config={},  # Charliecloud fails without this, and without a history
+        history=[{"created": "2026-01-01T00:00:00Z", "created_by": "nobody"} for _ in layers],
+        rootfs={"type": "layers", "diff_ids": diff_ids},
     )
     manifest = _json(
         schemaVersion=2,

@@ -95,15 +95,19 @@ def lost(pushes: Pushes, image: Path, tmp_path: Path) -> list[str]:
     """The paths of what has been acknowledged and is missing after a power cut."""
     copy = tmp_path / "copy"
     run("cp", "--sparse=always", image, copy)
+    with disk_at(copy, tmp_path / "after") as disk:
+        return missing_at(disk, pushes.acknowledged, pushes.uploads)
+
+
+def missing_at(disk: Path, acknowledged: dict[str, bytes], uploads: dict[str, bytes]) -> list[str]:
+    """The paths of what has been acknowledged and is missing on a disk."""
+    client = RegistryClient(storage_at(disk / "new" / "data"))
     missing = []
-    with disk_at(copy, tmp_path / "after"):
-        client = RegistryClient(storage_at(tmp_path / "after" / "new" / "data"))
-        for path, content in pushes.acknowledged.items():
-            response = client.get(path)
-            if response.status_code != 200 or response.data != content:
-                missing.append(path)
-        missing += [path for path in pushes.uploads if not goes_on(client, path, pushes.uploads)]
-    return missing
+    for path, content in acknowledged.items():
+        response = client.get(path)
+        if response.status_code != 200 or response.data != content:
+            missing.append(path)
+    return missing + [path for path in uploads if not goes_on(client, path, uploads)]
 
 
 def goes_on(client: RegistryClient, location: str, uploads: dict[str, bytes]) -> bool:

@@ -1,13 +1,11 @@
 """The gateway of the examples in front of other registries: nothing leads around its policy."""
 
 import io
-import json
 import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -16,56 +14,18 @@ import requests
 from werkzeug.test import Client
 from werkzeug.wrappers import Request, Response
 
-pytest.importorskip("cryptography", reason="cryptography cannot be installed on this Python")
-
-from front import make_app
-
 from registry_routes.challenges import parse_challenges
 from registry_routes.digests import digest_of
 from registry_routes.headers import IMAGE_MANIFEST
-from registry_routes.login import Login
 from registry_routes.testing import ServedRegistry, serve
 
-from . import oci_layout
 from .fakes import CONFIG, IMAGE, LAYER, artifactory, nexus
+from .fronts import FrontClient
 from .proxies import LAYER as BLOB
 from .proxies import Slow, read_some
 from .registry_client import Body
-from .servers import debians_registry, example, files_of, podman_or_buildah, skopeo
 
-USERS = {"alice": "alice's", "bob": "bob's"}
 UPLOADS = "/v2/team/app/blobs/uploads/"
-
-
-class FrontClient:
-    """A client of a gateway in front of an upstream."""
-
-    def __init__(
-        self,
-        url: str,
-        *account: str,
-        user: str | None = "alice",
-        key: bytes = b"k" * 32,
-        **options: Any,
-    ) -> None:
-        self.upstream = url
-        self.client = Client(make_app(Login(url, *account), key, USERS, **options))
-        self.token = self.token_of(user)
-
-    def token_of(self, user: str | None) -> str:
-        auth = (user, USERS[user]) if user else None
-        answer = self.client.get("/token", query_string={"service": "x"}, auth=auth)
-        return str(answer.get_json()["token"])
-
-    def open(self, method: str, path: str, *, user: str | None = None, **options: Any) -> Any:
-        token = self.token if user is None else self.token_of(user or None)
-        headers = {"Authorization": f"Bearer {token}", **options.pop("headers", {})}
-        answer = self.client.open(path, method=method, headers=headers, buffered=True, **options)
-        host = urlsplit(self.upstream).netloc
-        if answer.status_code != 307:
-            assert host not in str(answer.headers)
-        assert "WWW-Authenticate" not in answer.headers or answer.status_code == 401
-        return answer
 
 
 def test_redirects_of_blobs_pass_through_unless_they_are_streamed() -> None:
@@ -369,45 +329,3 @@ def test_upload_that_breaks_off_breaks_off_at_the_upstream() -> None:
         assert short.status_code in (400, 502)
         status = front.open("GET", location)
         assert (status.status_code, status.headers["Range"]) == (204, "0-0")
-
-
-def test_metrics_count_requests_by_route() -> None:
-    with serve() as upstream:
-        front = FrontClient(upstream.url)
-        for name in "a", "b":
-            front.open("GET", f"/v2/{name}/tags/list")
-        lines = front.client.get("/metrics").text.splitlines()
-    labels = 'method="GET",route="/v2/<repository:name>/tags/list",status="404"'
-    assert f"registry_requests_total{{{labels}}} 2" in lines
-
-
-# Programs.
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["docker-registry", "example"])
-def test_skopeo_and_podman_through_the_front(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("REGISTRY_USERS", "alice:secret")
-    image, back = tmp_path / "image", tmp_path / "back"
-    oci_layout.write(image, [3_000_000, 100_000, 1, 0], ["amd64", "arm64"])
-    behind = debians_registry(tmp_path)
-    if kind == "example":
-        behind = example("registry", tmp_path / "behind", "--storage", str(tmp_path / "data"))
-    with (
-        behind as host,
-        example("front", tmp_path / "front", "--upstream", f"http://{host}") as front,
-    ):
-        remote = f"docker://{front}/library/app:v1"
-        push = "copy --all --dest-tls-verify=false"
-        assert skopeo(push, f"oci:{image}:v1", remote, fails=True)
-        skopeo(push, "--dest-creds=alice:secret", f"oci:{image}:v1", remote)
-        skopeo("copy --all --src-tls-verify=false", remote, f"oci:{back}:v1")  # as anyone
-        assert files_of(back) == files_of(image)
-        with podman_or_buildah("podman") as run:
-            run("pull", "--tls-verify=false", f"{front}/library/app:v1")
-            credentials = "--tls-verify=false", "--creds=alice:secret"
-            run("push", *credentials, f"{front}/library/app:v1", f"{front}/library/app:v2")
-        tags = json.loads(skopeo("list-tags --tls-verify=false", remote[:-3]))["Tags"]
-        assert tags == ["v1", "v2"]

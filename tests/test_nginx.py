@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import requests
 
 from registry_routes.digests import digest_of
 
+from . import oci_layout
 from .served import wait_until
 from .servers import (
     BLOB,
@@ -23,6 +25,7 @@ from .servers import (
     push,
     registry,
     serving,
+    skopeo,
 )
 
 pytestmark = pytest.mark.slow
@@ -203,15 +206,20 @@ def test_large_layer_goes_both_ways_through_nginx(tmp_path: Path) -> None:
         assert digest_of(pulled.content) == digest
 
 
-def test_line_of_the_page_makes_locations_whole_urls(
-    tmp_path: Path, certificate: Path, session: requests.Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Charliecloud takes the `Location` of an upload for a URL, though it may be a path."""
+@pytest.fixture
+def whole_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have `nginx` use the line of the page for clients that take no path as a Location."""
     [line] = re.findall("^proxy_redirect .*;$", (EXAMPLES / "README.md").read_text(), re.MULTILINE)
     config = (EXAMPLES / "nginx.conf").read_text()
     assert config.count("proxy_redirect off;") == 1
     (tmp_path / "nginx.conf").write_text(config.replace("proxy_redirect off;", line))
     monkeypatch.setattr("tests.test_nginx.EXAMPLES", tmp_path)
+
+
+@pytest.mark.usefixtures("whole_urls")
+def test_line_of_the_page_makes_locations_whole_urls(
+    tmp_path: Path, certificate: Path, session: requests.Session
+) -> None:
     with (
         registry(tmp_path, "--behind-proxy") as behind,
         nginx(tmp_path, behind, certificate) as host,
@@ -223,3 +231,40 @@ def test_line_of_the_page_makes_locations_whole_urls(
         assert done.headers["Location"] == f"https://{host}/v2/a/b/blobs/{digest_of(b'x')}"
         moved = session.get(f"https://{host}/v2?a=b", allow_redirects=False, timeout=10)
         assert moved.headers["Location"] == f"https://{host}/v2/?a=b"
+
+
+def charliecloud(
+    directory: Path, certificate: Path, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """Run ``ch-image``, which speaks no plain http, with its storage in a directory."""
+    program = shutil.which("ch-image")
+    if program is None:
+        pytest.skip("ch-image is not installed (Debian: apt install charliecloud)")
+    command = [program, "--no-cache", "--storage", str(directory / "ch"), *arguments]
+    # Debian's Python has what it imports.
+    path = f"/usr/bin:/bin:{os.environ['PATH']}"
+    added = {"PATH": path, "USER": "root", "REQUESTS_CA_BUNDLE": str(certificate)}
+    environment = {**os.environ, **added}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+
+
+@pytest.mark.parametrize("has_line", [False, True])
+def test_charliecloud_pushes_with_the_line_of_the_page(
+    has_line: bool, tmp_path: Path, certificate: Path, request: pytest.FixtureRequest
+) -> None:
+    """It takes the `Location` of an upload for a URL, though it may be a path."""
+    if has_line:
+        request.getfixturevalue("whole_urls")
+    image = tmp_path / "image"
+    oci_layout.write(image, [300_000, 1], ["amd64"])
+    with (
+        registry(tmp_path, "--behind-proxy") as behind,
+        nginx(tmp_path, behind, certificate) as host,
+    ):
+        skopeo("copy --dest-tls-verify=false", f"oci:{image}:v1", f"docker://{behind}/a/b:v1")
+        pulled = charliecloud(tmp_path, certificate, "pull", f"{host}/a/b:v1")
+        assert pulled.returncode == 0, pulled.stderr
+        pushed = charliecloud(tmp_path, certificate, "push", f"{host}/a/b:v1", f"{host}/a/b:v2")
+        assert (pushed.returncode == 0) == has_line, pushed.stderr
+        tags = requests.get(f"http://{behind}/v2/a/b/tags/list", timeout=10).json()["tags"]
+        assert tags == (["v1", "v2"] if has_line else ["v1"])

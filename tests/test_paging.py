@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from werkzeug.datastructures import MultiDict
 
 from registry_routes.errors import PaginationNumberInvalid
-from registry_routes.paging import next_link, paginate, parse_next_link, parse_page
+from registry_routes.paging import (
+    next_link,
+    paginate,
+    parse_next_link,
+    parse_next_query,
+    parse_page,
+)
 
 PAGE = "https://h/v2/x"
 
@@ -132,3 +138,28 @@ def test_link_of_a_malformed_request_url_is_refused() -> None:
     for header in "</n>; rel=next", None:
         with pytest.raises(ValueError, match="does not lead to a URL of http or https"):
             parse_next_link("urn:x", header)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("/repository/images/v2/local/app/tags/list?last=b&n=2", {"last": ["b"], "n": ["2"]}),
+        ("https://internal:5000/x?a=1&a=2", {"a": ["1", "2"]}),
+        ("list?next_page=x%2B%2F%3D&empty=", {"next_page": ["x+/="], "empty": [""]}),
+        ("?last=b", {"last": ["b"]}),
+        ("/v2/app/tags/list", {}),
+        ("/v2/app/tags/list?n=2&last=a", {}),  # the same page again
+        ("/other?last=a&n=2", {}),
+        ("http://[", {}),
+    ],
+)
+def test_query_of_the_next_page_has_no_path(target: str, expected: dict[str, list[str]]) -> None:
+    url = "https://h/v2/app/tags/list?n=2&last=a"
+    assert parse_next_query(url, f'<{target}>; rel="next"') == expected
+    assert parse_next_query(url, f'<{target}>; rel="prev"') == {}
+
+
+def test_query_of_a_page_without_a_link_is_empty() -> None:
+    assert parse_next_query(PAGE, None) == parse_next_query(PAGE, []) == {}
+    with pytest.raises(ValueError, match="must"):
+        parse_next_query("urn:x", "</n?n=1>; rel=next")

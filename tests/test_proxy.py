@@ -149,6 +149,13 @@ def test_query_of_a_link_leads_to_the_next_page(link: str, expected: str | None)
     assert response.headers.get("Link") == (expected and f'<{TAGS}?{expected}>; rel="next"')
 
 
+def test_redirected_page_does_not_lead_to_itself() -> None:
+    headers = {"Link": f'<{TAGS}?n=2>; rel="next"'}
+    proxy, _ = canned({TAGS: (307, {"Location": "/other"}, b""), "/other": (200, headers, b"{}")})
+    assert "Link" not in proxy.get(f"{TAGS}?n=2").headers
+    assert "Link" in proxy.get(f"{TAGS}?n=3").headers
+
+
 @pytest.mark.parametrize(
     ("sent", "passed_on"), [(IMAGE_INDEX, IMAGE_INDEX), ("text/html", "application/json")]
 )

@@ -145,7 +145,7 @@ def test_head_is_asked_by_head(upstream: ServedRegistry, proxy: ProxyClient) -> 
 
 @pytest.mark.parametrize("status", [400, 403, 405, 501])
 def test_refused_head_is_asked_by_get(status: int) -> None:
-    """As Artifactory and ECR refuse it. No kept tag was ever refreshed then."""
+    """As Artifactory refuses it. No kept tag was ever refreshed then."""
     app = fakes.artifactory(default_exceptions[status])
     with serve(app) as upstream:
         proxy = ProxyClient(upstream.url)

@@ -1,7 +1,9 @@
 """`examples/storage.py`: its layout, what it costs, and several processes on one storage."""
 
+import errno
 import os
 import threading
+import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import directory as directory_module
 import obstore
 import pytest
 import requests
@@ -17,7 +20,7 @@ from storage import BucketStorage, DirectoryStorage, check_place, storage_at
 
 from registry_routes import resolve_location
 from registry_routes.digests import DigestMismatchError, digest_of
-from registry_routes.registry import Manifest, MissingError, Storage
+from registry_routes.registry import BLOCK, Manifest, MissingError, Storage
 
 from .registry_client import JSON, MANIFEST_TYPE, RegistryClient, manifest_of
 from .servers import example
@@ -262,6 +265,62 @@ def test_foreign_files_are_ignored(tmp_path: Path) -> None:
             (tmp_path / directory / name).write_bytes(b"x")
     assert list(storage.repositories()) == ["a/b"]
     assert list(storage.tags("a/b")) == ["v1"]
+
+
+def test_push_that_breaks_off_has_no_thread_left_that_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file is closed next, and another may get the same descriptor."""
+    is_open = []
+
+    def write_slowly(file: Any, block: bytes) -> None:
+        time.sleep(0.1)
+        is_open.append(not file.closed)
+
+    def break_off() -> Iterator[bytes]:
+        yield from [bytes(BLOCK)] * 3
+        raise OSError("the client is gone")
+
+    monkeypatch.setattr("directory._write", write_slowly)
+    with pytest.raises(OSError, match="the client is gone"):
+        storage_at(tmp_path).put_blob("a", DIGEST, break_off())
+    assert is_open == [True] * 3
+    assert not list(tmp_path.glob("staging/*"))
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_error_in_a_thread_that_writes_fails_the_push(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    content = bytes([1]) * BLOCK + bytes([2]) * BLOCK + bytes([3]) * BLOCK
+    storage, write = storage_at(tmp_path), directory_module._write
+
+    def write_until_full(file: Any, block: bytes) -> None:
+        if block[0] == number + 1:
+            raise OSError(errno.ENOSPC, "full")
+        write(file, block)
+
+    monkeypatch.setattr(directory_module, "_write", write_until_full)
+    blocks = [content[start : start + BLOCK] for start in range(0, len(content), BLOCK)]
+    with pytest.raises(OSError, match="full"):
+        storage.put_blob("a", digest_of(content), blocks)
+    monkeypatch.undo()
+    assert not list(tmp_path.glob("staging/*"))
+    storage.put_blob("a", digest_of(content), blocks)
+    assert content_of(storage, "a", digest_of(content)) == content
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="there is no posix_fadvise here")
+def test_disk_is_told_to_write_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every whole part of `EARLY` bytes, once, whatever the sizes of the blocks."""
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(directory_module, "EARLY", 2 * BLOCK)
+    monkeypatch.setattr(os, "posix_fadvise", lambda _, start, size, how: told.append((start, size)))
+    content = os.urandom(5 * BLOCK + 20)
+    middle = 2 * BLOCK - 10
+    blocks = [content[:middle], content[middle : middle + BLOCK], content[middle + BLOCK :]]
+    storage_at(tmp_path).put_blob("a", digest_of(content), blocks)
+    assert told == [(0, 2 * BLOCK), (2 * BLOCK, 2 * BLOCK)]
 
 
 def test_worker_started_after_an_unmount_fails(
