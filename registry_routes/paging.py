@@ -11,7 +11,7 @@ from .errors import PaginationNumberInvalid
 from .headers import field_lines, unescape
 from .urls import resolve
 
-__all__ = ["next_link", "paginate", "parse_next_link", "parse_page"]
+__all__ = ["next_link", "paginate", "parse_next_link", "parse_next_query", "parse_page"]
 
 Thing = TypeVar("Thing")
 
@@ -128,9 +128,9 @@ def parse_next_query(
     The arguments are those of `parse_next_link`. The query is empty if there is no next page, and
     if the link has the query of `request_url`, because that page would follow itself for ever.
     """
-    query = _query_of(parse_next_link(request_url, header) or "")
-    return {} if query == _query_of(str(request_url)) else query
+    query = _parse_query(parse_next_link(request_url, header) or "")
+    return {} if query == _parse_query(str(request_url)) else query
 
 
-def _query_of(url: str) -> dict[str, list[str]]:
+def _parse_query(url: str) -> dict[str, list[str]]:
     return parse_qs(urlsplit(url).query, keep_blank_values=True)

@@ -161,5 +161,5 @@ def test_query_of_the_next_page_has_no_path(target: str, expected: dict[str, lis
 
 def test_query_of_a_page_without_a_link_is_empty() -> None:
     assert parse_next_query(PAGE, None) == parse_next_query(PAGE, []) == {}
-    with pytest.raises(ValueError, match="must"):
+    with pytest.raises(ValueError, match="does not lead to a URL"):
         parse_next_query("urn:x", "</n?n=1>; rel=next")
