@@ -228,16 +228,16 @@ class RegistryApp:
     (``Transfer-Encoding: chunked``) is a 411 if the server does not set ``wsgi.input_terminated``,
     because the views would see an empty body.
 
-    **Testing.** If ``app.testing`` is set, the exceptions that would be logged are raised.
-
     Every response has the headers ``Docker-Distribution-API-Version`` and
     ``X-Content-Type-Options``.
 
     :param url_map: the routes; by default, a new `RegistryMap()`. Its own rules may have views too.
+
+    - `url_map`: the routes.
+    - `testing`: whether to raise the exceptions that would otherwise be logged; `False` by default.
     """
 
     testing: bool = False
-    """Whether to raise the exceptions that would otherwise be logged and become a 500."""
 
     def __init__(self, url_map: RegistryMap | None = None) -> None:
         if not isinstance(url_map, RegistryMap | None):

@@ -74,8 +74,10 @@ def check_algorithm(algorithm: str) -> str:
 class Verifier:
     """A verifier of the digest of content that comes in blocks.
 
-    `digest` is the digest that the content must have. A malformed digest, or an algorithm that is
-    not in `grammar.REGISTERED_ALGORITHMS`, raises `ValueError`. (OCI image-spec 1.1, "Digests".)
+    (OCI image-spec 1.1, "Digests".)
+
+    - `digest`: the digest that the content must have. A malformed digest, or an algorithm that is
+      not in `grammar.REGISTERED_ALGORITHMS`, raises `ValueError`.
 
     >>> verifier = Verifier(digest_of(b"some content"))
     >>> verifier.update(b"some ")
@@ -90,7 +92,6 @@ class Verifier:
 
     def __init__(self, digest: str) -> None:
         self.digest: str = DIGEST.check(digest)
-        """The digest that the content must have."""
         self._algorithm = check_algorithm(digest.partition(":")[0])
         self._hashed = hashlib.new(self._algorithm)
 

@@ -103,6 +103,8 @@ class Login:
     :param identity_token: a refresh token, instead of a password. Docker's configuration has it as
         ``identitytoken``.
 
+    - `root`: the URL of the registry, without a trailing slash.
+
     Without a password and an identity token, the client is anonymous. Raises `ValueError` for
     credentials that do not go together.
     """
@@ -116,7 +118,6 @@ class Login:
         identity_token: str | None = None,
     ) -> None:
         self.root: str = URLBuilder(registry).root
-        """The URL of the registry, without a trailing slash."""
         if password is not None and identity_token is not None:
             raise ValueError("login has both a password and an identity token: give it one of them")
         if (username is None) != (password is None) and identity_token is None:

@@ -388,6 +388,9 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
         at once, but of your own rules only those that you add afterwards.
     :param converters: converters for your own rules, in addition to those of the dialect.
     :param options: any other options of a `werkzeug.routing.Map`.
+
+    - `table`: the registry's routes as a `RouteTable`, without your own rules.
+    - `dialect`: the table's dialect.
     """
 
     adapter_class = RegistryMapAdapter
@@ -408,7 +411,6 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
             raise TypeError(f"rules is {rules!r}: write a list of rules, such as [Rule(…)]")
         registry_rules = RegistryRules(dialect)  # raises an error if it is not a dialect
         self.table: RouteTable = RouteTable(dialect, prefix)
-        """The registry's routes, which match, explain and build paths."""
         self._below_root: _RulesBelowRoot | None = None
         super().__init__(
             strict_slashes=strict_slashes,

@@ -50,6 +50,9 @@ class RouteTable:
     :param dialect: the routes.
     :param prefix: a path before every route, such as ``/registry``.
 
+    - `dialect`, `prefix`: as given, but the prefix has no trailing slash.
+    - `root`: the path above all routes, without a trailing slash: ``/v2``, after the prefix.
+
     Raises `ValueError` for a prefix that is not clean (see `clean_path`), or that has a variable.
     """
 
@@ -65,7 +68,6 @@ class RouteTable:
         self.dialect = dialect
         self.prefix: str = prefix.rstrip("/")
         self.root: str = self.prefix + dialect.root
-        """The path above all routes, without a trailing slash: ``/v2``, after the prefix."""
         paths = [_Path.of(dialect, route) for route in dialect.routes]
         left_out = [_Path.of(dialect, route) for route in dialect.left_out]
         # An expression for each method; `None` stands for any other method.

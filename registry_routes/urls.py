@@ -104,10 +104,11 @@ class URLBuilder:
     :param relative: build paths, such as ``/mirror/v2/``, instead of whole URLs. `root` may then be
         just the path.
     :param url_map: the routes; by default, those of `registry_routes.url_map`.
+
+    - `root`: the start of every URL, without a trailing slash.
     """
 
     root: str
-    """The start of every URL, without a trailing slash."""
 
     def __init__(
         self, root: object, *, relative: bool = False, url_map: RegistryMap | None = None

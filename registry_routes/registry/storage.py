@@ -55,18 +55,19 @@ class Blob(NamedTuple):
     """A blob, as `ReadStorage.open_blob` returns it. A blob that is not read needs no closing.
 
     - `size`: the number of bytes.
-    - `read`: a function that returns the bytes from a start up to but not including an end.
+    - `read`: a function that returns the bytes from a start up to but not including an end, both
+      within the blob, in blocks that fit in memory.
+
+    If the start is the end, `read` reads nothing, but lost content is an error. If the end is that
+    of the blob, and the blob is a file, the result may be a `BlobFile`. If the result has a `close`
+    method, the registry calls it. The registry calls `read` at most once.
+
+    `read` raises `MissingError`, and `OSError` if the storage has failed, when called, not when
+    iterated: a later error can only cut the response short.
     """
 
     size: int
     read: Callable[[int, int], Iterable[bytes]]
-    """The bytes come in blocks that fit in memory. Start and end are within the blob. If they are
-    equal, nothing is read, but lost content is an error. If the end is that of the blob, and the
-    blob is a file, the result may be a `BlobFile`. If the result has a `close` method, the registry
-    calls it. The registry calls `read` at most once.
-
-    It must raise `MissingError`, and `OSError` if the storage has failed, when called, not when
-    iterated: a later error can only cut the response short."""
 
 
 class BlobFile:
