@@ -23,7 +23,7 @@ from werkzeug.exceptions import HTTPException
 
 from .challenges import Challenge, Token, parse_challenges, parse_token
 from .headers import Headers
-from .responses import beginning_of, parse_errors
+from .responses import MOST, beginning_of, parse_errors
 from .scopes import Scope, required_scopes
 from .urls import URLBuilder, match_url, same_origin
 
@@ -439,6 +439,34 @@ def _make_requests_session(login: Login) -> "requests.Session":
 def _make_httpx_auth(login: Login) -> "httpx.Auth":
     import httpx
 
+    class Beginning(httpx.SyncByteStream, httpx.AsyncByteStream):
+        """The first bytes of a body: a token server may never end its answer."""
+
+        def __init__(self, stream: Any) -> None:
+            self.stream = stream
+
+        def __iter__(self) -> Iterator[bytes]:
+            left = MOST
+            for block in self.stream:
+                yield block[:left]
+                left -= len(block)
+                if left <= 0:
+                    return
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            left = MOST
+            async for block in self.stream:
+                yield block[:left]
+                left -= len(block)
+                if left <= 0:
+                    return
+
+        def close(self) -> None:
+            self.stream.close()
+
+        async def aclose(self) -> None:
+            await self.stream.aclose()
+
     class Auth(httpx.Auth):
         def sync_auth_flow(
             self, request: httpx.Request
@@ -452,6 +480,7 @@ def _make_httpx_auth(login: Login) -> "httpx.Auth":
                 while True:
                     response = yield step
                     if step is not request:  # then it is a token request
+                        response.stream = Beginning(response.stream)
                         response.read()
                     step = flow.send(response)
 
@@ -467,6 +496,7 @@ def _make_httpx_auth(login: Login) -> "httpx.Auth":
                 while True:
                     response = yield step
                     if step is not request:
+                        response.stream = Beginning(response.stream)
                         await response.aread()
                     step = flow.send(response)
 

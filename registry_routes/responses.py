@@ -103,19 +103,19 @@ def raise_for_status(response: Any, *, endpoint: str | None = None) -> None:
         raise parse_errors(response.status_code, content, response.headers, endpoint=endpoint)[0]
 
 
-_MOST = 64 * 1024  # bytes of a body to read
+MOST = 64 * 1024  # bytes of a body that are read
 
 
 def beginning_of(response: Any) -> bytes:
     """Return the first 64 KiB of the body of a response of requests or httpx."""
     blocks = response.iter_content if hasattr(response, "iter_content") else response.iter_bytes
     content = bytearray()
-    for block in blocks(_MOST):
+    for block in blocks(MOST):
         content += block
-        if len(content) >= _MOST:
+        if len(content) >= MOST:
             response.close()
             break
-    return bytes(content[:_MOST])
+    return bytes(content[:MOST])
 
 
 FORWARDED = (

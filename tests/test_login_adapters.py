@@ -202,6 +202,27 @@ class TestEveryLibrary:
                 ask("GET", url)
             assert ask("GET", url).status == 404
 
+    def test_huge_answer_of_a_token_server_is_not_read_to_its_end(self, library: Any) -> None:
+        sent = []
+
+        def blocks() -> Iterator[bytes]:
+            for _ in range(1000):
+                sent.append(1)
+                yield b" " * 65536
+
+        @Request.application
+        def registry(request: Request) -> Response:
+            if request.path == "/token":
+                return Response(blocks())
+            realm = f"http://{request.host}/token"
+            return Response(status=401, headers={"WWW-Authenticate": f'Bearer realm="{realm}"'})
+
+        with serve(registry) as served:
+            ask = library(Login(served.url, "alice", "secret"))
+            with pytest.raises(ValueError, match="token"):
+                ask("GET", f"{served.url}/v2/a/tags/list")
+        assert len(sent) < 1000  # more than the sockets' buffers hold
+
     def test_wrong_password_is_the_registrys_error(self, library: Any) -> None:
         with (
             serve(auth="bearer", users=USERS) as registry,
