@@ -27,6 +27,9 @@ def outcome(call: Callable[[], Any]) -> tuple[Any, ...]:
         return type(error), described, getattr(error, "valid_methods", None)
 
 
+READ_ONLY = OCI_1_1.subset(methods=["GET"])
+
+
 @pytest.mark.parametrize("mount", ["", "/m", "/é%/x y"])
 def test_url_is_matched_like_its_request(mount: str) -> None:
     script_name = mount.encode().decode("latin-1")
@@ -102,6 +105,8 @@ def test_endpoint_of_get_is_matched_for_any_method() -> None:
     found = [match_url(f"/v2/{name}", None, url_map=routes).endpoint for name in "xy"]
     assert found == ["get", "delete"]
     assert match_url("/v2/a/manifests/v1", None, url_map=routes).values["tag"] == "v1"
+    with pytest.raises(errors.Unsupported):
+        match_url("/v2/a/blobs/uploads/", None, url_map=RegistryMap(dialect=READ_ONLY))
 
 
 @pytest.mark.parametrize(

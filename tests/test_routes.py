@@ -250,6 +250,11 @@ def test_regex_of_a_route_matches_exactly_its_paths(routes: Dialect, seed: int) 
         assert hits == ([matched] if matched else [])
 
 
+def test_methods_that_are_one_string_are_a_type_error() -> None:
+    with pytest.raises(TypeError, match="not the string 'GET'"):
+        Route("x", "/v2/x", "GET")  # type: ignore[arg-type]
+
+
 def test_regex_of_another_dialects_route_is_refused() -> None:
     catalog = next(route for route in OCI_1_1.routes if route.endpoint == "catalog")
     with pytest.raises(ValueError, match="route '/v2/_catalog' is not in the dialect 'docker-1"):
