@@ -344,12 +344,12 @@ def test_threads_that_need_one_token_ask_for_it_once(library: Any) -> None:
 @pytest.mark.parametrize("library", [plain_session, own_session])
 def test_threads_get_the_error_that_they_have_waited_for(library: Any) -> None:
     with serve(auth="bearer", users=USERS) as registry:
-        for fault in timedelta(seconds=0.5), 503:
+        for fault in timedelta(seconds=2), 503:
             registry.fail("token", "GET", fault)
         ask = library(Login(registry.url, "alice", "secret"))
         url = f"{registry.url}/v2/a/tags/list"
         with ThreadPoolExecutor(8) as pool:
-            pulls = [pool.submit(ask, "GET", url, timeout=0.3) for _ in range(8)]
+            pulls = [pool.submit(ask, "GET", url, timeout=0.8) for _ in range(8)]
         assert [type(pull.exception()) for pull in pulls] == [requests.ReadTimeout] * 8
         assert len(statuses(registry, "token")) == 1
 
