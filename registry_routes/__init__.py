@@ -11,15 +11,18 @@ Where to start:
 
 - To match requests and build URLs in a server: `url_map`, or a `RegistryMap` with your own rules.
   `RegistryRules` and `CONVERTERS` are for a plain Werkzeug map. `OCI_1_1` and `DOCKER_1_5` are the
-  dialects. A `RouteTable` matches, explains and builds paths without a map.
+  dialects; the module `registry_routes.routes` lists their differences. A `RouteTable` matches,
+  explains and builds paths without a map.
 - To serve a registry: `RegistryApp`, with your own views; the module `registry_routes.registry`,
   which has all the views; `error_response`, for other frameworks.
 - To write a client: `Login` logs in, `Reference` parses image references, `URLBuilder` builds URLs,
-  `resolve_location` follows a ``Location``, and `match_url` tells which endpoint a URL is.
-- On both sides: `errors` to raise, and `responses` to read those of a registry; `challenges` and
+  `resolve_location` follows a ``Location``, and `match_url` finds the endpoint of a URL.
+- On both sides: `errors` to raise, and `responses` to read a registry's errors; `challenges` and
   `scopes` for tokens; `paging` for lists; `headers` and `digests` to read and write these.
 - To test: the pytest fixture ``oci_registry``, and the module `registry_routes.testing`.
 - To check a repository name, a tag, a digest or an upload id: `grammar`.
+
+Names are imported on first use. ``help(registry_routes.RegistryMap)`` and so on describe them.
 """
 
 from importlib import import_module
@@ -30,8 +33,8 @@ if TYPE_CHECKING:
     from .public import *  # noqa: F403
     from .public import __all__ as __all__
 else:
-    # pytest loads the plugin in every environment that has the package. Importing all the rest
-    # would make every test suite there start more slowly.
+    # pytest loads the plugin in every environment that has the package. Importing the whole package
+    # would slow down the start of every test suite there.
     def __getattr__(name: str) -> Any:
         if name != "__all__" and find_spec(f"{__name__}.{name}"):
             return import_module(f"{__name__}.{name}")

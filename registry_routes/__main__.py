@@ -16,7 +16,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import BuildError, RequestRedirect
 
-from .app import closest
+from .app import find_closest
 from .errors import RegistryError, Unsupported
 from .grammar import ALGORITHM
 from .map import RegistryMap, RouteNotBuilt
@@ -26,28 +26,30 @@ from .scopes import required_scopes
 from .testing import serve
 from .urls import URLBuilder, match_url
 
+__all__ = ["main"]
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line with `argv`, and return the exit status.
 
-    It is 1 if nothing matches or no URL can be built, 2 if the command line is wrong, and 141 if
-    stdout was closed, as for a program that SIGPIPE has ended.
+    The status is 1 if nothing matches or no URL can be built, 2 for a wrong command line, and 141
+    if stdout was closed, as after SIGPIPE.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does
     try:
         try:
             return _run(argv)
         finally:
             print(end="", flush=True)
     except OSError as error:
-        # Python would write the rest when it exits, and fail again.
+        # Otherwise Python would write the rest when it exits, and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141 if isinstance(error, BrokenPipeError) else _fail(str(error))
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    options = _parser().parse_args(argv)
+    options = _make_parser().parse_args(argv)
     try:
         printed: str = options.command(options)
     except RequestRedirect as redirect:
@@ -62,16 +64,16 @@ def _run(argv: Sequence[str] | None) -> int:
         raise
     except (BuildError, ValueError, OSError) as error:
         return _fail(str(error))
-    print("\n".join(map(_printable, printed.split("\n"))))
+    print("\n".join(map(_escape, printed.split("\n"))))
     return 0
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        super().error(_printable(message))
+        super().error(_escape(message))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="registry-routes", description="The routes of the container registry API."
     )
@@ -90,12 +92,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="URL-or-path",
         help="where the registry is, such as https://registry.example.com",
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {_describe_version()}")
     commands = parser.add_subparsers(required=True)
 
     routes = commands.add_parser("routes", parents=[shared], help="list the routes")
     routes.add_argument("--format", choices=["text", "markdown", "json"], default="text")
-    routes.set_defaults(command=_routes)
+    routes.set_defaults(command=_list_routes)
 
     match = commands.add_parser("match", parents=[shared], help="show how a request is routed")
     match.add_argument(
@@ -109,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         parents=[shared],
         help="build a URL",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=_what_endpoints_take(),
+        epilog=_describe_endpoints(),
     )
     target = build.add_mutually_exclusive_group(required=True)
     target.add_argument(
@@ -122,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument(
         "values",
         nargs="*",
-        type=_pair,
+        type=_split_pair,
         metavar="name=value",
         help="the endpoint's values and query parameters, which are checked",
     )
@@ -130,9 +132,9 @@ def _parser() -> argparse.ArgumentParser:
         "--query",
         action="append",
         default=[],
-        type=_pair,
+        type=_split_pair,
         metavar="name=value",
-        help="another query parameter, such as a token of the registry's; may be repeated",
+        help="another query parameter, such as a registry's own token; may be repeated",
     )
     build.set_defaults(command=_build)
 
@@ -144,29 +146,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _version() -> str:
+def _describe_version() -> str:
     try:
         own = version("registry-routes")
-    except PackageNotFoundError:  # it runs from its source
+    except PackageNotFoundError:  # the program runs from its source
         own = "that is not installed"
     return f"{own} (Werkzeug {version('werkzeug')})"
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _split_pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text!r} must be name=value")
     return name, value
 
 
-def _map_and_urls(options: argparse.Namespace) -> tuple[RegistryMap, URLBuilder]:
+def _make_map_and_urls(options: argparse.Namespace) -> tuple[RegistryMap, URLBuilder]:
     routes = RegistryMap(dialect=DIALECTS[options.dialect], prefix=options.prefix)
     root = "/" if options.root is None else options.root
     return routes, URLBuilder(root, relative=root.startswith("/"), url_map=routes)
 
 
-def _routes(options: argparse.Namespace) -> str:
-    routes, urls = _map_and_urls(options)
+def _list_routes(options: argparse.Namespace) -> str:
+    routes, urls = _make_map_and_urls(options)
     table = [
         {
             "endpoint": route.endpoint,
@@ -187,13 +189,13 @@ def _routes(options: argparse.Namespace) -> str:
         rows = [[f"`{endpoint}`", f"`{rule}`", *rest] for endpoint, rule, *rest in rows]
         lines = [heads, ["---"] * len(heads), *rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return _aligned([[head.upper() for head in heads], *rows])
+    return _align([[head.upper() for head in heads], *rows])
 
 
 def _match(options: argparse.Namespace) -> str:
     if "/" in options.method:
         raise ValueError(f"the method comes first: match {options.url} {options.method}")
-    routes, urls = _map_and_urls(options)
+    routes, urls = _make_map_and_urls(options)
     method = options.method.upper()
     try:
         endpoint, values, query = match_url(options.url, method, root=urls.root, url_map=routes)
@@ -205,11 +207,11 @@ def _match(options: argparse.Namespace) -> str:
         raise ValueError(f"{error.description}; say where it is by {hint}") from None
     scopes = required_scopes(endpoint, method, values, query)
     lines = [["endpoint", endpoint], *values.items(), ["scopes", " ".join(map(str, scopes)) or "-"]]
-    return _aligned([[head, repr(value)[1:-1]] for head, value in lines])
+    return _align([[head, repr(value)[1:-1]] for head, value in lines])
 
 
-#: The query parameters of each endpoint. The kind of a value is a number, an algorithm, text, or
-#: the name of a converter.
+# The query parameters of each endpoint. The kind of a value is a number, an algorithm, text, or the
+# name of a converter.
 _PARAMETERS = {
     "catalog": {"n": "number", "last": "text"},
     "tags": {"n": "number", "last": "text"},
@@ -232,36 +234,36 @@ def _build(options: argparse.Namespace) -> str:
         reference = Reference.parse(options.reference)
         if options.root is None:
             options.root = reference.root()
-        _, urls = _map_and_urls(options)
+        _, urls = _make_map_and_urls(options)
         query: dict[str, Any] = MultiDict(options.query).to_dict(flat=False)
         return urls.manifest(reference, **query)
-    routes, urls = _map_and_urls(options)
+    routes, urls = _make_map_and_urls(options)
     endpoint, given = options.endpoint, MultiDict(options.values)
     choices = routes.table.variables(endpoint)
     if not choices:
-        near = closest(endpoint, {route.endpoint for route in routes.dialect.routes})
-        raise ValueError(f"endpoint {endpoint!r} must be one of the dialect's, such as {near}")
+        near = find_closest(endpoint, {route.endpoint for route in routes.dialect.routes})
+        raise ValueError(f"endpoint {endpoint!r} is not in the dialect: choose {near}")
     parameters = _PARAMETERS.get(endpoint, {})
     known = parameters.keys() | {name for names in choices for name in names}
     for name in given:
         if name not in known:
-            near = closest(name, known) if known else "nothing"
+            near = find_closest(name, known) if known else "nothing"
             raise ValueError(
                 f"endpoint {endpoint!r} takes {near}, not {name!r}; give others by --query"
             )
     names = max((names for names in choices if given.keys() >= set(names)), key=len, default=None)
     if names is None:
         raise RouteNotBuilt(BuildError(endpoint, given, None), choices)
-    values = {name: _only(name, given.poplist(name)) for name in names}
+    values = {name: _take_only(name, given.poplist(name)) for name in names}
     for name, texts in given.lists():
-        for text in texts if name in _MAY_BE_REPEATED else [_only(name, texts)]:
+        for text in texts if name in _MAY_BE_REPEATED else [_take_only(name, texts)]:
             _check(routes.dialect, name, parameters[name], text)
     return urls.build(endpoint, values, MultiDict([*given.items(multi=True), *options.query]))
 
 
-def _only(name: str, values: list[str]) -> str:
+def _take_only(name: str, values: list[str]) -> str:
     if len(values) > 1:
-        raise ValueError(f"{name} must be given once")
+        raise ValueError(f"{name} is given more than once")
     return values[0]
 
 
@@ -275,21 +277,22 @@ def _check(dialect: Dialect, name: str, kind: str, text: str) -> None:
         dialect.converters[kind].grammar.check(text)
 
 
-def _what_endpoints_take() -> str:
+def _describe_endpoints() -> str:
     rows = []
     for route in OCI_1_1.routes:
         variables = OCI_1_1.variables(route)
         parameters = _PARAMETERS.get(route.endpoint, {})
         optional = [f"[{name}]" for name in parameters if name not in variables]
         rows.append([f"  {route.endpoint}", " ".join([*variables, *optional])])
-    return f"what each endpoint takes, optional query parameters in []:\n{_aligned(rows)}"
+    return f"what each endpoint takes, optional query parameters in []:\n{_align(rows)}"
 
 
 def _serve(options: argparse.Namespace) -> str:
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     with serve(port=options.port) as registry:
         print(
-            f"A registry in memory at {registry.url}. It keeps nothing. Ctrl-C stops it. Try:\n"
+            f"A registry in memory at {registry.url}. Ctrl-C stops it, and its content is lost.\n"
+            "Try:\n"
             f"  skopeo copy --dest-tls-verify=false docker://busybox docker://{registry.host}/busybox\n"
             f"  curl {registry.url}/v2/_catalog",
             flush=True,
@@ -297,10 +300,10 @@ def _serve(options: argparse.Namespace) -> str:
         with suppress(KeyboardInterrupt):
             while True:
                 time.sleep(3600)
-    return "The registry has stopped, and its content was deleted."
+    return "The registry has stopped. Its content was deleted."
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def _align(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -308,13 +311,13 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _printable(text: str) -> str:
+def _escape(text: str) -> str:
     """Return `text` with escapes for characters that move the cursor or look like other text."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _warn(message: str) -> None:
-    print(_printable(message), file=sys.stderr)
+    print(_escape(message), file=sys.stderr)
 
 
 def _fail(message: str) -> int:

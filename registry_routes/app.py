@@ -1,4 +1,4 @@
-"""`RegistryApp`: a registry as a WSGI application, a view for each endpoint and method."""
+"""`RegistryApp`: a registry as a WSGI application, with a view for each endpoint and method."""
 
 import logging
 import re
@@ -28,13 +28,15 @@ from .scopes import Scope, required_scopes
 from .urls import URLBuilder, host_of
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+__all__ = ["RegistryApp", "RegistryRequest"]
 
 _log = logging.getLogger(__name__)
 
 
 class RegistryRequest(Request):
-    """The `werkzeug.wrappers.Request` that views and hooks get.
+    """The request that views and hooks get: a `werkzeug.wrappers.Request`.
 
     >>> from werkzeug.test import create_environ
     >>> request = RegistryRequest(create_environ("/v2/", "https://registry.example.com/mirror"))
@@ -43,20 +45,21 @@ class RegistryRequest(Request):
 
     `url_rule`, `view_args`, `endpoint` and `routing_exception` are named as in Flask.
 
+    - `url_rule`: the rule of the map that the request matches; `None` if it matches none.
+      ``url_rule.rule`` is its template, such as ``/v2/<repository:name>/tags/list``: a label for
+      metrics.
+    - `view_args`: the values of the URL, which the view gets as keywords; `None` if no rule
+      matches.
+    - `routing_exception`: the redirect or the error that the request gets if it matches no rule.
+
     `RegistryApp` refuses a request whose host is malformed, or not one of `trusted_hosts`. Reading
-    a body that is shorter than its ``Content-Length`` raises
-    `werkzeug.exceptions.ClientDisconnected`, a 400, whatever the server does.
+    a body that ends before its ``Content-Length`` raises `werkzeug.exceptions.ClientDisconnected`,
+    a 400, under every server.
     """
 
     url_rule: Rule | None = None
-    """The rule of the map that the request matches; `None` if it matches none. ``url_rule.rule`` is
-    its template, such as ``/v2/<repository:name>/tags/list``: a label for metrics."""
-
     view_args: Mapping[str, Any] | None = None
-    """The values of the URL that the view gets as keywords; `None` if no rule matches."""
-
     routing_exception: HTTPException | None = None
-    """The redirect or the error that the request gets because it matches no rule."""
 
     def __init__(self, environ: "WSGIEnvironment", url_map: RegistryMap | None = None) -> None:
         super().__init__(environ)
@@ -88,12 +91,16 @@ class RegistryRequest(Request):
 
     @cached_property
     def stream(self) -> IO[bytes]:
-        """The body. Reading it raises `werkzeug.exceptions.ClientDisconnected` if it ends before
-        its ``Content-Length``, even under a server that ignores this, and if the server fails."""
+        """The body.
+
+        Reading it raises `werkzeug.exceptions.ClientDisconnected` if the body ends before its
+        ``Content-Length``, even under a server that ignores this, and if the server fails.
+        """
         environ = self.environ
         if environ.get("CONTENT_LENGTH") and "HTTP_TRANSFER_ENCODING" not in environ:
             environ = {**environ}
-            environ.pop("wsgi.input_terminated", None)  # with it, Werkzeug would not compare them
+            # With this key, Werkzeug would not compare the body with its length.
+            environ.pop("wsgi.input_terminated", None)
         stream = get_input_stream(environ, max_content_length=self.max_content_length)
         return cast(IO[bytes], _Body(stream))
 
@@ -106,8 +113,8 @@ class RegistryRequest(Request):
     def scopes(self) -> list[Scope]:
         """The scopes that a token needs for this request; see `scopes.required_scopes`.
 
-        The list is empty for `base`, and if no rule matches. Any token will do then. Raises
-        `errors.NameInvalid` for a malformed repository name, which a rule of your own may match.
+        The list is empty for `base`, and if no rule matches: any token will do then. Raises
+        `errors.NameInvalid` for a malformed repository name, which one of your rules may match.
         """
         if self.url_rule is None:
             return []
@@ -118,13 +125,16 @@ class RegistryRequest(Request):
 
     @cached_property
     def urls(self) -> URLBuilder:
-        """Builds URLs of this registry as paths. A ``Location`` or a ``Link`` should be a path,
-        which cannot lead to another host, or from https to http behind a proxy."""
+        """A builder of this registry's URLs, as paths.
+
+        A ``Location`` or a ``Link`` should be a path, which cannot lead to another host, or from
+        https to http behind a proxy.
+        """
         return URLBuilder.from_environ(self.environ, relative=True, url_map=self._url_map)
 
 
 class _Body(RawIOBase):
-    """The body of a request. Any exception of the server becomes a 400."""
+    """The body of a request. Any exception of the server's becomes a 400."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -138,16 +148,15 @@ class _Body(RawIOBase):
         return len(block)
 
     def readall(self) -> bytes:
-        return self._read()  # without a size, as not every server knows that -1 means all
+        return self._read()  # without a size: not every server takes -1 for "all"
 
     def _read(self, *size: int) -> bytes:
         try:
             return self._stream.read(*size)
         except HTTPException:
             raise
-        except (
-            Exception
-        ) as error:  # a timeout, a reset, or what servers raise for a malformed chunk
+        # A timeout, a reset, or whatever a server raises for a malformed chunk.
+        except Exception as error:
             raise ClientDisconnected from error
 
 
@@ -177,15 +186,15 @@ class RegistryApp:
     >>> client.get("/v2/library/Nginx/tags/list").get_json()["errors"][0]["message"]
     "repository name 'library/Nginx' must be lowercase"
 
-    There is a view for ``base`` already. You may register another.
+    ``base`` already has a view, which you may replace.
 
-    **Methods.** A view for GET is called for HEAD too, and its body is left out. If a route has
-    views, but none for the request's method, the response is a 405 with ``Allow``. If it has no
-    views at all, the response is a 404, as if there were no such route. OPTIONS gets an empty 200
-    with ``Allow``, unless there is a view for it.
+    **Methods.** A view for GET also answers HEAD, without the body. If a route has views, but none
+    for the request's method, the response is a 405 with ``Allow``. If it has no views at all, the
+    response is a 404, as if there were no such route. OPTIONS gets an empty 200 with ``Allow``,
+    unless it has a view.
 
-    **Hooks.** `before_request` registers a function that is called before the view, and
-    `after_request` one that sees every response. This one counts responses by route and status:
+    **Hooks.** `before_request` registers a function to call before the view, and `after_request` a
+    function to call with every response. This hook counts responses by route and status:
 
     >>> from collections import Counter
     >>> responses = Counter()
@@ -207,36 +216,34 @@ class RegistryApp:
     ``environ["werkzeug.request"]``.
 
     **Errors.** A `werkzeug.exceptions.HTTPException` becomes the registry's JSON, whether a view, a
-    hook or the map raised it; a redirect stays a redirect. Any other exception is logged, and
-    becomes a 500 with the code ``UNKNOWN``. So does a response that no server can send, because its
-    status or a header is malformed, or because a header is for the server to set, such as
-    ``Connection``. If a body raises an exception while it is being sent, it is too late for an
-    error: the exception reaches the server, which closes the connection.
+    hook or the map raised it; a redirect stays a redirect. The application logs any other
+    exception, and answers 500 with the code ``UNKNOWN``. It does the same for a response that no
+    server can send, because its status or a header is malformed, or because a header is for the
+    server to set, such as ``Connection``. If a body raises an exception while the server sends it,
+    it is too late for an error: the exception reaches the server, which closes the connection.
 
-    **Requests.** A request with a malformed ``Host`` is a 400 before any hook. So is one for
-    another host, if ``RegistryRequest.trusted_hosts`` is set. A body that ends before its
-    ``Content-Length`` is a 400 as soon as a view reads it, whatever the server does. A chunked body
-    (``Transfer-Encoding: chunked``) is a 411 if the server does not set
-    ``wsgi.input_terminated``: the views would get an empty body instead.
-
-    **Testing.** If ``app.testing`` is set, the exceptions that would be logged are raised.
+    **Requests.** A request with a malformed ``Host`` is a 400 before any hook, and so is a request
+    for another host if ``RegistryRequest.trusted_hosts`` is set. A body that ends before its
+    ``Content-Length`` is a 400 as soon as a view reads it, under every server. A chunked body
+    (``Transfer-Encoding: chunked``) is a 411 if the server does not set ``wsgi.input_terminated``,
+    because the views would see an empty body.
 
     Every response has the headers ``Docker-Distribution-API-Version`` and
     ``X-Content-Type-Options``.
 
     :param url_map: the routes; by default, a new `RegistryMap()`. Its own rules may have views too.
+
+    - `url_map`: the routes.
+    - `testing`: whether to raise the exceptions that would otherwise be logged; `False` by default.
     """
 
     testing: bool = False
-    """Whether an exception that would be logged and become a 500 is raised instead."""
 
     def __init__(self, url_map: RegistryMap | None = None) -> None:
         if not isinstance(url_map, RegistryMap | None):
-            raise TypeError(
-                f"url_map must be a RegistryMap, such as RegistryMap(), not {url_map!r}"
-            )
+            raise TypeError(f"url_map {url_map!r} is not a RegistryMap, such as RegistryMap()")
         self.url_map: RegistryMap = RegistryMap() if url_map is None else url_map
-        # By endpoint and method; `None` stands for any other method.
+        # Keyed by endpoint and method; `None` stands for any other method.
         self._views: dict[Any, dict[str | None, Callable[..., Response]]] = {}
         self._before: list[Callable[[RegistryRequest], Response | None]] = []
         self._after: list[Callable[[RegistryRequest, Response], Response]] = []
@@ -248,8 +255,8 @@ class RegistryApp:
     def view(self, endpoint: str, *methods: str | None) -> Callable[[View], View]:
         """Register the decorated function as the view of `endpoint` for `methods`.
 
-        Without methods, or with `None`, it is the view for every method that the endpoint takes.
-        A view for GET also answers HEAD, unless HEAD has its own view.
+        Without methods, or with `None`, the function is the view for every method that the endpoint
+        takes. A view for GET also answers HEAD, unless HEAD has its own view.
 
         A proxy can forward everything with one function:
 
@@ -259,8 +266,8 @@ class RegistryApp:
         >>> for route in OCI_1_1.routes:
         ...     _ = app.view(route.name, *route.methods)(forward)
 
-        Raises `ValueError` if the map has no such endpoint, if the endpoint does not take the
-        method, or if it already has another view for it.
+        Raises `ValueError` if the map has no such endpoint, or if the endpoint does not take a
+        method or already has another view for it.
         """
         taken: set[str | None] = set()
         for rule in self.url_map.iter_rules():
@@ -268,8 +275,8 @@ class RegistryApp:
                 taken.update((None,) if rule.methods is None else rule.methods)
         known = {rule.endpoint for rule in self.url_map.iter_rules()}
         if endpoint not in known:
-            near = closest(endpoint, map(str, known))
-            raise ValueError(f"endpoint {endpoint!r} must be one of the map's, such as {near}")
+            near = find_closest(endpoint, map(str, known))
+            raise ValueError(f"endpoint {endpoint!r} is not in the map: choose {near}")
         wanted = [method and method.upper() for method in methods]
         if not wanted or None in wanted:
             wanted = [method for method in taken if method != "HEAD" or "GET" not in taken]
@@ -290,13 +297,13 @@ class RegistryApp:
         return register
 
     def before_request(self, hook: BeforeRequest) -> BeforeRequest:
-        """Register a function that is called with each request, before its view.
+        """Register a function to call with each request, before its view.
 
-        Hooks are called in the order in which they were registered. If one returns a response or
-        raises an error, that is the answer: neither the hooks after it nor the view are called.
+        The application calls hooks in the order of their registration. If a hook returns a response
+        or raises an error, that is the answer, and neither the later hooks nor the view are called.
 
-        The request has already been matched, but a redirect, a 404 or a 405 is sent only after the
-        hooks. So a gateway can ask for a token before a client learns which routes exist:
+        The map has already matched the request, but a redirect, a 404 or a 405 is sent only after
+        the hooks. So a gateway can ask for a token before a client learns which routes exist:
 
         >>> from registry_routes import errors, scopes
         >>> app = RegistryApp()
@@ -313,14 +320,14 @@ class RegistryApp:
         return hook
 
     def after_request(self, hook: AfterRequest) -> AfterRequest:
-        """Register a function that is called with each request and its response.
+        """Register a function to call with each request and its response.
 
-        It returns the response to send: the same one, changed or not, or another. It is called for
-        every response, including errors, redirects and those of other hooks.
+        The function returns the response to send, which may be the same. It gets every response,
+        including errors, redirects and those of other hooks.
 
-        Hooks are called in reverse order: the hook that was registered first is called last, and
-        sees the response that is sent. If a hook raises an exception, the next hook gets the
-        error's response.
+        The application calls these hooks in reverse order: the first registered is called last, and
+        sees the final response. If a hook raises an exception, the next hook gets the error's
+        response.
         """
         self._after.insert(0, hook)
         return hook
@@ -341,7 +348,7 @@ class RegistryApp:
             raise
         if len(answer.responses) == 1:
             return body
-        # They are closed last, because the new response may read from them.
+        # The earlier responses are closed last, because the sent response may read from them.
         del answer.responses[id(response)]
         return ClosingIterator(body, answer.close)
 
@@ -352,7 +359,7 @@ class RegistryApp:
         environ = answer.environ
         try:
             try:
-                return answer.take(_checked(respond(*arguments), respond))
+                return answer.take(_check_response(respond(*arguments), respond))
             except HTTPException as error:
                 return answer.take(error_response(error, environ))
         except Exception:
@@ -362,7 +369,7 @@ class RegistryApp:
             return answer.take(error_response(Unknown()))
 
     def _respond(self, request: RegistryRequest) -> Response:
-        request.host  # noqa: B018  It raises an error if it is malformed or not trusted.
+        request.host  # noqa: B018  Reading it raises an error if it is malformed or not trusted.
         adapter = self.url_map.bind_to_environ(request.environ)
         try:
             request.url_rule, request.view_args = adapter.match(return_rule=True)
@@ -372,22 +379,22 @@ class RegistryApp:
         for hook in self._before:
             response = hook(request)
             if response is not None:
-                return _checked(response, hook)
+                return _check_response(response, hook)
         if request.routing_exception is None:
-            view = self._view_of(request.endpoint, request.method)
+            view = self._find_view(request.endpoint, request.method)
             if view is not None:
-                return _checked(view(request, **request.view_args or {}), view)
+                return _check_response(view(request, **request.view_args or {}), view)
         elif not getattr(request.routing_exception, "valid_methods", None):
-            # No 405, or one for a path that takes no method, as in a read-only registry.
-            raise _explained(request.routing_exception, request.environ, self.url_map)
-        methods = self._methods_with_views(adapter)
+            # Either no 405, or a 405 of a path without any method, as in a read-only registry.
+            raise _explain(request.routing_exception, request.environ, self.url_map)
+        methods = self._list_methods(adapter)
         if not methods:
             raise RouteUnknown
         if request.method == "OPTIONS":
             return Response(headers={"Allow": ", ".join(sorted({*methods, "OPTIONS"}))})
         raise Unsupported(valid_methods=methods)
 
-    def _methods_with_views(self, adapter: RegistryMapAdapter) -> list[str]:
+    def _list_methods(self, adapter: RegistryMapAdapter) -> list[str]:
         endpoints = dict(adapter.endpoints())
         if None in endpoints:  # a rule that takes any method
             endpoint = endpoints.pop(None)
@@ -396,28 +403,30 @@ class RegistryApp:
         return sorted(
             method
             for method, endpoint in endpoints.items()
-            if method and (endpoint is None or self._view_of(endpoint, method) is not None)
+            if method and (endpoint is None or self._find_view(endpoint, method) is not None)
         )
 
-    def _view_of(self, endpoint: Any, method: str) -> Callable[..., Response] | None:
+    def _find_view(self, endpoint: Any, method: str) -> Callable[..., Response] | None:
         views = self._views.get(endpoint, {})
         if method == "HEAD" and "HEAD" not in views:
             method = "GET"
         view = views.get(method) or views.get(None)
-        return _base if view is None and (endpoint, method) == (RouteName.BASE, "GET") else view
+        if view is None and (endpoint, method) == (RouteName.BASE, "GET"):
+            return _answer_base
+        return view
 
 
 class _Answer:
-    """The responses to a request. The last is sent, and all are closed."""
+    """The successive responses to a request: the last is sent, and all are closed."""
 
     def __init__(self, environ: "WSGIEnvironment") -> None:
         self.environ = environ
-        self.responses: dict[int, Response] = {}  # by `id`, because responses may be equal
+        self.responses: dict[int, Response] = {}  # keyed by `id`, because responses may be equal
 
     def take(self, response: Response) -> Response:
-        """Return the response, if a server can send it. Raise `ValueError` if none can."""
+        """Return the response. Raise `ValueError` if no server can send it."""
         self.responses[id(response)] = response
-        self.status, self.headers = _head_of(response, self.environ)
+        self.status, self.headers = _render_head(response, self.environ)
         return response
 
     def close(self) -> None:
@@ -426,18 +435,18 @@ class _Answer:
             response.close()
 
 
-def _checked(response: Any, function: Callable[..., Any]) -> Response:
-    """Return what `function` has returned. Raise `TypeError` if that is not a response."""
+def _check_response(response: Any, function: Callable[..., Any]) -> Response:
+    """Return the result of `function`. Raise `TypeError` if it is not a response."""
     if isinstance(response, Response):
         return response
     name = getattr(function, "__name__", function)
-    raise TypeError(f"{name!r} must return a Response, not {response!r}")
+    raise TypeError(f"{name!r} returned {response!r} instead of a Response")
 
 
-def _explained(
+def _explain(
     error: HTTPException, environ: "WSGIEnvironment", url_map: RegistryMap
 ) -> HTTPException:
-    """Return a 404 that names the cause if the application is mounted at its own root."""
+    """Return the error, or a 404 that names the cause if the mount contains the API's root."""
     mount, root = environ.get("SCRIPT_NAME", "").rstrip("/"), url_map.table.root
     if type(error) is not NotFound or not mount.endswith(root):
         return error
@@ -448,23 +457,23 @@ def _explained(
 
 
 def _is_trusted(host: str, trusted: Collection[str]) -> bool:
-    """Whether a host is one of `trusted`, or under one of them that starts with a dot."""
-    name = _name_of(host)
+    """Return whether a host is in `trusted`, or under one of its entries that start with a dot."""
+    name = _strip_port(host)
     for given in [trusted] if isinstance(trusted, str) else trusted:
-        suffix = _name_of(given.removeprefix("."))
+        suffix = _strip_port(given.removeprefix("."))
         if name == suffix or (given.startswith(".") and name.endswith(f".{suffix}")):
             return True
     return False
 
 
-def _name_of(host: str) -> str:
+def _strip_port(host: str) -> str:
     """Return a host without its port, in lowercase ASCII."""
     name = re.sub(":[0-9]*$", "", host).lower()
     return name if name.isascii() else name.encode("idna").decode()
 
 
 def _check_length(request: RegistryRequest) -> None:
-    """Raise an error for a body that Werkzeug would read as empty."""
+    """Raise an error for a body that Werkzeug would take for empty."""
     environ = request.environ
     length = environ.get("CONTENT_LENGTH")
     if length and not (length.isascii() and length.isdecimal() and len(length) < 19):
@@ -474,10 +483,10 @@ def _check_length(request: RegistryRequest) -> None:
         # From HTTP/2 on, a body needs neither header.
         has_no_length |= environ.get("SERVER_PROTOCOL", "").startswith(("HTTP/2", "HTTP/3"))
     if has_no_length and not environ.get("wsgi.input_terminated"):
-        raise LengthRequired("the body must have a Content-Length")
+        raise LengthRequired("the body has no Content-Length")
 
 
-#: Headers that only a server may send (PEP 3333; RFC 9110, 7.6.1), and the empty name.
+# Headers that only a server may send (PEP 3333; RFC 9110, 7.6.1), and the empty name.
 _NEVER_SENT = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 _NEVER_SENT |= {"proxy-authenticate", "proxy-authorization", "proxy-connection", ""}
 
@@ -489,8 +498,10 @@ _is_text = re.compile(r"[ -~\x80-\xff]*").fullmatch  # PEP 3333: Latin-1, withou
 _is_length = re.compile("[0-9]{1,18}").fullmatch
 
 
-def _head_of(response: Response, environ: "WSGIEnvironment") -> tuple[str, list[tuple[str, str]]]:
-    """Return the status and the headers of a response, as a server gets them.
+def _render_head(
+    response: Response, environ: "WSGIEnvironment"
+) -> tuple[str, list[tuple[str, str]]]:
+    """Return the status and the headers of a response for the server.
 
     Raise `ValueError` if no server can send them.
     """
@@ -500,7 +511,7 @@ def _head_of(response: Response, environ: "WSGIEnvironment") -> tuple[str, list[
     names, values = zip(*headers, strict=True) if headers else ((), ())
     letters, text = "".join(names).replace("-", ""), "".join(values)
     is_plain = letters.isascii() and letters.isalnum() and text.isascii()
-    if not (is_plain and text.isprintable()):  # it may still be valid
+    if not (is_plain and text.isprintable()):  # the quick check failed; the headers may be valid
         for name, value in headers:
             if not (_is_token(name) and _is_text(value)):
                 raise ValueError(
@@ -509,13 +520,13 @@ def _head_of(response: Response, environ: "WSGIEnvironment") -> tuple[str, list[
     lowered = [name.lower() for name in names]
     if not _NEVER_SENT.isdisjoint(lowered):
         name = min(_NEVER_SENT.intersection(lowered))
-        raise ValueError(f"header {name!r} must be left to the server")
+        raise ValueError(f"header {name!r} is for the server to set")
     if "content-length" in lowered:
         length = values[lowered.index("content-length")]
         if not _is_length(length):
             raise ValueError(f"Content-Length {length!r} must be a whole number of bytes")
         if lowered.count("content-length") > 1:
-            raise ValueError("header 'Content-Length' must be given once")
+            raise ValueError("header 'Content-Length' is set more than once")
     if "docker-distribution-api-version" not in lowered:
         headers.append(("Docker-Distribution-API-Version", "registry/2.0"))
     if "x-content-type-options" not in lowered:
@@ -523,14 +534,14 @@ def _head_of(response: Response, environ: "WSGIEnvironment") -> tuple[str, list[
     return status, headers
 
 
-def _base(request: RegistryRequest) -> Response:
+def _answer_base(request: RegistryRequest) -> Response:
     return Response("{}", mimetype="application/json")
 
 
-def closest(word: str, known: Iterable[str]) -> str:
+def find_closest(word: str, known: Iterable[str]) -> str:
     """Return the known words closest to `word`, or all of them if none is close, for a message.
 
-    >>> closest("tag", ["base", "tags"]), closest("x", ["base", "tags"])
+    >>> find_closest("tag", ["base", "tags"]), find_closest("x", ["base", "tags"])
     ("'tags'", "'base' or 'tags'")
     """
     words = sorted(known)

@@ -14,20 +14,22 @@ from werkzeug.wrappers import Request
 from .grammar import SAFE_IN_PATH
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
+    from wsgiref.types import WSGIEnvironment
 
-#: The characters to keep when a query that may be encoded already is percent-encoded.
+__all__ = ["LateMap", "LateMapAdapter"]
+
 SAFE_IN_QUERY = "%?" + SAFE_IN_PATH
+"""The characters to keep when encoding a query that may already be percent-encoded."""
 
 _MOST_HOSTS = 1000
 _LONGEST_HOST = 260  # a domain name and a port
 
 
-class _Late:
-    """An attribute that a late adapter takes from a full one when it is first used.
+class _LateAttribute:
+    """An attribute that a late adapter takes from a full adapter on first access.
 
-    It works like `functools.cached_property`, which takes a lock before Python 3.12. A
-    `__getattr__` would make the look-up of every attribute of an adapter slower.
+    `functools.cached_property` would take a lock before Python 3.12, and a `__getattr__` would slow
+    down every attribute of an adapter.
     """
 
     def __set_name__(self, owner: type, name: str) -> None:
@@ -38,19 +40,19 @@ class _Late:
             return self
         known = vars(adapter)
         if "_full" not in known:
-            known["_full"] = _bound_by_werkzeug(adapter.map, adapter._environ)
+            known["_full"] = _bind_by_werkzeug(adapter.map, adapter._environ)
         known[self.name] = getattr(known["_full"], self.name)
         return known[self.name]
 
 
 class LateMapAdapter(MapAdapter):
-    """The adapter of a `LateMap`."""
+    """The adapter of a `LateMap`, which may compute attributes on first access."""
 
     _environ: "WSGIEnvironment"
 
     @classmethod
-    def full(cls, adapter: MapAdapter) -> Self:
-        """Return an adapter of this class, bound in the same way as `adapter`."""
+    def _convert(cls, adapter: MapAdapter) -> Self:
+        """Convert an adapter to this class."""
         if isinstance(adapter, cls):
             return adapter
         return cls(
@@ -65,8 +67,8 @@ class LateMapAdapter(MapAdapter):
         )
 
     @classmethod
-    def late(cls, url_map: Map, environ: "WSGIEnvironment") -> Self:
-        """Return an adapter bound to `environ` as it is now, with no more than a match needs."""
+    def _bind_late(cls, url_map: Map, environ: "WSGIEnvironment") -> Self:
+        """Bind to a copy of `environ`, and set only the attributes that a match needs."""
         bound = cls.__new__(cls)
         path: str = environ.get("PATH_INFO", "/")
         bound.path_info = (
@@ -79,20 +81,20 @@ class LateMapAdapter(MapAdapter):
         bound._environ = environ.copy()
         return bound
 
-    server_name: str = cast(str, _Late())
-    script_name: str = cast(str, _Late())
-    url_scheme: str = cast(str, _Late())
-    query_args: Mapping[str, Any] | str | None = cast(Any, _Late())
+    server_name: str = cast(str, _LateAttribute())
+    script_name: str = cast(str, _LateAttribute())
+    url_scheme: str = cast(str, _LateAttribute())
+    query_args: Mapping[str, Any] | str | None = cast(Any, _LateAttribute())
 
 
 Adapter = TypeVar("Adapter", bound=LateMapAdapter)
 
 
 class LateMap(Map, Generic[Adapter]):
-    """A `werkzeug.routing.Map` that binds fast, and keeps the bytes of a query."""
+    """A `werkzeug.routing.Map` that binds fast, and preserves the bytes of a query."""
 
     adapter_class: type[Adapter]
-    """What `bind` and `bind_to_environ` return."""
+    """The class of the adapters that `bind` and `bind_to_environ` return."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._known_hosts: set[str] = set()
@@ -108,7 +110,7 @@ class LateMap(Map, Generic[Adapter]):
         path_info: str | None = None,
         query_args: Mapping[str, Any] | str | None = None,
     ) -> Adapter:
-        """Return an adapter for a host, as from `werkzeug.routing.Map.bind`."""
+        """Return an adapter for a host, like `werkzeug.routing.Map.bind`."""
         adapter = super().bind(
             server_name,
             script_name,
@@ -118,7 +120,7 @@ class LateMap(Map, Generic[Adapter]):
             path_info,
             query_args,
         )
-        return self.adapter_class.full(adapter)
+        return self.adapter_class._convert(adapter)
 
     def bind_to_environ(
         self,
@@ -126,13 +128,13 @@ class LateMap(Map, Generic[Adapter]):
         server_name: str | None = None,
         subdomain: str | None = None,
     ) -> Adapter:
-        """Return an adapter for a request, as from `werkzeug.routing.Map.bind_to_environ`."""
+        """Return an adapter for a request, like `werkzeug.routing.Map.bind_to_environ`."""
         plain = environ if type(environ) is dict else _environ_of(environ)
         if plain is None or server_name is not None or subdomain is not None:
-            return self.adapter_class.full(
-                _bound_by_werkzeug(self, environ, server_name, subdomain)
+            return self.adapter_class._convert(
+                _bind_by_werkzeug(self, environ, server_name, subdomain)
             )
-        # Bind late only if Werkzeug has accepted the host before, as it checks a new host.
+        # Werkzeug checks hosts, so bind late only for a host that it has accepted before.
         host = plain.get("HTTP_HOST")
         if (
             host in self._known_hosts
@@ -140,17 +142,17 @@ class LateMap(Map, Generic[Adapter]):
             and "HTTP_UPGRADE" not in plain
             and not (self.host_matching or self.default_subdomain)
         ):
-            return self.adapter_class.late(self, plain)
-        adapter = _bound_by_werkzeug(self, environ)
+            return self.adapter_class._bind_late(self, plain)
+        adapter = _bind_by_werkzeug(self, environ)
         if host is not None and len(host) <= _LONGEST_HOST:
             if len(self._known_hosts) >= _MOST_HOSTS:
                 self._known_hosts.clear()
             self._known_hosts.add(host)
-        return self.adapter_class.full(adapter)
+        return self.adapter_class._convert(adapter)
 
 
 def _environ_of(given: Any) -> "WSGIEnvironment | None":
-    """Return the environ of a request that checks no host itself; `None` for anything else."""
+    """Return the environ of a request that does not check its host; `None` for anything else."""
     if (
         isinstance(given, Request)
         and given.trusted_hosts is None
@@ -160,7 +162,7 @@ def _environ_of(given: Any) -> "WSGIEnvironment | None":
     return None
 
 
-def _bound_by_werkzeug(
+def _bind_by_werkzeug(
     url_map: Map,
     environ: "WSGIEnvironment | Request",
     server_name: str | None = None,

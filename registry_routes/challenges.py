@@ -1,8 +1,8 @@
 """Authentication challenges (``WWW-Authenticate``), and the token requests that follow from them.
 
 A registry answers 401 with challenges in its ``WWW-Authenticate`` header (RFC 9110, 11.6.1). A
-Bearer challenge names a token server, which gives out a token for certain scopes (Docker Registry
-token authentication specification).
+Bearer challenge names a token server, which issues tokens for certain scopes (Docker Registry token
+authentication specification).
 """
 
 import json
@@ -18,9 +18,15 @@ from .grammar import append_query
 from .headers import Headers, header_values, unescape
 from .scopes import Scope
 
+__all__ = ["Challenge", "Token", "TokenForm", "parse_challenges", "parse_token"]
+
 
 class TokenForm(NamedTuple):
-    """A request for a token: where to POST it, and the fields of the form."""
+    """A request for a token: where to POST it, and the fields of the form.
+
+    - `url`: the URL of the token server.
+    - `fields`: the fields of the form, by their names; they contain secrets.
+    """
 
     url: str
     fields: dict[str, str]
@@ -28,7 +34,7 @@ class TokenForm(NamedTuple):
 
 @dataclass(frozen=True)
 class Challenge:
-    """One way in which a registry lets a client authenticate.
+    """A way in which a registry lets a client authenticate.
 
     >>> [challenge] = parse_challenges('Bearer Realm="https://auth.example/token",service="r"')
     >>> challenge
@@ -37,16 +43,16 @@ class Challenge:
     'Bearer realm="https://auth.example/token",service="r"'
     >>> challenge.realm, challenge.error
     ('https://auth.example/token', '')
+
+    - `scheme`: ``bearer``, ``basic`` or another, always in lower case: schemes ignore case.
+    - `parameters`: the parameters: their names in lower case, and their values without quotes.
+    - `token68`: the text that some schemes have instead of parameters: ``abc==`` in ``Negotiate
+      abc==``.
     """  # noqa: E501
 
     scheme: str
-    """``bearer``, ``basic`` or another, always in lower case: its case has no meaning."""
-
     parameters: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """The parameters: their names in lower case, and their values without quotes."""
-
     token68: str = ""
-    """What some schemes have instead of parameters: ``abc==`` in ``Negotiate abc==``."""
 
     def __post_init__(self) -> None:
         parameters = {name.lower(): value for name, value in self.parameters.items()}
@@ -54,8 +60,8 @@ class Challenge:
         object.__setattr__(self, "parameters", parameters)
 
     def __str__(self) -> str:
-        # Always quoted: many clients look for the quotes.
-        values = [f"{name}={_quoted(value)}" for name, value in self.parameters.items()]
+        # All values are quoted, because many clients expect the quotes.
+        values = [f"{name}={_quote(value)}" for name, value in self.parameters.items()]
         rest = ",".join([self.token68, *values] if self.token68 else values)
         return f"{self.scheme.title()} {rest}".rstrip()
 
@@ -66,7 +72,7 @@ class Challenge:
 
     @property
     def service(self) -> str:
-        """What the token server calls the registry; "" if the challenge does not say."""
+        """The token server's name for the registry; "" if the challenge does not say."""
         return self.parameters.get("service", "")
 
     @property
@@ -76,7 +82,7 @@ class Challenge:
 
     @property
     def scopes(self) -> list[Scope]:
-        """The scopes that the token must have, without those that cannot be read."""
+        """The scopes that the token must have, without malformed ones."""
         found = []
         for text in self.scope.split():
             with suppress(ValueError):
@@ -96,31 +102,31 @@ class Challenge:
         account: str | None = None,
         registry: object = None,
     ) -> str:
-        """The URL to GET a token from.
+        """Return the URL to GET a token from.
 
         (Docker token authentication specification, "Requesting a Token".) The client sends the
         name and the password of a user by Basic authentication, or nothing to be anonymous.
 
-        :param scopes: a string, or an iterable of scopes, or of objects whose `str()` is a scope.
-            By default they are those of the challenge; an empty list asks for none.
-        :param account: the name of the user, for token servers that want to know it.
-        :param registry: the URL of the registry that sent the challenge. The realm may begin with
-            ``http:`` only if this URL does. Otherwise a forged challenge could make the client send
-            a password in the clear.
+        :param scopes: a string, or an iterable of any objects whose `str()` is a scope. By default,
+            these are the challenge's scopes; an empty list asks for none.
+        :param account: the name of the user, for token servers that ask for it.
+        :param registry: the URL of the registry that sent the challenge. The realm may use ``http``
+            only if this URL does. Otherwise a forged challenge could make the client send a
+            password in the clear.
 
-        The realm and its own query are kept byte for byte. Only a fragment is left out.
+        The result contains the realm and its own query byte for byte, without a fragment.
 
         >>> header = 'Bearer realm="https://auth.example/token?x=1",service="my registry"'
         >>> [challenge] = parse_challenges(header)
         >>> challenge.token_url(scopes=["repository:a:pull", "repository:b:pull"])
         'https://auth.example/token?x=1&service=my%20registry&scope=repository%3Aa%3Apull&scope=repository%3Ab%3Apull'
 
-        Raises `ValueError` if the scheme is not Bearer, or if the realm is not a URL of ``https``,
-        or of ``http`` if that is allowed.
+        Raises `ValueError` if the scheme is not Bearer, or the realm not a URL of ``https`` (or of
+        ``http``, where that is allowed).
         """
-        url = self._token_server(registry)
+        url = self._check_realm(registry)
         pairs = [("service", self.service)] if self.service else []
-        pairs += [("scope", scope) for scope in self._scopes(scopes)]
+        pairs += [("scope", scope) for scope in self._list_scopes(scopes)]
         pairs += [("account", account)] if account else []
         return append_query(url, pairs)
 
@@ -135,13 +141,14 @@ class Challenge:
         offline: bool = False,
         registry: object = None,
     ) -> TokenForm:
-        """The form to POST for a token, and the URL to POST it to.
+        """Return the form to POST for a token, and the URL to POST it to.
 
         (Docker token authentication specification, "Docker Registry v2 authentication using
-        OAuth2".) It has a `username` and a `password`, or the `refresh_token` of an earlier answer.
-        Not every token server accepts it: after a 401, 404 or 405, clients GET `token_url` instead.
+        OAuth2".) The form contains a `username` and a `password`, or the `refresh_token` of an
+        earlier response. Not every token server accepts it: after a 401, 404 or 405, clients GET
+        `token_url` instead.
 
-        :param client_id: what the client calls itself.
+        :param client_id: the client's name for itself.
         :param offline: whether to ask for a refresh token.
 
         `scopes` and `registry` are as in `token_url`.
@@ -151,73 +158,76 @@ class Challenge:
         >>> url, fields["grant_type"], fields["service"]
         ('https://auth.example/token', 'password', 'r')
 
-        Raises `ValueError` as `token_url` does, and if it is given neither a username and a
-        password nor a refresh token, or both.
+        Raises `ValueError` as `token_url` does, and unless it gets either a username and a password
+        or a refresh token.
         """
-        url = self._token_server(registry)
+        url = self._check_realm(registry)
         if refresh_token is None and username is not None and password is not None:
             who = {"grant_type": "password", "username": username, "password": password}
         elif refresh_token is not None and username is None and password is None:
             who = {"grant_type": "refresh_token", "refresh_token": refresh_token}
         else:
             raise ValueError(
-                "token form must have either a username and a password or a refresh token"
+                "token form needs either a username and a password, or a refresh token"
             )
         asked = {
             "service": self.service,
             "client_id": client_id,
-            "scope": " ".join(self._scopes(scopes)),
+            "scope": " ".join(self._list_scopes(scopes)),
             "access_type": "offline" if offline else "",
         }
         fields = who | {name: value for name, value in asked.items() if value}
         return TokenForm(url, fields)
 
-    def _scopes(self, scopes: str | Iterable[object] | None) -> list[str]:
+    def _list_scopes(self, scopes: str | Iterable[object] | None) -> list[str]:
         if scopes is None:
             scopes = self.scope
         text = scopes if isinstance(scopes, str) else " ".join(map(str, scopes))
         return text.split()
 
-    def _token_server(self, registry: object) -> str:
-        """The realm, without a fragment, if a password may be sent there."""
+    def _check_realm(self, registry: object) -> str:
+        """Return the realm, without a fragment. Raise `ValueError` unless it may get a password."""
         if self.scheme != "bearer":
-            raise ValueError(f"challenge {str(self)!r} must be of the scheme Bearer to get a token")
+            raise ValueError(
+                f"challenge {str(self)!r} names no token server: its scheme is not Bearer"
+            )
         scheme = _scheme_of(self.realm)
         if scheme not in ("http", "https"):
-            raise ValueError(f"realm {self.realm!r} must be a URL of http or https")
+            raise ValueError(f"realm {self.realm!r} is not a URL of http or https")
         if scheme == "http" and _scheme_of(str(registry)) != "http":
             known = "no registry is given" if registry is None else f"not {str(registry)!r}"
             raise ValueError(
-                f"realm {self.realm!r} must be https unless the registry is asked by http ({known})"
+                f"realm {self.realm!r} uses http, which is allowed only for a registry asked by "
+                f"http ({known})"
             )
         return self.realm.partition("#")[0]
 
 
 def _scheme_of(url: str) -> str | None:
-    """The scheme of an absolute URL with a host; `None` for any other text."""
+    """Return the scheme of an absolute URL with a host; `None` for any other text."""
     # urlsplit would strip some of these characters, and clients disagree on a backslash.
     if re.search(r"[^!-~]|\\", url):
         return None
     try:
         parts = urlsplit(url)
-        _ = parts.port  # it is parsed, and may fail, only when it is read
+        _ = parts.port  # urlsplit parses it only on access
     except ValueError:
         return None
     return parts.scheme if parts.hostname else None
 
 
-def _quoted(value: str) -> str:
+def _quote(value: str) -> str:
     return '"' + re.sub(r'(["\\])', r"\\\1", value) + '"'
 
 
 _BLANK = r"[ \t\r\n]"
 _WORD = r"[^ \t\r\n,]"
 _NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
-_IN_QUOTES = r'(?>(?:[^"\\]++|\\.)*)'  # the last quote of a header may be missing
+_IN_QUOTES = r'(?>(?:[^"\\]++|\\.)*)'  # between the quotes, of which the last may be missing
 _PARAMETER = rf"{_NAME}{_BLANK}*+="
 _SCHEME = rf"{_NAME}{_BLANK}++{_PARAMETER}"
 
-# Any header, however malformed, is a sequence of these.
+# Any header, however malformed, is a sequence of these items.
 _ITEM = re.compile(
     # At the start or after a comma, any word is a scheme. A token68 may follow it.
     rf"(?:\A|{_BLANK}*+,)[ \t\r\n,]*+(?P<scheme>{_NAME})(?={_BLANK}|,|\Z)(?!{_BLANK}*+=)"
@@ -230,8 +240,8 @@ _ITEM = re.compile(
     r'|[^ \t\r\n,"]++',
     re.DOTALL,
 )
-# A value without quotes may go on with words that are neither a parameter nor a scheme, and after a
-# comma with more actions of a scope, as in "scope=repository:a:pull,push".
+# A value without quotes may continue with words that are neither a parameter nor a scheme. A scope
+# may also continue with a comma and more actions, as in "scope=repository:a:pull,push".
 _MORE_WORDS = rf"{_BLANK}++(?!{_PARAMETER}|{_SCHEME}){_WORD}++"
 _MORE_ACTIONS = rf",(?=[a-z*])(?!{_PARAMETER}){_WORD}++"
 _REST = re.compile(f"(?>(?:{_MORE_WORDS})*)")
@@ -239,19 +249,18 @@ _REST_OF_SCOPE = re.compile(f"(?>(?:{_MORE_ACTIONS}|{_MORE_WORDS})*)")
 
 
 def parse_challenges(header_or_headers: str | Headers | Sequence[str] | None) -> list[Challenge]:
-    """Every challenge of a ``WWW-Authenticate`` header, in order (RFC 9110, 11.6.1).
+    """Return every challenge of a ``WWW-Authenticate`` header, in order (RFC 9110, 11.6.1).
 
-    The argument is the value of the header, a list of several values, or all the headers of a
-    response, in any form that `header_pairs` takes. For `None`, there are no challenges.
+    The argument is the value of the header, a list of values, or all the headers of a response, in
+    any form that `headers.header_pairs` takes. For `None`, the list is empty.
 
     >>> basic, bearer = parse_challenges('Basic realm="r", Bearer realm="https://a/t",scope=x:y:z')
     >>> basic.realm, bearer.realm, bearer.scope
     ('r', 'https://a/t', 'x:y:z')
 
-    It also reads what some registries send in breach of the RFC: values without the quotes that
-    they need, the comma in ``scope=repository:a:pull,push``, and parameters without commas between
-    them. It leaves out what it cannot read. If a challenge has a parameter twice, the last one
-    counts.
+    It also reads headers that break the RFC, as some registries' do: values without the necessary
+    quotes, the comma in ``scope=repository:a:pull,push``, and parameters without commas between
+    them. It skips unreadable parts. If a challenge has a parameter twice, the last value wins.
     """
     given = header_or_headers
     if isinstance(given, str | bytes):
@@ -259,10 +268,10 @@ def parse_challenges(header_or_headers: str | Headers | Sequence[str] | None) ->
     if isinstance(given, Sequence) and all(isinstance(line, str | bytes) for line in given):
         given = [("WWW-Authenticate", line) for line in given]
     lines = header_values(given, "WWW-Authenticate")  # type: ignore[arg-type]
-    return [challenge for line in lines for challenge in _challenges_of(line.strip(" \t\r\n"))]
+    return [challenge for line in lines for challenge in _parse_line(line.strip(" \t\r\n"))]
 
 
-def _challenges_of(line: str) -> list[Challenge]:
+def _parse_line(line: str) -> list[Challenge]:
     found: list[tuple[str, dict[str, str], str]] = []
     position = 0
     while item := _ITEM.match(line, position):
@@ -278,28 +287,28 @@ def _challenges_of(line: str) -> list[Challenge]:
                 value += more[0]
                 position = more.end()
             found[-1][1][name] = value
-    return [Challenge(*one) for one in found]
+    return [Challenge(*parts) for parts in found]
 
 
 @dataclass(frozen=True)
 class Token:
-    """The answer of a token server. Its secrets are not shown when it is printed."""
+    """The response of a token server. Its `repr` does not show secrets.
+
+    - `token`: the token to send to the registry, as ``Authorization: Bearer …``.
+    - `expires_in`: the lifetime in seconds, from `issued_at` or else from the response.
+    - `issued_at`: the time of issue, with a timezone; `None` if the token server does not say.
+    - `refresh_token`: a refresh token, with which `Challenge.token_form` asks for another token; or
+      `None`.
+    """
 
     token: str = field(repr=False)
-    """What to send to the registry, as ``Authorization: Bearer …``."""
-
     expires_in: int = 60
-    """For how many seconds the token is valid, from `issued_at` or else from the answer."""
-
     issued_at: datetime | None = None
-    """When it was issued, with a timezone; `None` if the token server does not say."""
-
     refresh_token: str | None = field(default=None, repr=False)
-    """A refresh token, with which `Challenge.token_form` asks for another token; or `None`."""
 
 
 def parse_token(body: bytes | str) -> Token:
-    """The token in the JSON body of a token server's answer.
+    """Return the token in the JSON body of a token server's response.
 
     (Docker token authentication specification, "Token Response Fields".)
 
@@ -309,7 +318,7 @@ def parse_token(body: bytes | str) -> Token:
     >>> print(token.issued_at)
     2026-11-24 10:00:00+00:00
 
-    Raises `ValueError`, which names the field that is wrong, for any other body.
+    Raises `ValueError`, which names the faulty field, for any other body.
     """
     if not isinstance(body, bytes | str):
         raise TypeError(f"token response is a {type(body).__name__}: parse_token reads its body")
@@ -318,13 +327,14 @@ def parse_token(body: bytes | str) -> Token:
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
-        raise ValueError(f"token response {body[:40]!r} must be a JSON object")
+        raise ValueError(f"token response {body[:40]!r} is not a JSON object")
     token = content.get("token") or content.get("access_token")
     if token is None or token == "":
-        raise ValueError("token response must have a 'token' or an 'access_token'")
-    # Anything else cannot be sent in a header.
-    if not isinstance(token, str) or not re.fullmatch("[!-~]++", token):
-        raise ValueError("token of a token response must be a string of ASCII without spaces")
+        raise ValueError("token response has neither a 'token' nor an 'access_token'")
+    if not isinstance(token, str):
+        raise ValueError("token of a token response is not a string")
+    if not re.fullmatch("[!-~]++", token):
+        raise ValueError("token of a token response contains characters that no header can carry")
     seconds = content.get("expires_in")
     if seconds is None:
         seconds = Token.expires_in
@@ -332,24 +342,27 @@ def parse_token(body: bytes | str) -> Token:
         raise ValueError(f"expires_in {seconds!r} of a token response must be a number, 0 or more")
     refresh_token = content.get("refresh_token")
     if not isinstance(refresh_token, str | None):
-        raise ValueError("refresh_token of a token response must be a string")
+        raise ValueError("refresh_token of a token response is not a string")
     return Token(
-        token, int(min(seconds, _LONGEST)), _time(content.get("issued_at")), refresh_token or None
+        token,
+        int(min(seconds, _LONGEST)),
+        _parse_time(content.get("issued_at")),
+        refresh_token or None,
     )
 
 
 _LONGEST = 999_999_999  # seconds, which a `timedelta` can hold
 
 
-def _time(text: object) -> datetime | None:
-    """A time of RFC 3339; `None` if it is missing, or in the year 1, which is Go's zero time."""
+def _parse_time(text: object) -> datetime | None:
+    """Parse a time of RFC 3339. Return `None` for a missing one, and for Go's zero, the year 1."""
     if text is None:
         return None
     try:
         time = datetime.fromisoformat(text)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise ValueError(
-            f"issued_at {text!r} of a token response must be a time of RFC 3339"
+            f"issued_at {text!r} of a token response is not a time of RFC 3339"
         ) from None
     if time.year == 1:
         return None

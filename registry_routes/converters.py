@@ -19,27 +19,46 @@ from .errors import (
 )
 from .grammar import Grammar
 
-#: A `GrammarConverter.looks_like` for a whole segment, whatever it is.
+__all__ = [
+    "ANYTHING",
+    "CONVERTERS",
+    "DOCKER_CONVERTERS",
+    "DigestConverter",
+    "DockerDigestConverter",
+    "DockerRepositoryNameConverter",
+    "DockerTagConverter",
+    "DockerUploadIdConverter",
+    "ExtensionConverter",
+    "GrammarConverter",
+    "RepositoryNameConverter",
+    "TagConverter",
+    "UploadIdConverter",
+]
+
 ANYTHING = "[^/]+"
+"""A `GrammarConverter.looks_like` that takes any whole segment."""
 
 
 class GrammarConverter(BaseConverter):
-    """Matches and builds the values that a `Grammar` allows, unchanged.
+    """A converter that matches and builds the values that a `Grammar` allows, unchanged.
 
     A subclass names its grammar, and gets its regular expression from it:
 
     >>> class TeamConverter(GrammarConverter, grammar=grammar.EXTENSION): ...
     >>> TeamConverter.regex == grammar.EXTENSION.regex
     True
+
+    - `grammar`: the grammar.
+    - `regex`: the grammar's regular expression, for Werkzeug.
+    - `looks_like`: a regular expression for malformed values that get their own error, because the
+      client probably meant a value of this kind. If it is `None`, there are none. A name right
+      after the root may look like anything.
     """
 
     regex: str
     grammar: ClassVar[Grammar]
 
     looks_like: ClassVar[str | None] = None
-    """A regular expression for the malformed values that get their own error, because a client may
-    have meant them as such a value. If it is `None`, only well-formed values are recognized. A name
-    right after the root may look like anything."""
 
     def __init_subclass__(cls, grammar: Grammar | None = None, **kwargs: Any) -> None:
         if grammar is not None:
@@ -49,7 +68,7 @@ class GrammarConverter(BaseConverter):
         super().__init_subclass__(**kwargs)
 
     def to_url(self, value: Any) -> str:
-        """`value`, percent-encoded if its grammar allows characters that a path cannot have.
+        """Return `value`, percent-encoded if its grammar allows characters that paths cannot have.
 
         Raises `ValueError`, which names the value and the rule it broke, if it is malformed.
         """
@@ -58,14 +77,14 @@ class GrammarConverter(BaseConverter):
 
     @classmethod
     def malformed(cls, method: str) -> type[RegistryError]:
-        """The error for a request whose value is malformed."""
+        """Return the class of the error for a request with a malformed value."""
         return RouteUnknown
 
 
 class RepositoryNameConverter(GrammarConverter, grammar=grammar.NAME):
     """A repository name: one or more components joined by ``/``, like ``library/nginx``.
 
-    It may have slashes in it, so its end depends on what follows it in the rule:
+    It may contain slashes, so its end depends on the text that follows it in the rule:
 
     >>> from werkzeug.routing import Map, Rule
     >>> url_map = Map(
@@ -93,7 +112,7 @@ class TagConverter(GrammarConverter, grammar=grammar.TAG):
     (True, False)
     """
 
-    looks_like: ClassVar[str | None] = "[^/:]+"  # one with ":" in it is meant to be a digest
+    looks_like: ClassVar[str | None] = "[^/:]+"  # a value with ":" in it is meant as a digest
 
     @classmethod
     def malformed(cls, method: str) -> type[RegistryError]:
@@ -137,7 +156,7 @@ class ExtensionConverter(GrammarConverter, grammar=grammar.EXTENSION):
 
 
 class _Docker(GrammarConverter):
-    """In Docker 1.5.0, a path with a malformed value is simply not a route."""
+    """A converter of Docker 1.5.0, where a path with a malformed value is simply not a route."""
 
     @classmethod
     def malformed(cls, method: str) -> type[RegistryError]:
@@ -149,7 +168,7 @@ class DockerRepositoryNameConverter(_Docker, RepositoryNameConverter, grammar=gr
 
 
 class DockerTagConverter(_Docker, TagConverter):
-    """A tag of Docker 1.5.0: the same as today."""
+    """A tag of Docker 1.5.0, of the same form as today."""
 
 
 class DockerDigestConverter(_Docker, DigestConverter, grammar=grammar.DOCKER_DIGEST):
@@ -160,7 +179,6 @@ class DockerUploadIdConverter(_Docker, UploadIdConverter, grammar=grammar.DOCKER
     """An upload id of Docker 1.5.0: any one path segment."""
 
 
-#: The converters of `OCI_1_1`, for the ``converters`` of any `werkzeug.routing.Map`.
 CONVERTERS: Mapping[str, type[GrammarConverter]] = MappingProxyType(
     {
         "repository": RepositoryNameConverter,
@@ -170,8 +188,8 @@ CONVERTERS: Mapping[str, type[GrammarConverter]] = MappingProxyType(
         "extension": ExtensionConverter,
     }
 )
+"""The converters of `OCI_1_1`, by name, for the ``converters`` of any `werkzeug.routing.Map`."""
 
-#: The converters of `DOCKER_1_5`, under the same names.
 DOCKER_CONVERTERS: Mapping[str, type[GrammarConverter]] = MappingProxyType(
     {
         "repository": DockerRepositoryNameConverter,
@@ -180,3 +198,4 @@ DOCKER_CONVERTERS: Mapping[str, type[GrammarConverter]] = MappingProxyType(
         "upload_id": DockerUploadIdConverter,
     }
 )
+"""The converters of `DOCKER_1_5`, under the same names."""

@@ -1,8 +1,8 @@
-"""The registry's errors: one exception for each error code of the API.
+"""The registry's errors: an exception for each error code of the API.
 
 Each is also the Werkzeug exception of its status, and renders the JSON body that the
-distribution-spec 1.1 describes under "Error Codes". (The codes that are not listed there are
-Docker's: Go distribution, ``registry/api``.) `responses.parse_errors` reads those of any registry.
+distribution-spec 1.1 describes under "Error Codes". (Codes that are not listed there are Docker's:
+Go distribution, ``registry/api``.) `responses.parse_errors` reads the errors of any registry.
 """
 
 # The codes and descriptions narrow the types of HTTPException, as those of Werkzeug itself do.
@@ -29,22 +29,53 @@ from .challenges import Challenge, parse_challenges
 from .headers import header_values, seconds_until
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
+    from wsgiref.types import WSGIEnvironment
+
+__all__ = [
+    "BY_STATUS",
+    "ERRORS",
+    "MISSING",
+    "BlobUnknown",
+    "BlobUploadInvalid",
+    "BlobUploadUnknown",
+    "Denied",
+    "DigestInvalid",
+    "ManifestBlobUnknown",
+    "ManifestInvalid",
+    "ManifestUnknown",
+    "ManifestUnverified",
+    "NameInvalid",
+    "NameUnknown",
+    "PaginationNumberInvalid",
+    "RangeInvalid",
+    "RegistryError",
+    "RouteUnknown",
+    "SizeInvalid",
+    "TagInvalid",
+    "TooManyRequests",
+    "Unauthorized",
+    "Unavailable",
+    "Unknown",
+    "Unsupported",
+    "error_body",
+    "error_entry",
+    "error_response",
+]
 
 
 def error_entry(code: str, message: str, detail: Any = None) -> dict[str, Any]:
-    """One entry in the body of an error. It has no detail if `detail` is `None`."""
+    """Return an entry for the body of an error, without a detail if `detail` is `None`."""
     entry = {"code": code, "message": message}
     return entry if detail is None else {**entry, "detail": detail}
 
 
 def error_body(entries: Iterable[dict[str, Any]]) -> str:
-    """The JSON body that lists these entries.
+    """Return the JSON body that lists these entries.
 
     >>> error_body([error_entry("NAME_UNKNOWN", "no such repository", {"name": "library/nginx"})])
     '{"errors": [{"code": "NAME_UNKNOWN", "message": "no such repository", "detail": {"name": "library/nginx"}}]}'
 
-    What JSON cannot hold becomes a string: ``"NaN"``, or a whole detail.
+    Values that JSON cannot represent are written as strings: ``"NaN"``, or a whole detail.
     """  # noqa: E501
     listed = list(entries)
     try:
@@ -64,10 +95,17 @@ def error_body(entries: Iterable[dict[str, Any]]) -> str:
 class RegistryError(HTTPException):
     """An error of the registry: an exception, and the response to send.
 
-    `message` tells a person what went wrong; the default is the description of the code. `detail`
-    is anything that JSON can hold, or that can be printed. `headers` are more headers to send, as
-    pairs, which replace Werkzeug's of the same names. Other options go to the Werkzeug exception.
     For your own error code, inherit from this class and from the Werkzeug exception of its status.
+
+    :param message: what went wrong, for a person to read; by default, the description of the code.
+    :param detail: more about the error, any value. It is written as JSON, or as a string.
+    :param headers: more headers to send, as pairs, which replace Werkzeug's of the same names.
+    :param options: the options of the Werkzeug exception.
+
+    - `code`: the status of the response.
+    - `error_code`: the error code of the API, such as ``BLOB_UNKNOWN``.
+    - `message`, `detail`, `headers`: as given.
+    - `retry_after`: the number of seconds after which to try again; `None` if unknown.
 
     >>> error = BlobUnknown(detail={"digest": "sha256:…"})
     >>> isinstance(error, exceptions.NotFound), error.code, error.error_code
@@ -82,7 +120,6 @@ class RegistryError(HTTPException):
     error_code = "UNKNOWN"
 
     retry_after: int | None = None
-    """In how many seconds to try again; `None` if that is not known."""
 
     def __init_subclass__(cls) -> None:
         more = f"\n\n{cleandoc(cls.__doc__)}" if cls.__doc__ else ""
@@ -112,7 +149,7 @@ class RegistryError(HTTPException):
 
     @property
     def message(self) -> str:
-        """What went wrong, for a person to read."""
+        """The message, for a person to read."""
         return self.description or self.name
 
     @property
@@ -121,25 +158,25 @@ class RegistryError(HTTPException):
         return error_entry(self.error_code, self.message, self.detail)
 
     def get_body(self, environ: Any = None, scope: Any = None) -> str:
-        """The JSON body, as text."""
+        """Return the JSON body."""
         return error_body([self.entry])
 
     def get_headers(self, environ: Any = None, scope: Any = None) -> list[tuple[str, str]]:
-        """The content type of JSON, the headers of the Werkzeug exception, and `headers`."""
+        """Return the content type of JSON, the Werkzeug exception's headers, and `headers`."""
         given = {name.lower() for name, _ in self.headers} | {"content-type"}
         others = super().get_headers(environ, scope)
         return [
             ("Content-Type", "application/json"),
-            *((name, _sendable(value)) for name, value in others if name.lower() not in given),
-            *((name, _sendable(value)) for name, value in self.headers),
+            *((name, _clean_header(value)) for name, value in others if name.lower() not in given),
+            *((name, _clean_header(value)) for name, value in self.headers),
         ]
 
 
 _ASCII = "".join(map(chr, range(128)))
 
 
-def _sendable(value: object) -> str:
-    """`value` without what a header cannot hold (RFC 9110, 5.5; PEP 3333)."""
+def _clean_header(value: object) -> str:
+    """Replace the characters that a header cannot carry (RFC 9110, 5.5; PEP 3333)."""
     text = re.sub(r"[\x00-\x1f\x7f]+", " ", str(value)).strip(" ")
     return re.sub(r"[^\x00-\xff]+", lambda found: quote(found[0], errors="replace"), text)
 
@@ -227,16 +264,19 @@ class TooManyRequests(RegistryError, exceptions.TooManyRequests):  # type: ignor
 
 
 class Unauthorized(RegistryError, exceptions.Unauthorized):
-    """A 401 must say how to log in (RFC 9110, 15.5.2), or the constructor raises `TypeError`.
+    """A 401 needs a challenge that says how to log in (RFC 9110, 15.5.2).
 
-    With a `realm`, the URL of a token server, the response asks the client to get a token there.
+    :param realm: the URL of the token server from which the client is to get a token (Docker token
+        authentication specification).
+    :param service: the token server's name for this registry.
+    :param scope: the scopes that the token must have, as a string, or as an iterable of any objects
+        whose `str()` is a scope.
+    :param error: why the client's token is not enough, as a code of RFC 6750, 3.1, such as
+        ``insufficient_scope``.
+    :param challenge: a `Challenge`, or a whole header value such as ``Basic realm="…"``, instead of
+        all of these. The headers may contain more challenges.
 
-    `service` is what the token server calls this registry. `scope` has the scopes that the token
-    must have: a string, or an iterable of scopes, or of objects whose `str()` is one.
-    (Docker token authentication specification.) `error` says why the client's token is not enough:
-    ``insufficient_scope`` or another code of RFC 6750, 3.1. `challenge` replaces all of these: it
-    is a whole header value, such as ``Basic realm="…"``, or a `Challenge`. `headers` may add more
-    challenges.
+    Raises `TypeError` if there is no challenge.
 
     >>> scopes = ["repository:library/nginx:pull,push"]
     >>> error = Unauthorized(realm="https://auth.example/token", service="r.example", scope=scopes)
@@ -270,11 +310,11 @@ class Unauthorized(RegistryError, exceptions.Unauthorized):
                 "scope": self.scope,
                 "error": error,
             }
-            given = {name: _sendable(value) for name, value in parameters.items() if value}
+            given = {name: _clean_header(value) for name, value in parameters.items() if value}
             challenge = Challenge("bearer", given) if given else None
         challenges = [*(self.www_authenticate or ()), *([challenge] if challenge else [])]
         vars(self)["www_authenticate"] = None  # Werkzeug's objects cannot be pickled
-        self.headers.extend(("WWW-Authenticate", str(one)) for one in challenges)
+        self.headers.extend(("WWW-Authenticate", str(each)) for each in challenges)
         if not header_values(self.headers, "WWW-Authenticate"):
             raise TypeError("Unauthorized() has no challenge: give it a realm= or a challenge=")
 
@@ -310,13 +350,15 @@ class Unsupported(RegistryError, exceptions.MethodNotAllowed):
 
 
 class RouteUnknown(RegistryError, exceptions.NotFound):
-    """Clients then do without the endpoint. (`Unsupported` has the same code, for a method.)"""
+    """Clients treat this as "not supported" and fall back.
+
+    (`Unsupported` has the same code, for a method.)
+    """
 
     error_code = "UNSUPPORTED"
     description: str = "the registry has no such endpoint"
 
 
-#: The exception for each error code; for ``UNSUPPORTED``, which two have, `Unsupported`.
 ERRORS: Mapping[str, type[RegistryError]] = MappingProxyType(
     {
         error.error_code: error
@@ -324,13 +366,14 @@ ERRORS: Mapping[str, type[RegistryError]] = MappingProxyType(
         if error is not RouteUnknown
     }
 )
+"""The exception for each error code. `Unsupported` and `RouteUnknown` share the code
+``UNSUPPORTED``, which is `Unsupported` here."""
 
-#: The exception for a status without a known error code. Other statuses say too little for that.
 BY_STATUS: Mapping[int | None, type[RegistryError]] = {
     error.code: error for error in (Unauthorized, Denied, Unsupported, TooManyRequests, Unavailable)
 }
+"""The exception for a status without a known error code. Other statuses do not imply a code."""
 
-#: The exception for a 404 at each endpoint.
 MISSING: Mapping[str, type[RegistryError]] = {
     "manifest": ManifestUnknown,
     "blob": BlobUnknown,
@@ -342,8 +385,9 @@ MISSING: Mapping[str, type[RegistryError]] = {
     "catalog": RouteUnknown,
     "extension": RouteUnknown,
 }
+"""The exception for a 404 at each endpoint of the API."""
 
-#: The error codes, by status, of exceptions that are not a `RegistryError`.
+# The error codes, by status, for exceptions that are not a `RegistryError`.
 _CODES = {
     **{status: error.error_code for status, error in BY_STATUS.items()},
     404: RouteUnknown.error_code,
@@ -356,13 +400,13 @@ _CODES = {
 def error_response(
     error: HTTPException | Sequence[HTTPException], environ: "WSGIEnvironment | None" = None
 ) -> Response:
-    """The response for an error, in the registry's JSON form.
+    """Return the response for an error, in the registry's JSON form.
 
-    If there are several errors, such as those that `responses.parse_errors` reads, the body lists
-    them all; the status and the headers are those of the first.
+    For several errors, such as those from `responses.parse_errors`, the body lists them all; the
+    status and the headers are those of the first. A redirect stays a redirect. For an error that
+    carries a response, return that response.
 
-    A redirect stays a redirect. If an error carries a response, that response is returned. In
-    Flask: ``app.register_error_handler(HTTPException, error_response)``.
+    In Flask: ``app.register_error_handler(HTTPException, error_response)``.
 
     >>> from werkzeug.exceptions import Forbidden
     >>> error_response(Forbidden("not you")).get_json()
@@ -372,7 +416,7 @@ def error_response(
     """
     errors = [error] if isinstance(error, HTTPException) else error
     if not errors:
-        raise ValueError("the response must have at least one error")
+        raise ValueError("the sequence of errors is empty, so there is nothing to respond with")
     first = errors[0]
     if isinstance(first, RequestRedirect):
         response = Response(status=first.code, headers={"Location": first.new_url})

@@ -21,10 +21,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from urllib.parse import quote, urlencode
 
+__all__ = [
+    "ALGORITHM",
+    "DIGEST",
+    "DOCKER_DIGEST",
+    "DOCKER_NAME",
+    "DOCKER_UPLOAD_ID",
+    "DOMAIN",
+    "EXTENSION",
+    "NAME",
+    "REGISTERED_ALGORITHMS",
+    "TAG",
+    "UPLOAD_ID",
+    "Grammar",
+]
+
 
 @dataclass(frozen=True)
 class Grammar:
-    """The form of one kind of value, and what to say about a value that breaks it.
+    """The form of one kind of value, and the words for a value that breaks it.
 
     >>> TAG.fits("3.19-alpine")
     True
@@ -32,26 +47,24 @@ class Grammar:
     Traceback (most recent call last):
         ...
     ValueError: tag '.hidden' must start with a letter, a digit or '_'
+
+    - `kind`: the words for such a value in a message, such as "repository name".
+    - `pattern`: the regular expression that a whole value matches, written by the rules of this
+      module.
+    - `source`: the document that the rule comes from.
+    - `rules`: the rules that a malformed value can break. Each has a pattern that *finds the
+      fault*, and the end of a sentence about it ("must be lowercase"). The first matching pattern
+      wins; the last is empty and always matches.
+    - `example`: a well-formed value. It must match the pattern, and no rule may find a fault in it.
+    - `is_url_safe`: whether every well-formed value can stand in a path without percent-encoding.
     """
 
     kind: str
-    """What such a value is called, such as "repository name"."""
-
     pattern: str
-    """The regular expression that a whole value matches, written by the rules of this module."""
-
     source: str
-    """Where the rule comes from."""
-
     rules: tuple[tuple[str, str], ...]
-    """The rules that a malformed value can break: a pattern that *finds the fault*, and the rule in
-    words. The first pattern that finds something wins. The last is empty, and always matches."""
-
     example: str
-    """A well-formed value. It must match the pattern, and no rule may find a fault in it."""
-
     is_url_safe: bool = True
-    """Whether every well-formed value can go into a path without any percent-encoding."""
 
     def __post_init__(self) -> None:
         if not self.fits(self.example):
@@ -67,52 +80,52 @@ class Grammar:
 
     @cached_property
     def fullmatch(self) -> Callable[[str], re.Match[str] | None]:
-        """Matches a whole value with the pattern; `None` if the value is malformed."""
+        """A function that matches a whole value; it returns `None` for a malformed one."""
         return re.compile(self.pattern).fullmatch
 
     @property
     def regex(self) -> str:
         """The pattern for a rule in which any text may follow the value, such as ``.svg``.
 
-        It matches as much as it can, as converters do, and gives back what that text needs.
+        It is greedy, as the patterns of Werkzeug's converters are, and backtracks.
         """
         return re.sub(r"(?<=[*+?}])[+?]", "", self.pattern).replace("(?>", "(?:")
 
     def fits(self, value: str) -> bool:
-        """Whether `value` is well-formed."""
+        """Return whether `value` is well-formed."""
         return self.fullmatch(value) is not None
 
     def broken_rule(self, value: str) -> str | None:
-        """The rule that `value` breaks, as the end of a sentence ("must be lowercase").
+        """Return the rule that `value` breaks, as the end of a sentence ("must be lowercase").
 
-        `None` when the value is well-formed.
+        Return `None` if the value is well-formed.
         """
         if self.fits(value):
             return None
         return next(rule for fault, rule in self.rules if re.search(fault, value))
 
     def check(self, value: object) -> str:
-        """Return `value` as a plain string if it is well-formed.
+        """Return `value` as a plain `str`.
 
-        Otherwise raise a `ValueError` that names the value and the rule it broke.
+        Raises `ValueError`, which names the value and the rule it broke, if it is malformed.
         """
         if isinstance(value, str) and self.fits(value):
-            return str.__str__(value)  # a subclass may print as something else
+            return str.__str__(value)  # the `str()` of a subclass may be another text
         raise ValueError(self.complaint(value))
 
     def complaint(self, value: object) -> str | None:
-        """What is wrong with `value`, in a sentence that names it; `None` if it is well-formed."""
+        """Return a sentence about `value` and the rule it breaks; `None` if it is well-formed."""
         if isinstance(value, str):
             rule = self.broken_rule(value)
         else:
             rule = f"must be a string, not {type(value).__name__}"
-        return rule and f"{self.kind} {shortened(value)} {rule}"
+        return rule and f"{self.kind} {shorten(value)} {rule}"
 
 
-def shortened(value: object) -> str:
-    """The `repr` of a value, for a message: at most 200 characters of it.
+def shorten(value: object) -> str:
+    """Return the `repr` of a value, cut to 200 characters, for a message.
 
-    >>> shortened("nginx")
+    >>> shorten("nginx")
     "'nginx'"
     """
     text = repr(value)
@@ -124,7 +137,7 @@ _EMPTY = (r"\A\Z", "must not be empty")
 _NAME_RULES = (
     _EMPTY,
     (r"\A/|//|/\Z", "must not have an empty component"),
-    # This comes before the case: "a%2Fb" would still be malformed in lowercase.
+    # This rule comes before that of the case: "a%2Fb" would be malformed in lowercase too.
     (r"[^a-zA-Z0-9._/-]", "must contain only a-z, 0-9, '.', '_', '-' and '/'"),
     (r"[A-Z]", "must be lowercase"),
     (
@@ -157,9 +170,9 @@ TAG = Grammar(
     example="latest",
 )
 
-#: The hash algorithms of OCI image-spec 1.1, "Registered Algorithms": for each, how many lowercase
-#: hexadecimal digits come after the colon.
 REGISTERED_ALGORITHMS = {"sha256": 64, "sha512": 128}
+"""The hash algorithms of OCI image-spec 1.1, "Registered Algorithms", each with the number of
+lowercase hexadecimal digits after the colon."""
 
 _ALGORITHM_IS = "a-z and 0-9, separated by one '+', '.', '_' or '-'"
 
@@ -288,12 +301,12 @@ DOCKER_UPLOAD_ID = Grammar(
     is_url_safe=False,
 )
 
-#: The characters that the URL standard does not percent-encode in a path segment, and "/".
 SAFE_IN_PATH = "!$&'()*+,/:;=@"
+"""The characters that the URL standard does not percent-encode in a path segment, and "/"."""
 
 
 def append_query(url: str, pairs: Iterable[tuple[str, str | int]]) -> str:
-    """Return `url` with more parameters in its query, which is otherwise unchanged.
+    """Append parameters to the query of `url`, which is otherwise unchanged.
 
     >>> append_query("/v2/_catalog?page=x%2By", [("n", 100), ("last", "a/b")])
     '/v2/_catalog?page=x%2By&n=100&last=a%2Fb'

@@ -1,6 +1,6 @@
 """Logging in to any registry: with a password, with tokens, or as anyone.
 
-`Login` says what to send, and does no input or output. For requests and httpx it has adapters:
+`Login` says what to send, and does no input or output. It has adapters for requests and httpx:
 
     session = Login("https://registry.example.com", "alice", "secret").session()
     session.get("https://registry.example.com/v2/me/app/tags/list")
@@ -23,7 +23,7 @@ from werkzeug.exceptions import HTTPException
 
 from .challenges import Challenge, Token, parse_challenges, parse_token
 from .headers import Headers
-from .responses import beginning_of, parse_errors
+from .responses import MOST, beginning_of, parse_errors
 from .scopes import Scope, required_scopes
 from .urls import URLBuilder, match_url, same_origin
 
@@ -33,46 +33,51 @@ if TYPE_CHECKING:
     from requests.adapters import BaseAdapter
     from requests.auth import AuthBase
 
-_MOST_TOKENS = 10_000  # kept; endless new names must not fill the memory
+__all__ = ["Login", "TokenRequest"]
+
+_MOST_TOKENS = 10_000  # in memory, which endless new names must not fill
 
 
 @dataclass(frozen=True)
 class TokenRequest:
-    """A request to send to a token server. Its secrets are not shown when it is printed."""
+    """A request to send to a token server. Its `repr` does not show secrets.
+
+    - `method`: ``GET`` or ``POST``.
+    - `url`: the URL, which never has secrets.
+    - `headers`: the headers; those of a GET contain the user's password.
+    - `form`: the fields of a POST's form, which contain secrets; empty for a GET.
+    - `challenge`: the challenge that the request answers.
+    - `scopes`: the scopes that the token is for.
+    - `key`: the scopes under which `Login` keeps the token.
+    """
 
     method: str
-    """``GET`` or ``POST``."""
     url: str
-    """The URL, which never has secrets."""
     headers: dict[str, str] = field(repr=False)
-    """The headers; a GET has the password of a user here."""
     form: dict[str, str] = field(repr=False)
-    """The fields of a POST's form; empty for a GET."""
     challenge: Challenge = field(repr=False)
     scopes: tuple[str, ...]
-    """The scopes that the token is for."""
     key: frozenset[str] = field(repr=False)
-    """The scopes by which the token is kept."""
 
 
 @dataclass
 class _Grant:
     """A token, and the request that gets it."""
 
-    lock: threading.Lock = field(default_factory=threading.Lock)  # held while it is asked for
+    lock: threading.Lock = field(default_factory=threading.Lock)  # held while a thread asks for it
     authorization: str = ""
     end: float = 0  # by the monotonic clock
     request: TokenRequest | None = None
-    error: Exception | None = None  # for the threads that have waited for it
-    threads: int = 0
+    error: Exception | None = None  # of the last request, for the threads that waited for it
+    threads: int = 0  # that ask or wait
 
 
 class Login:
-    """The credentials for one registry, and the tokens that they have got so far.
+    """The credentials for one registry, and the tokens obtained with them.
 
-    A client calls `authorization` before a request. It gives the answer to `challenged`, sends the
-    token request that this may return, gives its answer to `granted`, and sends its own request
-    again if `authorization` has changed:
+    A client calls `authorization` before a request, and passes the response to `challenged`. If
+    that returns a token request, the client sends it, and passes the token server's response to
+    `granted`. If `authorization` then returns something else, the client repeats its own request:
 
     >>> login = Login("https://registry.example.com", "alice", "secret")
     >>> url = "https://registry.example.com/v2/me/app/tags/list"
@@ -89,15 +94,19 @@ class Login:
 
     The adapters do this: `for_requests`, `session` and `for_httpx`.
 
-    Credentials go only to the registry's own origin and to the token server that it names. That
-    server must be asked by https, unless the registry itself is asked by http. All methods may be
-    called by several threads at once.
+    Credentials go only to the registry's own origin and to the token server that it names, by
+    https unless the registry itself is used by http. Several threads may share one `Login`.
 
     :param registry: the URL of the registry, as in `URLBuilder`.
-    :param identity_token: a refresh token, in place of a password. Docker's configuration has it as
+    :param username: the name of the user.
+    :param password: the password of the user.
+    :param identity_token: a refresh token, instead of a password. Docker's configuration has it as
         ``identitytoken``.
 
-    Without a password and an identity token, the client is anonymous.
+    - `root`: the URL of the registry, without a trailing slash.
+
+    Without a password and an identity token, the client is anonymous. Raises `ValueError` for
+    credentials that do not go together.
     """
 
     def __init__(
@@ -109,7 +118,6 @@ class Login:
         identity_token: str | None = None,
     ) -> None:
         self.root: str = URLBuilder(registry).root
-        """The URL of the registry."""
         if password is not None and identity_token is not None:
             raise ValueError("login has both a password and an identity token: give it one of them")
         if (username is None) != (password is None) and identity_token is None:
@@ -124,16 +132,16 @@ class Login:
             self._basic = Authorization("basic", dict(user)).to_header()
         self._identity_token = identity_token
         self._lock = threading.Lock()
-        self._wants_basic = False  # the registry
-        self._wants_forms = False  # the token server
+        self._wants_basic = False  # whether the registry does
+        self._wants_forms = False  # whether the token server does
         self._grants: dict[frozenset[str], _Grant] = {}
-        self._latest: frozenset[str] = frozenset()  # the scopes of the token that was last used
+        self._latest: frozenset[str] = frozenset()  # the key of the token that was last used
 
     def __repr__(self) -> str:
         return f"Login({self.root!r})"
 
     def scopes(self, method: str, url: object) -> list[Scope] | None:
-        """Return what a token must allow for a request; `None` if its URL does not say.
+        """Return the scopes that a request needs; `None` if its URL does not say.
 
         Registries may put uploads at any URL.
         """
@@ -144,16 +152,16 @@ class Login:
             return None
 
     def authorization(self, url: object, scopes: Iterable[object] | None = None) -> str | None:
-        """Return the ``Authorization`` to send with a request, as far as it is known.
+        """Return the ``Authorization`` to send with a request; `None` if none is known.
 
-        :param scopes: what `scopes` has returned; for `None`, the token that was last used.
+        :param scopes: the result of `scopes`. For `None`, the last used token is sent.
         """
         if not same_origin(url, self.root):
             return None
         with self._lock:
             if self._wants_basic:
                 return self._basic
-            key = self._latest if scopes is None else _key(scopes)
+            key = self._latest if scopes is None else _key_of(scopes)
             grant = self._grants.get(key)
             if grant is None or grant.end <= time.monotonic():
                 return None
@@ -161,19 +169,19 @@ class Login:
             return grant.authorization
 
     def prepare(self, url: object, scopes: Iterable[object] | None = None) -> TokenRequest | None:
-        """Return the token request to send before a request; `None` if there is none to make.
+        """Return the token request to send before a request; `None` if none is needed.
 
-        There is one after the token has ended, and after a challenge without a token. Otherwise the
-        registry would answer 401, which is too late for a body that cannot be sent again.
+        It is needed after the token has expired, and after a challenge that got no token. Without
+        it, the registry would answer 401, which is too late for a body that cannot be sent again.
         """
         if not same_origin(url, self.root):
             return None
         with self._lock:
-            grant = self._grants.get(self._latest if scopes is None else _key(scopes))
+            grant = self._grants.get(self._latest if scopes is None else _key_of(scopes))
             if grant is None or grant.request is None or grant.end > time.monotonic():
                 return None
             old = grant.request
-        return self._token_request(old.challenge, old.scopes, old.key)
+        return self._make_request(old.challenge, old.scopes, old.key)
 
     def challenged(
         self,
@@ -183,69 +191,71 @@ class Login:
         headers: Headers,
         sent: str | None = None,
     ) -> TokenRequest | None:
-        """Return the token request that follows from a response; `None` if there is none to make.
+        """Return the token request that a response demands; `None` if it demands none.
 
-        Then `authorization` tells whether to send the request again: after a challenge for Basic
-        authentication, it does if there is a password.
+        With `None`, `authorization` tells whether to repeat the request: after a challenge for
+        Basic authentication, it returns a value if there is a password.
 
-        :param url: the URL that has answered: after redirects, the last one. The challenges of
-            another origin are not answered.
-        :param status: only a 401 has a challenge, and a 403 that says ``insufficient_scope``.
-        :param sent: the ``Authorization`` that was sent; "" for none. If another thread has got
-            another token since, there is no need for one more.
+        :param url: the URL that answered, which is the last after redirects. Challenges of another
+            origin are ignored.
+        :param scopes: the result of `scopes`.
+        :param status: the status. Only a 401 counts, and a 403 that says ``insufficient_scope``.
+        :param headers: the headers of the response.
+        :param sent: the ``Authorization`` of the request; "" for none. If another thread has got a
+            new token since then, no token request is needed.
 
-        Raises `ValueError` for a token server that is asked by http though the registry is not.
+        Raises `ValueError` for a token server that uses http although the registry does not.
         """
         if status not in (401, 403) or not same_origin(url, self.root):
             return None
         if sent is not None and self.authorization(url, scopes) not in (None, sent):
             return None
         challenges = parse_challenges(headers)
-        if status == 403 and all(one.error != "insufficient_scope" for one in challenges):
+        if status == 403 and all(each.error != "insufficient_scope" for each in challenges):
             return None
-        bearer = next((one for one in challenges if one.scheme == "bearer"), None)
+        bearer = next((each for each in challenges if each.scheme == "bearer"), None)
         with self._lock:
-            self._wants_basic = bearer is None and any(one.scheme == "basic" for one in challenges)
+            self._wants_basic = bearer is None and any(c.scheme == "basic" for c in challenges)
         if bearer is None:
             return None
-        # Some challenges name fewer scopes than the request needs, and others more.
+        # Some challenges name fewer scopes than the request needs, and some name more.
         needed = [] if scopes is None else [Scope.parse(str(scope)) for scope in scopes]
         others = [scope for scope in bearer.scopes if not scope.is_granted_by(needed)]
         wanted = tuple(sorted({str(scope) for scope in [*needed, *others]}))
-        key = frozenset(wanted) if scopes is None else _key(needed)
-        request = self._token_request(bearer, wanted, key)
+        key = frozenset(wanted) if scopes is None else _key_of(needed)
+        request = self._make_request(bearer, wanted, key)
         with self._lock:
-            grant = self._grant_of(key)
-            grant.request, grant.end = request, 0  # the registry does not accept its token
+            grant = self._find_grant(key)
+            grant.request, grant.end = request, 0  # the registry does not accept the old token
             self._latest = key
         return request
 
     def granted(
         self, request: TokenRequest, status: int, headers: Headers, body: bytes | str
     ) -> TokenRequest | None:
-        """Keep the token of a token server's answer.
+        """Store the token of a token server's response.
 
-        Returns another request to send, if the token server knows only forms; else `None`. Raises a
-        `RegistryError` for a refusal, and `ValueError` for an answer without a token.
+        Returns another request to send if the token server only accepts forms, else `None`. Raises
+        a `RegistryError` for a refusal, and `ValueError` for a response without a token.
         """
         if status in (404, 405) and request.method == "GET" and self._user is not None:
-            return self._token_request(request.challenge, request.scopes, request.key, as_form=True)
-        if status >= 400 and status not in (404, 405):  # which would say that there is no image
+            return self._make_request(request.challenge, request.scopes, request.key, as_form=True)
+        if status >= 400 and status not in (404, 405):  # whose errors would blame the image
             raise parse_errors(status, body, headers)[0]
         if status != 200:
             raise ValueError(f"token server {request.url!r} answers {status} instead of a token")
         token = parse_token(body)
-        end = time.monotonic() + _lifetime(token)
+        end = time.monotonic() + _lifetime_of(token)
         with self._lock:
             self._wants_forms = bool(request.form)
             if self._identity_token is not None and token.refresh_token is not None:
                 self._identity_token = token.refresh_token
-            grant = self._grant_of(request.key)
+            grant = self._find_grant(request.key)
             grant.authorization, grant.end, grant.request = f"Bearer {token.token}", end, request
             self._latest = request.key
         return None
 
-    def _token_request(
+    def _make_request(
         self,
         challenge: Challenge,
         scopes: tuple[str, ...],
@@ -266,16 +276,16 @@ class Login:
         method = "POST" if form else "GET"
         return TokenRequest(method, url, headers, form, challenge, scopes, key)
 
-    def _grant_of(self, key: frozenset[str]) -> _Grant:
+    def _find_grant(self, key: frozenset[str]) -> _Grant:
         if key not in self._grants and len(self._grants) >= _MOST_TOKENS:
             self._grants.clear()
         return self._grants.setdefault(key, _Grant())
 
     @contextmanager
-    def _asking(self, scopes: Iterable[object] | None) -> Iterator[None]:
-        """Make other threads that need the same token wait for it, or for the error."""
+    def _ask_once(self, scopes: Iterable[object] | None) -> Iterator[None]:
+        """Make other threads that need the same token wait for it, and share an error."""
         with self._lock:
-            grant = self._grant_of(frozenset() if scopes is None else _key(scopes))
+            grant = self._find_grant(frozenset() if scopes is None else _key_of(scopes))
             before = grant.error
             grant.threads += 1
         try:
@@ -290,40 +300,40 @@ class Login:
         finally:
             with self._lock:
                 grant.threads -= 1
-                if not grant.threads:  # an error refers to much else
+                if not grant.threads:  # an error keeps its whole traceback alive
                     grant.error = None
 
     def for_requests(self) -> "AuthBase":
-        """Return the ``auth`` of a session or a request of requests.
+        """Return an ``auth`` for a session or a request of requests.
 
-        A request whose body cannot be sent again, such as a generator, gets its 401 back. Tokens
-        are asked for by the adapter and with the options of the last request. A plain session adds
-        the passwords of a ``.netrc`` to redirects; that of `session` does not.
+        A request whose body cannot be sent again, such as a generator, gets its 401 back. Token
+        requests use the adapter and the options of the last request. A plain session adds the
+        passwords of a ``.netrc`` to redirects; that of `session` does not.
         """
-        return _requests_auth(self)
+        return _make_requests_auth(self)
 
     def session(self) -> "requests.Session":
-        """Return a session of requests that logs in. It sends nothing from a ``.netrc``."""
-        return _requests_session(self)
+        """Return a session of requests that logs in, and sends nothing from a ``.netrc``."""
+        return _make_requests_session(self)
 
     def for_httpx(self) -> "httpx.Auth":
-        """Return the ``auth`` of a client or a request of httpx, synchronous or not.
+        """Return an ``auth`` for a client or a request of httpx, synchronous or not.
 
         A request whose body cannot be sent again, such as a generator, gets its 401 back.
         """
-        return _httpx_auth(self)
+        return _make_httpx_auth(self)
 
 
-def _key(scopes: Iterable[object]) -> frozenset[str]:
+def _key_of(scopes: Iterable[object]) -> frozenset[str]:
     return frozenset(map(str, scopes))
 
 
-def _lifetime(token: Token) -> float:
-    """For how many seconds to keep a token. It ends a little early, but serves the next request."""
+def _lifetime_of(token: Token) -> float:
+    """Return for how many seconds to use a token: a little shorter than it is valid, at least 1."""
     age = 0.0
     if token.issued_at is not None:
         age = (datetime.now(UTC) - token.issued_at).total_seconds()
-        if not 0 < age < token.expires_in:  # the clocks differ
+        if not 0 < age < token.expires_in:  # then the clocks differ
             age = 0
     left = token.expires_in - age
     return max(left - min(left / 10, 10), 1)
@@ -332,21 +342,21 @@ def _lifetime(token: Token) -> float:
 # requests.
 
 
-def _requests_auth(
+def _make_requests_auth(
     login: Login, adapter_for: "Callable[[str], BaseAdapter] | None" = None
 ) -> "AuthBase":
     from requests import PreparedRequest, Request, Response
     from requests.auth import AuthBase
 
     class Auth(AuthBase):
-        #: Sends a request as the last one was sent.
+        # A function that sends a request with the adapter and the options of the last request.
         send: Callable[[PreparedRequest], Response] | None = None
 
         def __call__(self, request: PreparedRequest) -> PreparedRequest:
             url = str(request.url)
             scopes = login.scopes(str(request.method), url)
             if self.send is not None:
-                with login._asking(scopes):
+                with login._ask_once(scopes):
                     self.ask(login.prepare(url, scopes), self.send)
             if (authorization := login.authorization(url, scopes)) is not None:
                 request.headers["Authorization"] = authorization
@@ -373,7 +383,7 @@ def _requests_auth(
             scopes = login.scopes(str(request.method), url)
             sent = request.headers.get("Authorization", "")
             try:
-                with login._asking(scopes):
+                with login._ask_once(scopes):
                     status, headers = response.status_code, response.headers
                     self.ask(login.challenged(url, scopes, status, headers, sent), send)
             except BaseException:
@@ -383,7 +393,7 @@ def _requests_auth(
             if authorization in (None, sent) or not self.rewind(request.body, position):
                 return response
             with response:
-                beginning_of(response)  # so that the connection can be used again
+                beginning_of(response)  # so that the connection can be reused
             request.headers["Authorization"] = str(authorization)
             answered = send(request)
             answered.history.append(response)
@@ -399,7 +409,7 @@ def _requests_auth(
                 asked = login.granted(asked, answer.status_code, answer.headers, content)
 
         def rewind(self, body: Any, position: int | None) -> bool:
-            """Return whether the body can be sent, from its beginning."""
+            """Rewind the body, and return whether it can be sent again."""
             if position is not None and hasattr(body, "seek"):
                 body.seek(position)
                 return True
@@ -408,7 +418,7 @@ def _requests_auth(
     return Auth()
 
 
-def _requests_session(login: Login) -> "requests.Session":
+def _make_requests_session(login: Login) -> "requests.Session":
     import requests
 
     class Session(requests.Session):
@@ -419,15 +429,43 @@ def _requests_session(login: Login) -> "requests.Session":
                 prepared_request.headers.pop("Authorization", None)
 
     session = Session()
-    session.auth = _requests_auth(login, session.get_adapter)
+    session.auth = _make_requests_auth(login, session.get_adapter)
     return session
 
 
 # httpx.
 
 
-def _httpx_auth(login: Login) -> "httpx.Auth":
+def _make_httpx_auth(login: Login) -> "httpx.Auth":
     import httpx
+
+    class Beginning(httpx.SyncByteStream, httpx.AsyncByteStream):
+        """The first bytes of a body: a token server may never end its answer."""
+
+        def __init__(self, stream: Any) -> None:
+            self.stream = stream
+
+        def __iter__(self) -> Iterator[bytes]:
+            left = MOST
+            for block in self.stream:
+                yield block[:left]
+                left -= len(block)
+                if left <= 0:
+                    return
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            left = MOST
+            async for block in self.stream:
+                yield block[:left]
+                left -= len(block)
+                if left <= 0:
+                    return
+
+        def close(self) -> None:
+            self.stream.close()
+
+        async def aclose(self) -> None:
+            await self.stream.aclose()
 
     class Auth(httpx.Auth):
         def sync_auth_flow(
@@ -436,12 +474,13 @@ def _httpx_auth(login: Login) -> "httpx.Auth":
             def once(body: bytes) -> Iterator[bytes]:
                 yield body
 
-            flow = self.flow(request, login._asking, once)
+            flow = self.flow(request, login._ask_once, once)
             step = next(flow)
             with suppress(StopIteration):
                 while True:
                     response = yield step
-                    if step is not request:  # but a token request
+                    if step is not request:  # then it is a token request
+                        response.stream = Beginning(response.stream)
                         response.read()
                     step = flow.send(response)
 
@@ -457,6 +496,7 @@ def _httpx_auth(login: Login) -> "httpx.Auth":
                 while True:
                     response = yield step
                     if step is not request:
+                        response.stream = Beginning(response.stream)
                         await response.aread()
                     step = flow.send(response)
 
@@ -480,7 +520,7 @@ def _httpx_auth(login: Login) -> "httpx.Auth":
                 status, headers = response.status_code, response.headers
                 asked = login.challenged(url, scopes, status, headers, sent or "")
                 if not isinstance(request.stream, httpx.ByteStream):
-                    return  # it cannot be sent again; the next request asks for the token
+                    return  # it cannot be sent again; the next request will ask for the token
                 yield from self.ask(asked, once, request)
             authorization = login.authorization(url, scopes)
             if authorization is not None and (asked is not None or authorization != sent):
@@ -500,7 +540,7 @@ def _httpx_auth(login: Login) -> "httpx.Auth":
                         "Content-Type": "application/x-www-form-urlencoded",
                         "Content-Length": str(len(body)),
                     }
-                    content = once(body)  # a redirect must not take the secrets to another host
+                    content = once(body)  # so that a redirect cannot send the secrets elsewhere
                 options: Any = {"headers": headers, "content": content, "extensions": timeout}
                 request = httpx.Request(asked.method, asked.url, **options)
                 answer = yield request

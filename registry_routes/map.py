@@ -1,10 +1,10 @@
 """`RegistryMap`: the registry's routes, and your own rules, as a `werkzeug.routing.Map`.
 
-A route of the registry is found by one regular expression of the table, without Werkzeug's matcher
-and converters. The map is a real `Map` nevertheless: each route is also one of its rules, so it
-lists, builds and adds rules as any map does, and Werkzeug's and Flask's own tests pass with it.
+One regular expression finds the registry's route, without Werkzeug's matcher and converters. The
+map is still a real `Map`: each route is also one of its rules, so it lists, builds and adds rules
+as any map does, and Werkzeug's and Flask's own tests pass with it.
 
-The table matches first, then Werkzeug, and then the table explains what has not matched.
+The table matches first, then Werkzeug, and then the table explains why nothing matched.
 """
 
 import copy
@@ -32,9 +32,13 @@ from .grammar import SAFE_IN_PATH
 from .routes import OCI_1_1, Dialect, RegistryRules
 from .table import Meaning, RouteTable, clean_path
 
+__all__ = ["RegistryMap", "RegistryMapAdapter", "url_map"]
+
 
 class RegistryMapAdapter(LateMapAdapter):
-    """What `RegistryMap.bind` and `RegistryMap.bind_to_environ` return. It matches and builds.
+    """The adapter that `RegistryMap.bind` and `RegistryMap.bind_to_environ` return.
+
+    It matches paths and builds URLs.
 
     >>> adapter = RegistryMap().bind("registry.example.com")
     >>> adapter.allowed_methods("/v2/library/nginx/tags/list")
@@ -71,17 +75,18 @@ class RegistryMapAdapter(LateMapAdapter):
         query_args: Mapping[str, Any] | str | None = None,
         websocket: bool | None = None,
     ) -> tuple[Any, Mapping[str, Any]]:
-        """Return the endpoint (or the rule) of a path and a method, and the values in the path.
+        """Return the endpoint of a path and a method, and the values in the path.
 
-        The arguments are those of `werkzeug.routing.MapAdapter.match`. If the path does not match,
-        it raises
+        The arguments are those of `werkzeug.routing.MapAdapter.match`; with ``return_rule=True``,
+        the result has the rule instead of the endpoint. If the path does not match, it raises
 
-        - `RequestRedirect`, if the path is a route once it is clean, or with the other ending;
+        - `RequestRedirect`, if the path is a route after cleaning, or with a trailing slash added
+          or removed;
         - `errors.Unsupported`, a `MethodNotAllowed`, if the route does not take the method;
-        - the error of a malformed value, such as `errors.NameInvalid`, if that value is all that
-          keeps the path from matching;
+        - the error of a malformed value, such as `errors.NameInvalid`, if only that value keeps the
+          path from matching;
         - `errors.RouteUnknown`, for any other path under the API;
-        - what Werkzeug raises, for all other paths.
+        - Werkzeug's own errors, for all other paths.
         """
         path = self.path_info if path_info is None else path_info
         if websocket is None:
@@ -97,23 +102,22 @@ class RegistryMapAdapter(LateMapAdapter):
             if location is not None:
                 raise RequestRedirect(location)
         else:
-            rule, values = _ask(self, path, method, query_args, websocket)
+            rule, values = _match_by_werkzeug(self, path, method, query_args, websocket)
         return (rule if return_rule else rule.endpoint), values
 
     def _match_slowly(
         self, path: str, method: str, query_args: Mapping[str, Any] | str | None
     ) -> tuple[Rule, Mapping[str, Any], str | None]:
-        """Return the rule of a path, its values, and the location to redirect to, if it is another
-        form of a route's path.
+        """Return the rule of a path, its values, and the location if it must be redirected.
 
         This is the whole principle: the table first, then Werkzeug, then the table explains.
         """
         table, merges = self.map.table, self.map.merge_slashes
-        stripped = f"/{path.lstrip('/')}"  # Werkzeug matches this
+        stripped = f"/{path.lstrip('/')}"  # the form of the path that Werkzeug matches
         refusal: HTTPException | None = None
         try:
-            if not table.is_under_root(_merged(stripped) if merges else stripped):
-                return *_ask(self, path, method, query_args), None
+            if not table.is_under_root(_merge_slashes(stripped) if merges else stripped):
+                return *_match_by_werkzeug(self, path, method, query_args), None
             if self.map._below_root and not table.match(stripped, method):
                 return *self.map._below_root.match(self, path, method, query_args), None
         except HTTPException as error:
@@ -125,15 +129,15 @@ class RegistryMapAdapter(LateMapAdapter):
             rule, values = self.map._rules_of[id(meaning.route)], meaning.values
             if cleaned == given and (cleaned == meaning.path or not self.map.strict_slashes):
                 return rule, values, None
-            return rule, values, self._location(meaning.path, query_args)
+            return rule, values, self._build_location(meaning.path, query_args)
         if isinstance(meaning, Unsupported):
             more = getattr(refusal, "valid_methods", None) or ()
             meaning.valid_methods = sorted({*(meaning.valid_methods or ()), *more})
             raise meaning
         raise refusal or meaning or NotFound()
 
-    def _location(self, path: str, query_args: Mapping[str, Any] | str | None) -> str:
-        """Return the target of a redirect: a path with one leading slash, so it names no host."""
+    def _build_location(self, path: str, query_args: Mapping[str, Any] | str | None) -> str:
+        """Return a redirect's target: a path with one leading slash, so that it names no host."""
         if query_args is None:
             query_args = self.query_args or {}
         location = "/" + f"{self.script_name}{path.lstrip('/')}".lstrip("/")
@@ -142,26 +146,26 @@ class RegistryMapAdapter(LateMapAdapter):
         return f"{location}?{query}" if query else location
 
     def endpoints(self, path_info: str | None = None) -> dict[str | None, Any]:
-        """Return the endpoint that each method reaches at a path, after a redirect of the registry.
+        """Return the endpoint that each method reaches at a path, following the API's redirects.
 
         >>> adapter = RegistryMap().bind("registry.example.com")
         >>> adapter.endpoints("/v2/library/nginx/blobs/uploads")
         {'POST': 'blob-upload'}
 
-        The key `None` stands for any other method. The endpoint `None` stands for a redirect of one
+        The key `None` stands for any other method. The endpoint `None` stands for a redirect by one
         of your own rules.
 
-        :param path_info: the path; by default, that of the request.
+        :param path_info: the path; by default, the request's.
         """
         path = self.path_info if path_info is None else path_info
-        is_tables = not self.websocket and self.subdomain == self.map._subdomain
+        table_applies = not self.websocket and self.subdomain == self.map._subdomain
         methods = {method for rule in self.map.iter_rules() for method in rule.methods or ()}
         endpoints: dict[str | None, Any] = {}
         for method in [*sorted(methods), None]:
             try:
-                found: Any = is_tables and self.map.table.match(path, method or "--")
+                found: Any = table_applies and self.map.table.match(path, method or "--")
                 if not found:
-                    ask = self._match_slowly if is_tables else partial(_ask, self)
+                    ask = self._match_slowly if table_applies else partial(_match_by_werkzeug, self)
                     found = ask(path, method or "--", None)
                 endpoints[method] = found[0].endpoint
             except RequestRedirect:
@@ -179,11 +183,11 @@ class RegistryMapAdapter(LateMapAdapter):
         append_unknown: bool = True,
         url_scheme: str | None = None,
     ) -> str:
-        """Return the URL of `endpoint` with `values`, as `werkzeug.routing.MapAdapter.build`.
+        """Return the URL of `endpoint` with `values`, like `werkzeug.routing.MapAdapter.build`.
 
         Values that are not variables of the rule go into the query. Raises `ValueError`, which
         names the value and the rule it broke, if a value is malformed, and
-        `werkzeug.routing.BuildError` if no rule of the endpoint can be built from these values.
+        `werkzeug.routing.BuildError` if these values fit no rule of the endpoint.
         """
         if type(values) is dict and method is None and self.subdomain == self.map._subdomain:
             path = self.map.table.build(endpoint, values, self.default_method)
@@ -205,7 +209,7 @@ class RegistryMapAdapter(LateMapAdapter):
 
 
 class RouteNotBuilt(BuildError):
-    """A `werkzeug.routing.BuildError` that names the variables which the endpoint needs."""
+    """A `werkzeug.routing.BuildError` that names the variables that the endpoint needs."""
 
     def __init__(self, error: BuildError, variables: list[list[str]]) -> None:
         super().__init__(error.endpoint, error.values, error.method, error.adapter)
@@ -217,25 +221,27 @@ class RouteNotBuilt(BuildError):
         return f"endpoint {self.endpoint!r} takes {choices}, but was given {given}"
 
 
-def _ask(
+def _match_by_werkzeug(
     adapter: MapAdapter,
     path: str,
     method: str | None,
     query_args: Mapping[str, Any] | str | None,
     websocket: bool | None = False,
 ) -> tuple[Rule, Mapping[str, Any]]:
-    """Match as Werkzeug does, among all rules of the adapter's map."""
+    """Match as Werkzeug does, among all rules of the adapter's map.
+
+    If a converter or the target of an alias refuses a value, raise `NotFound`.
+    """
     try:
         return MapAdapter.match(adapter, path, method, True, query_args, websocket)
     except (ValueError, BuildError):
-        # A converter, or the target of an alias, does not accept a value.
         raise NotFound from None
 
 
-class _BelowRoot:
-    """Your own rules that begin with the root of the API: only these match there.
+class _RulesBelowRoot:
+    """The users' rules that begin with the root of the API. Only these match there.
 
-    They are copies in a map of their own, where no other rule can match, redirect or refuse.
+    They are copies in a separate map, where no other rule can match, redirect or refuse.
     """
 
     def __init__(self) -> None:
@@ -243,10 +249,10 @@ class _BelowRoot:
         self.originals: dict[int, Rule] = {}
 
     def add(self, whole: "RegistryMap", original: Rule, copied: Rule) -> None:
-        """Add a rule of the whole map, by a copy that was made before it was bound."""
-        self._follow(whole)
+        """Add a rule of the whole map. `copied` is a copy that was made before the map bound it."""
+        self._copy_settings(whole)
         self.originals[id(copied)] = original
-        self.map.add(_Bare(copied))
+        self.map.add(_SingleRule(copied))
 
     def match(
         self,
@@ -255,11 +261,14 @@ class _BelowRoot:
         method: str,
         query_args: Mapping[str, Any] | str | None,
     ) -> tuple[Rule, Mapping[str, Any]]:
-        self._follow(whole.map)
-        rule, values = _ask(_BelowRootAdapter(self.map, whole), path, method, query_args)
+        """Match `path` among these rules only, and return the original rule and the values."""
+        self._copy_settings(whole.map)
+        rule, values = _match_by_werkzeug(
+            _AdapterBelowRoot(self.map, whole), path, method, query_args
+        )
         return self.originals[id(rule)], values
 
-    def _follow(self, whole: "RegistryMap") -> None:
+    def _copy_settings(self, whole: "RegistryMap") -> None:
         self.map.converters = whole.converters
         self.map.default_subdomain = whole.default_subdomain
         self.map.strict_slashes = whole.strict_slashes
@@ -267,8 +276,8 @@ class _BelowRoot:
         self.map.redirect_defaults = whole.redirect_defaults
 
 
-class _Bare(RuleFactory):
-    """A rule alone, even if it is of a class whose `get_rules` yields more than the rule."""
+class _SingleRule(RuleFactory):
+    """A factory of one rule, even if the rule's own `get_rules` yields more."""
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
@@ -277,8 +286,11 @@ class _Bare(RuleFactory):
         yield self.rule
 
 
-class _BelowRootAdapter(MapAdapter):
-    """An adapter of `_BelowRoot`. For a rule's ``redirect_to``, it is as good as the whole one."""
+class _AdapterBelowRoot(MapAdapter):
+    """An adapter of `_RulesBelowRoot` whose `match` and `build` use the whole map.
+
+    Functions that are a rule's ``redirect_to`` call these.
+    """
 
     def __init__(self, url_map: Map, whole: RegistryMapAdapter) -> None:
         super().__init__(
@@ -300,8 +312,8 @@ class _BelowRootAdapter(MapAdapter):
         return self.whole.build(*args, **options)
 
 
-class _Watched(RuleFactory):
-    """The rules of another factory, while a map adds them."""
+class _WatchedRules(RuleFactory):
+    """A factory that yields another's rules, and notes those below the root of the API."""
 
     def __init__(self, rules: RuleFactory, url_map: "RegistryMap") -> None:
         self.rules, self.map = rules, url_map
@@ -309,8 +321,8 @@ class _Watched(RuleFactory):
     def get_rules(self, map: Map) -> Iterator[Rule]:
         for rule in self.rules.get_rules(map):
             copied = copy.copy(rule)  # `Rule.empty` would lose `websocket` and `merge_slashes`
-            yield rule  # now the map binds it, or raises an error
-            if self.map.table.is_under_root(_merged(rule.rule)):
+            yield rule  # the map binds it here, or raises an error
+            if self.map.table.is_under_root(_merge_slashes(rule.rule)):
                 self.map._add_below_root(rule, copied)
 
 
@@ -326,17 +338,17 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
     The endpoints are those of `RouteName`. The values are strings: ``name``; ``tag`` or ``digest``;
     ``uuid``, of an upload; ``extension``, ``component`` and ``module``.
 
-    Paths are redirected to their canonical form, as in Docker 1.5.0 (gorilla/mux with
-    ``StrictSlash(true)``). A missing or an extra slash at the end, ``//``, ``.`` and ``..`` get a
-    308 to the route that is meant, for every method that the route takes. The ``Location`` is a
-    path: it never names a host.
+    The map redirects paths to their canonical form, as Docker 1.5.0 does (gorilla/mux with
+    ``StrictSlash(true)``). A missing or extra trailing slash, ``//``, ``.`` and ``..`` get a 308 to
+    the intended route, for every method that the route takes. The ``Location`` is a path: it never
+    names a host.
 
     >>> adapter.match("/v2//library/nginx/tags/list/", "GET")
     Traceback (most recent call last):
         ...
     werkzeug.routing.exceptions.RequestRedirect: 308 Permanent Redirect: /v2/library/nginx/tags/list
 
-    A malformed value is neither matched nor built. The error says what is wrong with it:
+    The map neither matches nor builds a malformed value. The error names the value and the rule:
 
     >>> adapter.match("/v2/Nginx/tags/list", "GET")
     Traceback (most recent call last):
@@ -353,28 +365,32 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
 
     You can add your own rules, as to any map:
 
-    - The registry always answers for the path and method of a route. Your rule for the same path
-      and method is accepted, but never matches. For another method it does.
-    - Under ``/v2``, only rules that begin with ``/v2`` match, redirect or refuse: nothing of a
-      catch-all such as ``/<path:page>`` shows there.
-    - If you add the routes a second time, as by ``Submount("/mirror", [RegistryRules()])``, these
-      treat slashes and errors as Werkzeug does.
+    - The registry always answers for the path and method of a route. You may add a rule for the
+      same path and method, but it never matches. For another method it does.
+    - Under ``/v2``, only rules that begin with ``/v2`` match, redirect or refuse: a catch-all such
+      as ``/<path:page>`` never answers there.
+    - If you add the routes a second time, as with ``Submount("/mirror", [RegistryRules()])``, the
+      second ones treat slashes and errors as Werkzeug does.
     - With ``host_matching``, at a subdomain other than the default one, and for a WebSocket, only
       Werkzeug matches.
 
-    >>> beside = RegistryMap(rules=[Rule("/v2/token", endpoint="token"), Rule("/<path:page>")])
-    >>> beside.bind("registry.example.com").match("/v2/token")
+    >>> routes = RegistryMap(rules=[Rule("/v2/token", endpoint="token"), Rule("/<path:page>")])
+    >>> routes.bind("registry.example.com").match("/v2/token")
     ('token', {})
 
     :param rules: your own rules.
-    :param dialect: the route table: `OCI_1_1`, `DOCKER_1_5`, a subset of one, or your own.
+    :param dialect: the route table, which is `OCI_1_1`, `DOCKER_1_5`, a subset of these, or your
+        own.
     :param prefix: a path before every route of the registry, such as ``/registry``, without
-        variables. Raises `ValueError` for any other.
-    :param strict_slashes: whether a path with a missing or an extra trailing slash is redirected;
-        if `False`, it is served. If you change the attribute later, this affects the routes of the
-        registry at once, and only those of your own rules that you add afterwards.
+        variables. Any other prefix raises `ValueError`.
+    :param strict_slashes: whether to redirect a path with a missing or extra trailing slash. If
+        `False`, the map matches it. A later change of the attribute affects the registry's routes
+        at once, but of your own rules only those that you add afterwards.
     :param converters: converters for your own rules, in addition to those of the dialect.
     :param options: any other options of a `werkzeug.routing.Map`.
+
+    - `table`: the registry's routes as a `RouteTable`, without your own rules.
+    - `dialect`: the table's dialect.
     """
 
     adapter_class = RegistryMapAdapter
@@ -393,21 +409,20 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
             raise TypeError(f"rules is {rules!r}: write RegistryMap(dialect=…) for a dialect")
         if isinstance(rules, str | RuleFactory):
             raise TypeError(f"rules is {rules!r}: write a list of rules, such as [Rule(…)]")
-        registry_rules = RegistryRules(dialect)  # it refuses what is not a dialect
+        registry_rules = RegistryRules(dialect)  # raises an error if it is not a dialect
         self.table: RouteTable = RouteTable(dialect, prefix)
-        """What a path means to the registry."""
-        self._below_root: _BelowRoot | None = None
+        self._below_root: _RulesBelowRoot | None = None
         super().__init__(
             strict_slashes=strict_slashes,
             converters={**dialect.converters, **(converters or {})},
             **options,
         )
-        # The subdomain at which the table applies. If hosts are matched, or if the subdomain is a
-        # variable, this is an object that equals no subdomain.
+        # The subdomain at which the table applies. With host matching, or if the subdomain is a
+        # variable, there is none: then this is an object that equals no subdomain.
         self._subdomain: object = self.default_subdomain
         if self.host_matching or "<" in (self.default_subdomain or ""):
             self._subdomain = object()
-        #: The rule of each route, by the id of the route, whose hash would take longer.
+        # The rule of each route, by the route's id, because hashing a route would take longer.
         self._rules_of: dict[int, Rule] = {}
         bound = Submount(prefix, [registry_rules]).get_rules(self)
         for route, rule in zip(dialect.routes, bound, strict=True):
@@ -422,20 +437,20 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
         return self.table.dialect
 
     def add(self, rulefactory: RuleFactory) -> None:
-        """Add your own rules, as `werkzeug.routing.Map.add` does."""
+        """Add your own rules, like `werkzeug.routing.Map.add`."""
         if not hasattr(rulefactory, "get_rules"):
             raise TypeError(f"rule {rulefactory!r} is not a Rule: write Rule(…, endpoint=…)")
-        super().add(_Watched(rulefactory, self))
+        super().add(_WatchedRules(rulefactory, self))
 
     def _add_below_root(self, original: Rule, copied: Rule) -> None:
-        below_root = self._below_root or _BelowRoot()
+        below_root = self._below_root or _RulesBelowRoot()
         below_root.add(self, original, copied)
         self._below_root = below_root
 
 
-def _merged(path: str) -> str:
+def _merge_slashes(path: str) -> str:
     return re.sub("/{2,}", "/", path) if "//" in path else path
 
 
-#: The routes of `OCI_1_1`, ready-made.
 url_map: RegistryMap = RegistryMap()
+"""A ready-made map of `OCI_1_1`."""

@@ -9,18 +9,19 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from .errors import PaginationNumberInvalid
 from .headers import field_lines, unescape
-from .urls import resolved
+from .urls import resolve
+
+__all__ = ["next_link", "paginate", "parse_next_link", "parse_next_query", "parse_page"]
 
 Thing = TypeVar("Thing")
 
 
 def parse_page(args: Mapping[str, str]) -> tuple[int | None, str | None]:
-    """``n`` and ``last`` of a request's query: how many results it wants, and after which one.
+    """Return ``n`` and ``last`` of a query: the number of results, and the name before the first.
 
-    (distribution-spec 1.1, "Listing Tags".)
-
-    Each is `None` if it is not given. Raises `PaginationNumberInvalid` for an ``n`` that is not a
-    whole number, 0 or more. A number of more than 18 digits counts as 10**18: no list is longer.
+    (distribution-spec 1.1, "Listing Tags".) Each is `None` if it is missing. Raises
+    `PaginationNumberInvalid` for an ``n`` that is not a whole number, 0 or more. A number of more
+    than 18 digits is capped at 10**18.
 
     >>> parse_page({"n": "100", "last": "1.27"})
     (100, '1.27')
@@ -35,10 +36,10 @@ def parse_page(args: Mapping[str, str]) -> tuple[int | None, str | None]:
 
 
 def paginate(names: Iterable[Thing], n: int | None) -> tuple[list[Thing], bool]:
-    """Return the first `n` names, or all for `None`; and whether to link to a next page.
+    """Return the first `n` names, or all for `None`, and whether to link to a next page.
 
-    The names are those after ``last``, in the order of the list; only one more than `n` is taken
-    from an iterator. A page of no names links to none. Raises `ValueError` for an `n` below 0.
+    The names are those after ``last``, in the order of the list. The function takes at most `n` + 1
+    names from an iterator. An empty page has no next page. Raises `ValueError` for an `n` below 0.
 
     >>> paginate(["a", "b", "c"], 2), paginate(["c"], 2)
     ((['a', 'b'], True), (['c'], False))
@@ -51,10 +52,10 @@ def paginate(names: Iterable[Thing], n: int | None) -> tuple[list[Thing], bool]:
 
 
 def next_link(url: str) -> str:
-    """The ``Link`` header (RFC 8288) to a next page, at `url`.
+    """Return the ``Link`` header (RFC 8288) to a next page, at `url`.
 
-    Characters that a URL cannot have are percent-encoded (RFC 3986), so nothing in `url` can end
-    the link or the header.
+    Characters that a URL cannot have are percent-encoded (RFC 3986), so that `url` cannot inject
+    header syntax.
 
     >>> next_link("/v2/a/tags/list?n=2&last=c")
     '</v2/a/tags/list?n=2&last=c>; rel="next"'
@@ -64,7 +65,7 @@ def next_link(url: str) -> str:
     return f'<{quote(url, safe=_URL_CHARACTERS)}>; rel="next"'
 
 
-_URL_CHARACTERS = "%:/?#[]@!$&'()*+,;="  # and the unreserved ones, which quote() always keeps
+_URL_CHARACTERS = "%:/?#[]@!$&'()*+,;="  # quote() always keeps the unreserved ones
 
 _TARGET = re.compile("[ \t,]*+<([^>]*+)>")
 _PARAMETER = re.compile(
@@ -75,19 +76,20 @@ _PARAMETER = re.compile(
 
 
 def parse_next_link(request_url: object, header: str | Iterable[str] | None) -> str | None:
-    """The URL of the next page, from a response's ``Link`` header (RFC 8288); `None` without one.
+    """Return the URL of the next page, from a response's ``Link`` header (RFC 8288); or `None`.
 
-    `request_url` is the URL that was requested, a string or an object whose `str()` is one: a link
-    may be relative to it. `header` may be a list of several lines. A link with an ``anchor`` does
-    not count, because it is not about this page.
+    `request_url` is the requested URL, a string or an object whose `str()` is a URL: a link may be
+    relative to it. `header` may be a list of lines. A link with an ``anchor`` is ignored, because
+    it is not about this page.
 
     >>> parse_next_link("https://registry.example.com/v2/a/tags/list", '</next?n=2>; rel="next"')
     'https://registry.example.com/next?n=2'
 
     The link may lead to another host, and there from https to http: do not send the registry's
-    credentials there. A link that is no URL of ``http`` or ``https`` is no next page.
+    credentials there. A link that is not a URL of ``http`` or ``https`` is ignored. Raises
+    `ValueError` for a malformed `request_url`.
     """
-    resolved(request_url, "")  # which checks it
+    resolve(request_url, "")  # raises an error if it is malformed
     for line in field_lines(header):
         position = 0
         while target := _TARGET.match(line, position):
@@ -97,12 +99,12 @@ def parse_next_link(request_url: object, header: str | Iterable[str] | None) -> 
                 position = parameter.end()
                 name, quoted, plain = parameter.groups()
                 value = (plain or "") if quoted is None else unescape(quoted)
-                # If it is there twice, the first counts (RFC 8288, section 3.3).
+                # Of repeated parameters, the first counts (RFC 8288, section 3.3).
                 parameters.setdefault(name.lower(), value)
             relations = parameters.get("rel", "").lower().split()
             if "next" in relations and "anchor" not in parameters:
                 with suppress(ValueError):
-                    return resolved(request_url, target[1]).geturl()
+                    return resolve(request_url, target[1]).geturl()
     return None
 
 
@@ -126,9 +128,9 @@ def parse_next_query(
     The arguments are those of `parse_next_link`. The query is empty if there is no next page, and
     if the link has the query of `request_url`, because that page would follow itself for ever.
     """
-    query = _query_of(parse_next_link(request_url, header) or "")
-    return {} if query == _query_of(str(request_url)) else query
+    query = _parse_query(parse_next_link(request_url, header) or "")
+    return {} if query == _parse_query(str(request_url)) else query
 
 
-def _query_of(url: str) -> dict[str, list[str]]:
+def _parse_query(url: str) -> dict[str, list[str]]:
     return parse_qs(urlsplit(url).query, keep_blank_values=True)

@@ -1,4 +1,4 @@
-"""The public names. `registry_routes` imports them when one of them is first used."""
+"""The public names, which `registry_routes` imports on first use."""
 
 from . import challenges, digests, errors, grammar, headers, paging, responses, scopes
 from .app import RegistryApp, RegistryRequest

@@ -12,6 +12,8 @@ import pytest
 if TYPE_CHECKING:
     from .testing import ServedRegistry
 
+__all__ = ["oci_registry"]
+
 
 _passed = pytest.StashKey[bool]()
 
@@ -29,7 +31,7 @@ def pytest_runtest_makereport(
 def oci_registry(request: pytest.FixtureRequest) -> Iterator["ServedRegistry"]:
     """A container registry, empty and in memory, on its own port until the test ends.
 
-    A test fails if it passes, but has planned faults for requests that never came.
+    A test that passes fails after all if requests never met some of its planned faults.
 
     See `registry_routes.testing.ServedRegistry`.
     """

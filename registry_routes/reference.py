@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from .digests import check_algorithm
-from .grammar import DIGEST, DOMAIN, NAME, TAG, shortened
+from .grammar import DIGEST, DOMAIN, NAME, TAG, shorten
 from .scopes import Scope
+
+__all__ = ["Reference"]
 
 _DOCKER_HUB = "docker.io"
 _OFFICIAL = "library/"
@@ -28,28 +30,25 @@ class Reference:
         ...
     ValueError: repository name 'Foo' must be lowercase
 
-    The grammar and the defaults are those of ``distribution/reference`` (0.6.0,
-    ``ParseNormalizedNamed``), which Docker uses. A reference without a tag is not given one.
+    - `domain`: the registry: its host, and its port if the reference has one; ``docker.io`` by
+      default. It is empty if the first component looks like a domain but can only be part of a
+      name, as in ``a_b.com/app``: ``distribution/reference`` then takes the whole text for a name.
+    - `name`: the repository name, at most 255 characters: ``library/nginx``.
+    - `tag`: the tag, or `None`.
+    - `digest`: the digest, with an algorithm that OCI image-spec 1.1 registers; or `None`.
 
-    A reference can also be made from its parts, if its text parses to these parts again. Otherwise
-    a `ValueError` names the part and the rule it broke. `dataclasses.replace` gives the same
-    repository with another tag or digest.
+    The grammar and the defaults are those of ``distribution/reference`` (0.6.0,
+    ``ParseNormalizedNamed``), which Docker uses. A reference without a tag does not get any.
+
+    The constructor takes the parts of a reference, if its text parses to the same parts. Otherwise
+    it raises `ValueError`, which names the part and the rule it broke. `dataclasses.replace`
+    returns the same repository with another tag or digest.
     """
 
     domain: str
-    """The registry: its host, and its port if the reference has one; ``docker.io`` by default.
-
-    It is empty if the first component looks like a domain but can only be part of a name, as in
-    ``a_b.com/app``: ``distribution/reference`` then takes the whole text for a name."""
-
     name: str
-    """The repository name, at most 255 characters: ``library/nginx``."""
-
     tag: str | None = None
-    """The tag, or `None`."""
-
     digest: str | None = None
-    """The digest, whose algorithm is one that OCI image-spec 1.1 registers; or `None`."""
 
     def __post_init__(self) -> None:
         checked = (
@@ -60,27 +59,27 @@ class Reference:
         )
         domain, name, _, digest = checked
         if len(name) > 255:
-            raise ValueError(f"{NAME.kind} {shortened(name)} must have at most 255 characters")
+            raise ValueError(f"{NAME.kind} {shorten(name)} must have at most 255 characters")
         if digest is not None:
             check_algorithm(digest.partition(":")[0])
         for field, value in zip(("domain", "name", "tag", "digest"), checked, strict=True):
-            object.__setattr__(self, field, value)  # a plain string, even if an enum was given
-        parsed = _parts(str(self))
+            object.__setattr__(self, field, value)  # a plain `str`, even for a member of an enum
+        parsed = _split(str(self))
         if parsed != checked:
             raise ValueError(
-                f"reference {shortened(str(self))} must have the domain {shortened(parsed[0])} and "
-                f"the repository name {shortened(parsed[1])}, not {shortened(domain)} and "
-                f"{shortened(name)}"
+                f"reference {shorten(str(self))} means the domain {shorten(parsed[0])} and "
+                f"the repository name {shorten(parsed[1])}, not {shorten(domain)} and "
+                f"{shorten(name)}"
             )
 
     @classmethod
     def parse(cls, text: str, *, default_domain: str = _DOCKER_HUB) -> Self:
-        """Read a reference, in its short or its full form.
+        """Parse a reference, in its short or its full form.
 
-        The first component is the domain if a ``/`` follows it and it is ``localhost`` or has a
-        ``.``, a ``:`` or an upper-case letter. Raises `ValueError`, which names the malformed part
-        and the rule it broke. 64 hexadecimal digits alone are refused: Docker takes them for the
-        ID of an image.
+        The first component is the domain if a ``/`` follows it and it is ``localhost`` or contains
+        a ``.``, a ``:`` or an upper-case letter. Raises `ValueError`, which names the malformed
+        part and the rule it broke. It refuses 64 hexadecimal digits alone, which Docker takes for
+        the ID of an image.
 
         >>> Reference.parse("index.docker.io/org/app")
         Reference(domain='docker.io', name='org/app', tag=None, digest=None)
@@ -96,37 +95,37 @@ class Reference:
         """
         if not isinstance(text, str):
             kind = type(text).__name__
-            raise ValueError(f"reference {shortened(text)} must be a string, not {kind}")
+            raise ValueError(f"reference {shorten(text)} must be a string, not {kind}")
         if scheme := re.match("([a-z][a-z0-9+.-]*:)//", text):
-            raise ValueError(f"domain {shortened(scheme[1])} must not be the scheme of a URL")
+            raise ValueError(f"domain {shorten(scheme[1])} must not be the scheme of a URL")
         if re.fullmatch("[a-f0-9]{64}", text):
-            raise ValueError(f"reference {text!r} must not be 64 hexadecimal digits, an image ID")
-        return cls(*_parts(str.__str__(text), DOMAIN.check(default_domain)))
+            raise ValueError(f"reference {text!r} is 64 hexadecimal digits, which mean an image ID")
+        return cls(*_split(str.__str__(text), DOMAIN.check(default_domain)))
 
     def __str__(self) -> str:
-        """The full form, with the domain."""
-        return self._with_tag_and_digest(f"{self.domain}/{self.name}" if self.domain else self.name)
+        """Return the full form, with the domain."""
+        return self._add_tag_and_digest(f"{self.domain}/{self.name}" if self.domain else self.name)
 
     def familiar(self) -> str:
-        """The short form that Docker shows to its users, without ``docker.io`` and ``library``.
+        """Return the short form that Docker shows, without ``docker.io`` and ``library``.
 
         >>> Reference.parse("ghcr.io/org/app").familiar()
         'ghcr.io/org/app'
         >>> Reference.parse("docker.io/org/app:v1").familiar()
         'org/app:v1'
 
-        It is for people to read; programs should keep the full form. As in
-        ``distribution/reference``, two kinds of short form do not parse to the same reference
-        again: ``docker.io/a.b/app`` becomes ``a.b/app``, which is at the registry ``a.b``; and 64
-        hexadecimal digits lose their ``library`` too, after which they are refused.
+        It is for people; programs should keep the full form. As in ``distribution/reference``, two
+        kinds of short form do not parse to the same reference again: ``docker.io/a.b/app`` becomes
+        ``a.b/app``, which is at the registry ``a.b``; and a name of 64 hexadecimal digits loses its
+        ``library`` too, after which `parse` refuses it.
         """
         if self.domain != _DOCKER_HUB:
             return str(self)
         official = self.name.removeprefix(_OFFICIAL)
-        return self._with_tag_and_digest(self.name if "/" in official else official)
+        return self._add_tag_and_digest(self.name if "/" in official else official)
 
     def reference(self) -> str:
-        """Return what the manifest's URL ends with: the digest, else the tag, else ``latest``."""
+        """Return the end of the manifest's URL: the digest, else the tag, else ``latest``."""
         return self.digest or self.tag or "latest"
 
     def scope(self, *actions: str) -> Scope:
@@ -138,7 +137,7 @@ class Reference:
         return Scope("repository", self.name, actions)
 
     def root(self, scheme: str = "https") -> str:
-        """The URL of the registry, for `URLBuilder`.
+        """Return the URL of the registry, for `URLBuilder`.
 
         Docker Hub's API is at ``registry-1.docker.io``. Raises `ValueError` for a `scheme` that is
         not ``http`` or ``https``, and for a reference without a domain.
@@ -147,19 +146,19 @@ class Reference:
         'http://localhost:5000'
         """
         if scheme not in ("http", "https"):
-            raise ValueError(f"scheme {shortened(scheme)} must be 'http' or 'https'")
-        # Without a domain, the name starts with what looks like one: the error names that.
+            raise ValueError(f"scheme {shorten(scheme)} must be 'http' or 'https'")
+        # Without a domain, the name starts with a malformed one, which the error names.
         domain = DOMAIN.check(self.domain or self.name.partition("/")[0])
         return f"{scheme}://{'registry-1.docker.io' if domain == _DOCKER_HUB else domain}"
 
-    def _with_tag_and_digest(self, name: str) -> str:
+    def _add_tag_and_digest(self, name: str) -> str:
         tag = "" if self.tag is None else f":{self.tag}"
         digest = "" if self.digest is None else f"@{self.digest}"
         return f"{name}{tag}{digest}"
 
 
-def _parts(text: str, default_domain: str = _DOCKER_HUB) -> tuple[str, str, str | None, str | None]:
-    """The parts of a reference, with Docker's defaults, well-formed or not."""
+def _split(text: str, default_domain: str = _DOCKER_HUB) -> tuple[str, str, str | None, str | None]:
+    """Split a reference into its parts, with Docker's defaults, without checking them."""
     named, at, digest = text.partition("@")
     domain, slash, rest = named.partition("/")
     if not slash or not (domain == "localhost" or re.search("[.:A-Z]", domain)):

@@ -1,8 +1,8 @@
 """The route table: every URL of the registry API, as data, in two dialects.
 
 `OCI_1_1` is the OCI distribution-spec 1.1, with Docker's catalog. `DOCKER_1_5` is the router of
-Docker 1.5.0, tested against its recorded answers: six routes, any method, and names of two to five
-components.
+Docker 1.5.0, tested against recorded answers of the original. It has six routes, takes any method,
+and needs names of two to five components.
 
 `OCI_1_1` also accepts names with any number of components, and with ``__`` and ``--`` in them;
 manifests by digest; referrers, the catalog and extensions.
@@ -15,8 +15,8 @@ Both differ from the original in these ways:
 - Redirects are 308. The original's 301 turns a client's POST into a GET.
 - Errors under ``/v2/`` are the registry's JSON. The original sends plain text, which clients do not
   read.
-- A path with both ``//`` and an extra slash at the end is redirected once, not twice.
-- `build` keeps the path that the API is mounted under. The original's URL builder loses it.
+- A path with both ``//`` and an extra trailing slash is redirected once, not twice.
+- URLs contain the path that the API is mounted under. The original's URL builder loses it.
 """
 
 import re
@@ -31,9 +31,11 @@ from werkzeug.routing import BaseConverter, Map, Rule, RuleFactory
 
 from .converters import CONVERTERS, DOCKER_CONVERTERS, GrammarConverter
 
+__all__ = ["DIALECTS", "DOCKER_1_5", "OCI_1_1", "Dialect", "RegistryRules", "Route", "RouteName"]
+
 
 class RouteName(StrEnum):
-    """The endpoints, under the original's names (Docker 1.5.0, ``registry/v2/routes.go``).
+    """The endpoints, named as in the original (Docker 1.5.0, ``registry/v2/routes.go``).
 
     Each is a string, so a map's endpoints compare equal to them:
 
@@ -58,26 +60,22 @@ class Route:
 
     >>> [(route.endpoint, route.methods) for route in OCI_1_1.routes if "tags" in route.path]
     [('tags', ('GET',))]
+
+    - `name`: the endpoint: a `RouteName`, or any other name in your own dialect.
+    - `path`: the rule, as `werkzeug.routing.Rule` writes it.
+    - `methods`: the methods that the route takes, or `None` for any method. GET implies HEAD,
+      unless another route of the same path lists HEAD; see `Dialect.methods`.
+    - `spec`: the ids of the endpoint in the distribution-spec, or the document that it comes from.
+    - `doc`: what the endpoint is for, in a sentence.
+    - `endpoint`: the name as a plain string, which is what a match returns.
     """
 
     name: str
-    """The endpoint: a `RouteName`, or any other name in your own dialect."""
-
     path: str
-    """The rule, as `werkzeug.routing.Rule` writes it."""
-
     methods: tuple[str, ...] | None
-    """The methods that it takes, or `None` for any method. GET implies HEAD, unless another route
-    of the same path lists HEAD; see `Dialect.methods`."""
-
     spec: str = ""
-    """The ids of its endpoints in the distribution-spec, or the document that it comes from."""
-
     doc: str = ""
-    """What it is for, in a sentence."""
-
     endpoint: str = field(init=False, repr=False, compare=False)
-    """The endpoint as a plain string, which is what a match returns."""
 
     def __post_init__(self) -> None:
         if isinstance(self.methods, str):
@@ -87,7 +85,7 @@ class Route:
         object.__setattr__(self, "endpoint", str(self.name))
 
     def pieces(self) -> list[tuple[str, str, str]]:
-        """Return the path in pieces: each is a text, or the names of a converter and a variable.
+        """Return the path in pieces: literal text, or the names of a converter and a variable.
 
         >>> Route(RouteName.TAGS, "/v2/<repository:name>/tags/list", ("GET",)).pieces()
         [('/v2/', '', ''), ('', 'repository', 'name'), ('/tags/list', '', '')]
@@ -97,19 +95,26 @@ class Route:
 
 @dataclass(frozen=True, eq=False)
 class Dialect:
-    """A route table, and the converters that its rules use.
+    """A route table, and the converters that its paths use.
 
-    Any dialect that can be made is matched, explained, redirected and built exactly:
+    These rules hold for every dialect that the constructor accepts:
 
     - A variable right after the root may contain slashes, as a repository name does. Each other
       variable is one path segment, whatever its grammar allows.
     - Routes may share a path, with or without a trailing slash, if no method is in two of them: an
       endpoint for each method. GET implies HEAD, unless another route of that path lists HEAD.
     - If a path fits several routes that take its method, the route with the most literal segments
-      has it, and among these the first.
+      wins, and among these the first.
 
     >>> OCI_1_1, OCI_1_1.root
     (Dialect(name='oci-1.1'), '/v2')
+
+    - `name`: the dialect's name, such as ``oci-1.1``.
+    - `routes`: the routes, in the order that decides between equally specific ones.
+    - `converters`: the converter of each kind of value, by the name that the paths use.
+    - `left_out`: routes of the API that this dialect does not have. Paths of these routes get a
+      plain 404, rather than an error about another route.
+    - `root`: the path above all routes, with those left out, without a trailing slash: ``/v2``.
 
     Raises `ValueError`, which names the route, for a route that cannot work: if a converter is not
     a `GrammarConverter` or changes the value, if something other than a slash follows a variable,
@@ -121,25 +126,21 @@ class Dialect:
     converters: Mapping[str, type[GrammarConverter]] = field(repr=False)
 
     left_out: tuple[Route, ...] = field(default=(), repr=False)
-    """Routes of the API that this dialect does not have. Paths of these routes get a plain 404,
-    rather than an error about another route."""
-
     root: str = field(init=False, repr=False)
-    """The path above all its routes, and those left out; without a trailing slash."""
 
     def __post_init__(self) -> None:
         if not self.routes:
             raise ValueError(f"dialect {self.name!r} has no route")
         routes = (*self.routes, *self.left_out)
         for i, route in enumerate(routes):
-            # The root of the routes so far, so that the error names the route that cannot join.
+            # The root of the routes so far, so that the error names the first that does not fit.
             object.__setattr__(self, "root", self._find_root(routes[: i + 1]))
-            fault = self._fault_of(route) or self._conflict_of(route, routes[:i])
+            fault = self._find_fault(route) or self._find_conflict(route, routes[:i])
             if fault:
                 raise ValueError(f"route {route.path!r}: {fault}")
 
     def _find_root(self, routes: Iterable[Route]) -> str:
-        """Return what comes before the first repository name; without one, the common folder."""
+        """Return the path before the first repository name; without a name, the common folder."""
         folders = []
         for route in routes:
             start, *variable = re.split("[<:>]", route.path, maxsplit=2)
@@ -155,8 +156,8 @@ class Dialect:
     def _is_under_root(self, route: Route) -> bool:
         return f"{route.path}/".startswith(f"{self.root}/")
 
-    def _fault_of(self, route: Route) -> str | None:
-        """Return why no table can have this route."""
+    def _find_fault(self, route: Route) -> str | None:
+        """Return the reason that no table can have this route; or `None`."""
         pieces = route.pieces()
         if route.path != "".join(text or f"<{kind}:{name}>" for text, kind, name in pieces):
             return "a variable is written '<converter:variable>'"
@@ -173,14 +174,14 @@ class Dialect:
             if names.count(name) > 1:
                 return f"the variable {name!r} is used twice"
         for _, kind, name in pieces:
-            if kind and (fault := self._fault_of_converter(kind)):
+            if kind and (fault := self._find_fault_of_converter(kind)):
                 return fault
-            if kind and name != name_and_tail(self, route)[0] and self._may_have_slashes(kind):
+            if kind and name != split_name(self, route)[0] and self._may_have_slashes(kind):
                 what = self.converters[kind].grammar.kind
                 return f"a {what} may contain '/', so it must come right after '{self.root}/'"
-        return self._fault_of_example(route)
+        return self._find_fault_of_example(route)
 
-    def _fault_of_converter(self, kind: str) -> str | None:
+    def _find_fault_of_converter(self, kind: str) -> str | None:
         converter = self.converters.get(kind)
         if not (isinstance(converter, type) and issubclass(converter, GrammarConverter)):
             return f"the dialect has no GrammarConverter named {kind!r}"
@@ -201,25 +202,25 @@ class Dialect:
             return f"the pattern of {kind!r} matches {rooted!r}: two slashes would begin a path"
         return None
 
-    def _fault_of_example(self, route: Route) -> str | None:
+    def _find_fault_of_example(self, route: Route) -> str | None:
         values = {name: kind.grammar.example for name, kind in self.variables(route).items()}
         path = "".join(text or values[name] for text, _, name in route.pieces())
-        found = re.fullmatch(self._regex(route), path)
+        found = re.fullmatch(self._write_regex(route), path)
         if found is None or found.groupdict() != values:
             return (
                 f"it does not match {path!r}, which is made of the examples of its grammars: a "
-                "pattern takes what follows the value, or its example contains '/'"
+                "pattern takes text that follows the value, or its example contains '/'"
             )
         return None
 
-    def _conflict_of(self, route: Route, earlier: Iterable[Route]) -> str | None:
-        """Return why this route cannot stand next to earlier ones."""
+    def _find_conflict(self, route: Route, earlier: Iterable[Route]) -> str | None:
+        """Return the reason that this route cannot stand next to earlier ones; or `None`."""
         for other in earlier:
             if not self._is_under_root(other):
                 return f"its root is {self.root!r}, and {other.path!r} is not under it"
-            if other in self.left_out or _shape(other) != _shape(route):
+            if other in self.left_out or _shape_of(other) != _shape_of(route):
                 continue
-            both = _listed(route) & _listed(other)
+            both = _list_methods(route) & _list_methods(other)
             if route.methods is None or other.methods is None or both:
                 method = min(both, default="any method")
                 return f"{other.path!r} is the same path, and both take {method}"
@@ -228,19 +229,21 @@ class Dialect:
     def methods(self, route: Route) -> frozenset[str] | None:
         """Return the methods that a route takes; `None` for any method.
 
-        HEAD is one of them if GET is, unless another route of the same path lists HEAD.
+        If GET is among them, so is HEAD, unless another route of the same path lists HEAD.
 
         >>> sorted(OCI_1_1.methods(OCI_1_1.routes[0]))
         ['GET', 'HEAD']
         """
         if route.methods is None:
             return None
-        siblings = [other for other in self.routes if _shape(other) == _shape(route)]
-        has_head = any("HEAD" in _listed(other) for other in siblings)
-        return _listed(route) | ({"HEAD"} if "GET" in _listed(route) and not has_head else set())
+        siblings = [other for other in self.routes if _shape_of(other) == _shape_of(route)]
+        has_head = any("HEAD" in _list_methods(other) for other in siblings)
+        return _list_methods(route) | (
+            {"HEAD"} if "GET" in _list_methods(route) and not has_head else set()
+        )
 
     def variables(self, route: Route) -> dict[str, type[GrammarConverter]]:
-        """Return the variables of a route, in order, each with its converter.
+        """Return the converter of each variable of a route, in the order of the path.
 
         >>> list(OCI_1_1.variables(OCI_1_1.routes[1]))
         ['name', 'digest']
@@ -250,18 +253,18 @@ class Dialect:
     def subset(self, *endpoints: str, methods: Iterable[str] | None = None) -> "Dialect":
         """Return a dialect with only some of these routes, for a registry that serves less.
 
-        A map of it refuses the rest: 404 for an endpoint that is left out, and 405 for a method,
-        with the methods that are left in ``Allow``, even if there are none.
+        A map of the result refuses the rest: 404 for an endpoint that was left out, and 405 for a
+        method, with the remaining methods in ``Allow``, even if none remain.
 
         >>> read_only = OCI_1_1.subset("base", "manifest", "blob", methods=["GET"])
         >>> [(route.endpoint, route.methods) for route in read_only.routes]
         [('base', ('GET',)), ('manifest', ('GET',)), ('manifest', ('GET',)), ('blob', ('GET',))]
 
-        :param endpoints: the endpoints to keep; all of them if none is given.
-        :param methods: the methods to keep, as an iterable of strings; all of them if it is `None`.
-            GET implies HEAD.
+        :param endpoints: the endpoints to keep; by default all of them.
+        :param methods: the methods to keep, an iterable of strings; by default all of them. GET
+            implies HEAD.
 
-        Raises `ValueError` for an endpoint or a method that no route has, and if nothing is left.
+        Raises `ValueError` for an endpoint or a method that no route has, and if no method is left.
         """
         known = {route.endpoint for route in self.routes}
         for endpoint in endpoints:
@@ -270,17 +273,20 @@ class Dialect:
                     f"endpoint {endpoint!r} is not a string: write subset('tags', 'blob')"
                 )
             if endpoint not in known:
-                raise ValueError(f"endpoint {endpoint!r} is none of {', '.join(sorted(known))}")
+                raise ValueError(
+                    f"endpoint {endpoint!r} is not in the dialect, which has "
+                    f"{', '.join(sorted(known))}"
+                )
         kept = [route for route in self.routes if route.endpoint in (endpoints or known)]
         left_out = [route for route in self.routes if route not in kept]
         if methods is not None:
-            kept = self._limited(kept, methods)
+            kept = self._limit_methods(kept, methods)
         return Dialect(
             f"{self.name}-subset", tuple(kept), self.converters, (*self.left_out, *left_out)
         )
 
-    def _limited(self, routes: Iterable[Route], methods: Iterable[str]) -> list[Route]:
-        """Return `routes`, with only these of their methods."""
+    def _limit_methods(self, routes: Iterable[Route], methods: Iterable[str]) -> list[Route]:
+        """Return `routes` with only those of their methods that are in `methods`."""
         if isinstance(methods, str):
             raise TypeError(f"methods is the string {methods!r}: write [{methods!r}]")
         wanted = [method.upper() for method in methods]
@@ -290,7 +296,7 @@ class Dialect:
         limited = []
         for route in routes:
             left = [method for method in wanted if self._takes(route, method)]
-            if "GET" in wanted and "HEAD" not in wanted and "HEAD" in _listed(route):
+            if "GET" in wanted and "HEAD" not in wanted and "HEAD" in _list_methods(route):
                 left.append("HEAD")
             limited.append(replace(route, methods=tuple(left)))
         if not any(route.methods for route in limited):
@@ -302,9 +308,9 @@ class Dialect:
         return taken is None or method in taken
 
     def regex(self, route: Route) -> re.Pattern[str]:
-        """Return a regular expression for the path of a route, percent-decoded, without a prefix.
+        """Return a regular expression for the percent-decoded path of a route, without a prefix.
 
-        Use it with `re.Pattern.fullmatch`. Its groups have the names of the variables.
+        Use it with `re.Pattern.fullmatch`. Its groups are named after the variables.
 
         >>> [tags] = [route for route in OCI_1_1.routes if route.name == "tags"]
         >>> OCI_1_1.regex(tags).fullmatch("/v2/library/nginx/tags/list").groupdict()
@@ -313,30 +319,30 @@ class Dialect:
         Raises `ValueError` for a route of another dialect.
         """
         if route not in self.routes:
-            raise ValueError(f"route {route.path!r} is none of the dialect {self.name!r}")
-        return re.compile(self._regex(route))
+            raise ValueError(f"route {route.path!r} is not in the dialect {self.name!r}")
+        return re.compile(self._write_regex(route))
 
-    def _regex(self, route: Route) -> str:
+    def _write_regex(self, route: Route) -> str:
         groups = {
             variable: f"(?P<{variable}>{converter.grammar.pattern})"
             for variable, converter in self.variables(route).items()
         }
-        name, tail = name_and_tail(self, route)
+        name, tail = split_name(self, route)
         start = f"/{groups[name]}" if name else ""
-        return re.escape(self.root) + start + path_pattern(tail, groups)
+        return re.escape(self.root) + start + write_pattern(tail, groups)
 
 
-def name_and_tail(dialect: Dialect, route: Route) -> tuple[str | None, str]:
-    """Return the variable right after the root, such as a repository name, and what follows it.
+def split_name(dialect: Dialect, route: Route) -> tuple[str | None, str]:
+    """Return the variable right after the root, such as a repository name, and the path after it.
 
-    Without such a variable, return `None` and what follows the root.
+    Without such a variable, return `None` and the path after the root.
     """
     below = route.path.removeprefix(dialect.root)
     found = re.match(r"/<\w+:(\w+)>", below)
     return (found[1], below[found.end() :]) if found else (None, below)
 
 
-def path_pattern(path: str, groups: Mapping[str, str]) -> str:
+def write_pattern(path: str, groups: Mapping[str, str]) -> str:
     """Return a pattern for the end of a path, in which each variable is one segment.
 
     :param groups: the pattern of each variable, as a group.
@@ -345,19 +351,19 @@ def path_pattern(path: str, groups: Mapping[str, str]) -> str:
     for piece in re.finditer(r"([^<]+)|<\w+:(\w+)>", path):
         text, variable = piece.groups()
         if variable and "(?=" not in pattern:
-            # The number of slashes that follow is fixed, so no value can contain one.
+            # The look-ahead fixes the number of slashes that follow, so no value can contain any.
             more = path.count("/", piece.end())
             pattern += rf"(?=[^/]*+(?:/[^/]*+){{{more}}}\Z)"
         pattern += groups[variable] if variable else re.escape(text)
     return pattern
 
 
-def _shape(route: Route) -> str:
+def _shape_of(route: Route) -> str:
     """Return the path without the names of its variables, and without a trailing slash."""
     return re.sub(":[^>]*>", ">", route.path).rstrip("/")
 
 
-def _listed(route: Route) -> frozenset[str]:
+def _list_methods(route: Route) -> frozenset[str]:
     return frozenset(method.upper() for method in route.methods or ())
 
 
@@ -367,7 +373,6 @@ def _listed(route: Route) -> frozenset[str]:
 _NAME = "/v2/<repository:name>"
 _EXTENSION = "_<extension:extension>/<extension:component>/<extension:module>"
 
-#: The OCI distribution-spec 1.1, with Docker's catalog. (The ids are from its main branch.)
 OCI_1_1 = Dialect("oci-1.1", (
     Route(RouteName.BASE, "/v2/", ("GET",),
           spec="end-1", doc="Check that this is a registry, and that the client may use it."),
@@ -388,7 +393,7 @@ OCI_1_1 = Dialect("oci-1.1", (
           ("GET", "PATCH", "PUT", "DELETE"), spec="end-5, end-6, end-13, end-14",
           doc="Check the progress of an upload, send a chunk, complete it or cancel it."),
     Route(RouteName.REFERRERS, f"{_NAME}/referrers/<digest:digest>", ("GET",),
-          spec="end-12a, end-12b", doc="List the manifests whose subject is this one."),
+          spec="end-12a, end-12b", doc="List the manifests whose subject has this digest."),
     Route(RouteName.CATALOG, "/v2/_catalog", ("GET",),
           spec="Docker Registry HTTP API v2", doc="List the repositories."),
     Route(RouteName.EXTENSION, f"/v2/{_EXTENSION}", ("GET",),
@@ -396,10 +401,11 @@ OCI_1_1 = Dialect("oci-1.1", (
     Route(RouteName.EXTENSION, f"{_NAME}/{_EXTENSION}", ("GET",),
           spec="extensions", doc="An extension's endpoint at a repository."),
 ), CONVERTERS)
+"""The routes of the OCI distribution-spec 1.1, and Docker's catalog. (The ids of the endpoints are
+from the main branch of the specification.)"""
 
 _ORIGINAL = "registry/v2/routes.go"
 
-#: Docker 1.5.0, exactly: six routes, which take any method.
 DOCKER_1_5 = Dialect("docker-1.5", (
     Route(RouteName.BASE, "/v2/", None, spec=_ORIGINAL, doc="Check that this is a registry."),
     Route(RouteName.MANIFEST, f"{_NAME}/manifests/<tag:tag>", None,
@@ -412,17 +418,18 @@ DOCKER_1_5 = Dialect("docker-1.5", (
     Route(RouteName.BLOB_UPLOAD_CHUNK, f"{_NAME}/blobs/uploads/<upload_id:uuid>", None,
           spec=_ORIGINAL, doc="The upload of a blob, in progress."),
 ), DOCKER_CONVERTERS)
+"""The routes of Docker 1.5.0: six, which take any method."""
 
 # fmt: on
 
-#: The dialects by their names.
 DIALECTS = MappingProxyType({dialect.name: dialect for dialect in (OCI_1_1, DOCKER_1_5)})
+"""The two dialects, by their names."""
 
 
 class _DialectRule(Rule):
     """A rule of a route table.
 
-    It uses its dialect's converters, so it means the same in every map, even in a map with other
+    It uses its dialect's converters, so it means the same in every map, even if the map has other
     converters named "tag" or "digest".
     """
 
@@ -436,7 +443,7 @@ class _DialectRule(Rule):
         **options: Any,
     ) -> None:
         super().__init__(string, methods=methods, **options)
-        self.methods = None if methods is None else set(methods)  # HEAD may be another rule's
+        self.methods = None if methods is None else set(methods)  # without the HEAD that Rule adds
         self.dialect = dialect
         self.name = name
 
@@ -455,8 +462,8 @@ class _DialectRule(Rule):
         converter = self.dialect.converters[converter_name](self.map, *args, **kwargs)
         converter.part_isolating = variable_name != self.name  # only a name may have slashes
         if re.search(rf":{variable_name}>(?:/|\Z)", self.rule):
-            # Before a slash or the end, nothing is gained by trying a shorter value. The pattern
-            # never does: it takes two thirds of the time, and far less on hostile paths.
+            # Before a slash or the end, no shorter value can match. The grammar's own pattern tries
+            # none: it takes two thirds of the time, and far less on hostile paths.
             converter.regex = converter.grammar.pattern
         return converter
 
@@ -464,8 +471,8 @@ class _DialectRule(Rule):
 class RegistryRules(RuleFactory):
     """The rules of a dialect, for any `werkzeug.routing.Map`.
 
-    They work inside the factories of Werkzeug (`Submount`, `Subdomain`, `EndpointPrefix`), and in
-    a map with any converters:
+    They work inside Werkzeug's factories (`Submount`, `Subdomain`, `EndpointPrefix`), and in a map
+    with any converters:
 
     >>> from werkzeug.routing import EndpointPrefix, Map, Rule
     >>> url_map = Map([
@@ -475,8 +482,8 @@ class RegistryRules(RuleFactory):
     >>> url_map.bind("example.com").match("/v2/library/nginx/tags/list")
     ('registry.tags', {'name': 'library/nginx'})
 
-    A plain map treats slashes and malformed values as Werkzeug does, and chooses as Werkzeug does
-    among several routes that match. A `RegistryMap` does it as a registry does.
+    A plain map treats slashes, malformed values and several matching routes as Werkzeug does; a
+    `RegistryMap` treats them as a registry does.
     """
 
     def __init__(self, dialect: Dialect = OCI_1_1) -> None:
@@ -492,7 +499,7 @@ class RegistryRules(RuleFactory):
                 route.path,
                 endpoint=route.endpoint,
                 methods=methods,
-                build_only=methods == frozenset(),  # it would match nothing
+                build_only=methods == frozenset(),  # such a rule would match nothing
                 dialect=self.dialect,
-                name=name_and_tail(self.dialect, route)[0],
+                name=split_name(self.dialect, route)[0],
             )

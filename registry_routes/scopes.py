@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
 
-from .grammar import NAME, shortened
+from .grammar import NAME, shorten
+
+__all__ = ["Scope", "parse_scopes", "required_scopes"]
 
 
 @dataclass(frozen=True)
@@ -24,17 +26,16 @@ class Scope:
     Scope(type='repository', name='library/nginx', actions=('pull', 'push'))
     >>> str(scope)
     'repository:library/nginx:pull,push'
+
+    - `type`: ``repository`` or ``registry``; or all of a scope in another form, such as ``aws``.
+    - `name`: the repository name, or ``catalog`` for the registry.
+    - `actions`: ``pull``, ``push``, ``delete``, or ``*`` for all actions. A string such as
+      ``"pull,push"`` is split at its commas.
     """
 
     type: str
-    """``repository`` or ``registry``; or all of a scope in another form, such as ``aws``."""
-
     name: str = ""
-    """The repository name, or ``catalog`` for the registry."""
-
     actions: tuple[str, ...] = ()
-    """``pull``, ``push``, ``delete``, or ``*`` for all actions. A string such as ``"pull,push"`` is
-    split at its commas."""
 
     def __post_init__(self) -> None:
         actions = self.actions.split(",") if isinstance(self.actions, str) else self.actions
@@ -42,10 +43,10 @@ class Scope:
         text = str(self)
         if not re.fullmatch(_WORD, text):  # a blank in a name would begin another scope
             raise ValueError(
-                f"scope {shortened(text)} must be printable ASCII, without blanks, '\"' and '\\'"
+                f"scope {shorten(text)} must be printable ASCII, without blanks, '\"' and '\\'"
             )
-        if _parts(text) != (self.type, self.name, self.actions):
-            raise ValueError(f"scope {shortened(text)} must have its ':' and ',' between its parts")
+        if _split(text) != (self.type, self.name, self.actions):
+            raise ValueError(f"scope {shorten(text)} must have its ':' and ',' between its parts")
 
     def __str__(self) -> str:
         if not self.name and not self.actions:
@@ -56,18 +57,19 @@ class Scope:
     def parse(cls, text: str) -> "Scope":
         """Read a scope, as registries and token servers write it.
 
-        An empty action, as in ``repository:a:pull,``, asks for nothing, and is left out. A scope
-        without a name and actions is kept as it is: it equals only itself.
+        An empty action, as in ``repository:a:pull,``, is left out. A scope in another form becomes
+        the `type`, without a name and actions, and grants only itself.
 
         >>> Scope.parse("aws"), str(Scope.parse("aws"))
         (Scope(type='aws', name='', actions=()), 'aws')
 
-        Raises `ValueError` for characters that no scope has (RFC 6749, 3.3), and for no text.
+        Raises `ValueError` for characters that no scope can have (RFC 6749, 3.3), and for an empty
+        text.
         """
-        return cls(*_parts(text))
+        return cls(*_split(text))
 
     def is_granted_by(self, granted: Iterable["Scope"]) -> bool:
-        """Whether the scopes in `granted` together allow everything that this scope asks for.
+        """Return whether the scopes in `granted` together allow everything in this scope.
 
         >>> granted = parse_scopes("repository:a:pull,push repository:b:pull")
         >>> Scope("repository", "a", ("pull",)).is_granted_by(granted)
@@ -91,7 +93,7 @@ _WORD = r"[!#-\[\]-~]+"  # RFC 6749, 3.3
 _SCOPE = re.compile(rf"([a-z0-9]+(?:\([a-z0-9]+\))?):({_WORD}):([a-zA-Z0-9_.*,-]*)")
 
 
-def _parts(text: str) -> tuple[str, str, tuple[str, ...]]:
+def _split(text: str) -> tuple[str, str, tuple[str, ...]]:
     found = _SCOPE.fullmatch(text)
     if not found:
         return text, "", ()
@@ -99,7 +101,7 @@ def _parts(text: str) -> tuple[str, str, tuple[str, ...]]:
 
 
 def parse_scopes(text: str) -> list[Scope]:
-    """The scopes of a challenge or a token request, separated by spaces (RFC 6749, 3.3).
+    """Return the scopes of a challenge or a token request, separated by spaces (RFC 6749, 3.3).
 
     >>> [scope.name for scope in parse_scopes("repository:a:pull registry:catalog:*")]
     ['a', 'catalog']
@@ -115,12 +117,12 @@ def required_scopes(
     values: Mapping[str, Any],
     query: Mapping[str, Any] | str = "",
 ) -> list[Scope]:
-    """What a token must allow for a request. For `base`, that is nothing: any token will do.
+    """Return the scopes that a token needs for a request; none for `base`, where any token will do.
 
     (Go distribution, ``registry/handlers/app.go``, ``appendAccessRecords``.)
 
-    `endpoint` and `values` are what the map has matched. The endpoint may have the prefix of an
-    `EndpointPrefix` that ends in ".". `query` is the request's, as a string or parsed.
+    `endpoint` and `values` are the result of a match. The prefix of an `EndpointPrefix` that ends
+    in "." is ignored. `query` is the request's, as a string or parsed.
 
     >>> required_scopes("manifest", "PUT", {"name": "library/nginx", "tag": "latest"})
     [Scope(type='repository', name='library/nginx', actions=('pull', 'push'))]
@@ -131,15 +133,15 @@ def required_scopes(
     An endpoint without a ``name`` needs ``registry:catalog:*``: the catalog, an extension of the
     registry, or your own endpoint. A POST with ``from`` in its query counts as a mount at any
     endpoint. If ``from`` is empty or not a repository name, the request needs only the scope of its
-    target. The registry must then begin an ordinary upload instead of a mount.
+    target, and the registry must begin an ordinary upload instead of a mount.
 
-    Raises `ValueError` for a malformed repository name, which a rule of your own may let through.
+    Raises `ValueError` for a malformed repository name, which one of your rules may let through.
     """
     name = values.get("name")
     if name is None:
         is_base = endpoint.rpartition(".")[2] == "base"
         return [] if is_base else [Scope("registry", "catalog", ("*",))]
-    # An unknown method might do anything.
+    # An unknown method might do anything, so it needs every action.
     scopes = [Scope("repository", NAME.check(name), _ACTIONS.get(method.upper(), ("*",)))]
     if method.upper() == "POST":  # at any endpoint, as a map may rename them
         for source in _values_of(query, "from"):
@@ -160,7 +162,7 @@ _ACTIONS = {
 
 
 def _values_of(query: Mapping[str, Any] | str, name: str) -> list[str]:
-    """All the values of a parameter, because the registry may read another one than the first."""
+    """Return all values of a parameter, because a registry may not read the first."""
     if isinstance(query, str):
         query = parse_qs(query, keep_blank_values=True)
     getlist = getattr(query, "getlist", None)

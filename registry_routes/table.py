@@ -1,4 +1,4 @@
-"""`RouteTable`: the routes of a dialect, compiled. It matches paths, explains and builds them.
+"""`RouteTable`: the compiled routes of a dialect, which match, explain and build paths.
 
 Its methods are pure functions of paths and HTTP methods. They need neither a request nor a map.
 """
@@ -13,22 +13,27 @@ from urllib.parse import quote
 
 from .converters import ANYTHING, GrammarConverter
 from .errors import RegistryError, RouteUnknown, Unsupported
-from .grammar import SAFE_IN_PATH, Grammar, shortened
-from .routes import OCI_1_1, Dialect, Route, name_and_tail, path_pattern
+from .grammar import SAFE_IN_PATH, Grammar, shorten
+from .routes import OCI_1_1, Dialect, Route, split_name, write_pattern
+
+__all__ = ["Meaning", "RouteTable", "clean_path"]
 
 
 class Meaning(NamedTuple):
-    """The route that is meant by a path with another ending."""
+    """The route that a path means, with or without a trailing slash.
+
+    - `route`: the route.
+    - `values`: the values of the route's variables.
+    - `path`: the canonical path: with a trailing slash only if the route has one.
+    """
 
     route: Route
     values: dict[str, str]
-    """The values of the route's variables."""
     path: str
-    """The canonical path: with a trailing slash only if the route has one."""
 
 
 class RouteTable:
-    """A dialect's routes under a prefix. It is compiled once, and never changes.
+    """A dialect's routes under a prefix: compiled once, and never changed.
 
     >>> table = RouteTable()
     >>> route, values = table.match("/v2/library/nginx/tags/list", "GET")
@@ -45,6 +50,9 @@ class RouteTable:
     :param dialect: the routes.
     :param prefix: a path before every route, such as ``/registry``.
 
+    - `dialect`, `prefix`: as given, but the prefix has no trailing slash.
+    - `root`: the path above all routes, without a trailing slash: ``/v2``, after the prefix.
+
     Raises `ValueError` for a prefix that is not clean (see `clean_path`), or that has a variable.
     """
 
@@ -60,25 +68,24 @@ class RouteTable:
         self.dialect = dialect
         self.prefix: str = prefix.rstrip("/")
         self.root: str = self.prefix + dialect.root
-        """The path that all the routes are under, without its trailing slash."""
         paths = [_Path.of(dialect, route) for route in dialect.routes]
         left_out = [_Path.of(dialect, route) for route in dialect.left_out]
         # An expression for each method; `None` stands for any other method.
         by_literals = sorted(paths, key=lambda path: -path.literals)
         self._expressions = {
-            method: _expression(self.root, [path for path in by_literals if path.takes(method)])
+            method: _compile_paths(self.root, [path for path in by_literals if path.takes(method)])
             for method in {None}.union(*(path.methods or () for path in paths))
         }
         self._candidates = [
-            (path, _loose_expression(self.root, path))
-            for path in sorted(paths + left_out, key=_by_meaning)
+            (path, _compile_loosely(self.root, path))
+            for path in sorted(paths + left_out, key=_rank)
         ]
-        # By the endpoint and its variables: in the order of the path, and in any order.
+        # Keyed by the endpoint and its variables, both in the order of the path and in any order.
         self._templates: dict[tuple[Any, ...], list[_Template]] = {}
         for path in paths:
             endpoint, variables = path.route.endpoint, path.variables
             siblings = [other for other in paths if other.route.endpoint == endpoint]
-            template = _template(self.prefix, path, siblings)
+            template = _make_template(self.prefix, path, siblings)
             for key in {(endpoint, *variables), (endpoint, frozenset(variables))}:
                 self._templates.setdefault(key, []).append(template)
 
@@ -86,9 +93,9 @@ class RouteTable:
         return f"RouteTable({self.dialect!r}, {self.prefix!r})"
 
     def match(self, path: str, method: str) -> tuple[Route, dict[str, str]] | None:
-        """Return the route of `path` that takes `method`, and its values; `None` without one.
+        """Return the route of `path` that takes `method`, and its values; or `None`.
 
-        The path is percent-decoded, and the method is in upper case.
+        The path must be percent-decoded, and the method in upper case.
         """
         fullmatch, ends = self._expressions.get(method) or self._expressions[None]
         hit = fullmatch(path)
@@ -98,10 +105,10 @@ class RouteTable:
         return route, {variable: hit[group] for variable, group in groups}
 
     def explain(self, path: str, method: str) -> Meaning | RegistryError | None:
-        """Explain a path that does not match.
+        """Explain why a path did not match.
 
-        Return a `Meaning` if the path is a route that takes `method`, with or without a trailing
-        slash. Otherwise return the error to raise: `Unsupported` if the path is a route for other
+        Return a `Meaning` if the path, with or without a trailing slash, is a route that takes
+        `method`. Otherwise return the error to raise: `Unsupported` if it is a route for other
         methods, else an error that names the malformed value, or `RouteUnknown`. Return `None` if
         the path is not under the root of the API.
 
@@ -110,14 +117,14 @@ class RouteTable:
         if not self.is_under_root(path):
             return None
         bare = path.removesuffix("/")
-        for ending in (path, other_ending(path)) if bare[-1:] != "/" else ():
+        for ending in (path, toggle_slash(path)) if bare[-1:] != "/" else ():
             if found := self.match(ending, method):
                 return Meaning(*found, ending)
         meant: list[_Path] = []
         faults: list[RegistryError] = []
         for candidate, fullmatch in self._candidates:
             if hit := fullmatch(bare):
-                fault = candidate.fault(hit.groupdict(), method)
+                fault = candidate.find_fault(hit.groupdict(), method)
                 if fault is None:
                     meant.append(candidate)
                 else:
@@ -136,11 +143,11 @@ class RouteTable:
     def build(
         self, endpoint: str, values: Mapping[str, Any], method: str | None = None
     ) -> str | None:
-        """Return the path of the route of `endpoint` whose variables are exactly those in `values`,
-        or `None` without one.
+        """Return the path of `endpoint` for exactly the variables in `values`.
 
-        `method` chooses among routes of an endpoint that take different methods. Raises
-        `ValueError`, which names the value and the rule it broke, if a value is malformed.
+        Return `None` if no route of the endpoint has these variables. `method` chooses among routes
+        of an endpoint that take different methods. Raises `ValueError`, which names the value and
+        the rule it broke, if a value is malformed.
         """
         templates = self._templates.get((endpoint, *values))
         if templates is None:
@@ -156,7 +163,7 @@ class RouteTable:
                 break
         else:
             return template.path % template.in_order(values)
-        if None in values.values():  # for Werkzeug, such a value is not given
+        if None in values.values():  # Werkzeug treats it as a missing value
             return None
         checked = {variable: check(values[variable]) for variable, _, check in template.variables}
         return template.path % template.in_order(checked)
@@ -167,7 +174,7 @@ class RouteTable:
 
 
 class _Path(NamedTuple):
-    """A route, cut into the name and what follows it."""
+    """A route, split into the name and the tail that follows it."""
 
     route: Route
     is_served: bool
@@ -178,16 +185,17 @@ class _Path(NamedTuple):
     """The variable right after the root, such as a repository name."""
     name_converter: type[GrammarConverter] | None
     tail: str
-    """What follows the name; without a name, what follows the root."""
+    """The path after the name; without a name, after the root."""
     segments: list[str]
     """The segments of `tail`."""
     literals: int
-    """How many of them have no variable."""
+    """The number of segments without a variable."""
 
     @classmethod
     def of(cls, dialect: Dialect, route: Route) -> "_Path":
+        """Split a route of a dialect."""
         variables = dialect.variables(route)
-        name, tail = name_and_tail(dialect, route)
+        name, tail = split_name(dialect, route)
         segments = tail.split("/")[1:]
         return cls(
             route=route,
@@ -204,8 +212,8 @@ class _Path(NamedTuple):
     def takes(self, method: str | None) -> bool:
         return self.methods is None or method in self.methods
 
-    def fault(self, values: Mapping[str, str], method: str) -> RegistryError | None:
-        """Return the error for the first of `values` that is malformed."""
+    def find_fault(self, values: Mapping[str, str], method: str) -> RegistryError | None:
+        """Return the error for the first malformed value; `None` if all are well-formed."""
         for variable, converter in self.variables.items():
             if complaint := converter.grammar.complaint(values[variable]):
                 if not self.is_served:
@@ -216,26 +224,26 @@ class _Path(NamedTuple):
 
 _Fullmatch: TypeAlias = Callable[[str], re.Match[str] | None]
 
-# Each path of an expression ends in an empty group. Its number, `re.Match.lastindex`, says which
-# route has matched, and which groups have the values of its variables.
+# Each path of an expression ends in an empty group. By its number, `re.Match.lastindex`, this finds
+# the route that has matched, and the groups with the values of its variables.
 _Ends: TypeAlias = dict[int | None, tuple[Route, list[tuple[str, int]]]]
 
 
-def _expression(root: str, paths: Iterable[_Path]) -> tuple[_Fullmatch, _Ends]:
-    """Compile one expression for `paths`. If several of them match, the first has the path.
+def _compile_paths(root: str, paths: Iterable[_Path]) -> tuple[_Fullmatch, _Ends]:
+    """Compile one expression for `paths`. If several of them match, the first wins.
 
-    It has two levels: a name, once, then what may follow it; next to it, what has no name.
+    Paths with a name share one pattern for it, with all their tails as alternatives.
     """
     alternatives = []
     ends: _Ends = {}
     numbers = count(1)
-    for level in _levels(paths):
+    for level in _group_by_name(paths):
         name = level[0].name_converter
         name_number = next(numbers) if name else 0
         tails = []
         for path in level:
             groups = {v: f"({kind.grammar.pattern})" for v, kind in path.variables.items()}
-            tails.append(f"{path_pattern(path.tail, groups)}()")
+            tails.append(f"{write_pattern(path.tail, groups)}()")
             values = [(v, name_number if v == path.name else next(numbers)) for v in groups]
             ends[next(numbers)] = path.route, values
         start = f"/({name.grammar.pattern})" if name else ""
@@ -244,9 +252,12 @@ def _expression(root: str, paths: Iterable[_Path]) -> tuple[_Fullmatch, _Ends]:
     return re.compile(pattern).fullmatch, ends
 
 
-def _levels(paths: Iterable[_Path]) -> list[list[_Path]]:
-    """Gather paths with the same kind of name. The order is kept of those that may match the same
-    path with names of different lengths, because a shorter name is tried before a longer one."""
+def _group_by_name(paths: Iterable[_Path]) -> list[list[_Path]]:
+    """Group paths with the same kind of name.
+
+    Two paths that may match the same text with names of different lengths keep their order, because
+    the expression of a group tries a shorter name before a longer one.
+    """
     levels: list[list[_Path]] = []
     for path in paths:
         home = None
@@ -263,75 +274,77 @@ def _levels(paths: Iterable[_Path]) -> list[list[_Path]]:
 
 def _may_collide(path: _Path, other: _Path) -> bool:
     if path.name_converter is other.name_converter and len(path.segments) == len(other.segments):
-        return False  # the names have the same length, and the first tail that matches wins
+        return False  # their names are equally long, so the first matching tail wins
     backwards = zip(reversed(path.segments), reversed(other.segments), strict=False)
     return all(a == b or (a and b and "<" in a + b) for a, b in backwards)
 
 
-def _by_meaning(path: _Path) -> tuple[int, ...]:
-    """Return a key that sorts the routes that a path may mean: first those below the root, then
-    those with the most literal segments, the longest name, the fewest and the narrowest variables.
+def _rank(path: _Path) -> tuple[int, ...]:
+    """Return a sort key for the routes that a malformed path may mean.
+
+    Routes right below the root come first, then those with the most literal segments, the longest
+    name, the fewest variables, and the narrowest variables.
     """
     length = len([segment for segment in path.segments if segment])
     wide = sum(converter.looks_like == ANYTHING for converter in path.variables.values())
     return path.name is not None, -path.literals, length, len(path.variables), wide
 
 
-def _loose_expression(root: str, path: _Path) -> _Fullmatch:
-    """Compile an expression for what may be meant by `path`, without a trailing slash."""
+def _compile_loosely(root: str, path: _Path) -> _Fullmatch:
+    """Compile an expression for paths that may mean `path`, without a trailing slash."""
     groups = {
         variable: f"(?P<{variable}>{converter.grammar.pattern}|{converter.looks_like or '(?!)'})"
         for variable, converter in path.variables.items()
     }
     name = f"/(?P<{path.name}>(?s:.+?))" if path.name else ""
-    tail = path_pattern(path.tail.rstrip("/"), groups)
+    tail = write_pattern(path.tail.rstrip("/"), groups)
     return re.compile(f"{re.escape(root)}{name}{tail}").fullmatch
 
 
 class _Template(NamedTuple):
-    """How to build the path of a route."""
+    """A route's path with placeholders, and the checks of its values."""
 
     methods: frozenset[str] | None
-    """The methods of the route, if another route of its endpoint takes others."""
+    """The methods of the route; `None` if all routes of its endpoint take the same methods."""
     variables: list[tuple[str, _Fullmatch, Callable[[object], str]]]
-    """Each variable, a function that matches a value which needs no quoting, and one that checks
-    and quotes any other."""
+    """For each variable: its name, a function that matches values that need no quoting, and a
+    function that checks and quotes any other value."""
     path: str
-    """The path, with "%s" for each value."""
+    """The path, with ``%s`` for each value."""
     in_order: Callable[[Mapping[str, Any]], object]
-    """Takes the values for the path out of a mapping."""
+    """A function that takes the values out of a mapping, in the order of the path."""
 
 
-def _template(prefix: str, path: _Path, siblings: Iterable[_Path]) -> _Template:
+def _make_template(prefix: str, path: _Path, siblings: Iterable[_Path]) -> _Template:
     variables: list[tuple[str, _Fullmatch, Callable[[object], str]]] = []
     for variable, converter in path.variables.items():
         grammar = converter.grammar
         is_name = variable == path.name
         pattern = grammar.pattern if grammar.is_url_safe else "(?!)"
         fullmatch = re.compile(pattern if is_name else rf"(?![^/]*+/)(?:{pattern})").fullmatch
-        variables.append((variable, fullmatch, partial(_quoted_value, grammar, is_name)))
+        variables.append((variable, fullmatch, partial(_quote_value, grammar, is_name)))
     texts = re.split("<[^>]*>", prefix + path.route.path)
     return _Template(
         methods=path.methods if any(p.methods != path.methods for p in siblings) else None,
         variables=variables,
-        path="%s".join(_quoted(text).replace("%", "%%") for text in texts),
+        path="%s".join(_quote_text(text).replace("%", "%%") for text in texts),
         in_order=itemgetter(*path.variables) if path.variables else lambda values: (),
     )
 
 
-def _quoted_value(grammar: Grammar, is_name: bool, value: object) -> str:
+def _quote_value(grammar: Grammar, is_name: bool, value: object) -> str:
     checked = grammar.check(value)
     if "/" in checked and not is_name:
-        raise ValueError(f"{grammar.kind} {shortened(value)} must be one path segment, without '/'")
-    return _quoted(checked)
+        raise ValueError(f"{grammar.kind} {shorten(value)} must be one path segment, without '/'")
+    return _quote_text(checked)
 
 
-def _quoted(text: str) -> str:
+def _quote_text(text: str) -> str:
     return quote(text, safe=SAFE_IN_PATH)
 
 
-def other_ending(path: str) -> str:
-    """Return `path` without its trailing slash, or with one if it has none."""
+def toggle_slash(path: str) -> str:
+    """Remove the trailing slash of `path`, or add one."""
     return path.removesuffix("/") if path.endswith("/") else f"{path}/"
 
 

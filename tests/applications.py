@@ -44,7 +44,7 @@ def small_registry(routes: RegistryMap = url_map) -> RegistryApp:
 
 def app_with_view(view: Any) -> RegistryApp:
     """An application whose view of the catalog calls `view` without arguments."""
-    app = RegistryApp()
+    app = RegistryApp(url_map)
     app.view("catalog")(lambda request: view())
     return app
 

@@ -14,13 +14,14 @@ from obstore.store import MemoryStore
 from storage import BucketStorage, storage_at
 
 from registry_routes.registry import MemoryStorage, Storage
-from registry_routes.testing import ServedRegistry, serve
+from registry_routes.testing import ServedRegistry
 
 from .proxies import ProxyClient
 from .proxies import registry as registry_with_an_image
+from .served import serve
 from .servers import free_port, serving
 
-# A shell makes what it starts in the background ignore Ctrl-C, and the tests' own programs with it.
+# A shell makes its background jobs ignore Ctrl-C, and the programs that the tests start with them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -61,7 +62,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tls(certificate: Path) -> ssl.SSLContext:
-    """What a server needs for TLS."""
+    """The context of a server for TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, certificate.with_name("key.pem"))
     return context

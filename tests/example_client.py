@@ -15,7 +15,9 @@ from registry_routes import Reference
 from registry_routes.digests import digest_of
 from registry_routes.headers import IMAGE_MANIFEST
 from registry_routes.registry import MemoryStorage, make_registry
-from registry_routes.testing import RecordedRequest, ServedRegistry, serve
+from registry_routes.testing import RecordedRequest, ServedRegistry
+
+from .served import serve
 
 V1 = Reference.parse("a:v1")
 BLOB, UPLOAD = "blob", "blob-upload-chunk"
@@ -59,10 +61,10 @@ def image_of(root: Path, *layers: bytes) -> Path:
     return root
 
 
-def asked(served: ServedRegistry, endpoint: str, method: str) -> list[RecordedRequest]:
+def find_requests(served: ServedRegistry, endpoint: str, method: str) -> list[RecordedRequest]:
     return [one for one in served.requests if (one.endpoint, one.method) == (endpoint, method)]
 
 
-def sent(served: ServedRegistry, method: str) -> list[int]:
+def list_sizes(served: ServedRegistry, method: str) -> list[int]:
     """The lengths of the bodies that were sent to uploads."""
-    return [int(one.headers["Content-Length"]) for one in asked(served, UPLOAD, method)]
+    return [int(one.headers["Content-Length"]) for one in find_requests(served, UPLOAD, method)]

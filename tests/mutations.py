@@ -180,7 +180,7 @@ def write(node: ast.AST) -> str:
 
 
 def describe(source: bytes) -> tuple[Any, ...] | None:
-    """Return what a module compiles to, without line numbers, or `None` if it does not."""
+    """Return the code of a compiled module, without line numbers, or `None` if it does not compile."""
 
     def parts(code: CodeType) -> tuple[Any, ...]:
         constants = [

@@ -69,7 +69,7 @@ EXAMPLE = {
 
 
 class Example(NamedTuple):
-    """A path of a route, and what it matches."""
+    """A path of a route, with its methods, endpoint and values."""
 
     path: str
     methods: list[str]

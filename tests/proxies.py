@@ -24,9 +24,9 @@ from registry_routes.digests import digest_of
 from registry_routes.headers import IMAGE_INDEX
 from registry_routes.paging import parse_next_link
 from registry_routes.registry import MemoryStorage, MissingError, Storage
-from registry_routes.testing import ServedRegistry, serve
+from registry_routes.testing import ServedRegistry
 
-from .served import wait_until
+from .served import serve, wait_until
 
 LAYER = random.Random(17).randbytes(2_000_000)  # several blocks
 BLOB = f"/v2/library/nginx/blobs/{digest_of(LAYER)}"

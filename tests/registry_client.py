@@ -1,4 +1,4 @@
-"""A client of a registry in this process, and what it pushes."""
+"""A client of a registry in this process, and contents for it to push."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -7,6 +7,7 @@ from typing import Any
 
 from werkzeug.test import Client, TestResponse
 
+from registry_routes import url_map
 from registry_routes.digests import digest_of
 from registry_routes.paging import parse_next_link
 from registry_routes.registry import make_registry
@@ -27,11 +28,14 @@ def manifest_of(*layers: bytes, **more: Any) -> bytes:
 
 
 class RegistryClient(Client):
-    """A client that reads responses to their end, and closes their files."""
+    """A client that reads responses to their end, and closes their files.
+
+    All have one map, if no other is given: making one takes longer than most tests.
+    """
 
     def __init__(self, storage: Any, **options: Any) -> None:
         self.storage = storage
-        super().__init__(make_registry(storage, **options))
+        super().__init__(make_registry(storage, **{"url_map": url_map, **options}))
 
     def open(self, *args: Any, **kwargs: Any) -> TestResponse:
         return super().open(*args, **{"buffered": True, **kwargs})

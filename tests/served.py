@@ -1,25 +1,32 @@
-"""The registry that `serve` starts, and clients of it that do what the specification says."""
+"""The registry that `serve` starts, and clients of it that follow the specification."""
 
 import json
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import httpx
 
-from registry_routes import resolve_location
+from registry_routes import resolve_location, testing, url_map
 from registry_routes.challenges import parse_challenges, parse_token
 from registry_routes.digests import digest_of
 from registry_routes.headers import IMAGE_MANIFEST
-from registry_routes.testing import ServedRegistry, serve
+from registry_routes.testing import ServedRegistry
 
 ABSENT = f"sha256:{64 * '0'}"
 USERS = {"alice": "secret", "bob": "p:w é"}
 
 
+def serve(app: Any = None, **options: Any) -> AbstractContextManager[ServedRegistry]:
+    """Serve with one map for all, because making a map takes longer than most tests."""
+    if app is None:
+        options = {"url_map": url_map, **options}
+    return testing.serve(app, **options)
+
+
 class Login(httpx.Auth):
-    """Does what the registry's challenge asks for, with one token for each set of scopes."""
+    """Answers the registry's challenge, with one token for each set of scopes."""
 
     requires_response_body = True
 
@@ -74,10 +81,7 @@ def served(
 ) -> Iterator[tuple[ServedRegistry, httpx.Client]]:
     """Serve a registry with these options, and yield it and a client of it."""
     of_client = {"auth": login, "headers": headers, "verify": verify, "timeout": 30}
-    with (
-        serve(app, **options) as registry,
-        client_of(registry, transport, **of_client) as client,
-    ):
+    with serve(app, **options) as registry, client_of(registry, transport, **of_client) as client:
         yield registry, client
 
 

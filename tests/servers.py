@@ -14,8 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+
+from registry_routes.__main__ import main
+from registry_routes.digests import digest_of
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+BLOB = bytes(range(256)) * 4096  # 1 MiB
+BLOB_PATH = f"/v2/slow/blobs/{digest_of(BLOB)}"
 
 
 def free_port() -> int:
@@ -57,17 +63,55 @@ def example(name: str, log: Path, *options: str, clean: bool = True) -> Iterator
         yield host
 
 
+@contextmanager
+def registry(directory: Path, *options: str) -> Iterator[str]:
+    """Run the example registry on a storage in `directory`, and yield its host and port."""
+    options = "--storage", str(directory / "data"), *options
+    with example("registry", directory / "log", *options) as host:
+        yield host
+
+
+def address_of(host: str) -> tuple[str, int]:
+    name, _, port = host.rpartition(":")
+    return name, int(port)
+
+
+def answer_to(host: str, raw: bytes, *, breaks_off: bool = False) -> bytes:
+    """Send these bytes, and return the answer up to the end of the connection."""
+    with socket.create_connection(address_of(host), timeout=10) as connection:
+        connection.sendall(raw)
+        if breaks_off:
+            connection.shutdown(socket.SHUT_WR)
+        received = b""
+        with suppress(ConnectionError):
+            while block := connection.recv(65536):
+                received += block
+        return received
+
+
+def push(host: str, name: str, content: bytes) -> None:
+    url = f"http://{host}/v2/{name}/blobs/uploads/?digest={digest_of(content)}"
+    requests.post(url, content, timeout=60).raise_for_status()
+
+
+def output_of(*command: str) -> tuple[int, str]:
+    """Run the package's command line, and return its exit status and all its output."""
+    printed = StringIO()
+    with redirect_stdout(printed), redirect_stderr(printed):
+        return main(command), printed.getvalue()
+
+
 def ended(
-    main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *command: str
+    program: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *command: str
 ) -> tuple[object, str, str]:
-    """How a program of the examples ends with these arguments, and what it prints.
+    """Run a program of the examples, and return its exit status and its output.
 
     It runs in this process, which takes a tenth of the time of a new one.
     """
     monkeypatch.setattr(sys, "argv", list(command))
     out, err = StringIO(), StringIO()
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
-        main()
+        program()
     return end.value.code, out.getvalue(), err.getvalue()
 
 

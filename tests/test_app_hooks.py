@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from werkzeug.test import Client, create_environ
 from werkzeug.wrappers import Response
 
-from registry_routes import RegistryApp, RegistryRequest, errors
+from registry_routes import RegistryApp, RegistryRequest, errors, url_map
 
 from .applications import code_of, fail, small_registry
 
@@ -39,10 +39,10 @@ def do(deed: str, otherwise: Response | None) -> Any:
 )
 @example(["nothing", "answer", "deny"], "nothing", ["answer", "deny", "nothing"])
 @example(["nothing"], "nothing", ["deny", "answer"])
-def test_each_hook_sees_what_the_last_hook_returned(
+def test_hook_sees_the_response_of_the_previous_hook(
     before: list[str], view: str, after: list[str]
 ) -> None:
-    app = RegistryApp()
+    app = RegistryApp(url_map)
     app.view("catalog")(lambda request: do(view, Response()))
     for deed in before:
         app.before_request(lambda request, deed=deed: do(deed, None))
@@ -87,7 +87,7 @@ def test_hook_that_returns_another_type_is_named_in_the_error(
         return "a string"
 
     assert Client(app).get("/v2/").status_code == 500
-    assert "'forgetful' must return a Response, not 'a string'" in caplog.text
+    assert "'forgetful' returned 'a string' instead of a Response" in caplog.text
 
 
 def spoil(response: Response) -> Response:
@@ -106,10 +106,10 @@ def spoil(response: Response) -> Response:
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_response_is_closed_once_whatever_a_hook_makes_of_it(
+def test_response_is_closed_once_after_any_hook(
     hook: Callable[[Response], Any], method: str
 ) -> None:
-    app = RegistryApp()
+    app = RegistryApp(url_map)
     closed: list[bool] = []
 
     def body() -> Iterator[bytes]:
@@ -133,7 +133,7 @@ def test_response_is_closed_once_whatever_a_hook_makes_of_it(
 
 @pytest.mark.parametrize("testing", [True, False])
 def test_responses_are_closed_where_nothing_is_sent(testing: bool) -> None:
-    app = RegistryApp()
+    app = RegistryApp(url_map)
     app.testing = testing
     closed: list[str] = []
 
@@ -155,7 +155,7 @@ def test_responses_are_closed_where_nothing_is_sent(testing: bool) -> None:
 def test_exceptions_reach_the_test_if_testing_is_set(
     place: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app = RegistryApp()
+    app = RegistryApp(url_map)
     app.testing = True
     app.view("catalog")(lambda request: do("break" if place == "view" else "nothing", Response()))
     app.view("base")(lambda request: do("deny", None))

@@ -24,7 +24,7 @@ from werkzeug.test import Client, create_environ
 from werkzeug.wrappers import Response
 from werkzeug.wsgi import FileWrapper
 
-from registry_routes import DOCKER_1_5, RegistryApp, RegistryMap, RegistryRequest
+from registry_routes import DOCKER_1_5, RegistryApp, RegistryMap, RegistryRequest, url_map
 
 from . import wire_app
 from .applications import VERSION, app_with_view, code_of, requests_of, small_registry
@@ -244,7 +244,7 @@ def test_body_cut_short_is_400(
     sent: bytes, error: Exception | None, ended_by_server: bool, read: str
 ) -> None:
     results: list[object] = []
-    app = RegistryApp()
+    app = RegistryApp(url_map)
 
     @app.view("blob-upload")
     def upload(request: RegistryRequest, name: str) -> Response:
@@ -265,7 +265,7 @@ def test_body_cut_short_is_400(
 
 
 def test_chunked_body_that_the_server_cannot_read_is_400() -> None:
-    app = RegistryApp()
+    app = RegistryApp(url_map)
     app.view("blob-upload")(lambda request, name: Response(request.get_data()))
     environ = create_environ("/v2/a/blobs/uploads/", method="POST")
     environ |= {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
@@ -287,7 +287,7 @@ def test_body_above_max_content_length_is_413(monkeypatch: pytest.MonkeyPatch) -
         assert response.status_code == status
 
 
-def sent_raw(host: str, head: str, body: bytes) -> bytes:
+def send_raw(host: str, head: str, body: bytes) -> bytes:
     """The first line of the response to a request that ends after `body`."""
     name, _, port = host.partition(":")
     with socket.create_connection((name, int(port)), timeout=10) as connection:
@@ -301,8 +301,8 @@ def test_bodies_on_real_servers(server: tuple[str, str]) -> None:
     name, host = server
     url = f"http://{host}/v2/a/blobs/uploads/"
     assert requests.post(url, data=b"some bytes", timeout=10).text == "10 bytes"
-    assert b" 400 " in sent_raw(host, "Content-Length: 5", b"hel")
-    assert b" 400 " in sent_raw(host, "Content-Length: 5", b"")
+    assert b" 400 " in send_raw(host, "Content-Length: 5", b"hel")
+    assert b" 400 " in send_raw(host, "Content-Length: 5", b"")
     response = requests.post(url, data=iter([b"some ", b"bytes"]), timeout=10)
     if name in ("wsgiref", "uwsgi"):
         assert response.status_code == 411
@@ -310,7 +310,7 @@ def test_bodies_on_real_servers(server: tuple[str, str]) -> None:
     else:
         assert response.text == "10 bytes"
     if name in ("gunicorn", "cheroot"):  # granian says that a chunked body is whole
-        assert b" 400 " in sent_raw(host, "Transfer-Encoding: chunked", b"5\r\nhel")
+        assert b" 400 " in send_raw(host, "Transfer-Encoding: chunked", b"5\r\nhel")
 
 
 def test_ranges_of_a_file_on_real_servers(server: tuple[str, str]) -> None:

@@ -25,8 +25,7 @@ from registry_routes.digests import digest_of
 from registry_routes.registry import MemoryStorage, make_registry
 
 from .disks import fill_temporary_directory
-from .servers import example, peak_of
-from .test_serving import address_of
+from .servers import address_of, example, peak_of
 
 MIB = 1024 * 1024
 GONE = {"type": "http.disconnect"}
@@ -62,7 +61,7 @@ async def exchange(
     scope: dict[str, Any] | None = None,
     sent: list[dict[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return what the bridge sends to a client that sends these messages and then nothing.
+    """Return the bridge's messages to a client that sends these messages and then nothing.
 
     :param sent: where the bridge's messages are collected, for a bridge that fails.
     """

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.slow
-def test_the_benchmark_runs(tmp_path: Path) -> None:
+def test_benchmark_runs(tmp_path: Path) -> None:
     numbers, chart = tmp_path / "numbers.json", tmp_path / "chart.svg"
     command = [sys.executable, "-m", "tests.benchmarks", "--rounds", "1"]
     run = subprocess.run(
@@ -39,7 +39,7 @@ def test_the_benchmark_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_hostile_benchmark_runs() -> None:
+def test_hostile_benchmark_runs() -> None:
     command = [sys.executable, "-m", "tests.benchmarks.hostile"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

@@ -1,4 +1,4 @@
-"""`examples/collection.py`: what it deletes, what it keeps, and what may happen at the same time."""
+"""`examples/collection.py`: contents that it deletes or keeps, and requests at the same time."""
 
 import json
 import os
@@ -94,7 +94,7 @@ def index_of(*manifests: bytes) -> bytes:
     return json.dumps({"mediaType": INDEX_TYPE, "manifests": listed}).encode()
 
 
-def test_collection_deletes_what_no_manifest_needs(storage: Aging) -> None:
+def test_collection_deletes_unreferenced_contents(storage: Aging) -> None:
     client = RegistryClient(storage)
     contents = b"layer", b"cached", b"unneeded", b"deleted", b"mounted", b"signature"
     for content in contents:
@@ -112,14 +112,14 @@ def test_collection_deletes_what_no_manifest_needs(storage: Aging) -> None:
     storage.age()
     assert count(collect(storage)) == [1, 1, 4, 2]
     assert client.get(location).status_code == 404
-    assert count(collect(storage)) == [0, 0, 0, 0]  # what was set aside is not yet old
+    assert count(collect(storage)) == [0, 0, 0, 0]  # the links set aside are not yet old
     storage.age()
     assert count(collect(storage)) == [2, 4, 0, 0]
     there = {(name, one) for name in "abc" for one in contents if client.has_blob(name, one)}
     assert there == {("a", b"layer"), ("a", b"cached"), ("b", b"mounted")}
     assert sum(entry.path.startswith("blobs/") for entry in storage.entries("blobs/")) == 3
     assert count(collect(storage)) == [0, 0, 0, 0]
-    # What was deleted can be pushed again.
+    # Deleted contents can be pushed again.
     assert client.push_manifest("a", "v1", manifest_of(b"unneeded")).status_code == 404
     client.push_blob("a", b"unneeded")
     assert client.push_manifest("a", "v1", manifest_of(b"unneeded")).status_code == 201
@@ -159,7 +159,7 @@ def test_link_that_a_manifest_needs_is_moved_back(storage: Aging) -> None:
     assert client.has_blob("a", b"layer")
 
 
-def test_deleted_blob_is_gone_at_once_and_its_content_later(storage: Aging) -> None:
+def test_blob_is_deleted_at_once_and_its_content_later(storage: Aging) -> None:
     client = RegistryClient(storage)
     client.push_blob("a", b"layer")
     storage.age()
@@ -372,7 +372,7 @@ def test_collection_frees_a_full_disk(tmp_path: Path) -> None:
         client.push_blob("a", os.urandom(800_000))
 
 
-# What a process that was killed has left behind.
+# Remains of a process that was killed.
 
 
 def test_catalog_is_mended(storage: Aging) -> None:
@@ -482,7 +482,7 @@ def test_pushes_race_with_collections(
     place = f"s3://images/{tmp_path.name}" if kind == "s3" else str(tmp_path / "data")
     layers = [os.urandom(1000) for _ in range(6)]  # several clients push these again and again
     wrong: list[str] = []
-    stop = time.monotonic() + 20
+    stop = time.monotonic() + 12
 
     def ask(method: str, url: str, status: int, body: bytes = b"") -> bytes:
         response = requests.request(method, url, data=body, timeout=20)
@@ -523,7 +523,7 @@ def test_pushes_race_with_collections(
 
 
 @pytest.mark.parametrize("kind", ["directory", pytest.param("s3", marks=pytest.mark.slow)])
-def test_command_deletes_what_its_dry_run_lists(
+def test_command_deletes_the_contents_of_its_dry_run(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if kind == "s3":
@@ -538,7 +538,7 @@ def test_command_deletes_what_its_dry_run_lists(
         return capsys.readouterr().out
 
     assert "Deleted:\n  0 unreferenced contents, 0 bytes\n" in run("--older-than", "1h")
-    time.sleep(1.1)  # S3's times are whole seconds
+    time.sleep(1.1 if kind == "s3" else 0.05)  # S3's times are whole seconds
     dry = run("--older-than", "0s", "--dry-run")
     assert dry.startswith("It would delete:\n  1 manifests, ")
     assert "\n  1 abandoned uploads, " in dry

@@ -48,7 +48,7 @@ def test_other_content_is_refused(content: bytes, other: bytes, algorithm: str) 
     with pytest.raises(DigestMismatchError) as error:
         verifier.verify()
     assert isinstance(error.value, ValueError)
-    assert str(error.value) == f"content must have the digest {expected}, not {actual}"
+    assert str(error.value) == f"content has the digest {actual}, not {expected}"
 
 
 # hashlib knows many of these, but the algorithm of a digest must be registered.
@@ -99,7 +99,7 @@ def test_referrers_tags_of_the_specification() -> None:
 
 
 @given(st.from_regex(DIGEST.regex, fullmatch=True))
-def test_referrers_tag_replaces_only_what_tags_cannot_have(digest: str) -> None:
+def test_referrers_tag_replaces_only_characters_that_tags_cannot_have(digest: str) -> None:
     tag = referrers_tag(digest)
     assert TAG.fits(tag)
     algorithm, encoded = digest.split(":")

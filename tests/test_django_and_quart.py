@@ -56,7 +56,7 @@ def check(response: Any, body: str | bytes, status: int, expected: str | None) -
 
 
 @pytest.fixture(scope="module")
-def shown() -> dict[str, Any]:
+def definitions() -> dict[str, Any]:
     page = (EXAMPLES_DIRECTORY / "README.md").read_text()
     return defined_by(page.partition("## Django and Quart\n")[2])
 
@@ -66,7 +66,7 @@ def page(request: HttpRequest) -> HttpResponse:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def configured() -> None:
+def django_settings() -> None:
     conf.settings.configure(
         ROOT_URLCONF=(path("", page),),
         ALLOWED_HOSTS=["*"],
@@ -81,16 +81,16 @@ def configured() -> None:
 # Django.
 
 
-def test_view_for_all_routes_among_those_of_django(shown: dict[str, Any]) -> None:
-    of_tags = shown["django_views"]["tags"]
+def test_view_for_all_routes_among_those_of_django(definitions: dict[str, Any]) -> None:
+    of_tags = definitions["django_views"]["tags"]
 
     def tags(request: HttpRequest, name: str) -> Any:
         if name == "none":
             raise errors.NameUnknown
         return of_tags(request, name)
 
-    shown["django_views"]["tags"] = tags
-    with override_settings(ROOT_URLCONF=(*shown["urlpatterns"], path("", page))):
+    definitions["django_views"]["tags"] = tags
+    with override_settings(ROOT_URLCONF=(*definitions["urlpatterns"], path("", page))):
         client = Client(get_wsgi_application())
         assert client.get("/").text == "the page"
         assert client.get("/v2x").status_code == 404
@@ -101,13 +101,13 @@ def test_view_for_all_routes_among_those_of_django(shown: dict[str, Any]) -> Non
         assert redirect.location == "/mounted/here/v2/"
 
 
-def test_pattern_for_each_route(shown: dict[str, Any]) -> None:
+def test_pattern_for_each_route(definitions: dict[str, Any]) -> None:
     """Django's `reverse` builds them; what does not match is Django's 404."""
 
     def view(request: HttpRequest, **values: str) -> HttpResponse:
         return HttpResponse(repr(values))
 
-    patterns = tuple(shown["pattern_of"](route, view) for route in OCI_1_1.routes)
+    patterns = tuple(definitions["pattern_of"](route, view) for route in OCI_1_1.routes)
     with override_settings(ROOT_URLCONF=patterns):
         client = Client(get_wsgi_application())
         for target, (method, *_), endpoint, values in EXAMPLES:
@@ -122,10 +122,10 @@ def test_pattern_for_each_route(shown: dict[str, Any]) -> None:
 
 def test_readmes_registry_next_to_django() -> None:
     page = (EXAMPLES_DIRECTORY.parent / "README.md").read_text()
-    shown = defined_by(page.partition("## Serving\n")[2].partition("\n## ")[0])
-    shown["app"] = make_registry(MemoryStorage())
-    shown["site"] = get_wsgi_application()
-    client = Client(shown["application"])
+    definitions = defined_by(page.partition("## Serving\n")[2].partition("\n## ")[0])
+    definitions["app"] = make_registry(MemoryStorage())
+    definitions["site"] = get_wsgi_application()
+    client = Client(definitions["application"])
     assert client.get("/").text == "the page"
     assert client.get("/v2").location == "/v2/"
     assert client.put("/v2/a/manifests/v1", json={"schemaVersion": 2}).status_code == 201
@@ -144,8 +144,8 @@ def test_skopeo_asks_at_the_root_of_the_host() -> None:
 
 
 @pytest.fixture
-def app(shown: dict[str, Any]) -> Quart:
-    app: Quart = shown["QuartApp"](__name__)
+def app(definitions: dict[str, Any]) -> Quart:
+    app: Quart = definitions["QuartApp"](__name__)
 
     @app.errorhandler(HTTPException)
     async def as_a_client_reads_it(error: HTTPException) -> Any:

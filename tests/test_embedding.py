@@ -42,7 +42,7 @@ def test_value_that_is_not_a_dialect_is_named_in_the_error(dialect: Any) -> None
             make()
 
 
-def test_in_another_map_with_converters_of_the_same_names() -> None:
+def test_routes_in_another_map_keep_their_converters() -> None:
     class Anything(BaseConverter):
         regex = ".*"
 
@@ -53,7 +53,7 @@ def test_in_another_map_with_converters_of_the_same_names() -> None:
     assert_routes(own.bind("registry.example"))
 
 
-def test_within_werkzeugs_factories() -> None:
+def test_routes_within_werkzeugs_factories() -> None:
     """The routes match and build as elsewhere, with Werkzeug's own slashes."""
     own = RegistryMap(
         prefix="/plain",

@@ -1,4 +1,4 @@
-"""The example client: what it pulls and pushes, and how it deals with faults."""
+"""The example client: pulls and pushes, its command line, and its login."""
 
 import io
 import json
@@ -25,10 +25,11 @@ from werkzeug.wrappers import Request, Response
 
 from registry_routes import Reference, errors
 from registry_routes.digests import digest_of
-from registry_routes.testing import ServedRegistry, serve
+from registry_routes.testing import ServedRegistry
 
 from . import oci_layout
-from .example_client import V1, answering, asked, image_of, pull, push
+from .example_client import V1, answering, find_requests, image_of, pull, push
+from .served import serve
 from .servers import EXAMPLES, debians_registry, example, files_of, free_port
 
 
@@ -47,7 +48,7 @@ def command_of(*arguments: object) -> list[str]:
 
 
 def run_client(*arguments: object, fails: bool = False, stdin: str = "") -> str:
-    """Return what the client prints; the one line of its error, if it must fail."""
+    """Return the output of the client; the one line of its error, if it must fail."""
     out, err = io.StringIO(), io.StringIO()
     with (
         patch.object(sys, "argv", command_of(*arguments)[1:]),
@@ -66,10 +67,11 @@ def run_client(*arguments: object, fails: bool = False, stdin: str = "") -> str:
 class TestPushAndPull:
     @pytest.mark.parametrize("architectures", [["amd64"], ["amd64", "arm64"]])
     def test_image_comes_back_the_same(
-        self, host: str, tmp_path: Path, architectures: list[str]
+        self, host: str, tmp_path: Path, architectures: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr("client.CHUNK", 100_000)
         image, back = tmp_path / "image", tmp_path / "back"
-        oci_layout.write(image, [2 * CHUNK + 5, 100_000, 1, 0], architectures)
+        oci_layout.write(image, [200_005, 100_000, 1, 0], architectures)
         remote = f"{host}/library/app"
         digest = run_client("push", f"{remote}:v1", image).strip()
         for _ in range(2):
@@ -109,6 +111,7 @@ class TestCommandLine:
         printed = run_client("pull", f"127.0.0.1:{free_port()}/x:v1", tmp_path, fails=True)
         assert "refused" in printed
 
+    @pytest.mark.slow
     def test_interruption_is_status_130(self, served: ServedRegistry, tmp_path: Path) -> None:
         served.fail("manifest", "GET", timedelta(seconds=30))
         command = command_of("pull", f"{served.host}/a:v1", tmp_path, "--tls-verify=false")
@@ -243,23 +246,14 @@ class TestLogin:
             assert len([one for one in registry.requests if one.status == 401]) in (2, 3)
         assert files_of(tmp_path / "back") == files_of(image)
 
-    def test_netrc_is_sent_to_no_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        lines = [f"machine {name} login netrc password x\n" for name in ("localhost", "127.0.0.1")]
-        (tmp_path / "netrc").write_text("".join(lines))
-        monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-        with serve(auth="bearer", redirect_blobs=True) as registry:
-            registry.add_image("a:v1", layers=[b"layer"])
-            pull(registry, tmp_path)
-            credentials = [one.headers.get("Authorization", "") for one in registry.requests]
-        assert "Basic" not in " ".join(credentials)
-
     def test_pull_with_an_anonymous_token(self, tmp_path: Path) -> None:
         with serve(auth="bearer", token_field="access_token") as registry:
             registry.add_image("a:v1", layers=[b"layer"])
             registry.fail("token", "GET", errors.TooManyRequests(retry_after=0))
             pull(registry, tmp_path)
-            assert len(asked(registry, "token", "GET")) == 2
+            assert len(find_requests(registry, "token", "GET")) == 2
 
+    @pytest.mark.slow
     def test_push_and_pull_through_the_example_gateway(self, tmp_path: Path) -> None:
         image, user = tmp_path / "image", ["--user", "alice:se:cret"]
         oci_layout.write(image, [10_000], ["amd64"], seed=1)

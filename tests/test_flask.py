@@ -1,4 +1,4 @@
-"""What the Flask section of `examples/README.md` promises and its blocks, which are run, do not show."""
+"""Promises of the Flask section of `examples/README.md` that its blocks, which are run, do not show."""
 
 from collections.abc import Callable
 from dataclasses import replace

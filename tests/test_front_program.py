@@ -141,7 +141,7 @@ class Greeting:
     ("options", "environment", "message"),
     [
         ([], {}, "the following arguments are required: --upstream"),
-        (["--upstream", "r.example"], {}, "must be a URL of http or https"),
+        (["--upstream", "r.example"], {}, "is not a URL of http or https"),
         (["--upstream", "http://h"], {"UPSTREAM_USER": "secret"}, "must be NAME:PASSWORD"),
         (["--upstream", "http://h"], {"REGISTRY_USERS": "alice:x\nsecret"}, "line 2: a user must"),
         (["--upstream", "http://h"], {"REGISTRY_KEY": "secret"}, "at least 32"),

@@ -29,7 +29,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
-from registry_routes import OCI_1_1, RegistryApp, RegistryRequest
+from registry_routes import OCI_1_1, RegistryApp, RegistryRequest, url_map
 from registry_routes.challenges import parse_challenges
 from registry_routes.scopes import Scope, parse_scopes
 
@@ -46,7 +46,7 @@ def passed(request: RegistryRequest, **values: str) -> Response:
 
 
 def protected_app() -> RegistryApp:
-    app = RegistryApp()
+    app = RegistryApp(url_map)
     for route in OCI_1_1.routes:
         app.view(route.name)(passed)
     app.before_request(Gateway(KEY))

@@ -46,7 +46,7 @@ values = (
 )
 
 
-def specified(kind: Grammar, value: str) -> bool:
+def is_specified(kind: Grammar, value: str) -> bool:
     if kind in OCI:
         return oracle.is_valid(OCI[kind], value)
     return re.fullmatch({**DOCKER, grammar.DOMAIN: DOMAIN}[kind], value) is not None
@@ -54,8 +54,8 @@ def specified(kind: Grammar, value: str) -> bool:
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: f"{kind.kind} of {kind.source[:6]}")
 @given(value=values)
-def test_a_grammar_fits_exactly_the_values_of_its_specification(kind: Grammar, value: str) -> None:
-    assert kind.fits(value) == specified(kind, value)
+def test_grammar_fits_exactly_the_values_of_its_specification(kind: Grammar, value: str) -> None:
+    assert kind.fits(value) == is_specified(kind, value)
     if kind.fits(value):
         assert kind.check(value) == value
         assert kind.broken_rule(value) is None
@@ -68,7 +68,7 @@ def test_a_grammar_fits_exactly_the_values_of_its_specification(kind: Grammar, v
 
 
 @given(value=values)
-def test_an_oci_value_never_leaves_a_directory(value: str) -> None:
+def test_oci_value_never_leaves_a_directory(value: str) -> None:
     for kind in OCI:
         if kind.fits(value):
             assert os.path.normpath(os.path.join("/data", value)) == f"/data/{value}"
@@ -94,9 +94,7 @@ BROKEN: dict[Grammar, dict[str, list[str]]] = {
         "must contain only a-z, A-Z, 0-9, '.', '_' and '-'": ["a b"],
         "must have at most 128 characters": ["x" * 129],
     },
-    grammar.ALGORITHM: {
-        "must be a-z and 0-9, separated by one '+', '.', '_' or '-'": ["SHA"],
-    },
+    grammar.ALGORITHM: {"must be a-z and 0-9, separated by one '+', '.', '_' or '-'": ["SHA"]},
     grammar.DIGEST: {
         "must not be empty": [""],
         "must have an algorithm, ':' and an encoded hash": ["latest"],
@@ -112,7 +110,7 @@ BROKEN: dict[Grammar, dict[str, list[str]]] = {
     grammar.DOMAIN: {
         "must not be empty": [""],
         "must have an IPv6 address between '[' and ']', of 0-9, a-f, A-F and ':'": [
-            *("[::1", "[]", "[::1]a", "[fe80::1%25eth0]:80", "::1", "[::g]", "a[::1]"),
+            *("[::1", "[]", "[::1]a", "[fe80::1%25eth0]:80", "::1", "[::g]", "a[::1]")
         ],
         "must not be the scheme of a URL": ["https:"],
         "must have only a port's digits after its ':'": ["a.com:", "a.com:80a", "[::1]:80:1"],
@@ -164,7 +162,7 @@ def test_malformed_value_gets_the_rule_that_it_broke() -> None:
 
 
 @pytest.mark.parametrize("value", [3, b"latest", None])
-def test_a_value_that_is_not_a_string_is_refused(value: object) -> None:
+def test_value_that_is_not_a_string_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match=f"must be a string, not {type(value).__name__}"):
         grammar.TAG.check(value)
 
@@ -178,7 +176,7 @@ def test_check_returns_a_plain_string() -> None:
     assert (type(checked), checked) == (str, "v1")
 
 
-def test_a_message_shortens_a_huge_value() -> None:
+def test_huge_value_is_shortened_in_the_message() -> None:
     with pytest.raises(ValueError, match="must be lowercase") as error:
         grammar.NAME.check("A" * 1_000_000)
     assert len(str(error.value)) < 300
@@ -202,7 +200,7 @@ def test_grammar_is_checked_with_its_example(pattern: str, faults: list[str], me
         Grammar("value", pattern, "a test", rules, "v1")
 
 
-def test_a_pattern_works_inside_a_larger_one() -> None:
+def test_pattern_works_inside_a_larger_one() -> None:
     for kind in ALL:
         assert re.compile(kind.pattern).groups == 0
         value = kind.example

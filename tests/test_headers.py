@@ -1,4 +1,4 @@
-"""The API's own headers: what is written can be read back, and so can what registries send."""
+"""The API's own headers: written headers can be read back, and so can those of registries."""
 
 import re
 from typing import Any
@@ -39,7 +39,7 @@ def test_accept_has_all_types_of_manifests() -> None:
 
 @pytest.mark.parametrize("headers", [3, ["GET"]])
 def test_header_pairs_of_other_objects_is_a_type_error(headers: Any) -> None:
-    with pytest.raises(TypeError, match="headers must be a mapping or pairs, not "):
+    with pytest.raises(TypeError, match=r"^headers .* are neither a mapping nor pairs"):
         header_pairs(headers)
     assert header_values({"Retry-After": 30, "retry-after": None}, "Retry-After") == ["30"]
 
@@ -117,7 +117,10 @@ def test_malformed_number_is_named(parse: Any, name: str, values: list[str]) -> 
 TAGS = st.from_regex("[a-zA-Z0-9_][a-zA-Z0-9._-]{0,7}", fullmatch=True)
 
 
-@given(st.lists(st.lists(TAGS)), st.sampled_from([",", ", ", " ,\t", ",,", ", ,"]))
+@given(
+    st.lists(st.lists(TAGS, max_size=4), max_size=4),
+    st.sampled_from([",", ", ", " ,\t", ",,", ", ,"]),
+)
 def test_list_in_one_line_or_in_several(lines: list[list[str]], comma: str) -> None:
     tags = [tag for line in lines for tag in line]
     assert parse_list([comma.join(line) for line in lines]) == tags
@@ -143,7 +146,7 @@ def test_warning_is_sent_and_read_back(texts: list[str], are_joined: bool) -> No
 
 @given(LATIN_1, st.sampled_from("\x00\r\n\x1f\x7f\x80\x85\x9fĀ€\ud800"), LATIN_1)
 def test_warning_of_unsendable_characters_is_refused(before: str, bad: str, after: str) -> None:
-    with pytest.raises(ValueError, match="must have only printable characters of Latin-1"):
+    with pytest.raises(ValueError, match="contains characters that no header can carry"):
         warning(before + bad + after)
 
 

@@ -60,7 +60,7 @@ def in_fastapi(layout: Layout) -> Any:
 
 
 @pytest.fixture(params=[flask_app.make_app, in_starlette], ids=["flask", "starlette"])
-def make(request: pytest.FixtureRequest) -> Callable[[Layout], Any]:
+def factory(request: pytest.FixtureRequest) -> Callable[[Layout], Any]:
     made: Callable[[Layout], Any] = request.param
     return made
 
@@ -151,16 +151,17 @@ def test_tags_come_in_pages(
     ],
 )
 def test_ranges_and_conditions_are_those_of_a_registry(
-    layout: Layout, make: Callable[[Layout], Any], method: str, headers: dict[str, str]
+    layout: Layout, factory: Callable[[Layout], Any], method: str, headers: dict[str, str]
 ) -> None:
     storage, manifest = MemoryStorage(), layout.manifest("v1")
     layer = max(files_of(layout.root).values(), key=len)
     storage.put_manifest(layout.name, *manifest)
     storage.put_blob(layout.name, digest_of(layer), [layer])
+    app, registry = factory(layout), Client(make_registry(storage))
     for last in f"manifests/{manifest[0]}", f"blobs/{digest_of(layer)}":
         path = f"/v2/{layout.name}/{last}"
-        answer = ask(make(layout), method, path, headers=headers)
-        expected = Client(make_registry(storage)).open(path, method=method, headers=headers)
+        answer = ask(app, method, path, headers=headers)
+        expected = registry.open(path, method=method, headers=headers)
         assert (answer.status_code, answer.content) == (expected.status_code, expected.data)
         names = "Content-Length", "Content-Range", "Content-Type", "ETag", "Docker-Content-Digest"
         for name in (*names, "Accept-Ranges"):
@@ -168,12 +169,12 @@ def test_ranges_and_conditions_are_those_of_a_registry(
 
 
 def test_blob_is_no_manifest_nor_a_manifest_a_blob(
-    tmp_path: Path, make: Callable[[Layout], Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, factory: Callable[[Layout], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """containerd would keep a manifest that it gets as a blob, with the type of a blob."""
     oci_layout.write(tmp_path / "image", [10_000], ["amd64", "arm64"])
     monkeypatch.chdir(tmp_path)
-    app = make(Layout(Path("image"), "a"))
+    app = factory(Layout(Path("image"), "a"))
     monkeypatch.chdir("/")
     [index] = json.loads((tmp_path / "image/index.json").read_text())["manifests"]
     images = ask(app, "GET", f"/v2/a/manifests/{index['digest']}").json()["manifests"]

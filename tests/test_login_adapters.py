@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
@@ -16,10 +16,14 @@ from werkzeug.wrappers import Request, Response
 
 from registry_routes import Login, errors
 from registry_routes.digests import digest_of
-from registry_routes.testing import ServedRegistry, serve
+from registry_routes.testing import ServedRegistry
+
+from .served import serve
 
 USERS = {"alice": "secret"}
 BLOB = b"a blob" * 1000
+# Authorities take time to load.
+CLIENT_OPTIONS: dict[str, Any] = {"follow_redirects": True, "timeout": 20, "verify": False}
 
 
 class Answer(NamedTuple):
@@ -52,7 +56,7 @@ def synchronous(login: Login) -> Ask:
     auth = login.for_httpx()
 
     def ask(method: str, url: str, content: Any = None, **options: Any) -> Answer:
-        with httpx.Client(auth=auth, follow_redirects=True, timeout=20) as client:
+        with httpx.Client(auth=auth, **CLIENT_OPTIONS) as client:
             answer = client.request(method, url, content=content, **options)
             return Answer(answer.status_code, answer.content)
 
@@ -71,7 +75,7 @@ def asynchronous(login: Login) -> Ask:
                     yield block
 
             content = sent()
-        async with httpx.AsyncClient(auth=auth, follow_redirects=True, timeout=20) as client:
+        async with httpx.AsyncClient(auth=auth, **CLIENT_OPTIONS) as client:
             answer = await client.request(method, url, content=content, **options)
             return Answer(answer.status_code, answer.content)
 
@@ -198,6 +202,27 @@ class TestEveryLibrary:
                 ask("GET", url)
             assert ask("GET", url).status == 404
 
+    def test_huge_answer_of_a_token_server_is_not_read_to_its_end(self, library: Any) -> None:
+        sent = []
+
+        def blocks() -> Iterator[bytes]:
+            for _ in range(1000):
+                sent.append(1)
+                yield b" " * 65536
+
+        @Request.application
+        def registry(request: Request) -> Response:
+            if request.path == "/token":
+                return Response(blocks())
+            realm = f"http://{request.host}/token"
+            return Response(status=401, headers={"WWW-Authenticate": f'Bearer realm="{realm}"'})
+
+        with serve(registry) as served:
+            ask = library(Login(served.url, "alice", "secret"))
+            with pytest.raises(ValueError, match="token"):
+                ask("GET", f"{served.url}/v2/a/tags/list")
+        assert len(sent) < 1000  # more than the sockets' buffers hold
+
     def test_wrong_password_is_the_registrys_error(self, library: Any) -> None:
         with (
             serve(auth="bearer", users=USERS) as registry,
@@ -277,7 +302,7 @@ class TestEveryLibrary:
 
 
 @pytest.mark.parametrize("library", [plain_session, own_session])
-def test_file_is_sent_again_from_where_it_was(library: Any) -> None:
+def test_file_is_sent_again_from_its_position(library: Any) -> None:
     with serve(auth="bearer", users=USERS) as registry:
         ask = library(Login(registry.url, "alice", "secret"))
         file = BytesIO(b"before" + BLOB)
@@ -309,16 +334,9 @@ def test_threads_that_need_one_token_ask_for_it_once(library: Any) -> None:
         registry.add_image("a:v1")
         registry.fail("token", "GET", timedelta(seconds=0.3))
         ask = library(Login(registry.url, "alice", "secret"))
-        found = list[int]()
-
-        def pull() -> None:
-            found.append(ask("GET", f"{registry.url}/v2/a/tags/list").status)
-
-        threads = [threading.Thread(target=pull) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        url = f"{registry.url}/v2/a/tags/list"
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: ask("GET", url).status, range(8)))
         assert found == [200] * 8
         assert statuses(registry, "token") == [200]
 
@@ -326,23 +344,13 @@ def test_threads_that_need_one_token_ask_for_it_once(library: Any) -> None:
 @pytest.mark.parametrize("library", [plain_session, own_session])
 def test_threads_get_the_error_that_they_have_waited_for(library: Any) -> None:
     with serve(auth="bearer", users=USERS) as registry:
-        for fault in timedelta(seconds=0.5), 503:
+        for fault in timedelta(seconds=2), 503:
             registry.fail("token", "GET", fault)
         ask = library(Login(registry.url, "alice", "secret"))
-        found = list[object]()
-
-        def pull() -> None:
-            try:
-                found.append(ask("GET", f"{registry.url}/v2/a/tags/list", timeout=0.3))
-            except requests.Timeout as error:
-                found.append(type(error))
-
-        threads = [threading.Thread(target=pull) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert found == [requests.ReadTimeout] * 8
+        url = f"{registry.url}/v2/a/tags/list"
+        with ThreadPoolExecutor(8) as pool:
+            pulls = [pool.submit(ask, "GET", url, timeout=0.8) for _ in range(8)]
+        assert [type(pull.exception()) for pull in pulls] == [requests.ReadTimeout] * 8
         assert len(statuses(registry, "token")) == 1
 
 

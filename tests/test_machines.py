@@ -13,9 +13,8 @@ from registry_routes import resolve_location
 from registry_routes.digests import digest_of
 
 from . import oci_layout
-from .servers import example, files_of, podman_or_buildah, skopeo
+from .servers import example, files_of, podman_or_buildah, push, skopeo
 from .test_nginx import nginx
-from .test_serving import push
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +41,7 @@ def machines(s3: None, s3_server: str, tmp_path: Path) -> Iterator[Machines]:
         yield Machines(host, (one, two), tmp_path / "log", urlsplit(s3_server).netloc)
 
 
-def test_clients_pull_from_the_store_what_they_pushed(machines: Machines, tmp_path: Path) -> None:
+def test_pushed_image_is_pulled_from_the_store(machines: Machines, tmp_path: Path) -> None:
     image, back = tmp_path / "image", tmp_path / "back"
     oci_layout.write(image, [6_000_000, 1, 0], ["amd64", "arm64"])
     reference = f"docker://{machines.host}/x/y:v1"

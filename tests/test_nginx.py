@@ -15,8 +15,20 @@ from registry_routes.digests import digest_of
 
 from . import oci_layout
 from .served import wait_until
-from .servers import EXAMPLES, example, free_port, serving, skopeo
-from .test_serving import BLOB, BLOB_PATH, answer_to, push, registry
+from .servers import (
+    BLOB,
+    BLOB_PATH,
+    EXAMPLES,
+    answer_to,
+    example,
+    free_port,
+    push,
+    registry,
+    serving,
+    skopeo,
+)
+
+pytestmark = pytest.mark.slow
 
 
 @contextmanager
@@ -55,7 +67,7 @@ def session(certificate: Path) -> Iterator[requests.Session]:
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def direct_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A registry that sends blobs itself."""
     with registry(tmp_path_factory.mktemp("plain")) as host:
         push(host, "slow", BLOB)
@@ -63,7 +75,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def behind_nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, Path]]:
+def nginx_and_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, Path]]:
     """Host and port of nginx, and of the registry behind it, whose log is there."""
     directory = tmp_path_factory.mktemp("behind")
     options = "--behind-proxy", "--x-accel"
@@ -91,12 +103,12 @@ def behind_nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str
     ],
 )
 def test_nginx_sends_a_blob_as_the_registry_does(
-    behind_nginx: tuple[str, str, Path], plain: str, headers: dict[str, str]
+    nginx_and_registry: tuple[str, str, Path], direct_host: str, headers: dict[str, str]
 ) -> None:
     for method in "GET", "HEAD":
         sent, expected = (
             requests.request(method, f"http://{server}{BLOB_PATH}", headers=headers, timeout=10)
-            for server in (behind_nginx[0], plain)
+            for server in (nginx_and_registry[0], direct_host)
         )
         assert sent.status_code == expected.status_code
         own = {"Date", "Server", "Connection", "Accept-Ranges"}  # nginx omits the last at times
@@ -110,12 +122,12 @@ def test_nginx_sends_a_blob_as_the_registry_does(
 
 
 def test_clients_cannot_request_the_stored_files_from_nginx(
-    behind_nginx: tuple[str, str, Path],
+    nginx_and_registry: tuple[str, str, Path],
 ) -> None:
     path = f"blobs/{digest_of(BLOB).replace(':', '/')}"
     for target in f"/stored/{path}", f"/stored/%2e/{path}":
         raw = f"GET {target} HTTP/1.1\r\nHost: x\r\nX-Accel-Redirect: /stored/{path}\r\n"
-        answer = answer_to(behind_nginx[0], f"{raw}Connection: close\r\n\r\n".encode())
+        answer = answer_to(nginx_and_registry[0], f"{raw}Connection: close\r\n\r\n".encode())
         assert answer.startswith(b"HTTP/1.1 404 ")
 
 
@@ -128,9 +140,9 @@ def test_clients_cannot_request_the_stored_files_from_nginx(
     ],
 )
 def test_body_that_breaks_off_does_not_reach_the_registry(
-    behind_nginx: tuple[str, str, Path], body: bytes
+    nginx_and_registry: tuple[str, str, Path], body: bytes
 ) -> None:
-    host, _, log = behind_nginx
+    host, _, log = nginx_and_registry
     location = requests.post(f"http://{host}/v2/a/blobs/uploads/", timeout=10).headers["Location"]
     request = f"PATCH {location} HTTP/1.1\r\nHost: x\r\n".encode() + body
     assert not answer_to(host, request, breaks_off=True).startswith(b"HTTP/1.1 2")
@@ -144,9 +156,9 @@ def test_body_that_breaks_off_does_not_reach_the_registry(
     ["/v2/a/../_catalog", "/v2//_catalog", "/v2/a%252Fb/tags/list", "/v2/_catalog?n=%31", "/v2"],
 )
 def test_nginx_passes_targets_on_unchanged(
-    behind_nginx: tuple[str, str, Path], target: str
+    nginx_and_registry: tuple[str, str, Path], target: str
 ) -> None:
-    through, behind, log = behind_nginx
+    through, behind, log = nginx_and_registry
     request = f"GET {target} HTTP/1.1\r\nHost: registry.example:5080\r\nConnection: close\r\n\r\n"
     seen = []
     for host in through, behind:
@@ -179,7 +191,6 @@ def test_urls_behind_nginx_have_the_clients_scheme_and_host(
     assert "192.0.2.7" not in log
 
 
-@pytest.mark.slow
 def test_large_layer_goes_both_ways_through_nginx(tmp_path: Path) -> None:
     block, count = os.urandom(1024 * 1024), 64
     digest = digest_of(block * count)
@@ -237,7 +248,6 @@ def charliecloud(
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("has_line", [False, True])
 def test_charliecloud_pushes_with_the_line_of_the_page(
     has_line: bool, tmp_path: Path, certificate: Path, request: pytest.FixtureRequest

@@ -2,14 +2,19 @@
 
 import configparser
 import os
+import pkgutil
 import re
 import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+import registry_routes
 
 ROOT = Path(__file__).parent.parent
 
@@ -63,6 +68,39 @@ assert RegistryMap is registry_routes.RegistryMap
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
+PACKAGE = registry_routes.__path__
+MODULES = {
+    name: import_module(name)
+    for name in [
+        "registry_routes",
+        *(m.name for m in pkgutil.walk_packages(PACKAGE, "registry_routes.")),
+    ]
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_all_of_a_module_names_what_it_has(name: str) -> None:
+    names = MODULES[name].__all__
+    assert names
+    assert [missing for missing in names if not hasattr(MODULES[name], missing)] == []
+
+
+def test_public_names_are_in_the_all_of_their_modules() -> None:
+    own = [module for name, module in MODULES.items() if name.count(".") and "public" not in name]
+    for name in registry_routes.__all__:
+        value = getattr(registry_routes, name)
+        if not isinstance(value, ModuleType):
+            assert any(name in m.__all__ and getattr(m, name) is value for m in own), name
+
+
+def test_first_line_of_a_parameter_has_one_colon() -> None:
+    """pdoc takes what is before the last colon of the line for the name of the parameter."""
+    sources = [path.read_text() for path in (ROOT / "registry_routes").rglob("*.py")]
+    assert [
+        line for source in sources for line in re.findall(r":param [^:\n]+:.*:.*", source)
+    ] == []
+
+
 def test_any_module_may_be_imported_first() -> None:
     code = """
 import importlib, pkgutil, sys
@@ -112,7 +150,7 @@ def test_every_public_type_is_declared() -> None:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the sdist, and the wheel built from it."""
     out = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
@@ -120,8 +158,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_wheel_has_the_package_alone(built: Path) -> None:
-    (wheel,) = built.glob("*.whl")
+@pytest.mark.slow
+def test_wheel_has_the_package_alone(distributions: Path) -> None:
+    (wheel,) = distributions.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         (metadata,) = [archive.read(name).decode() for name in names if name.endswith("METADATA")]
@@ -144,9 +183,9 @@ def test_wheel_has_the_package_alone(built: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sdist_passes_its_tests(built: Path, tmp_path: Path) -> None:
+def test_sdist_passes_its_tests(distributions: Path, tmp_path: Path) -> None:
     """Only those that do not start other programs."""
-    (sdist,) = built.glob("*.tar.gz")
+    (sdist,) = distributions.glob("*.tar.gz")
     safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # since 3.11.4
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, **safely)  # type: ignore[arg-type]

@@ -131,12 +131,12 @@ def test_nothing_is_imported():
 
 def test_each_test_gets_a_new_registry(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(SUITE)
-    pytester.runpytest_subprocess(*PLUGIN).assert_outcomes(passed=9)
+    pytester.runpytest_inprocess(*PLUGIN).assert_outcomes(passed=9)
 
 
 def test_passed_test_with_unfired_faults_fails(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(UNFIRED)
-    result = pytester.runpytest_subprocess(*PLUGIN)
+    result = pytester.runpytest_inprocess(*PLUGIN)
     # A test that passes and then fails in its fixture counts for both.
     result.assert_outcomes(passed=2, failed=1, errors=1, xfailed=1, skipped=1)
     result.stdout.fnmatch_lines(
@@ -150,17 +150,16 @@ def test_passed_test_with_unfired_faults_fails(pytester: pytest.Pytester) -> Non
 
 def test_fixture_opens_no_socket_before_its_address_is_read(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(WITHOUT_SOCKETS)
-    pytester.runpytest_subprocess(*PLUGIN).assert_outcomes(passed=1)
+    pytester.runpytest_inprocess(*PLUGIN).assert_outcomes(passed=1)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("distribution", ["loadfile", "load"])
-def test_fixture_works_under_xdist(pytester: pytest.Pytester, distribution: str) -> None:
+def test_fixture_works_under_xdist(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(SUITE)
-    # These two tests depend on each other, but may run in different workers.
-    apart = ("-k", "not before and not stopped") if distribution == "load" else ()
-    result = pytester.runpytest_subprocess(*PLUGIN, "-n", "3", "--dist", distribution, *apart)
-    result.assert_outcomes(passed=9 - len(apart))
+    # Two tests depend on each other, but may run in different workers.
+    apart = "-k", "not before and not stopped"
+    result = pytester.runpytest_subprocess(*PLUGIN, "-n", "3", *apart)
+    result.assert_outcomes(passed=7)
 
 
 def test_unused_fixture_imports_nothing(pytester: pytest.Pytester) -> None:
@@ -176,11 +175,11 @@ def test_suite_of_the_readme_passes(pytester: pytest.Pytester) -> None:
         if "oci_registry" in block
     ]
     pytester.makepyfile(block)
-    pytester.runpytest_subprocess(*PLUGIN).assert_outcomes(passed=1)
+    pytester.runpytest_inprocess(*PLUGIN).assert_outcomes(passed=1)
 
 
 def test_fixture_is_listed(pytester: pytest.Pytester) -> None:
-    listed = pytester.runpytest_subprocess(*PLUGIN, "--fixtures").stdout.str()
+    listed = pytester.runpytest_inprocess(*PLUGIN, "--fixtures").stdout.str()
     assert re.search(r"oci_registry -- .*\n +A container registry, empty and in memory", listed)
 
 

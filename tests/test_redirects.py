@@ -78,9 +78,7 @@ def test_every_form_of_a_path_is_redirected_for_the_methods_of_the_route(
     st.sampled_from(["", "/v2/", "/v2/a/tags/list/", "/v2//", "/..//v2"]),
     st.text(max_size=10),
 )
-def test_a_redirect_never_leaves_the_host(
-    script_name: str, path: str, end: str, query: str
-) -> None:
+def test_redirect_never_leaves_the_host(script_name: str, path: str, end: str, query: str) -> None:
     for url_map in STRICT, DOCKER:
         adapter = url_map.bind(
             "registry.example", script_name, path_info=f"/{path}{end}", query_args=query
@@ -117,7 +115,7 @@ DOCKER = RegistryMap(dialect=DOCKER_1_5)
         ("", None),
     ],
 )
-def test_a_redirect_keeps_the_query(query: str, kept: str | None) -> None:
+def test_redirect_keeps_the_query(query: str, kept: str | None) -> None:
     environ = environ_for("/v2/a/blobs/uploads", "POST", QUERY_STRING=query)
     with pytest.raises(RequestRedirect) as redirect:
         STRICT.bind_to_environ(environ).match()
@@ -136,7 +134,7 @@ def test_query_args_may_be_given_to_bind_or_to_match(query_args: Any) -> None:
         assert redirect.value.new_url == "/v2/?n=1&last=%C3%A9/x"
 
 
-def test_a_lone_surrogate_becomes_a_question_mark() -> None:
+def test_lone_surrogate_becomes_a_question_mark() -> None:
     """A server never decodes a path to such a character, but a caller may pass one."""
     with pytest.raises(RequestRedirect) as redirect:
         DOCKER.bind("h", query_args="x=\udcff").match("/v2/a/b/blobs/uploads/\ud800/")
@@ -179,12 +177,12 @@ class TestSlashOptions:
         return RegistryMap(rules=made, **options).bind("registry.example")
 
     @pytest.mark.parametrize(("options", "path", "answer"), SLASHES)
-    def test_the_options_of_the_map_decide(
+    def test_options_of_the_map_decide(
         self, rules: list[str], options: dict[str, Any], path: str, answer: Any
     ) -> None:
         assert_answer(self.adapter(rules, **options), path, answer)
 
-    def test_the_options_may_be_changed_later(self, rules: list[str]) -> None:
+    def test_options_changed_later_take_effect(self, rules: list[str]) -> None:
         """Users of Flask do this."""
         adapter = self.adapter(rules)
         for on in True, False, True:

@@ -405,7 +405,7 @@ def test_referrers_are_listed_in_pages(client: RegistryClient) -> None:
     assert referrers_in_pages(client, subject, "?n=0") == [[]]
 
 
-@pytest.mark.parametrize("annotation", ["x", "é", "\u2028", "\ud800", '"', "\0"])
+@pytest.mark.parametrize("annotation", ["x", '"', "é\u2028\ud800\0"])
 def test_page_of_referrers_has_at_most_4_mib(annotation: str) -> None:
     client = RegistryClient(MemoryStorage())
     subject = digest_of(manifest_of())

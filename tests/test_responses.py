@@ -1,4 +1,4 @@
-"""What a client reads in the answers of a registry: its errors, and how long to wait."""
+"""The answers of a registry as a client reads them: errors, and the time to wait."""
 
 import asyncio
 import json
@@ -229,10 +229,10 @@ def test_404_without_a_body_is_the_error_of_its_endpoint(endpoint: RouteName) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("404",), "status must be an int, not '404'"),
-        ((True,), "status must be an int, not True"),
-        ((404, None), "body must be bytes or a string, not None"),
-        ((404, b"", "Allow: GET"), "headers must be a mapping or pairs, not 'Allow"),
+        (("404",), "status '404' is not an int"),
+        ((True,), "status True is not an int"),
+        ((404, None), "body None is neither bytes nor a string"),
+        ((404, b"", "Allow: GET"), "headers 'Allow: GET' are neither a mapping nor pairs"),
     ],
 )
 def test_arguments_that_are_not_a_response_are_refused(arguments: Any, message: str) -> None:
@@ -244,7 +244,7 @@ def test_status_is_an_int_from_400_to_999() -> None:
     assert type(parse_errors(HTTPStatus.NOT_FOUND)[0].code) is int
     assert [parse_errors(status)[0].code for status in (400, 999)] == [400, 999]
     for status in 399, 1000:
-        with pytest.raises(ValueError, match=f"status {status} must be that of an error, 400 to "):
+        with pytest.raises(ValueError, match=f"status {status} is not that of an error, 400 to "):
             parse_errors(status)
 
 

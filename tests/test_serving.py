@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -27,42 +27,17 @@ from registry_routes.digests import digest_of
 
 from .disks import mounted, run
 from .registry_client import RegistryClient
-from .servers import EXAMPLES, ended, example, free_port
-
-BLOB = bytes(range(256)) * 4096  # 1 MiB
-BLOB_PATH = f"/v2/slow/blobs/{digest_of(BLOB)}"
-UPLOAD_PATH = f"/v2/slow/blobs/uploads/?digest=sha256:{'0' * 64}"
-
-
-def address_of(host: str) -> tuple[str, int]:
-    name, _, port = host.rpartition(":")
-    return name, int(port)
-
-
-def answer_to(host: str, raw: bytes, *, breaks_off: bool = False) -> bytes:
-    """What the server sends in answer to these bytes, until it closes the connection."""
-    with socket.create_connection(address_of(host), timeout=10) as connection:
-        connection.sendall(raw)
-        if breaks_off:
-            connection.shutdown(socket.SHUT_WR)
-        received = b""
-        with suppress(ConnectionError):
-            while block := connection.recv(65536):
-                received += block
-        return received
-
-
-def push(host: str, name: str, content: bytes) -> None:
-    url = f"http://{host}/v2/{name}/blobs/uploads/?digest={digest_of(content)}"
-    requests.post(url, content, timeout=60).raise_for_status()
-
-
-@contextmanager
-def registry(tmp_path: Path, *options: str) -> Iterator[str]:
-    options = "--storage", str(tmp_path / "data"), *options
-    with example("registry", tmp_path / "log", *options) as host:
-        yield host
-
+from .servers import (
+    BLOB,
+    EXAMPLES,
+    address_of,
+    answer_to,
+    ended,
+    example,
+    free_port,
+    push,
+    registry,
+)
 
 # Requests that another server might read differently.
 
@@ -83,6 +58,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield host
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rest", AMBIGUOUS.values(), ids=AMBIGUOUS)
 def test_ambiguous_request_is_refused(host: str, rest: str) -> None:
     assert_refused(host, rest)
@@ -138,6 +114,7 @@ def test_wrong_option_is_an_error_in_one_line(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_port_in_use_is_an_error_in_one_line(host: str, tmp_path: Path) -> None:
     command = [sys.executable, str(EXAMPLES / "registry.py"), "--port", host.rpartition(":")[2]]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
@@ -146,14 +123,10 @@ def test_port_in_use_is_an_error_in_one_line(host: str, tmp_path: Path) -> None:
     assert f"cannot listen on {host}: " in run.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("address", "asked"),
-    [
-        ("localhost", "127.0.0.1"),
-        pytest.param("127.0.0.1", "127.0.0.1", marks=pytest.mark.slow),
-        pytest.param("::1", "[::1]", marks=pytest.mark.slow),
-        pytest.param("::", "127.0.0.1", marks=pytest.mark.slow),
-    ],
+    [("localhost", "127.0.0.1"), ("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"), ("::", "127.0.0.1")],
 )
 def test_server_listens_on_every_kind_of_address(address: str, asked: str, tmp_path: Path) -> None:
     if ":" in address and not has_ipv6():
@@ -285,6 +258,7 @@ def test_healthz_fails_for_a_missing_bucket(s3: None) -> None:
 # The log.
 
 
+@pytest.mark.slow
 def test_text_from_clients_is_escaped_in_the_log(tmp_path: Path) -> None:
     with registry(tmp_path) as host:
         for raw in (
@@ -306,6 +280,7 @@ def test_text_from_clients_is_escaped_in_the_log(tmp_path: Path) -> None:
     assert b'"a\\"b\\\\c\\u00c3\\u00a9\\u009b2J' in log
 
 
+@pytest.mark.slow
 def test_log_line_ends_with_the_seconds_that_the_request_took(tmp_path: Path) -> None:
     with registry(tmp_path) as host, socket.create_connection(address_of(host)) as connection:
         connection.sendall(
@@ -338,6 +313,7 @@ def test_response_that_a_storage_cuts_short_is_one_line_of_the_log(
 # Forwarded headers.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_behind", [False, True])
 def test_forwarded_headers_count_only_with_behind_proxy(tmp_path: Path, is_behind: bool) -> None:
     options = ["--storage", "memory://", *(["--behind-proxy"] if is_behind else [])]

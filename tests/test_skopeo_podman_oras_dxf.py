@@ -17,7 +17,7 @@ from typing import Any
 import oras.client
 import pytest
 import requests
-from dxf import DXF, DXFBase
+from dxf import DXF
 
 from registry_routes import DOCKER_1_5, RegistryApp, RegistryMap
 from registry_routes.digests import digest_of
@@ -63,6 +63,7 @@ TO = "--dest-tls-verify=false --dest-creds alice:secret"
 AT = "--tls-verify=false --creds alice:secret"
 
 
+@with_options("plain", "absolute", "basic", "everything")
 def test_skopeo_pushes_mounts_pulls_and_deletes(registry: ServedRegistry, tmp_path: Path) -> None:
     image, back = tmp_path / "image", tmp_path / "back"
     oci_layout.write(image, [5_000_000, 100_000, 1, 0], ["amd64", "arm64"])
@@ -212,25 +213,7 @@ def test_dxf_pushes_pulls_and_deletes(registry: ServedRegistry, tmp_path: Path) 
             pulled_by(dxf, digest)
 
 
-# dxf and oras only log in over TLS.
-
-
-@pytest.mark.parametrize("name", ["basic", "bearer", "everything"])
-def test_dxf_logs_in(name: str, tls: ssl.SSLContext, certificate: Path, tmp_path: Path) -> None:
-    blob = tmp_path / "blob"
-    blob.write_bytes(b"0123")
-
-    def log_in(dxf: DXFBase, response: requests.Response) -> None:
-        dxf.authenticate("alice", "secret", response=response)
-
-    with (
-        serve(ssl_context=tls, **OPTIONS[name]) as registry,
-        DXF(registry.host, "dxf/blobs", log_in, tlsverify=str(certificate)) as dxf,
-    ):
-        digest = dxf.push_blob(str(blob))
-        dxf.set_alias("v1", digest)
-        assert dxf.list_aliases() == ["v1"]
-        assert pulled_by(dxf, digest) == b"0123"
+# oras and dxf only log in over TLS. dxf's logins are in `test_testing_suites`.
 
 
 @pytest.mark.parametrize("name", ["basic", "bearer"])

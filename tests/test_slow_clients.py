@@ -15,8 +15,10 @@ from serving import LEAST_RATE, Connection
 
 from registry_routes.digests import digest_of
 
+from .servers import BLOB, BLOB_PATH, address_of, push, registry
 from .test_nginx import nginx
-from .test_serving import BLOB, BLOB_PATH, UPLOAD_PATH, address_of, push, registry
+
+UPLOAD_PATH = f"/v2/slow/blobs/uploads/?digest=sha256:{64 * '0'}"
 
 KINDS = {
     "half headers": b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Slow: ",
@@ -27,7 +29,7 @@ KINDS = {
 }
 
 
-def connected_to(host: str, request: bytes) -> socket.socket:
+def connect_to(host: str, request: bytes) -> socket.socket:
     """A client with a small buffer that has sent a request, or the beginning of it."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -51,7 +53,7 @@ class SlowClients(threading.Thread):
         with ExitStack() as open_sockets:
             for _ in range(self.count):
                 for kind, request in self.kinds.items():
-                    client = open_sockets.enter_context(connected_to(self.host, request))
+                    client = open_sockets.enter_context(connect_to(self.host, request))
                     client.setblocking(False)
                     self.sockets.append((kind, client))
             self.connected.set()
@@ -73,7 +75,7 @@ class SlowClients(threading.Thread):
 
 
 def slowest_of(host: str, seconds: float, until: threading.Event) -> float:
-    """How long the slowest of ordinary requests takes, until so many seconds after an event."""
+    """Return the time of the slowest ordinary request, until some seconds after an event."""
     taken: list[float] = []
 
     def ask(method: str, path: str, body: bytes = b"") -> bytes:
@@ -183,7 +185,7 @@ def test_only_enough_bytes_keep_a_client_connected(
     sender.join()
 
 
-def test_silent_client_loses_its_patience_however_fast_it_was(
+def test_fast_client_that_falls_silent_is_given_up(
     connection: tuple[Connection, socket.socket],
 ) -> None:
     server, client = connection
@@ -217,7 +219,7 @@ def test_client_that_trickles_is_disconnected(tmp_path: Path) -> None:
 
         def send(kind: str) -> None:
             begin, more = TRICKLES[kind]
-            with connected_to(host, begin) as client, suppress(OSError):
+            with connect_to(host, begin) as client, suppress(OSError):
                 for _ in range(40):
                     client.sendall(more)
                     client.settimeout(0.5)
@@ -240,7 +242,7 @@ def test_client_that_falls_silent_is_disconnected(tmp_path: Path) -> None:
         silent = []
         for kind in list(KINDS.values()) * 3:
             request = kind.replace(digest_of(BLOB).encode(), digest_of(large).encode())
-            silent.append(clients.enter_context(connected_to(host, request)))
+            silent.append(clients.enter_context(connect_to(host, request)))
         assert requests.get(f"http://{host}/v2/", timeout=30).status_code == 200
         for client in silent:
             received = 0

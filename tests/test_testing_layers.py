@@ -11,18 +11,13 @@ from werkzeug.exceptions import Gone, HTTPException
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
-from registry_routes import (
-    OCI_1_1,
-    errors,
-    resolve_location,
-    responses,
-)
+from registry_routes import OCI_1_1, errors, resolve_location, responses
 from registry_routes.digests import digest_of
 from registry_routes.headers import chunk_min_length
 from registry_routes.paging import parse_next_link
-from registry_routes.testing import Fault, serve
+from registry_routes.testing import Fault
 
-from .served import ABSENT, USERS, Login, client_of, push_blob, push_image, served
+from .served import ABSENT, USERS, Login, client_of, push_blob, push_image, serve, served
 
 # Faults.
 
@@ -209,20 +204,20 @@ def test_unfired_faults_are_listed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("blobs", "GET", 500), "endpoint 'blobs' is not served; these are: base, blob, "),
-        (("token", "GET", 500), "endpoint 'token' is not served"),
-        (("storage", "GET", 500), "endpoint 'storage' is not served"),
+        (("blobs", "GET", 500), "the registry has no endpoint 'blobs', only base, blob, "),
+        (("token", "GET", 500), "the registry has no endpoint 'token'"),
+        (("storage", "GET", 500), "the registry has no endpoint 'storage'"),
         (("tags", "POST", 500), "endpoint 'tags' does not take 'POST', only GET, HEAD"),
         (("blob-upload", "GET", 500), "endpoint 'blob-upload' does not take 'GET', only POST"),
         (("tags", None, 500), "method None is not a string"),
         (("blob", "GET", 500, 0), "times 0 must be 1 or more"),
         (("blob", "GET", 500, 1.5), "times 1.5 is neither an int nor None"),
-        (("blob", "GET", 200), "status 200 must be that of an error"),
+        (("blob", "GET", 200), "status 200 is not that of an error"),
         (("blob", "GET", "cut"), "fault 'cut' must be"),
-        (("blob", "GET", 1.5), "fault 1.5 must be"),
-        (("blob", "GET", errors.Denied), "must be an error, a status"),
+        (("blob", "GET", 1.5), "fault 1.5 is not"),
+        (("blob", "GET", errors.Denied), "is not an error, a status"),
         (("blob", "GET", HTTPException("no status")), "has no status"),
-        (("blob", "GET", timedelta(0)), "is not longer than nothing"),
+        (("blob", "GET", timedelta(0)), "is not longer than zero"),
     ],
 )
 def test_fault_that_cannot_fire_is_an_error(arguments: Any, message: str) -> None:
@@ -344,7 +339,7 @@ def test_blobs_are_redirected_to_another_origin(transport: str) -> None:
         assert client.get(response.url).status_code == 404
 
 
-def test_without_options_there_are_no_paths_outside_the_api() -> None:
+def test_registry_without_options_has_no_paths_outside_the_api() -> None:
     with served() as (registry, client):
         registry.add_image("a:v1", layers=[b"x"])
         upload = client.post("/v2/a/blobs/uploads/").headers["Location"].rpartition("/")[2]
@@ -352,7 +347,7 @@ def test_without_options_there_are_no_paths_outside_the_api() -> None:
             assert client.get(path).status_code == 404
 
 
-def test_without_single_post_a_post_only_begins_an_upload(transport: str) -> None:
+def test_post_without_single_post_only_begins_an_upload(transport: str) -> None:
     content = b"0123456789"
     with served(single_post=False, transport=transport) as (registry, client):
         response = client.post(f"/v2/a/blobs/uploads/?digest={digest_of(content)}", content=content)

@@ -7,16 +7,11 @@ import pytest
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
-from registry_routes import (
-    RegistryApp,
-    RegistryMap,
-    responses,
-)
+from registry_routes import RegistryApp, RegistryMap, responses
 from registry_routes.challenges import parse_challenges, parse_token
 from registry_routes.digests import digest_of
-from registry_routes.testing import serve
 
-from .served import USERS, Login, client_of, push_image, served
+from .served import USERS, Login, client_of, push_image, serve, served
 
 
 def test_basic_login(transport: str) -> None:
@@ -98,7 +93,7 @@ def test_challenge_names_the_scopes_and_a_token_allows_no_more() -> None:
         assert response.status_code == 401
 
 
-def test_without_users_anyone_may_pull() -> None:
+def test_registry_without_users_lets_anyone_pull() -> None:
     with served(auth="bearer", login=Login()) as (registry, client):
         registry.add_image("a:v1")
         assert client.get("/v2/").status_code == 200

@@ -8,57 +8,16 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import requests
 from dxf import DXF, DXFBase
 
-from registry_routes import RegistryMap, errors
+from registry_routes import RegistryMap
 from registry_routes.digests import digest_of
-from registry_routes.testing import LENIENT, ServedRegistry, serve
+from registry_routes.testing import LENIENT, ServedRegistry
 
-from .served import USERS
+from .served import USERS, serve
 from .servers import EXAMPLES
-
-# binderhub asks, with a service of its own, for a token to see whether an image has been built.
-
-
-class HubsRegistry:
-    def __init__(self, url: str, user: str, password: str) -> None:
-        self.url = url
-        self.auth = user, password
-
-    def image_manifest(self, image: str, tag: str) -> Any:
-        query = {"service": "container_registry", "scope": f"repository:{image}:pull"}
-        answer = httpx.get(f"{self.url}/token", params=query, auth=self.auth).raise_for_status()
-        headers = {"Authorization": f"Bearer {answer.json()['token']}"}
-        response = httpx.get(f"{self.url}/v2/{image}/manifests/{tag}", headers=headers)
-        return None if response.status_code == 404 else response.raise_for_status().json()
-
-
-class TestLikeBinderhub:
-    @pytest.fixture
-    def registry(self) -> Iterator[ServedRegistry]:
-        with serve(users=USERS, auth="bearer", service="container_registry") as registry:
-            yield registry
-            assert registry.unfired == []
-
-    def test_manifest_of_a_built_image(self, registry: ServedRegistry) -> None:
-        registry.add_image("hub/image:abc123")
-        hub = HubsRegistry(registry.url, "alice", "secret")
-        assert hub.image_manifest("hub/image", "abc123") == registry.manifest("hub/image:abc123")
-        token, manifest = registry.requests
-        assert token.args["scope"] == "repository:hub/image:pull"
-        assert manifest.values == {"name": "hub/image", "tag": "abc123"}
-        assert hub.image_manifest("hub/image", "other") is None
-
-    def test_wrong_password_and_failure_are_errors(self, registry: ServedRegistry) -> None:
-        with pytest.raises(httpx.HTTPStatusError, match="401"):
-            HubsRegistry(registry.url, "alice", "wrong").image_manifest("a", "v1")
-        registry.fail("manifest", "GET", errors.Unavailable())
-        with pytest.raises(httpx.HTTPStatusError, match="503"):
-            HubsRegistry(registry.url, "alice", "secret").image_manifest("a", "v1")
-
 
 # dxf's suite runs docker-registry in Docker, with and without a login, which takes TLS.
 

@@ -1,4 +1,4 @@
-"""Uploads of `examples/directory.py` and `examples/bucket.py`: what a failure leaves of them."""
+"""Uploads of `examples/directory.py` and `examples/bucket.py` after a failure."""
 
 import builtins
 import os
@@ -78,10 +78,7 @@ def push_with_repeats(client: RegistryClient, chunks: list[bytes], last: bytes) 
         if patch.status_code == 503:
             status = client.get(location)
             assert status.status_code == 204
-            assert status.headers["Range"] in (
-                upload_range(sent),
-                upload_range(sent + len(chunk)),
-            )
+            assert status.headers["Range"] in (upload_range(sent), upload_range(sent + len(chunk)))
             if status.headers["Range"] == upload_range(sent):
                 patch = client.patch(location, data=chunk, headers=headers)
                 assert patch.status_code == 202
@@ -198,7 +195,7 @@ def test_blob_that_cannot_be_opened_is_a_503(caplog: pytest.LogCaptureFixture) -
             assert record.getMessage().endswith("the storage has failed: reset by peer")
 
 
-# What a power cut may leave.
+# After a power cut.
 
 
 def damage(upload: Path, how: str) -> None:

@@ -52,7 +52,7 @@ def test_token_that_is_no_longer_accepted_is_replaced() -> None:
     with registry(auth="bearer") as upstream:
         proxy = ProxyClient(upstream.url)
         assert proxy.get(LATEST).status_code == 200
-        # It names no scope, so the proxy asks for what the request needs.
+        # It names no scope, so the proxy asks for the scopes that the request needs.
         refused = errors.Unauthorized(realm=f"{upstream.url}/token", service="registry")
         upstream.fail("manifest", "HEAD", refused)
         assert "Warning" not in proxy.get(LATEST).headers
@@ -150,12 +150,9 @@ def test_addresses_of_the_internet_are_not_private() -> None:
 def test_redirect_to_the_proxys_own_network_is_refused(
     path: str, root: str, is_refused: bool
 ) -> None:
-    """Clients would see what is there."""
+    """Otherwise clients would see the content there."""
     content = LAYER if path == BLOB else b"{}"
-    answers = {
-        path: (307, {"Location": "https://10.1.2.3/x"}, b""),
-        "/x": (200, INDEX, content),
-    }
+    answers = {path: (307, {"Location": "https://10.1.2.3/x"}, b""), "/x": (200, INDEX, content)}
     proxy, upstream = canned(answers, root)
     assert proxy.get(path).status_code == (502 if is_refused else 200)
     assert upstream.paths == ([path] if is_refused else [path, "/x"])

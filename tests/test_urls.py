@@ -35,7 +35,7 @@ from .wsgi import environ_for
 Q = SHA256.replace(":", "%3A")
 UPLOADS, REFERRERS = "a/blobs/uploads/", f"a/referrers/{SHA256}"
 WITH_BOTH = Reference.parse(f"a:v1@{SHA256}")
-# Of each method: a call, and the path under /v2/ and the query of what it builds.
+# Of each method: a call, and the path under /v2/ and the query of the URL that it builds.
 CALLS: list[tuple[str, tuple[Any, ...], dict[str, Any], str, str]] = [
     ("base", (), {"service": "x y"}, "", "service=x%20y"),
     ("catalog", (), {"n": 10, "last": "a/b"}, "_catalog", "n=10&last=a%2Fb"),
@@ -82,18 +82,28 @@ def test_url_of_each_method(
         ("manifest", ("a", "sha256:x"), {}, "digest 'sha256:x' must have 64"),
         ("manifest", ("a", SHA256), {"tag": ["v1", "!"]}, "tag '!' must start with"),
         ("manifest", ("a", SHA256), {"tag": 5}, "tag 5 must be a string"),
-        ("manifest", ("a", "v1"), {"tag": "v2"}, "manifest 'v1' must be named by its digest"),
-        ("manifest", (WITH_BOTH, "v1"), {}, f"reference '{WITH_BOTH}' must be given alone, not "),
-        ("tags", ("a",), {"last": "\udcff"}, "parameter '\\udcff' must be encodable in UTF-8"),
-        ("blob", ("a", SHA256), {"x": b"y"}, "x b'y' must be a string"),
+        ("manifest", ("a", "v1"), {"tag": "v2"}, "manifest 'v1' is named by a tag"),
+        ("manifest", (WITH_BOTH, "v1"), {}, f"reference '{WITH_BOTH}' already names the manifest"),
+        ("tags", ("a",), {"last": "\udcff"}, "parameter '\\udcff' cannot be encoded in UTF-8"),
+        ("blob", ("a", SHA256), {"x": b"y"}, "x b'y' is neither a string nor a number"),
         ("blob_upload", ("a",), {"mount": "x"}, "digest 'x' must have"),
         ("blob_upload", ("a",), {"digest": ""}, "digest '' must not be empty"),
         ("blob_upload", ("a",), {"from_": "A"}, "repository name 'A' must be lowercase"),
         ("blob_upload", ("a",), {"digest_algorithm": "SHA"}, "digest algorithm 'SHA' must be"),
-        ("blob_upload", ("a",), {"from": "B", "from_": "b"}, "parameter 'from' must be given by"),
+        (
+            "blob_upload",
+            ("a",),
+            {"from": "B", "from_": "b"},
+            "parameter 'from' has its own argument: write from_=",
+        ),
         ("blob_upload_chunk", ("a", "x"), {"digest": "sha256:"}, "digest 'sha256:' must"),
-        ("referrers", ("a", SHA256), {"artifact_type": 5.0}, "artifactType 5.0 must be a string"),
-        ("referrers", ("a", SHA256), {"artifactType": "x"}, "parameter 'artifactType' must be"),
+        (
+            "referrers",
+            ("a", SHA256),
+            {"artifact_type": 5.0},
+            "artifactType 5.0 is neither a string nor a number",
+        ),
+        ("referrers", ("a", SHA256), {"artifactType": "x"}, "parameter 'artifactType' has its own"),
         ("extension", ("Oci", "a", "b"), {}, "extension name 'Oci' must be lowercase"),
     ],
 )
@@ -149,10 +159,10 @@ def test_root_with_the_root_of_the_api_is_refused(root: str, right: str) -> None
     ],
 )
 def test_malformed_root_is_named(root: str) -> None:
-    with pytest.raises(ValueError, match=r"^root .* must"):
+    with pytest.raises(ValueError, match=r"^root .* (?:must|is not a URL)"):
         URLBuilder(root)
     if root not in ("", "/x"):
-        with pytest.raises(ValueError, match=r"^root .* must"):
+        with pytest.raises(ValueError, match=r"^root .* (?:must|is not a URL)"):
             URLBuilder(root, relative=True)
 
 
@@ -206,7 +216,7 @@ def test_same_origin(url: object, other: object, expected: bool) -> None:
 @pytest.mark.parametrize("url", ["/v2/", "ftp://h", "https:///x", "https://h:x", None])
 def test_same_origin_of_other_values_is_refused(url: object) -> None:
     for arguments in (url, "https://h"), ("https://h", url):
-        with pytest.raises(ValueError, match=r"URL .*must"):
+        with pytest.raises(ValueError, match=r"URL .*(?:must|is not a URL)"):
             same_origin(*arguments)
 
 
@@ -235,7 +245,7 @@ class TestFromEnviron:
         assert URLBuilder.from_environ(environ).base() == f"{scheme}://{expected}/v2/"
         assert RegistryRequest(environ).host == expected
 
-    def test_without_a_host_the_servers_counts(self) -> None:
+    def test_request_without_a_host_has_that_of_the_server(self) -> None:
         environ = environ_for("/v2/", SERVER_NAME="registry.local", SERVER_PORT="5000")
         del environ["HTTP_HOST"]  # HTTP/1.0
         assert URLBuilder.from_environ(environ).base() == "http://registry.local:5000/v2/"
@@ -295,9 +305,9 @@ def test_resolve_location(location: str, query: dict[str, Any], expected: str) -
     ],
 )
 def test_location_that_leads_nowhere_is_named(location: str) -> None:
-    with pytest.raises(ValueError, match=r"Location .* must"):
+    with pytest.raises(ValueError, match=r"Location .* (?:must|is not a URL|does not lead)"):
         resolve_location("https://r.example/v2/", location)
-    with pytest.raises(ValueError, match="must"):
+    with pytest.raises(ValueError, match="does not lead to a URL of http or https"):
         resolve_location("r.example/v2/", "x")
 
 
@@ -460,7 +470,7 @@ HUGE = "x" * 10**6
         lambda: match_url(f"/{HUGE}"),
         lambda: match_url(f"/{HUGE}", root="/m"),
         lambda: match_url("/v2/", root=f"/{HUGE}"),
-        lambda: match_url("/x", root="/", url_map=RegistryMap(prefix=f"/{HUGE[:9999]}")),
+        lambda: match_url("/x", root="/", url_map=RegistryMap(prefix=f"/{HUGE[:1999]}")),
     ],
 )
 def test_huge_value_is_shortened_in_the_message(call: Callable[[], object]) -> None:

@@ -56,7 +56,7 @@ def make_registry(
     max_chunk: int | None = None,
     blob_urls: timedelta | None = None,
 ) -> RegistryApp:
-    """Return a registry as a WSGI application, with every view of the specification, on a storage.
+    """Return a WSGI application with every view of the specification, on a storage.
 
     (distribution-spec 1.1; from its main branch, tags for a manifest that is pushed by its digest,
     ``digest-algorithm``, and cancelling an upload; Docker's catalog.)
@@ -68,27 +68,26 @@ def make_registry(
     >>> client.get("/v2/library/nginx/tags/list").get_json()
     {'name': 'library/nginx', 'tags': ['latest']}
 
-    It does not authenticate clients: put it behind something that does. A blob is mounted only from
-    a repository that the request names in ``from``, as `scopes.required_scopes` expects. The views
-    never hold a whole blob in memory. They honour ``If-Match`` and ``If-None-Match`` when they
-    write, too.
+    The application does not authenticate clients: put it behind a gateway that does, or use hooks.
+    It mounts a blob only from a repository that the request names in ``from``, as
+    `scopes.required_scopes` expects. The views never hold a whole blob in memory. They honour
+    ``If-Match`` and ``If-None-Match``, also when they write.
 
-    :param storage: where the content is: a `Storage`, or a `ReadStorage` for a map that only reads.
-    :param url_map: the routes; by default a `RegistryMap` of its own. The map of a subset, such as
+    :param storage: a `Storage` with the content, or a `ReadStorage` for a map that only reads.
+    :param url_map: the routes; by default, a new `RegistryMap`. The map of a subset, such as
         ``RegistryMap(dialect=OCI_1_1.subset(methods=["GET"]))``, makes a registry that is
         read-only, or that has no catalog or no referrers. Your own rules may have their own views,
         or those of the registry, under the same endpoints. The storage only gets names, tags,
         digests and upload ids of `OCI_1_1`, whatever your converters let through.
     :param page_size: the maximum number of results in a page of tags, repositories or referrers. If
-        it is `None`, a page has all that the client asks for. A page of referrers also ends at
+        it is `None`, a page has as many as the client asks for. A page of referrers also ends at
         `MAX_MANIFEST` bytes.
-    :param max_chunk: the maximum size of a PATCH in bytes; more is refused with 413
-        ``SIZE_INVALID``.
-    :param blob_urls: if given, a GET of a blob is redirected to a URL that the storage, a
-        `SigningStorage`, makes valid for this long.
+    :param max_chunk: the maximum size of a PATCH in bytes; a larger one is a 413 ``SIZE_INVALID``.
+    :param blob_urls: the lifetime of signed URLs. If given, the registry redirects each GET of a
+        blob to a URL from the storage, which must be a `SigningStorage`.
 
     Raises `ValueError` for an option that is out of range, and `TypeError` for a storage that lacks
-    a method which the map's routes or an option need, and for a route that lists no methods.
+    a method that the map's routes or an option need, and for a route that takes any method.
     """
     for option, value in ("page_size", page_size), ("max_chunk", max_chunk):
         if value is not None and value < 1:
@@ -104,7 +103,7 @@ def make_registry(
     for rule in url_map.iter_rules():
         if any(rule.endpoint == endpoint for endpoint, _ in by_endpoint):
             if rule.methods is None:
-                raise TypeError(f"route {rule.rule!r} lists no methods, so it has no view")
+                raise TypeError(f"route {rule.rule!r} takes any method, so it has no view")
             taken |= {(rule.endpoint, method): rule for method in rule.methods}
     views.serves_referrers = (RouteName.REFERRERS, "GET") in taken
     for (endpoint, method), view in by_endpoint.items():

@@ -1,4 +1,4 @@
-"""What a manifest says: its media type, the blobs that it needs, its subject and descriptor."""
+"""Reading manifests: the media type, the blobs that they need, the subject, the descriptor."""
 
 import json
 import re
@@ -13,12 +13,24 @@ from ..digests import is_registered
 from ..grammar import DIGEST
 from ..headers import DOCKER_MANIFEST, DOCKER_MANIFEST_LIST, IMAGE_INDEX, IMAGE_MANIFEST
 
+__all__ = [
+    "MAX_DESCRIPTORS",
+    "MAX_MANIFEST",
+    "blobs_of",
+    "check_kind",
+    "descriptor_of",
+    "manifest_type",
+    "media_type_of",
+    "parse_manifest",
+    "subject_of",
+]
+
 MAX_MANIFEST = 4 * 1024 * 1024
-"""The maximum size of a manifest (distribution-spec 1.1, "Pushing Manifests"), and of a page of
-referrers, which is an image index, in bytes."""
+"""The maximum size, in bytes, of a manifest (distribution-spec 1.1, "Pushing Manifests"), and of a
+page of referrers, which is an image index."""
 
-
-MAX_DESCRIPTORS = MAX_MANIFEST - 256  # their bytes in a page of referrers; the rest is the frame
+MAX_DESCRIPTORS = MAX_MANIFEST - 256
+"""The maximum size, in bytes, of the descriptors in a page of referrers."""
 
 # RFC 6838, section 4.2. A manifest's type has no parameters.
 _MEDIA_TYPE = re.compile("(?i:application)/[a-zA-Z0-9][a-zA-Z0-9!#$&^_.+-]{0,126}", re.ASCII)
@@ -28,13 +40,13 @@ _JSON_TYPES = ("/json", "+json", "+prettyjws")  # a browser may show another typ
 
 
 def parse_manifest(content: bytes) -> dict[str, Any]:
-    """What a manifest says. Raises `errors.ManifestInvalid` if it is not a JSON object.
+    """Parse a manifest. Raises `errors.ManifestInvalid` if it is not a JSON object.
 
     >>> parse_manifest(b'{"schemaVersion": 2}')
     {'schemaVersion': 2}
     """
     try:
-        manifest = json.loads(content.decode(), parse_constant=_no_json)
+        manifest = json.loads(content.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise errors.ManifestInvalid("the manifest is not JSON") from None
     if not isinstance(manifest, dict):
@@ -42,17 +54,17 @@ def parse_manifest(content: bytes) -> dict[str, Any]:
     return manifest
 
 
-def _no_json(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")  # though Python reads NaN and Infinity
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")  # although Python reads NaN and Infinity
 
 
 def manifest_type(content_type: str | None) -> str:
-    """The media type of a manifest, from its ``Content-Type``; the OCI image manifest's if none.
+    """Return the media type in a ``Content-Type``; without one, that of an OCI image manifest.
 
     >>> manifest_type("application/vnd.oci.image.index.v1+json; charset=utf-8")
     'application/vnd.oci.image.index.v1+json'
 
-    Raises `errors.ManifestInvalid` for one that is not of JSON: a browser might show it as a page.
+    Raises `errors.ManifestInvalid` for a type other than JSON, which browsers might show as a page.
     """
     media_type = (content_type or "").partition(";")[0].strip() or IMAGE_MANIFEST
     if not _MEDIA_TYPE.fullmatch(media_type) or not media_type.lower().endswith(_JSON_TYPES):
@@ -63,21 +75,24 @@ def manifest_type(content_type: str | None) -> str:
 
 
 def media_type_of(request: RegistryRequest, manifest: dict[str, Any]) -> str:
-    """The type of a manifest: what the request says, which the manifest must not contradict."""
+    """Return the media type of a pushed manifest, or raise `errors.ManifestInvalid`.
+
+    The request says it, and the manifest must not contradict the request.
+    """
     own = manifest.get("mediaType") or ""
     sent = (request.content_type or "").partition(";")[0].strip()
     media_type = manifest_type(sent or (own if isinstance(own, str) else ""))
     if own and (not isinstance(own, str) or own.lower() != media_type.lower()):
         raise errors.ManifestInvalid(
-            f"mediaType {own!r:.100} must be the Content-Type, {media_type!r:.100}"
+            f"mediaType {own!r:.100} is not the Content-Type, {media_type!r:.100}"
         )
     return media_type
 
 
 def check_kind(manifest: dict[str, Any], media_type: str) -> None:
-    """Raise `errors.ManifestInvalid` for a manifest that one client could read as another kind.
+    """Raise `errors.ManifestInvalid` for a manifest that is both an image and an index.
 
-    (CVE-2021-41190.) Docker's registry refuses these too.
+    Clients could disagree on its kind (CVE-2021-41190). Docker's registry refuses these too.
     """
     is_image = manifest.get("layers") is not None or manifest.get("config") is not None
     is_index = manifest.get("manifests") is not None
@@ -99,7 +114,7 @@ def _digest_of_descriptor(descriptor: Any) -> str:
 
 
 def blobs_of(manifest: dict[str, Any]) -> Iterator[str]:
-    """The digests of the blobs that must be there before the manifest is pushed."""
+    """Yield the digests of the blobs that a repository needs before it takes the manifest."""
     layers = manifest.get("layers") or []
     if not isinstance(layers, list):
         raise errors.ManifestInvalid("the manifest's layers are not a list")
@@ -111,13 +126,16 @@ def blobs_of(manifest: dict[str, Any]) -> Iterator[str]:
 
 
 def subject_of(manifest: dict[str, Any]) -> str | None:
-    """The digest of the subject, if the registry keeps referrers for such a digest."""
+    """Return the digest of the subject; `None` without one, and if its algorithm is unknown."""
     subject = _digest_of_descriptor(manifest["subject"]) if manifest.get("subject") else ""
     return subject if is_registered(subject) else None
 
 
 def descriptor_of(manifest: dict[str, Any], media_type: str, digest: str, size: int) -> bytes:
-    """The entry of a manifest in a list of referrers (distribution-spec 1.1, Listing Referrers)."""
+    """Return a manifest's entry in a list of referrers, as JSON.
+
+    (distribution-spec 1.1, "Listing Referrers".)
+    """
     descriptor: dict[str, Any] = {"mediaType": media_type, "digest": digest, "size": size}
     config = manifest.get("config")
     config_type = config.get("mediaType") if isinstance(config, dict) else None
@@ -135,4 +153,4 @@ def descriptor_of(manifest: dict[str, Any], media_type: str, digest: str, size: 
 
 
 def _is_map_of_strings(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())

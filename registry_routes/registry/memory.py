@@ -9,7 +9,9 @@ from typing import NamedTuple, TypeVar
 
 from .storage import BLOCK, Blob, ConflictError, Manifest, MissingError, Storage, checked_blocks
 
-REMEMBERED = 3600.0  # seconds, for which the result of an upload is kept
+__all__ = ["MemoryStorage"]
+
+REMEMBERED = 3600.0  # seconds for which to keep the result of an upload
 
 
 @dataclass
@@ -18,7 +20,7 @@ class _Upload:
     chunks: list[bytes] = field(default_factory=list)
 
 
-class _Kept(NamedTuple):
+class _StoredManifest(NamedTuple):
     manifest: Manifest
     subject: str | None
     descriptor: bytes
@@ -28,11 +30,11 @@ class _Kept(NamedTuple):
 class _Repository:
     blobs: dict[str, bytes] = field(default_factory=dict)
     uploads: dict[str, _Upload] = field(default_factory=dict)
-    manifests: dict[str, _Kept] = field(default_factory=dict)
+    manifests: dict[str, _StoredManifest] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
 
     results: dict[str, tuple[float, str]] = field(default_factory=dict)
-    """When each finished upload ended, by `time.monotonic`, and the digest of its blob."""
+    """The time when each upload was finished, by `time.monotonic`, and the digest of its blob."""
 
 
 class MemoryStorage(Storage):
@@ -48,23 +50,23 @@ class MemoryStorage(Storage):
 
     def __init__(self) -> None:
         self._repositories: dict[str, _Repository] = {}
-        # Held while something is looked up or changed, but not while a client sends content.
+        # Held during look-ups and changes, but not while a client sends content.
         self._lock = threading.Lock()
 
-    def _repository(self, name: str) -> _Repository:
-        """Return a repository to read from, which is empty if nothing has been written to it."""
+    def _find_repository(self, name: str) -> _Repository:
+        """Return a repository to read from, which is empty if it does not exist."""
         return self._repositories.get(name, _Repository())
 
     def _create(self, name: str) -> _Repository:
-        """Return a repository to write to, after creating it if it is new."""
+        """Return a repository to write to, creating it if necessary."""
         return self._repositories.setdefault(name, _Repository())
 
-    def _blob(self, name: str, digest: str) -> bytes:
+    def _find_blob(self, name: str, digest: str) -> bytes:
         with self._lock:
-            return _find(self._repository(name).blobs, digest)
+            return _find(self._find_repository(name).blobs, digest)
 
     def open_blob(self, name: str, digest: str) -> Blob:
-        content = self._blob(name, digest)
+        content = self._find_blob(name, digest)
 
         def read(start: int, end: int) -> Iterable[bytes]:
             part = memoryview(content)[start:end]
@@ -79,12 +81,12 @@ class MemoryStorage(Storage):
 
     def mount_blob(self, name: str, digest: str, source: str) -> None:
         with self._lock:
-            content = _find(self._repository(source).blobs, digest)
+            content = _find(self._find_repository(source).blobs, digest)
             self._create(name).blobs[digest] = content
 
     def delete_blob(self, name: str, digest: str) -> None:
         with self._lock:
-            blobs = self._repository(name).blobs
+            blobs = self._find_repository(name).blobs
             _find(blobs, digest)
             del blobs[digest]
 
@@ -96,10 +98,10 @@ class MemoryStorage(Storage):
 
     def upload_size(self, name: str, upload_id: str) -> int:
         with self._lock:
-            return _find(self._repository(name).uploads, upload_id).size
+            return _find(self._find_repository(name).uploads, upload_id).size
 
     def _upload_of(self, name: str, upload_id: str, start: int) -> _Upload:
-        upload = _find(self._repository(name).uploads, upload_id)
+        upload = _find(self._find_repository(name).uploads, upload_id)
         if upload.size != start:
             raise ConflictError
         return upload
@@ -123,7 +125,7 @@ class MemoryStorage(Storage):
         content = b"".join(checked_blocks(digest, chunks))
         with self._lock:
             self._upload_of(name, upload_id, start)
-            repository = self._repository(name)
+            repository = self._find_repository(name)
             repository.blobs[digest] = content
             del repository.uploads[upload_id]
             now, results = time.monotonic(), repository.results
@@ -133,17 +135,17 @@ class MemoryStorage(Storage):
 
     def upload_result(self, name: str, upload_id: str) -> str:
         with self._lock:
-            return _find(self._repository(name).results, upload_id)[1]
+            return _find(self._find_repository(name).results, upload_id)[1]
 
     def cancel_upload(self, name: str, upload_id: str) -> None:
         with self._lock:
-            uploads = self._repository(name).uploads
+            uploads = self._find_repository(name).uploads
             _find(uploads, upload_id)
             del uploads[upload_id]
 
     def manifest(self, name: str, digest: str) -> Manifest:
         with self._lock:
-            return _find(self._repository(name).manifests, digest).manifest
+            return _find(self._find_repository(name).manifests, digest).manifest
 
     def put_manifest(
         self,
@@ -159,16 +161,19 @@ class MemoryStorage(Storage):
     ) -> None:
         with self._lock:
             for blob in blobs:
-                _find(self._repository(name).blobs, blob)
-            if expected is not None and self._repository(name).tags.get(tags[0], "") != expected:
+                _find(self._find_repository(name).blobs, blob)
+            if (
+                expected is not None
+                and self._find_repository(name).tags.get(tags[0], "") != expected
+            ):
                 raise ConflictError(tags[0])
             repository = self._create(name)
-            repository.manifests[digest] = _Kept(manifest, subject, descriptor)
+            repository.manifests[digest] = _StoredManifest(manifest, subject, descriptor)
             repository.tags.update(dict.fromkeys(tags, digest))
 
     def delete_manifest(self, name: str, digest: str) -> None:
         with self._lock:
-            repository = self._repository(name)
+            repository = self._find_repository(name)
             _find(repository.manifests, digest)
             del repository.manifests[digest]
             repository.tags = {
@@ -177,23 +182,23 @@ class MemoryStorage(Storage):
 
     def tag(self, name: str, tag: str) -> str:
         with self._lock:
-            return _find(self._repository(name).tags, tag)
+            return _find(self._find_repository(name).tags, tag)
 
     def delete_tag(self, name: str, tag: str, expected: str | None = None) -> None:
         with self._lock:
-            tags = self._repository(name).tags
+            tags = self._find_repository(name).tags
             if _find(tags, tag) != (expected or tags[tag]):
                 raise ConflictError(tag)
             del tags[tag]
 
     def repositories(self, after: str = "") -> Iterator[str]:
         with self._lock:
-            names = [name for name, one in self._repositories.items() if one.manifests]
+            names = [name for name, found in self._repositories.items() if found.manifests]
         return iter(sorted(name for name in names if name > after))
 
     def tags(self, name: str, after: str = "") -> Iterator[str]:
         with self._lock:
-            repository = self._repository(name)
+            repository = self._find_repository(name)
             if not repository.blobs and not repository.manifests:
                 raise MissingError(name)
             tags = list(repository.tags)
@@ -201,9 +206,13 @@ class MemoryStorage(Storage):
 
     def referrers(self, name: str, subject: str, after: str = "") -> Iterator[tuple[str, bytes]]:
         with self._lock:
-            manifests = list(self._repository(name).manifests.items())
-        found = [(digest, one.descriptor) for digest, one in manifests if one.subject == subject]
-        return iter(sorted(one for one in found if one[0] > after))
+            manifests = list(self._find_repository(name).manifests.items())
+        descriptors = {
+            digest: stored.descriptor
+            for digest, stored in manifests
+            if stored.subject == subject and digest > after
+        }
+        return iter(sorted(descriptors.items()))
 
 
 Thing = TypeVar("Thing")

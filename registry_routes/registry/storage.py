@@ -1,7 +1,7 @@
 """`Storage`: where a registry keeps its content. To write a storage, read only this file.
 
-A registry that only serves content needs a `ReadStorage`. A storage knows neither HTTP nor JSON,
-and its arguments have been checked.
+A registry that only serves content needs a `ReadStorage`. A storage needs no knowledge of HTTP or
+JSON, and gets only arguments that the registry has checked.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,52 +10,70 @@ from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 from ..digests import Verifier
 
-BLOCK = 1024 * 1024  # how many bytes are read and sent at once
+__all__ = [
+    "BLOCK",
+    "MAX_NAME",
+    "Blob",
+    "BlobFile",
+    "ConflictError",
+    "Manifest",
+    "MissingError",
+    "ReadStorage",
+    "SigningStorage",
+    "Storage",
+    "checked_blocks",
+]
+
+BLOCK = 1024 * 1024
+"""The number of bytes to read and send at once."""
 
 MAX_NAME = 255
-"""The maximum length of a repository name, in characters. Most clients have this limit too
-(distribution-spec 1.1, "Pulling manifests"), and it keeps paths short enough for file systems."""
+"""The maximum length of a repository name, in characters. It is also the limit of most clients
+(distribution-spec 1.1, "Pulling manifests"), and short enough for file systems."""
 
 
 class MissingError(LookupError):
-    """A storage does not have what it was asked for."""
+    """The error for content that a storage does not have."""
 
 
 class ConflictError(Exception):
-    """Another request has changed what this one depends on: the end of an upload, or a tag."""
+    """The error if another request has changed the end of an upload or a tag in the meantime."""
 
 
 class Manifest(NamedTuple):
-    """A manifest, as a `Storage` keeps it."""
+    """A manifest, as a `Storage` stores it.
+
+    - `media_type`: its ``Content-Type`` without parameters. It is ASCII and has no blanks.
+    - `content`: the JSON, byte for byte as it was pushed.
+    """
 
     media_type: str
-    """Its ``Content-Type`` without parameters. It is ASCII and has no blanks."""
-
     content: bytes
-    """The JSON, byte for byte as it was pushed."""
 
 
 class Blob(NamedTuple):
-    """A blob, as `ReadStorage.open_blob` finds it. Nothing has to be closed if it is not read."""
+    """A blob, as `ReadStorage.open_blob` returns it. A blob that is not read needs no closing.
+
+    - `size`: the number of bytes.
+    - `read`: a function that returns the bytes from a start up to but not including an end, both
+      within the blob, in blocks that fit in memory.
+
+    If the start is the end, `read` reads nothing, but lost content is an error. If the end is that
+    of the blob, and the blob is a file, the result may be a `BlobFile`. If the result has a `close`
+    method, the registry calls it. The registry calls `read` at most once.
+
+    `read` raises `MissingError`, and `OSError` if the storage has failed, when called, not when
+    iterated: a later error can only cut the response short.
+    """
 
     size: int
-    """How many bytes it has."""
-
     read: Callable[[int, int], Iterable[bytes]]
-    """Return the bytes from a start up to but not including an end, in blocks that fit in memory.
-
-    Both are within the blob. If they are equal, nothing is read, but lost content is an error. If
-    the end is that of the blob, and the blob is a file, the result may be a `BlobFile`. If the
-    result has a `close` method, it is called. It is called at most once.
-
-    Raises `MissingError`, and `OSError` if the storage has failed, when called, not when iterated:
-    an error that comes later can only cut the response short."""
 
 
 class BlobFile:
     """An open file as an iterable of blocks, from its current position to its end.
 
-    `Blob.read` may return one. The server can then let the kernel send the file.
+    If `Blob.read` returns a `BlobFile`, the server can let the kernel send the file.
 
     >>> from io import BytesIO
     >>> list(BlobFile(BytesIO(b"some content")))
@@ -71,32 +89,32 @@ class BlobFile:
                 yield block
 
     def close(self) -> None:
-        """Close the file. Reading it to its end closes it too."""
+        """Close the file. Reading it to its end also closes it."""
         self.file.close()
 
 
 @runtime_checkable
 class ReadStorage(Protocol):
-    """Where a registry gets its repositories from: the methods that a read-only registry needs.
+    """The methods of a storage that a read-only registry needs.
 
-    Every argument has been checked, and is safe as part of a path: a repository name and a tag fit
-    `grammar.NAME` and `grammar.TAG`, and the name has at most `MAX_NAME` characters; a digest fits
-    `grammar.DIGEST`, and its algorithm is one of `grammar.REGISTERED_ALGORITHMS`. An `after` may be
-    any text.
+    The registry has checked every argument, so that it is safe as part of a path: a repository name
+    and a tag fit `grammar.NAME` and `grammar.TAG`, and the name has at most `MAX_NAME` characters;
+    a digest fits `grammar.DIGEST`, and its algorithm is one of `grammar.REGISTERED_ALGORITHMS`. An
+    `after` may be any text.
 
     A repository is not created explicitly. It exists while it has a blob or a manifest.
 
-    Several threads call a storage at once. Besides the errors that it names, every method may raise
-    `OSError`, with a message for the operator, if the storage itself has failed, because of a full
-    disk or an unreachable object store. The registry answers 503 ``UNAVAILABLE``, and logs the
-    message. If a storage's library has its own errors, the storage raises an `OSError` from them.
+    Several threads call a storage at once. In addition to the errors that it names, every method
+    may raise `OSError`, with a message for the operator, if the storage itself has failed, as with
+    a full disk or an unreachable object store. The registry then answers 503 ``UNAVAILABLE``, and
+    logs the message. A storage converts its library's own errors into `OSError`.
     """
 
     def open_blob(self, name: str, digest: str) -> Blob:
         """Return a blob of a repository: its size, and a way to read it.
 
-        Raises `MissingError` if the repository does not have it. If its content is lost, this or
-        `Blob.read` raises it.
+        Raises `MissingError` if the repository does not have the blob. If the content is lost, this
+        method or `Blob.read` raises `MissingError`.
         """
         ...
 
@@ -108,10 +126,10 @@ class ReadStorage(Protocol):
         """Return the digest that a tag points at. Raises `MissingError`."""
         ...
 
-    # Lists. The registry takes only one item more than it needs for a page.
+    # Lists. The registry takes at most one item more than a page has.
 
     def repositories(self, after: str = "") -> Iterator[str]:
-        """Return the names, if greater than `after`, of the repositories that have a manifest.
+        """Return the names of the repositories that have a manifest, if greater than `after`.
 
         They are in ASCII order of the whole name: ``a``, ``a-b``, ``a/b``.
         """
@@ -120,25 +138,25 @@ class ReadStorage(Protocol):
     def tags(self, name: str, after: str = "") -> Iterator[str]:
         """Return the tags of a repository that are greater than `after`, in ASCII order.
 
-        Raises `MissingError`, at the call or at the first step, if there is no such repository.
+        Raises `MissingError` if there is no such repository, when called or on the first iteration.
         """
         ...
 
     def referrers(self, name: str, subject: str, after: str = "") -> Iterator[tuple[str, bytes]]:
         """Return the digest and the descriptor of each manifest that refers to a subject.
 
-        The digests are greater than `after`, and in ASCII order. There are none if the repository
-        does not know the subject.
+        The digests are greater than `after`, and in ASCII order. Without such manifests, or such a
+        repository, there are none.
         """
         ...
 
 
 @runtime_checkable
 class SigningStorage(ReadStorage, Protocol):
-    """A `ReadStorage` that signs URLs, from which clients get blobs without the registry."""
+    """A `ReadStorage` that signs URLs, from which clients get blobs directly."""
 
     def blob_url(self, name: str, digest: str, lifetime: timedelta) -> str:
-        """Return a URL that answers a GET of a blob, without credentials, for `lifetime`.
+        """Return a URL at which clients can GET a blob, without credentials, for `lifetime`.
 
         Raises `MissingError` as `open_blob` does.
         """
@@ -147,16 +165,16 @@ class SigningStorage(ReadStorage, Protocol):
 
 @runtime_checkable
 class Storage(ReadStorage, Protocol):
-    """Where a registry keeps its repositories: the methods that a whole registry needs.
+    """The methods of a storage that a whole registry needs.
 
-    What a method writes appears as a whole or not at all. It replaces what was there, and it is
-    kept once the method has returned. A method propagates whatever an iterable argument raises, and
-    keeps nothing that came from the iterable. An upload id fits `grammar.UPLOAD_ID`, but the
-    storage may never have issued it.
+    Each write appears as a whole or not at all. It replaces existing content, and is durable once
+    the method has returned. A method propagates any error of an iterable argument, and then stores
+    nothing that came from the iterable. An upload id fits `grammar.UPLOAD_ID`, but the storage may
+    never have issued it.
 
     A **conditional write** has an `expected` state, and raises `ConflictError` if the state is
-    another. It is atomic: of two writers that expect the same state, one succeeds. A storage that
-    cannot do this in one step says so in its docstring.
+    different. It is atomic: of two writers that expect the same state, only one succeeds. A storage
+    that cannot do this in one step says so in its docstring.
 
     `MemoryStorage` is the shortest implementation.
     """
@@ -164,16 +182,16 @@ class Storage(ReadStorage, Protocol):
     # Blobs. Each belongs to a repository, and several repositories may share its content.
 
     def put_blob(self, name: str, digest: str, blocks: Iterable[bytes]) -> None:
-        """Keep a blob, whose content comes in blocks, in place of any content that is there.
+        """Store a blob, whose content comes in blocks, and replace any existing content.
 
-        Raises `digests.DigestMismatchError`, and keeps nothing, if the content has another digest.
+        Raises `digests.DigestMismatchError`, and stores nothing, if the content has another digest.
         """
         ...
 
     def mount_blob(self, name: str, digest: str, source: str) -> None:
-        """Give a repository a blob of the repository `source`. It may already have the blob.
+        """Add a blob of the repository `source` to a repository, which may already have it.
 
-        Raises `MissingError` if `source` does not have it, even if another repository does.
+        Raises `MissingError` if `source` does not have the blob, even if another repository does.
         """
         ...
 
@@ -190,16 +208,16 @@ class Storage(ReadStorage, Protocol):
     def upload_size(self, name: str, upload_id: str) -> int:
         """Return how many bytes an upload has so far. Raises `MissingError`.
 
-        This is called before each chunk, so it should not take longer as the upload grows.
+        The registry calls this before each chunk, so its time should not grow with the upload.
         """
         ...
 
     def append_to_upload(
         self, name: str, upload_id: str, start: int, blocks: Iterable[bytes]
     ) -> int:
-        """Add a chunk to an upload, and return how many bytes the upload has then.
+        """Add a chunk to an upload, and return how many bytes the upload then has.
 
-        `start` is what `upload_size` has returned. An empty chunk changes nothing. Raises
+        `start` is the result of `upload_size`. An empty chunk changes nothing. Raises
         `MissingError`, and `ConflictError` if another request has added a chunk there.
         """
         ...
@@ -207,18 +225,18 @@ class Storage(ReadStorage, Protocol):
     def finish_upload(
         self, name: str, upload_id: str, start: int, blocks: Iterable[bytes], digest: str
     ) -> None:
-        """Add a last chunk, which may be empty, to an upload, and keep the whole as a blob.
+        """Add a last chunk, which may be empty, to an upload, and turn the upload into a blob.
 
-        The upload no longer exists then. After an error it is as before, without the last chunk.
+        The upload then no longer exists. After an error, it is as before, without the last chunk.
         Raises `MissingError`, `ConflictError` and `digests.DigestMismatchError`.
         """
         ...
 
     def upload_result(self, name: str, upload_id: str) -> str:
-        """Return the digest of the blob that an upload has become, for an hour or longer.
+        """Return the digest of the blob that an upload became, for an hour or longer.
 
-        A client that lost the answer to its last request may repeat the request. Raises
-        `MissingError` if the upload has not been finished, or never existed.
+        A client that lost the response to its last request may repeat the request. Raises
+        `MissingError` if the upload was not finished, or never existed.
         """
         ...
 
@@ -240,21 +258,21 @@ class Storage(ReadStorage, Protocol):
         subject: str | None = None,
         descriptor: bytes = b"",
     ) -> None:
-        """Keep a manifest, and make the `tags` point at it.
+        """Store a manifest, and make the `tags` point at it.
 
-        :param digest: the digest of the manifest's content, which has been checked.
+        :param digest: the digest of the manifest's content, which the registry has verified.
         :param blobs: the digests of the blobs that the repository must have.
-        :param expected: makes this a conditional write of a single tag: the digest that the tag
-            must point at, or "" if it must not exist.
+        :param expected: makes this a conditional write of a single tag. It is the digest that the
+            tag must point at, or "" if the tag must not exist.
         :param subject: the digest of the manifest that it refers to, which need not exist.
-        :param descriptor: what `referrers` is to return for it.
+        :param descriptor: the manifest's descriptor, for `referrers` to return.
 
-        When this returns, the manifest and everything that points at it are there, even if another
+        When this returns, the manifest and everything that points at it exist, even if another
         request has deleted the manifest at the same time.
 
-        Raises `MissingError`, with the digest, if the repository does not have one of the blobs.
-        Nothing points at the manifest then. If a storage deletes blobs that no manifest needs, and
-        this happens during the call, it must either keep the blob or raise `MissingError`.
+        Raises `MissingError`, with the digest, if the repository lacks one of the blobs; then
+        nothing points at the manifest. If a storage deletes blobs that no manifest needs during the
+        call, it must either spare the blob or raise `MissingError`.
         """
         ...
 
@@ -268,15 +286,16 @@ class Storage(ReadStorage, Protocol):
     def delete_tag(self, name: str, tag: str, expected: str | None = None) -> None:
         """Delete a tag, but not the manifest. Raises `MissingError`.
 
-        :param expected: makes this a conditional write: the digest that the tag must point at.
+        :param expected: makes this a conditional write. It is the digest that the tag must point
+            at.
         """
         ...
 
 
 def checked_blocks(digest: str, blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the blocks, and then raise `DigestMismatchError` if they do not have the digest.
+    """Yield the blocks, and then raise `DigestMismatchError` if their digest is another.
 
-    It is for storages that write a stream, and keep nothing of it if it raises an error.
+    It is for storages that write a stream, and discard it if the stream raises an error.
 
     >>> from registry_routes.digests import digest_of
     >>> list(checked_blocks(digest_of(b"{}"), [b"{", b"}"]))

@@ -1,4 +1,4 @@
-"""The views of a registry. They know HTTP and the specification, but keep no content."""
+"""The views of a registry, which implement HTTP and the specification on a storage."""
 
 import json
 import logging
@@ -43,14 +43,27 @@ from .storage import (
     Storage,
 )
 
+__all__ = [
+    "MAX_TAGS",
+    "TooManyTags",
+    "Views",
+    "blob_response",
+    "guard",
+    "manifest_response",
+    "require_registered",
+]
+
 _log = logging.getLogger("registry_routes.registry")
 
 _TRIES = 100  # of a conditional write, while other requests change the same tag
-MAX_TAGS = 50  # in one push of a manifest: each of them becomes a header of the response
+
+MAX_TAGS = 50
+"""The maximum number of tags in a push of a manifest, as each adds a header to the response."""
 
 View = Callable[..., Response]
 
-#: The converter of each value that a storage is given. A map's own rules may let through more.
+# The converter that checks each value before the storage gets it, because rules of your own may
+# let through other values.
 _CONVERTERS = {
     "name": CONVERTERS["repository"],
     "tag": CONVERTERS["tag"],
@@ -60,7 +73,7 @@ _CONVERTERS = {
 
 
 def guard(endpoint: str, view: View) -> View:
-    """Return a view that checks its values, and turns a storage's errors into the registry's."""
+    """Make a view check its values, and turn a storage's errors into the registry's."""
 
     @wraps(view)
     def answer(request: RegistryRequest, **values: str) -> Response:
@@ -87,7 +100,7 @@ def guard(endpoint: str, view: View) -> View:
 class Views:
     """The views of a registry on a storage; `make_registry` describes the options.
 
-    `storage` may be a `ReadStorage` if no view is used that writes.
+    `storage` may be a `ReadStorage` for views that only read.
     """
 
     def __init__(
@@ -132,16 +145,16 @@ class Views:
     def put_manifest(
         self, request: RegistryRequest, name: str, tag: str = "", digest: str = ""
     ) -> Response:
-        content = b"".join(_body_of(request, MAX_MANIFEST))
+        content = b"".join(_read_body(request, MAX_MANIFEST))
         parsed = parse_manifest(content)
         media_type = media_type_of(request, parsed)
         check_kind(parsed, media_type)
         subject = subject_of(parsed)
         blobs = list(dict.fromkeys(blobs_of(parsed)))
-        actual = digest_of(content, _registered_algorithm(digest) if digest else "sha256")
+        actual = digest_of(content, _check_registered(digest) if digest else "sha256")
         if digest not in ("", actual):
             raise errors.DigestInvalid(detail={"digest": digest, "actual": actual})
-        tags = [tag] if tag else _tags_to_give(request)
+        tags = [tag] if tag else _parse_tags(request)
         descriptor = descriptor_of(parsed, media_type, actual, len(content)) if subject else b""
         put = partial(
             self.storage.put_manifest,
@@ -155,7 +168,7 @@ class Views:
         )
         try:
             if tag and _is_conditional(request):
-                _write_if(request, lambda: self._tag_or_none(name, tag), put)
+                _write_if(request, lambda: self._find_tag(name, tag), put)
             else:
                 if _is_conditional(request):
                     _check_conditions(request, digest if self._has_manifest(name, digest) else "")
@@ -167,7 +180,7 @@ class Views:
         response.headers["Docker-Content-Digest"] = actual
         for given in tags if digest else []:
             response.headers.add("OCI-Tag", given)
-        if subject and self.serves_referrers:  # without the header, clients keep a list themselves
+        if subject and self.serves_referrers:  # without the header, clients maintain a list
             response.headers["OCI-Subject"] = subject
         return response
 
@@ -186,7 +199,7 @@ class Views:
             self.storage.delete_manifest(name, require_registered(digest))
         return Response(status=202)
 
-    def _tag_or_none(self, name: str, tag: str) -> str:
+    def _find_tag(self, name: str, tag: str) -> str:
         try:
             return self.storage.tag(name, tag)
         except MissingError:
@@ -223,19 +236,19 @@ class Views:
 
     def begin_upload(self, request: RegistryRequest, name: str) -> Response:
         mount, source = request.args.get("mount", ""), request.args.get("from", "")
-        if self._mounted(name, mount, source):
-            return _created(request, name, mount)
+        if self._try_mount(name, mount, source):
+            return _respond_created(request, name, mount)
         digest = request.args.get("digest")
         if digest is not None:
-            self.storage.put_blob(name, _digest_of_query(digest), _body_of(request))
-            return _created(request, name, digest)
-        _registered_algorithm(request.args.get("digest-algorithm", "sha256"))
-        return _upload_status(request, name, self.storage.begin_upload(name), 202, 0)
+            self.storage.put_blob(name, _check_digest(digest), _read_body(request))
+            return _respond_created(request, name, digest)
+        _check_registered(request.args.get("digest-algorithm", "sha256"))
+        return _respond_with_status(request, name, self.storage.begin_upload(name), 202, 0)
 
-    def _mounted(self, name: str, digest: str, source: str) -> bool:
-        """Mount the blob if possible, and return whether it was mounted.
+    def _try_mount(self, name: str, digest: str, source: str) -> bool:
+        """Mount a blob if possible, and return whether it was mounted.
 
-        Without a source, nobody has checked whether the client may read it.
+        Without a source, no scope would prove that the client may read the blob.
         """
         if not (DIGEST.fits(digest) and NAME.fits(source) and len(source) <= MAX_NAME):
             return False
@@ -246,39 +259,39 @@ class Views:
         return True
 
     def get_upload(self, request: RegistryRequest, name: str, uuid: str) -> Response:
-        return _upload_status(request, name, uuid, 204, self.storage.upload_size(name, uuid))
+        return _respond_with_status(request, name, uuid, 204, self.storage.upload_size(name, uuid))
 
     def append_to_upload(self, request: RegistryRequest, name: str, uuid: str) -> Response:
         start = self.storage.upload_size(name, uuid)
-        with self._reporting_size(request, name, uuid):
-            blocks = _chunk_of(request, start, self.max_chunk)
+        with self._report_size(request, name, uuid):
+            blocks = _read_chunk(request, start, self.max_chunk)
             size = self.storage.append_to_upload(name, uuid, start, blocks)
-        return _upload_status(request, name, uuid, 202, size)
+        return _respond_with_status(request, name, uuid, 202, size)
 
     @contextmanager
-    def _reporting_size(self, request: RegistryRequest, name: str, uuid: str) -> Iterator[None]:
-        """Tell a client whose chunk does not fit how far the upload is."""
+    def _report_size(self, request: RegistryRequest, name: str, uuid: str) -> Iterator[None]:
+        """Add the size of the upload to the error for a chunk that does not fit."""
         try:
             yield
         except (ConflictError, errors.RangeInvalid) as error:
             if isinstance(error, ConflictError):
                 error = errors.RangeInvalid("another request has written this chunk")
             size = self.storage.upload_size(name, uuid)
-            status = _upload_status(request, name, uuid, 416, size)
+            status = _respond_with_status(request, name, uuid, 416, size)
             error.headers += [(key, status.headers[key]) for key in ("Location", "Range")]
             raise error from None
 
     def finish_upload(self, request: RegistryRequest, name: str, uuid: str) -> Response:
-        digest = _digest_of_query(request.args.get("digest", ""))
+        digest = _check_digest(request.args.get("digest", ""))
         try:
             start = self.storage.upload_size(name, uuid)
-            with self._reporting_size(request, name, uuid):
-                self.storage.finish_upload(name, uuid, start, _chunk_of(request, start), digest)
+            with self._report_size(request, name, uuid):
+                self.storage.finish_upload(name, uuid, start, _read_chunk(request, start), digest)
         except MissingError:
-            # The client may repeat a request whose answer it has lost.
+            # The client may repeat a request whose response it lost.
             if self.storage.upload_result(name, uuid) != digest:
                 raise
-        return _created(request, name, digest)
+        return _respond_created(request, name, digest)
 
     def cancel_upload(self, request: RegistryRequest, name: str, uuid: str) -> Response:
         self.storage.cancel_upload(name, uuid)
@@ -288,33 +301,33 @@ class Views:
 
     def list_tags(self, request: RegistryRequest, name: str) -> Response:
         n, last = parse_page(request.args)
-        tags, more = paginate(self.storage.tags(name, last or ""), self._most(n))
-        response = _json({"name": name, "tags": tags})
+        tags, more = paginate(self.storage.tags(name, last or ""), self._limit_page(n))
+        response = _make_json_response({"name": name, "tags": tags})
         if more:
             response.headers["Link"] = next_link(request.urls.tags(name, n=n, last=tags[-1]))
         return response
 
     def list_repositories(self, request: RegistryRequest) -> Response:
         n, last = parse_page(request.args)
-        names, more = paginate(self.storage.repositories(last or ""), self._most(n))
-        response = _json({"repositories": names})
+        names, more = paginate(self.storage.repositories(last or ""), self._limit_page(n))
+        response = _make_json_response({"repositories": names})
         if more:
             response.headers["Link"] = next_link(request.urls.catalog(n=n, last=names[-1]))
         return response
 
-    def _most(self, n: int | None) -> int | None:
-        """The maximum number of results in a page if the client wants `n`."""
-        return min((one for one in (n, self.page_size) if one is not None), default=None)
+    def _limit_page(self, n: int | None) -> int | None:
+        """Return the maximum number of results in a page for a client that asks for `n`."""
+        return min((limit for limit in (n, self.page_size) if limit is not None), default=None)
 
     def list_referrers(self, request: RegistryRequest, name: str, digest: str) -> Response:
         n, last = parse_page(request.args)
-        most = self._most(n)
-        wanted = [one for one in request.args.getlist("artifactType") if one]
+        most = self._limit_page(n)
+        wanted = list(filter(None, request.args.getlist("artifactType")))
         descriptors = (
             self.storage.referrers(name, digest, last or "") if is_registered(digest) else iter(())
         )
         page: list[bytes] = []
-        read, more = 0, False  # the bytes read, even if not shown: this limits what a request costs
+        read, more = 0, False  # bytes read, even if filtered out: this limits a request's cost
         for position, (referrer, descriptor) in enumerate(descriptors):
             read += len(descriptor) + 1
             if len(page) == most or (position and read > MAX_DESCRIPTORS):
@@ -339,7 +352,7 @@ class Views:
 def manifest_response(request: RegistryRequest, digest: str, manifest: Manifest) -> Response:
     """Answer a GET or a HEAD of a manifest, honouring conditional headers.
 
-    A proxy can use it for the manifests that it caches.
+    A proxy can use this for its cached manifests.
 
     >>> from werkzeug.test import create_environ
     >>> from registry_routes.headers import IMAGE_MANIFEST
@@ -351,13 +364,13 @@ def manifest_response(request: RegistryRequest, digest: str, manifest: Manifest)
     """
     response = Response(manifest.content, content_type=manifest.media_type)
     response.headers["Docker-Content-Digest"] = digest
-    return _conditional(request, response, digest)
+    return _apply_conditions(request, response, digest)
 
 
 def blob_response(request: RegistryRequest, digest: str, blob: Blob) -> Response:
     """Answer a GET or a HEAD of a blob, honouring its range and conditional headers.
 
-    For a HEAD, no bytes of the blob are read. If the client has it, it is not read at all.
+    For a HEAD, it reads no bytes of the blob. If the client has the blob, it does not call `read`.
 
     >>> from werkzeug.test import create_environ
     >>> content = b"some content"
@@ -374,21 +387,21 @@ def blob_response(request: RegistryRequest, digest: str, blob: Blob) -> Response
     response.content_length = size
     response.headers["Accept-Ranges"] = "bytes"
     response.headers["Docker-Content-Digest"] = digest
-    response = _conditional(request, response, digest)  # conditions come before ranges
+    response = _apply_conditions(request, response, digest)  # conditions come before ranges
     if response.status_code == 304:
         return response
     if request.method == "HEAD":
-        ClosingIterator(blob.read(0, 0)).close()  # it raises an error if the content is lost
+        ClosingIterator(blob.read(0, 0)).close()  # raises an error if the content is lost
         return response
     start, end = 0, size
-    wanted = _wanted_range(request, digest, size)
+    wanted = _parse_range(request, digest, size)
     if wanted is not None:
         start, end = wanted
         response.status_code = 206
         response.content_length = end - start
         response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     content = blob.read(start, end)
-    # uWSGI sends any file from its first byte, whatever its position is.
+    # uWSGI always sends a file from its first byte, even if its position is another.
     if isinstance(content, BlobFile) and start == 0:
         response.response = wrap_file(request.environ, content.file, BLOCK)
         response.direct_passthrough = True
@@ -397,18 +410,18 @@ def blob_response(request: RegistryRequest, digest: str, blob: Blob) -> Response
     return response
 
 
-def _json(content: dict[str, Any]) -> Response:
+def _make_json_response(content: dict[str, Any]) -> Response:
     return Response(json.dumps(content), content_type="application/json")
 
 
-def _created(request: RegistryRequest, name: str, digest: str) -> Response:
+def _respond_created(request: RegistryRequest, name: str, digest: str) -> Response:
     response = Response(status=201)
     response.location = request.urls.blob(name, digest)
     response.headers["Docker-Content-Digest"] = digest
     return response
 
 
-def _upload_status(
+def _respond_with_status(
     request: RegistryRequest, name: str, upload_id: str, status: int, size: int
 ) -> Response:
     response = Response(status=status)
@@ -418,8 +431,8 @@ def _upload_status(
     return response
 
 
-def _conditional(request: RegistryRequest, response: Response, digest: str) -> Response:
-    """Make a response a 304 or raise a 412, as the request's conditions say."""
+def _apply_conditions(request: RegistryRequest, response: Response, digest: str) -> Response:
+    """Turn a response into a 304 or raise a 412, by the request's conditions."""
     response.set_etag(digest)
     if request.if_match and not request.if_match.contains(digest):
         raise PreconditionFailed
@@ -433,9 +446,9 @@ def _is_conditional(request: RegistryRequest) -> bool:
 
 
 def _check_conditions(request: RegistryRequest, found: str) -> None:
-    """Raise a 412 if a write's conditions are false. `found` is the digest there, or "".
+    """Raise a 412 if a write's conditions are false. `found` is the current digest, or "".
 
-    (RFC 9110, sections 13.1.1 and 13.1.2.) The entity tag of everything is its digest.
+    (RFC 9110, sections 13.1.1 and 13.1.2.) Entity tags are digests.
     """
     if request.if_match and not (found and request.if_match.contains(found)):
         raise PreconditionFailed
@@ -448,35 +461,35 @@ def _write_if(
 ) -> None:
     """Call `write` if the request's conditions are true of the digest that `find` returns.
 
-    Raise a 503 if the storage reports a conflict each time, as one with stale reads would.
+    Raise a 503 if the storage reports a conflict each time, as a storage with stale reads would.
     """
     for _ in range(_TRIES):
         found = find()
         _check_conditions(request, found)
         try:
             return write(expected=found)
-        except ConflictError:  # the tag has changed since, perhaps so that it meets them again
+        except ConflictError:  # the tag has changed, but may still meet the conditions
             continue
     raise errors.Unavailable("other requests keep changing the tag", retry_after=1)
 
 
-def _body_of(request: RegistryRequest, most: int | None = None) -> Iterator[bytes]:
-    """The body in blocks, and an error if it breaks off or has more than `most` bytes."""
+def _read_body(request: RegistryRequest, most: int | None = None) -> Iterator[bytes]:
+    """Yield the body in blocks. Raise an error if it ends early or has more than `most` bytes."""
     received = 0
     while block := request.stream.read(BLOCK):
         received += len(block)
         if most is not None and received > most:
-            raise RequestEntityTooLarge(f"the content must have at most {most} bytes")
+            raise RequestEntityTooLarge(f"the content has more than {most} bytes")
         yield block
 
 
-def _chunk_of(request: RegistryRequest, start: int, most: int | None = None) -> Iterator[bytes]:
-    """Return the blocks of a request's body, which must begin at `start` of an upload."""
-    return _of_size(_body_of(request, most), _announced_size(request, start))
+def _read_chunk(request: RegistryRequest, start: int, most: int | None = None) -> Iterator[bytes]:
+    """Return the blocks of a chunk, or raise an error if it does not begin at `start`."""
+    return _check_size(_read_body(request, most), _parse_announced_size(request, start))
 
 
-def _of_size(blocks: Iterable[bytes], size: int | None) -> Iterator[bytes]:
-    """Yield the blocks, and then raise an error if they do not have the announced size."""
+def _check_size(blocks: Iterable[bytes], size: int | None) -> Iterator[bytes]:
+    """Yield the blocks, and then raise an error if their size is not the announced one."""
     received = 0
     for block in blocks:
         received += len(block)
@@ -485,8 +498,8 @@ def _of_size(blocks: Iterable[bytes], size: int | None) -> Iterator[bytes]:
         raise errors.SizeInvalid
 
 
-def _announced_size(request: RegistryRequest, start: int) -> int | None:
-    """The size that the ``Content-Range`` of a chunk announces, which must begin at `start`."""
+def _parse_announced_size(request: RegistryRequest, start: int) -> int | None:
+    """Return the size in a chunk's ``Content-Range``. Raise an error if it does not fit `start`."""
     header = request.headers.get("Content-Range")
     if header is None:
         return None
@@ -499,11 +512,11 @@ def _announced_size(request: RegistryRequest, start: int) -> int | None:
     return size
 
 
-def _wanted_range(request: RegistryRequest, digest: str, size: int) -> tuple[int, int] | None:
-    """Return the range that a request wants; `None` for the whole blob.
+def _parse_range(request: RegistryRequest, digest: str, size: int) -> tuple[int, int] | None:
+    """Return the start and the end of the requested range; `None` for the whole blob.
 
-    (RFC 9110, section 14.2: several ranges, a range in other units, and an invalid one are ignored.
-    A suffix of an empty blob is the whole blob.)
+    (RFC 9110, section 14.2: several ranges, other units and invalid ranges are ignored. A suffix of
+    an empty blob is the whole blob.)
     """
     found = re.fullmatch("bytes=([0-9]{0,18})-([0-9]{0,18})", request.headers.get("Range", ""))
     if_range = request.headers.get("If-Range")
@@ -521,35 +534,35 @@ def _wanted_range(request: RegistryRequest, digest: str, size: int) -> tuple[int
     return start, end
 
 
-# Digests. The routes accept any algorithm. A storage only gets digests that can be verified.
+# Digests. The routes accept any algorithm, but a storage only gets digests that can be verified.
 
 
 def require_registered(digest: str) -> str:
-    """Return the digest, if its algorithm is registered, so that a registry can have its content.
+    """Return the digest. Raise `MissingError` if its algorithm is not registered.
 
     >>> require_registered(digest_of(b""))[:14]
     'sha256:e3b0c44'
 
-    Raises `MissingError` for any other algorithm.
+    No registry can have content that it cannot verify.
     """
     if not is_registered(digest):
         raise MissingError(digest)
     return digest
 
 
-def _registered_algorithm(digest: str) -> str:
-    """Return the algorithm of a digest, or raise the registry's error if it is not registered."""
+def _check_registered(digest: str) -> str:
+    """Return the algorithm of a digest. Raise `errors.DigestInvalid` if it is not registered."""
     try:
         return check_algorithm(digest.partition(":")[0])
     except ValueError as error:
         raise errors.DigestInvalid(str(error)) from None
 
 
-def _digest_of_query(digest: str) -> str:
+def _check_digest(digest: str) -> str:
     message = DIGEST.complaint(digest)
     if message is not None:
         raise errors.DigestInvalid(message)
-    _registered_algorithm(digest)
+    _check_registered(digest)
     return digest
 
 
@@ -557,11 +570,11 @@ class TooManyTags(errors.TagInvalid):
     code: int = 414  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
-def _tags_to_give(request: RegistryRequest) -> list[str]:
-    """The tags in the query of a request that pushes a manifest by its digest."""
+def _parse_tags(request: RegistryRequest) -> list[str]:
+    """Return the tags in the query of a push of a manifest by its digest."""
     tags = list(dict.fromkeys(request.args.getlist("tag")))
     if len(tags) > MAX_TAGS:
-        raise TooManyTags(f"a manifest is given at most {MAX_TAGS} tags at once")
+        raise TooManyTags(f"the push has more than {MAX_TAGS} tags")
     for tag in tags:
         message = TAG.complaint(tag)
         if message is not None:

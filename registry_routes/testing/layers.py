@@ -1,9 +1,9 @@
-"""The WSGI wrappers around the registry of a test. Each of them does one thing.
+"""The WSGI wrappers around a test's registry, each for a single purpose.
 
-If all of them are used, they are, from the outermost to the innermost:
+From the outermost to the innermost, they are:
 
 1. `Recorder`: matches the request, records it, and renders the errors that the others raise.
-2. `Faults`: fails the requests that a test wants to fail.
+2. `Faults`: fails the requests that a test plans to fail.
 3. `BasicLogin` or `BearerLogin`: refuses requests without a login.
 4. `Locations`: writes each ``Location`` as another registry would.
 5. `RedirectedBlobs`: redirects clients to another origin for the content of a blob.
@@ -11,7 +11,7 @@ If all of them are used, they are, from the outermost to the innermost:
 7. `MinimumChunks`: refuses chunks that are too small.
 8. `lenient.MadeUpDigests`: serves content under digests that the registry's views refuse.
 
-The application comes last. All but the first get the recorded request from `request_of`.
+The application comes last. All but the first find the recorded request by `request_of`.
 """
 
 import json
@@ -42,17 +42,37 @@ from ..routes import Dialect, RouteName
 from ..scopes import Scope, parse_scopes, required_scopes
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-#: Endpoints outside a registry's API: the token server, and the origin to which blobs are
-#: redirected.
+__all__ = [
+    "SERVICE",
+    "STORAGE",
+    "TOKEN",
+    "BasicLogin",
+    "BearerLogin",
+    "Fault",
+    "Faults",
+    "Locations",
+    "MinimumChunks",
+    "NoSinglePost",
+    "RecordedRequest",
+    "Recorder",
+    "RedirectedBlobs",
+    "TokenServer",
+    "UnfiredFault",
+    "make_api_map",
+    "make_layers_map",
+    "request_of",
+]
+
+# Endpoints outside the API: the token server, and the origin to which blobs are redirected.
 TOKEN, STORAGE = "token", "storage"
 
 SERVICE = "registry"  # the token server's name for the registry; also the realm of Basic
 
 
 @lru_cache(maxsize=16)
-def api_map(dialect: Dialect, prefix: str) -> RegistryMap:
+def make_api_map(dialect: Dialect, prefix: str) -> RegistryMap:
     """Return a map of the whole API.
 
     It includes routes that the registry does not serve, so that those requests are recorded too.
@@ -69,7 +89,7 @@ def api_map(dialect: Dialect, prefix: str) -> RegistryMap:
     )
 
 
-def layers_map(
+def make_layers_map(
     token_methods: Sequence[str],
     *,
     storage: bool,
@@ -92,46 +112,42 @@ def layers_map(
 
 @dataclass
 class RecordedRequest:
-    """A request that came to the registry."""
+    """A request that came to the registry.
+
+    - `method`: ``GET``, ``PUT`` and so on.
+    - `endpoint`: the endpoint's name in the map, such as ``manifest``, or that of your
+      application's rule; ``token`` for the token server; ``storage`` for the origin to which
+      `serve` redirects blobs; `None` for any other path.
+    - `values`: the values in the path: ``name``, ``tag``, ``digest``, ``uuid``.
+    - `path`: the path as the client sent it, but percent-decoded.
+    - `args`: the parameters of the query.
+    - `headers`: the headers.
+    - `status`: the status of the response; `None` if the registry closed the connection without a
+      response, or has not answered yet.
+    """
 
     method: str
-    """``GET``, ``PUT`` and so on."""
-
     endpoint: str | None
-    """The endpoint's name in the map, such as ``manifest``, or that of a rule of your application;
-    or ``token``, the token server; or ``storage``, to which blobs are redirected. `None` for any
-    other path."""
-
     values: Mapping[str, Any]
-    """The values in the path: ``name``, ``tag``, ``digest``, ``uuid``."""
-
     path: str
-    """The path as it was sent, but percent-decoded."""
-
     args: MultiDict[str, str]
-    """The parameters of the query."""
-
     headers: Headers
-    """The headers."""
-
     status: int | None = None
-    """The status of the response. It is `None` if the connection was closed without a response, or
-    if the request has not been answered yet."""
 
 
 _REQUEST = "registry_routes.testing.request"
 
 
 def request_of(environ: "WSGIEnvironment") -> RecordedRequest:
-    """The request that the `Recorder` has recorded."""
+    """Return the request that the `Recorder` has recorded."""
     request: RecordedRequest = environ[_REQUEST]
     return request
 
 
 class Recorder:
-    """Records requests, in the order in which they come.
+    """A layer that records requests, in the order in which they come.
 
-    The first map that has the path and the method names the endpoint.
+    The first map that matches the path and the method names the endpoint.
     """
 
     def __init__(self, app: "WSGIApplication", maps: Sequence[Map]) -> None:
@@ -181,23 +197,28 @@ class Recorder:
         return None, {}
 
 
-def _path_info(url_map: RegistryMap, endpoint: str, values: Mapping[str, str]) -> str:
-    """The path of a route, in the form of a WSGI environ."""
+def _build_path_info(url_map: RegistryMap, endpoint: str, values: Mapping[str, str]) -> str:
+    """Return the path of a route, in the form of a WSGI environ."""
     return unquote(url_map.bind("").build(endpoint, values), "latin-1")
 
 
-#: What can go wrong; `testing.ServedRegistry.fail` describes it.
 Fault: TypeAlias = HTTPException | int | timedelta | Literal["body cut short", "connection closed"]
+"""A fault of a request; `testing.ServedRegistry.fail` describes the forms."""
 
 
 class UnfiredFault(NamedTuple):
-    """A fault that still waits for requests."""
+    """A fault that still waits for requests.
+
+    - `endpoint`: the endpoint whose requests are to fail.
+    - `method`: the method of these requests.
+    - `what`: the fault, as `ServedRegistry.fail` takes it.
+    - `times`: how many more requests will fail; `None` if all of them will and none has come.
+    """
 
     endpoint: str
     method: str
     what: Fault
     times: int | None
-    """How many more requests it would fail; `None` for all of them, if there has been none."""
 
 
 @dataclass
@@ -216,7 +237,7 @@ class _PlannedFault:
 
 
 class Faults:
-    """Fails the requests that it was told to fail."""
+    """A layer that fails requests as planned."""
 
     def __init__(self, app: "WSGIApplication", maps: Iterable[Map]) -> None:
         self.app = app
@@ -236,7 +257,7 @@ class Faults:
         """Make requests fail; see `testing.ServedRegistry.fail`."""
         if endpoint not in self._methods:
             known = ", ".join(sorted(self._methods))
-            raise ValueError(f"endpoint {endpoint!r} is not served; these are: {known}")
+            raise ValueError(f"the registry has no endpoint {endpoint!r}, only {known}")
         if not isinstance(method, str):
             raise TypeError(f"method {method!r} is not a string")
         taken = self._methods[endpoint]
@@ -265,9 +286,9 @@ class Faults:
         """End all delays."""
         self._stopped.set()
 
-    def _next(self, request: RecordedRequest) -> Fault | None:
+    def _take_fault(self, request: RecordedRequest) -> Fault | None:
         with self._lock:
-            # A fault for HEAD alone comes before a fault for GET.
+            # For a HEAD, faults for HEAD come before those for GET.
             for fault in sorted(self._planned, key=lambda fault: fault.method != request.method):
                 if fault.fits(request):
                     fault.has_fired = True
@@ -281,17 +302,17 @@ class Faults:
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
-        what = self._next(request_of(environ))
+        what = self._take_fault(request_of(environ))
         if isinstance(what, HTTPException):
             raise what
         if isinstance(what, int):
-            return _page(what)(environ, start_response)
+            return _make_page(what)(environ, start_response)
         if isinstance(what, timedelta):
             self._stopped.wait(min(what.total_seconds(), threading.TIMEOUT_MAX))
         if what == "connection closed":
             raise ConnectionAbortedError("the registry has closed the connection")
         if what == "body cut short":
-            return _cut_short(self.app, environ, start_response)
+            return _cut_body(self.app, environ, start_response)
         return self.app(environ, start_response)
 
 
@@ -302,25 +323,25 @@ def _check_fault(what: object) -> None:
             raise ValueError(f"error {what!r} has no status")
     elif isinstance(what, int):
         if not 400 <= what <= 599:
-            raise ValueError(f"status {what!r} must be that of an error, 400 to 599")
+            raise ValueError(f"status {what!r} is not that of an error, 400 to 599")
     elif isinstance(what, str):
         if what not in ("body cut short", "connection closed"):
             raise ValueError(f"fault {what!r} must be 'body cut short' or 'connection closed'")
     elif isinstance(what, timedelta):
         if what <= timedelta():
-            raise ValueError(f"delay {what!r} is not longer than nothing")
+            raise ValueError(f"delay {what!r} is not longer than zero")
     else:
-        raise TypeError(f"fault {what!r} must be an error, a status, a timedelta or a string")
+        raise TypeError(f"fault {what!r} is not an error, a status, a timedelta or a string")
 
 
-def _page(status: int) -> Response:
-    """An HTML page, as a proxy sends it, instead of the registry's JSON."""
+def _make_page(status: int) -> Response:
+    """Return an HTML page, as from a proxy, instead of the registry's JSON."""
     known = {status.value: status.phrase for status in HTTPStatus}
     title = f"{status} {known.get(status, '')}".strip()
     return Response(f"<html><title>{title}</title></html>", status, mimetype="text/html")
 
 
-def _cut_short(
+def _cut_body(
     app: "WSGIApplication", environ: "WSGIEnvironment", start_response: "StartResponse"
 ) -> Iterable[bytes]:
     try:
@@ -338,23 +359,23 @@ def _cut_short(
 # Login.
 
 
-def _authorization(environ: "WSGIEnvironment") -> Authorization | None:
+def _parse_authorization(environ: "WSGIEnvironment") -> Authorization | None:
     return Authorization.from_header(environ.get("HTTP_AUTHORIZATION"))
 
 
 def _user_of(authorization: Authorization | None, users: Mapping[str, str]) -> str | None:
-    """The user whom Basic authentication names, if the password is right."""
+    """Return the user of Basic authentication, if the password is right."""
     if authorization is None or authorization.type != "basic":
         return None
-    return _checked(authorization.username, authorization.password, users)
+    return _check_password(authorization.username, authorization.password, users)
 
 
-def _checked(name: str | None, password: str | None, users: Mapping[str, str]) -> str | None:
+def _check_password(name: str | None, password: str | None, users: Mapping[str, str]) -> str | None:
     return name if name is not None and name in users and users[name] == password else None
 
 
-def _needed_by(request: RecordedRequest) -> list[Scope]:
-    """Return the scopes for a request of the API; any other path needs none."""
+def _find_scopes(request: RecordedRequest) -> list[Scope]:
+    """Return the scopes that a request of the API needs; for any other path, none."""
     if request.endpoint is None or (
         request.endpoint not in set(RouteName) and "name" not in request.values
     ):
@@ -363,7 +384,7 @@ def _needed_by(request: RecordedRequest) -> list[Scope]:
 
 
 class BasicLogin:
-    """Requires a name and a password of each request, except perhaps of those that only pull."""
+    """A layer that requires a name and a password for each request, or for all but pulls."""
 
     def __init__(
         self, app: "WSGIApplication", users: Mapping[str, str], anonymous_pull: bool
@@ -376,7 +397,7 @@ class BasicLogin:
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         request = request_of(environ)
-        given = _authorization(environ)
+        given = _parse_authorization(environ)
         if (
             _user_of(given, self.users) is None
             and request.endpoint != STORAGE
@@ -387,12 +408,12 @@ class BasicLogin:
 
 
 def _is_anonymous(given: Authorization | None) -> bool:
-    """Return whether a client names nobody: skopeo then sends an empty name and password."""
+    """Return whether a client gives no name. (Skopeo then sends an empty name and password.)"""
     return given is None or (given.type == "basic" and not given.username and not given.password)
 
 
 def _is_pull(request: RecordedRequest) -> bool:
-    needed = _needed_by(request)
+    needed = _find_scopes(request)
     return bool(needed) and all(
         (scope.type, scope.actions) == ("repository", ("pull",)) for scope in needed
     )
@@ -405,7 +426,7 @@ ScopeStatus: TypeAlias = Literal[401, 403]
 
 @dataclass(frozen=True)
 class TokenServer:
-    """How a token server behaves; `testing.serve` describes the options."""
+    """The options of a token server, which `testing.serve` describes."""
 
     service: str = SERVICE
     token_field: TokenField = "token"  # noqa: S105 - it is not a password
@@ -432,16 +453,15 @@ class TokenServer:
 
     @property
     def methods(self) -> list[str]:
-        """The methods of a request for a token."""
+        """The methods that the token server takes."""
         return ["GET", "POST"] if self.token_method is None else [self.token_method]
 
 
 class BearerLogin:
-    """Requires a token that allows the request; it is also the token server.
+    """A layer that requires a token that allows the request. It is also the token server.
 
-    (Docker token authentication specification, and its OAuth2 form.) The users get tokens for
-    whatever they ask for, unless `granted_actions` limits it. With `anonymous_pull`, anyone gets a
-    token to pull.
+    (Docker token authentication specification, and its OAuth2 form.) Users get tokens for all that
+    they ask for, within `granted_actions`. With `anonymous_pull`, anyone gets a token to pull.
     """
 
     def __init__(
@@ -469,15 +489,15 @@ class BearerLogin:
         return self.app(environ, start_response)
 
     def _check(self, request: RecordedRequest, environ: "WSGIEnvironment") -> None:
-        """Raise the error for a request without a token that allows it."""
-        needed = _needed_by(request)
-        given = _authorization(environ)
+        """Raise an error for a request whose token does not allow it."""
+        needed = _find_scopes(request)
+        given = _parse_authorization(environ)
         granted = None
         if given is not None and given.type == "bearer":
             granted = self._granted.get(given.token or "")
         if granted is not None and all(scope.is_granted_by(granted) for scope in needed):
             return
-        # RFC 6750, 3.1: if the request has no token, the challenge should not have an error.
+        # RFC 6750, 3.1: without a token in the request, the challenge should have no error.
         error = None if given is None else "invalid_token"
         refusal = errors.Unauthorized(
             realm=f"{Request(environ).root_url}token",
@@ -493,14 +513,16 @@ class BearerLogin:
         if request.method not in self.server.methods:
             raise errors.Unsupported(valid_methods=self.server.methods)
         if request.method == "POST":
-            return self._token(request.form, self._user_of_form(request.form), "access_token")
-        return self._token(request.args, self._user_of_get(request), self.server.token_field)
+            return self._issue_token(request.form, self._user_of_form(request.form), "access_token")
+        return self._issue_token(request.args, self._user_of_get(request), self.server.token_field)
 
-    def _token(self, sent: MultiDict[str, str], user: str | None, answer_field: str) -> Response:
+    def _issue_token(
+        self, sent: MultiDict[str, str], user: str | None, answer_field: str
+    ) -> Response:
         if sent.get("service") != self.server.service:
-            raise BadRequest(f"service must be {self.server.service!r}, as the challenge says")
+            raise BadRequest(f"service is not {self.server.service!r}, as in the challenge")
         try:
-            granted = self._scopes_for(user, parse_scopes(" ".join(sent.getlist("scope"))))
+            granted = self._limit_scopes(user, parse_scopes(" ".join(sent.getlist("scope"))))
         except ValueError as error:
             raise BadRequest(str(error)) from None
         token = secrets.token_urlsafe()
@@ -526,7 +548,7 @@ class BearerLogin:
         grant = form.get("grant_type")
         if grant == "password":
             return self._require_user(
-                _checked(form.get("username"), form.get("password"), self.users)
+                _check_password(form.get("username"), form.get("password"), self.users)
             )
         if grant == "refresh_token":
             return self._require_user(self._refreshed.get(form.get("refresh_token", "")))
@@ -538,17 +560,17 @@ class BearerLogin:
             raise errors.Unauthorized("incorrect username or password", challenge=basic)
         return user
 
-    def _scopes_for(self, user: str | None, asked: list[Scope]) -> list[Scope]:
-        """Limit the scopes that were asked for to those that a user, or anyone, may have."""
+    def _limit_scopes(self, user: str | None, asked: list[Scope]) -> list[Scope]:
+        """Limit the requested scopes to those that the user, or anyone, may have."""
         limits = [self.server.granted_actions, ["pull"] if user is None else None]
         granted = [
-            replace(scope, actions=tuple(filter(partial(_allow, limits), scope.actions)))
+            replace(scope, actions=tuple(filter(partial(_is_allowed, limits), scope.actions)))
             for scope in asked
         ]
         return [scope for scope in granted if scope.actions]
 
 
-def _allow(limits: Iterable[Collection[str] | None], action: str) -> bool:
+def _is_allowed(limits: Iterable[Collection[str] | None], action: str) -> bool:
     return all(limit is None or action in limit for limit in limits)
 
 
@@ -558,10 +580,10 @@ LocationForm: TypeAlias = Literal["absolute", "relative", "opaque"]
 
 
 class Locations:
-    """Writes each ``Location`` as a whole URL or as a path.
+    """A layer that writes each ``Location`` as a whole URL or as a path.
 
-    In the opaque form, the ``Location`` of an upload is outside the API and has a query. The upload
-    only goes on with this query.
+    In the opaque form, the ``Location`` of an upload is outside the API and has a query, which the
+    next request must repeat.
     """
 
     def __init__(self, app: "WSGIApplication", form: LocationForm, url_map: RegistryMap) -> None:
@@ -574,7 +596,7 @@ class Locations:
     ) -> Iterable[bytes]:
         request = request_of(environ)
         if self.form == "opaque" and request.endpoint == RouteName.BLOB_UPLOAD_CHUNK:
-            environ = self._at_its_route(request, environ)
+            environ = self._route_upload(request, environ)
         response = Response.from_app(self.app, environ)
         if response.location is not None:
             response.location = self._rewrite(Request(environ), response.location)
@@ -597,33 +619,35 @@ class Locations:
                 path = f"uploads/{values['name']}/{values['uuid']}?_state={state}"
         return f"{request.root_path}/{path}"
 
-    def _at_its_route(
+    def _route_upload(
         self, request: RecordedRequest, environ: "WSGIEnvironment"
     ) -> "WSGIEnvironment":
-        """The environ of a request to an opaque ``Location``, changed to the upload's own route."""
+        """Return the environ of a request to an opaque ``Location``, with the upload's own path."""
         if request.args.get("_state") != _state_of(request.values):
-            raise errors.BlobUploadUnknown("an upload goes on at its Location, with all its query")
+            raise errors.BlobUploadUnknown("the request does not repeat the query of the Location")
         return {
             **environ,
-            "PATH_INFO": _path_info(self.url_map, RouteName.BLOB_UPLOAD_CHUNK, request.values),
-            "QUERY_STRING": _without(environ["QUERY_STRING"], "_state"),
+            "PATH_INFO": _build_path_info(
+                self.url_map, RouteName.BLOB_UPLOAD_CHUNK, request.values
+            ),
+            "QUERY_STRING": _remove_parameter(environ["QUERY_STRING"], "_state"),
         }
 
 
 def _state_of(values: Mapping[str, str]) -> str:
-    """A value that must be percent-encoded in a query, and is wrong if it is encoded twice."""
+    """Return a value that a query must percent-encode, exactly once."""
     return f"{values['uuid']}+/%=="
 
 
-def _without(query: str, parameter: str) -> str:
+def _remove_parameter(query: str, parameter: str) -> str:
     pairs = query.split("&")
     return "&".join(pair for pair in pairs if unquote_plus(pair.partition("=")[0]) != parameter)
 
 
 class RedirectedBlobs:
-    """Redirects clients to another origin for blobs.
+    """A layer that redirects clients to another origin for blobs.
 
-    Like an object store, that origin refuses the credentials for the registry.
+    Like an object store, that origin refuses the registry's credentials.
     """
 
     def __init__(self, app: "WSGIApplication", url_map: RegistryMap) -> None:
@@ -636,22 +660,22 @@ class RedirectedBlobs:
         request = request_of(environ)
         if request.endpoint == STORAGE:
             if "HTTP_AUTHORIZATION" in environ:
-                raise BadRequest("the credentials for the registry must not be sent to others")
-            path = _path_info(self.url_map, RouteName.BLOB, request.values)
+                raise BadRequest("the request carries the registry's credentials to another origin")
+            path = _build_path_info(self.url_map, RouteName.BLOB, request.values)
             return self.app({**environ, "PATH_INFO": path}, start_response)
         if request.endpoint == RouteName.BLOB and request.method in ("GET", "HEAD"):
             found = Response.from_app(self.app, {**environ, "REQUEST_METHOD": "HEAD"})
             found.close()
             if found.status_code == 200:
-                location = f"{_other_origin(environ)}/storage/{{name}}/{{digest}}"
+                location = f"{_other_origin_of(environ)}/storage/{{name}}/{{digest}}"
                 response = Response(status=307)
                 response.location = location.format_map(request.values)
                 return response(environ, start_response)
         return self.app(environ, start_response)
 
 
-def _other_origin(environ: "WSGIEnvironment") -> str:
-    """The same server under another host name, which makes it another origin to a client."""
+def _other_origin_of(environ: "WSGIEnvironment") -> str:
+    """Return the URL of the same server under another host name, so that the origin differs."""
     request = Request(environ)
     here = urlsplit(request.host_url)
     other = "localhost" if here.hostname != "localhost" else "127.0.0.1"
@@ -660,7 +684,7 @@ def _other_origin(environ: "WSGIEnvironment") -> str:
 
 
 class NoSinglePost:
-    """Begins an upload when a client tries to push a blob with a single POST.
+    """A layer that begins an upload when a client tries to push a blob with a single POST.
 
     (distribution-spec 1.1, "Single POST", allows this.)
     """
@@ -673,14 +697,14 @@ class NoSinglePost:
     ) -> Iterable[bytes]:
         request = request_of(environ)
         if (request.endpoint, request.method) == (RouteName.BLOB_UPLOAD, "POST"):
-            query = _without(environ["QUERY_STRING"], "digest")
+            query = _remove_parameter(environ["QUERY_STRING"], "digest")
             empty = {"wsgi.input": BytesIO(), "CONTENT_LENGTH": "0"}
             environ = {**environ, "QUERY_STRING": query, **empty}
         return self.app(environ, start_response)
 
 
 class MinimumChunks:
-    """Announces the minimum size of a chunk, and refuses any chunk after a shorter one.
+    """A layer that announces the minimum size of a chunk, and refuses chunks after a shorter chunk.
 
     (distribution-spec 1.1, "Pushing a blob in chunks": only the last chunk may be shorter.)
     """
@@ -689,7 +713,7 @@ class MinimumChunks:
         self.app = app
         self.size = size
         self._ended: set[str] = set()
-        """The ids of the uploads whose latest chunk was shorter, so that it was their last."""
+        """The ids of uploads that had a shorter chunk, which must be their last."""
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
@@ -705,7 +729,7 @@ class MinimumChunks:
         upload_id = request.values["uuid"]
         body = Request(environ).get_data() if request.method in ("PATCH", "PUT") else b""
         if body and upload_id in self._ended:
-            raise errors.SizeInvalid(f"a chunk before the last has less than {self.size} bytes")
+            raise errors.SizeInvalid(f"a chunk before the last has fewer than {self.size} bytes")
         if body:
             environ = {**environ, "wsgi.input": BytesIO(body), "CONTENT_LENGTH": str(len(body))}
         response = Response.from_app(self.app, environ)

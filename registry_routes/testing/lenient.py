@@ -1,4 +1,4 @@
-"""Digests that a test suite made up: a dialect that takes them, and the layer that serves them."""
+"""Made-up digests of test suites: a dialect that takes them, and the layer that serves them."""
 
 import json
 from collections.abc import Iterable
@@ -19,9 +19,16 @@ from ..registry import MemoryStorage, MissingError, blob_response, manifest_resp
 from ..routes import OCI_1_1, Dialect, RouteName
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-#: Any algorithm, and any encoded part.
+__all__ = [
+    "LENIENT",
+    "LENIENT_DIGEST",
+    "LenientDigestConverter",
+    "MadeUpDigests",
+    "takes_any_digest",
+]
+
 LENIENT_DIGEST = replace(
     DIGEST,
     pattern=rf"{ALGORITHM.pattern}:[a-zA-Z0-9=_-]++",
@@ -32,26 +39,27 @@ LENIENT_DIGEST = replace(
         if fault not in {rf"\A{algorithm}:" for algorithm in REGISTERED_ALGORITHMS}
     ),
 )
+"""The grammar of digests with any algorithm and any encoded part."""
 
 
 class LenientDigestConverter(DigestConverter, grammar=LENIENT_DIGEST):
     """Any digest of the form ``algorithm:encoded``, even ``sha256:0cd1ee2a9e``."""
 
 
-#: `OCI_1_1` with any digest of the form ``algorithm:encoded`` in its URLs, for suites that make up
-#: their digests. See `testing.serve`.
 LENIENT = Dialect(
     "lenient", OCI_1_1.routes, {**OCI_1_1.converters, "digest": LenientDigestConverter}
 )
+"""`OCI_1_1`, but with any digest of the form ``algorithm:encoded`` in its URLs, so that tests can
+make up digests. See `testing.serve`."""
 
 
 def takes_any_digest(dialect: Dialect) -> bool:
-    """Return whether this is `LENIENT`, or a subset of it."""
+    """Return whether a dialect is `LENIENT`, or a subset of it."""
     return dialect.converters.get("digest") is LenientDigestConverter
 
 
 class MadeUpDigests:
-    """Serves manifests and blobs under digests that the registry's views refuse.
+    """A layer that serves manifests and blobs under digests that the registry's views refuse.
 
     Pushes go to the views, which verify them.
     """
@@ -94,6 +102,7 @@ class MadeUpDigests:
             return manifest_response(request, digest, self.storage.manifest(name, digest))
         if endpoint == RouteName.BLOB:
             return blob_response(request, digest, self.storage.open_blob(name, digest))
-        found: list[Any] = [json.loads(one) for _, one in self.storage.referrers(name, digest)]
-        index = {"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": found}
+        referrers = self.storage.referrers(name, digest)
+        manifests: list[Any] = [json.loads(descriptor) for _, descriptor in referrers]
+        index = {"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": manifests}
         return Response(json.dumps(index), content_type=IMAGE_INDEX)

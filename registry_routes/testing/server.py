@@ -14,22 +14,23 @@ from urllib.parse import urlsplit
 from werkzeug.serving import BaseWSGIServer, DechunkedInput, WSGIRequestHandler, make_server
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
-    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
+    from wsgiref.types import WSGIApplication, WSGIEnvironment
+
+__all__ = ["Server"]
 
 _log = logging.getLogger(__name__)
 
 _HOST = "127.0.0.1"
 
-_HANDSHAKE = 10  # seconds that a client has for the handshake of TLS
-_LINGER = 1  # seconds for which a refused client may go on sending
-_STOP = 5  # seconds that an application has to end its requests when the server stops
+_HANDSHAKE = 10  # seconds that a client has for the TLS handshake
+_LINGER = 1  # seconds for which a refused client may continue sending
+_STOP = 5  # seconds that the application has to finish its requests when the server stops
 
 
 class Server:
-    """Serves a WSGI application until `stop`.
+    """A server of a WSGI application, until `stop`.
 
-    With port 0 it opens no socket before `host` is first read.
+    With port 0, it opens its socket when `host` is first read.
     """
 
     def __init__(
@@ -54,17 +55,17 @@ class Server:
 
     @property
     def is_listening(self) -> bool:
-        """Whether `host` has been read, or the port was given."""
+        """Whether the server has a port: it was given, or `host` was read."""
         return self._server is not None
 
     def _start(self, port: int) -> BaseWSGIServer:
         if self.stopping.is_set():
-            raise RuntimeError("the registry has stopped, and never had a port")
+            raise RuntimeError("the registry has stopped without ever having a port")
 
         class Handler(_Handler):
             owner = self
 
-        # If the port is taken, Werkzeug would end the process.
+        # Werkzeug itself would end the process if the port were taken.
         with socket.create_server((_HOST, port), backlog=128) as listener:
             server = make_server(
                 _HOST, port, self.app, threaded=True, request_handler=Handler, fd=listener.fileno()
@@ -76,7 +77,7 @@ class Server:
 
     def _accept(self, server: BaseWSGIServer) -> None:
         while not self.stopping.is_set():
-            server.handle_request()  # starts a thread for each connection
+            server.handle_request()  # accepts a connection, and starts its thread
             for connection, thread in self.connections.copy().items():
                 if not thread.is_alive():
                     del self.connections[connection]
@@ -87,7 +88,7 @@ class Server:
             self.stopping.set()
         if self._server is None or self._accepting is None:
             return
-        socket.create_connection((_HOST, self._server.port)).close()  # ends the wait in `_accept`
+        socket.create_connection((_HOST, self._server.port)).close()  # wakes up `_accept`
         self._accepting.join()
         self._server.server_close()
         deadline = time.monotonic() + _STOP
@@ -97,9 +98,9 @@ class Server:
 
 
 def close_both_ways(connection: socket.socket) -> None:
-    """End all waiting for the client, in whichever thread."""
+    """Shut a connection down, so that no thread waits for its client any longer."""
     with suppress(OSError):
-        # The method of an SSLSocket would take away what another thread is using.
+        # The method of an SSLSocket would drop the TLS state that another thread is using.
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
@@ -114,12 +115,12 @@ class _Handler(WSGIRequestHandler):
     protocol_version = "HTTP/1.1"
 
     default_request_version = "HTTP/1.1"
-    """Even a malformed request gets an answer with a status line: docker and containerd try TLS
-    first, and go on without it if the answer begins with ``HTTP/``."""
+    """The version for malformed requests, so that their answers also have a status line: docker and
+    containerd try TLS first, and continue without it if the answer begins with ``HTTP/``."""
 
     def setup(self) -> None:
         if self.owner.ssl_context is not None:
-            # The handshake comes later, where it only occupies this thread.
+            # The handshake comes later, in this connection's own thread.
             self.request = self.owner.ssl_context.wrap_socket(
                 self.request, server_side=True, do_handshake_on_connect=False
             )
@@ -143,13 +144,13 @@ class _Handler(WSGIRequestHandler):
                 self.connection.do_handshake()
                 self.connection.settimeout(None)
             except (OSError, ValueError) as error:
-                _log.info("the handshake of TLS failed: %s", error)
+                _log.info("the TLS handshake failed: %s", error)
                 return
         super().handle()
 
     def handle_one_request(self) -> None:
         if not isinstance(self.connection, ssl.SSLSocket) and (
-            # There may never be an end of a line to wait for.
+            # Look at the first byte only: a TLS client may never send the end of a line.
             self.connection.recv(1, socket.MSG_PEEK) == _TLS_HANDSHAKE
         ):
             self.raw_requestline = b""
@@ -180,7 +181,7 @@ class _Handler(WSGIRequestHandler):
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         super().send_error(code, message, explain)
-        # Closing a connection on which the client still sends would reset it, and lose the answer.
+        # Closing a connection while the client still sends would reset it, and lose the answer.
         with suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)
             self.connection.settimeout(_LINGER)
@@ -203,7 +204,7 @@ class _Handler(WSGIRequestHandler):
         return environ
 
     def continue_if_expected(self) -> None:
-        """Tell a client that waits for it to send the body."""
+        """Send "100 Continue" to a client that expects it before it sends the body."""
         expected, self.expected = self.expected, None
         if (expected or "").strip().lower() == "100-continue" and self.request_version > "HTTP/1.0":
             self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -213,7 +214,7 @@ class _Handler(WSGIRequestHandler):
         super().send_response(code, message)
 
     def connection_dropped(self, error: BaseException, environ: Any = None) -> None:
-        self.close_connection = True  # otherwise it would wait for the next request
+        self.close_connection = True  # otherwise the thread would wait for the next request
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         self.log("info", "%r %s", self.requestline, code)
@@ -234,7 +235,7 @@ class _Body(RawIOBase):
     """The body of a request, as ``wsgi.input``.
 
     A client that expects "100 Continue" gets it at the first read. Inside a chunk, the end of the
-    input is an error; Werkzeug would fill up a chunk that is cut short.
+    input is an error; Werkzeug would pad the truncated chunk.
     """
 
     def __init__(self, handler: _Handler, file: BufferedIOBase, chunked: bool) -> None:
@@ -245,7 +246,7 @@ class _Body(RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: "WriteableBuffer") -> int:
+    def readinto(self, buffer: Any) -> int:
         self.handler.continue_if_expected()
         size = self.file.readinto(buffer)
         if self.chunked and size < len(memoryview(buffer)):

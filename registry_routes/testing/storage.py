@@ -1,4 +1,4 @@
-"""The storage of a test's registry: in memory, and as forgiving as the test wants it."""
+"""The storage of a test's registry: in memory, and as lenient as the test wants."""
 
 from collections.abc import Iterable, Iterator
 from copy import copy
@@ -6,12 +6,14 @@ from typing import Any
 
 from ..registry import Manifest, MemoryStorage, MissingError
 
+__all__ = ["ServedStorage"]
+
 
 class ServedStorage(MemoryStorage):
     """A `MemoryStorage` that can list repositories as docker-registry does.
 
-    (docker-registry 2.8: a repository stays in the catalog once it has had a blob, and its tags are
-    unknown until it has had one.)
+    (docker-registry 2.8: a repository stays in the catalog after its first blob, and its list of
+    tags is unknown before its first tag.)
     """
 
     def __init__(self, *, like_docker_registry: bool = False) -> None:
@@ -22,7 +24,7 @@ class ServedStorage(MemoryStorage):
         self._tagged: set[str] = set()
 
     def without_verifying(self) -> "ServedStorage":
-        """Return this storage, with the same content, but taking any digest for a blob."""
+        """Return a storage that shares this content, but takes any digest for a blob."""
         storage = copy(self)
         storage.verifies = False
         return storage
