@@ -128,12 +128,14 @@ class DirectoryStorage(ObjectStorage):
         return name.replace("/", "@")
 
     def entries(self, prefix: str) -> Iterator[Entry]:
-        for parent, _, names in os.walk(self._full_path(prefix)):
+        # What is not read must not count as missing: a collection deletes what nothing needs.
+        for parent, _, names in os.walk(self._full_path(prefix), onerror=_raise, followlinks=True):
             for name in names:
                 path = os.path.relpath(f"{parent}/{name}", self.directory)
                 with suppress(FileNotFoundError):
                     found = os.stat(f"{parent}/{name}")
                     yield Entry(path, found.st_mtime, found.st_size)
+        self._check_root()
 
     def now(self) -> float:
         os.utime(self.directory)  # takes no space, and on a network disk the server's time
@@ -575,6 +577,12 @@ def _write_early(file: Any, block: bytes, start: int) -> None:
     first = start // EARLY * EARLY
     if start + len(block) >= first + EARLY and hasattr(os, "posix_fadvise"):
         os.posix_fadvise(file.fileno(), first, EARLY, os.POSIX_FADV_DONTNEED)
+
+
+def _raise(error: OSError) -> None:
+    # A delete may have removed the directory. Below a file, as in a bucket, there is nothing.
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _read_part(file: BinaryIO, left: int) -> Iterator[bytes]:

@@ -214,7 +214,7 @@ def parse_users(text: str, source: str) -> dict[str, str]:
     """
     users = {}
     for number, line in enumerate(text.split("\n"), start=1):
-        if line:
+        if line := line.removesuffix("\r"):
             try:
                 name, password = parse_user(line)
             except ValueError as error:

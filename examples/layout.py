@@ -224,7 +224,8 @@ def references_in(manifest: Json) -> tuple[list[Json], list[Json]]:
 
 def name_of(descriptor: Json) -> str | None:
     """Return the name that a layout gives an image, if any."""
-    return (descriptor.get("annotations") or {}).get(REF_NAME)
+    name = (descriptor.get("annotations") or {}).get(REF_NAME)
+    return name if isinstance(name, str) else None
 
 
 def _is_manifest(descriptor: Json) -> bool:

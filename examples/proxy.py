@@ -585,6 +585,8 @@ def main() -> None:
     )
     options = parser.parse_args()
     places = dict(options.upstream)
+    if len(places) < len(options.upstream):
+        parser.error("argument --upstream: two upstreams have one namespace")
     if not options.timeout:
         parser.error("--timeout 0s leaves an upstream no time to answer")
     try:

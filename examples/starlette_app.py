@@ -24,7 +24,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import BaseRoute, Match, NoMatchFound, Route
 from starlette.types import Receive, Scope, Send
 from werkzeug.datastructures import MultiDict
-from werkzeug.exceptions import HTTPException, default_exceptions
+from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as WSGIResponse
 
 from registry_routes import (
@@ -75,7 +75,8 @@ class RegistryRoute(BaseRoute):
         except HTTPException as error:
             response = to_starlette(error_response(error), scope)
         except StarletteError as error:
-            known = default_exceptions.get(error.status_code, errors.Unknown)(error.detail)
+            known = HTTPException(error.detail)
+            known.code = error.status_code
             response = to_starlette(error_response(known), scope)
             response.headers.update(error.headers or {})
         except Exception:

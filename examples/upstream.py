@@ -226,7 +226,7 @@ def is_head_refused(error: errors.RegistryError) -> bool:
 
 
 def _type_of(manifest: dict[str, Any], headers: Mapping[str, str]) -> str:
-    said, own = stated_type(headers), manifest.get("mediaType", "")
+    said, own = stated_type(headers), manifest.get("mediaType") or ""
     if not isinstance(own, str) or (said and own and said.lower() != own.lower()):
         raise ValueError(f"its Content-Type is {said!r:.100}, and its mediaType {own!r:.100}")
     return manifest_type(said or own or (IMAGE_INDEX if "manifests" in manifest else ""))

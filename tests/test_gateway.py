@@ -275,5 +275,7 @@ def test_key_is_new_at_each_start_unless_it_is_given() -> None:
 def test_lines_of_users_are_read_as_they_are_written(users: dict[str, str]) -> None:
     users = {name.replace(":", ""): password for name, password in users.items()}
     users.pop("", None)
-    text = "\n".join(f"{name}:{password}" for name, password in users.items())
-    assert parse_users(text, "text") == users
+    users = {name: password.rstrip("\r") or "a" for name, password in users.items()}
+    for end in "\n", "\r\n":
+        text = end.join(f"{name}:{password}" for name, password in users.items())
+        assert parse_users(text, "text") == users

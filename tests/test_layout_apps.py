@@ -129,7 +129,7 @@ def test_tags_come_in_pages(
 ) -> None:
     image = json.loads((layout.root / "index.json").read_text())["manifests"][0]
     name = "org.opencontainers.image.ref.name"
-    tagged = [{**image, "annotations": {name: tag}} for tag in ("v1", "v10", "v2", "not a tag")]
+    tagged = [{**image, "annotations": {name: tag}} for tag in ("v1", "v10", "v2", "not a tag", 3)]
     untagged = {**image, "annotations": {"x": "y"}}
     (tmp_path / "index.json").write_text(json.dumps({"manifests": [*tagged, untagged]}))
     app = make_app(Layout(tmp_path, "a"))

@@ -229,6 +229,7 @@ def test_accounts_of_the_environment() -> None:
         (["--upstream", "quay.io"], "", "is not a URL of http or https"),
         (["--upstream", QUAY, "--fresh-for", "5"], "", "must be a number and a unit"),
         (["--upstream", QUAY, "--timeout", "0s"], "", "leaves an upstream no time"),
+        (["--upstream", QUAY, "--upstream", f"quay.io={HUB}"], "", "have one namespace"),
         (["--upstream", QUAY], "x=alice:secret", "no --upstream for it, only for quay.io"),
     ],
 )

@@ -70,7 +70,8 @@ def test_route_answers_as_the_map_does() -> None:
         (errors.Unauthorized(realm="https://auth.example/token"), 401, "UNAUTHORIZED"),
         (Conflict("busy"), 409, "UNKNOWN"),
         (StarletteError(403, "not you", {"Retry-After": "3"}), 403, "DENIED"),
-        (StarletteError(499), 500, "UNKNOWN"),
+        (StarletteError(402, "pay"), 402, "UNKNOWN"),
+        (StarletteError(499), 499, "UNKNOWN"),
         (KeyError("secret"), 500, "UNKNOWN"),
     ],
 )

@@ -106,6 +106,8 @@ def test_conditional_write_changes_only_the_expected_tag(storage: Storage) -> No
     assert storage.tag("a", "v1") == SUBJECT
     with pytest.raises(ConflictError):
         storage.delete_tag("a", "v1", expected=OTHER)
+    with pytest.raises(ConflictError):
+        storage.delete_tag("a", "v1", expected="")
     assert storage.tag("a", "v1") == SUBJECT
     storage.delete_tag("a", "v1", expected=SUBJECT)
     with pytest.raises(MissingError):

@@ -1,5 +1,6 @@
 """A storage that fails, at the start and later: a line for the operator, 503 for the client."""
 
+import errno
 import os
 import shutil
 import socket
@@ -13,6 +14,7 @@ from urllib.parse import urljoin
 
 import pytest
 import requests
+from collection import Collection
 from registry import make_app
 from storage import BucketStorage, DirectoryStorage, storage_at
 from werkzeug.test import Client
@@ -21,6 +23,7 @@ from registry_routes.digests import digest_of
 
 from .conftest import S3
 from .disks import small_disk
+from .registry_client import RegistryClient, manifest_of
 from .servers import EXAMPLES, example, free_port
 from .test_storage_contract import BLOB, DIGEST, MANIFEST, SUBJECT
 
@@ -278,3 +281,41 @@ def test_directory_that_vanishes_during_a_push_is_not_created_again(
     with pytest.raises(OSError, match="No such file or directory"):
         storage.put_blob("a", digest_of(bytes(18_000_000)), blocks())
     assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+
+
+def test_collection_ends_at_a_directory_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise no repository would seem to need the contents of those that it has not read."""
+    storage = DirectoryStorage(tmp_path)
+    client = RegistryClient(storage)
+    client.push_blob("a", BLOB)
+    assert client.push_manifest("a", "v1", manifest_of(BLOB)).status_code == 201
+    scandir, before = os.scandir, sorted(tmp_path.rglob("*"))
+
+    def scan(path: Any) -> Any:
+        if str(path).startswith(f"{tmp_path}/repositories/a"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(OSError, match="Input/output error"):
+        Collection(storage, -1).delete()
+    monkeypatch.undo()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_collection_follows_symbolic_links(tmp_path: Path) -> None:
+    """An operator may have moved a repository to another disk."""
+    (tmp_path / "data").mkdir()
+    storage = DirectoryStorage(tmp_path / "data")
+    client = RegistryClient(storage)
+    client.push_blob("a", BLOB)
+    assert client.push_manifest("a", "v1", manifest_of(BLOB)).status_code == 201
+    repository = tmp_path / "data" / "repositories" / "a"
+    repository.rename(tmp_path / "elsewhere")
+    repository.symlink_to(tmp_path / "elsewhere")
+    for path in [*(tmp_path / "data").rglob("*"), *(tmp_path / "elsewhere").rglob("*")]:
+        os.utime(path, (0, 0))
+    Collection(storage, 60).delete()
+    assert client.has_blob("a", BLOB)

@@ -16,6 +16,7 @@ from registry_routes.digests import digest_of
 from registry_routes.headers import IMAGE_INDEX, IMAGE_MANIFEST
 from registry_routes.registry import Manifest
 from registry_routes.testing import LENIENT
+from registry_routes.testing.lenient import LENIENT_DIGEST
 
 from .served import USERS, Login, push_blob, push_image, serve, served
 from .servers import debians_registry
@@ -104,6 +105,7 @@ def test_only_lenient_takes_made_up_digests() -> None:
                 registry.add_image("a", digest=malformed)
         with pytest.raises(ValueError, match="64 lowercase hexadecimal digits"):
             registry.manifest("a@sha256:0cd1ee2a9e")
+        assert "must have only a-z" in str(LENIENT_DIGEST.complaint("sha256:a b"))
     with pytest.raises(ValueError, match="64 lowercase hexadecimal digits"):
         Reference.parse("a@sha256:0cd1ee2a9e")
 

@@ -187,7 +187,7 @@ class MemoryStorage(Storage):
     def delete_tag(self, name: str, tag: str, expected: str | None = None) -> None:
         with self._lock:
             tags = self._find_repository(name).tags
-            if _find(tags, tag) != (expected or tags[tag]):
+            if _find(tags, tag) != expected and expected is not None:
                 raise ConflictError(tag)
             del tags[tag]
 

@@ -36,7 +36,7 @@ LENIENT_DIGEST = replace(
     rules=tuple(
         (fault, rule)
         for fault, rule in DIGEST.rules
-        if fault not in {rf"\A{algorithm}:" for algorithm in REGISTERED_ALGORITHMS}
+        if not fault.startswith(tuple(rf"\A{algorithm}:" for algorithm in REGISTERED_ALGORITHMS))
     ),
 )
 """The grammar of digests with any algorithm and any encoded part."""
