@@ -85,7 +85,7 @@ class Fetch:
         self._file: Any = None  # opened after the source; `Fetches` closes it
 
     def run(self, is_wanted: Callable[[], bool]) -> None:
-        """Fetch the blob, then keep it. After an error, raise it in all readers instead.
+        """Fetch the blob, then keep it. If that fails, all readers get the error.
 
         An `OSError`, of the temporary file or of the source, is logged once, and its readers get
         `errors.Unavailable`. If nobody wants the blob any more, the fetch stops before the next

@@ -201,7 +201,7 @@ def has_token(response: requests.Response) -> bool:
 
 
 def _no_auth(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Send no credentials. In place of the session's login, which would follow a redirect back."""
+    """Send no credentials; the session's own login would follow a redirect back."""
     return prepared
 
 

@@ -150,7 +150,7 @@ def _describe_version() -> str:
     try:
         own = version("registry-routes")
     except PackageNotFoundError:  # the program runs from its source
-        own = "that is not installed"
+        own = "not installed"
     return f"{own} (Werkzeug {version('werkzeug')})"
 
 

@@ -134,7 +134,7 @@ class RegistryRequest(Request):
 
 
 class _Body(RawIOBase):
-    """The body of a request. Any exception of the server's becomes a 400."""
+    """The body of a request. An exception while the server reads it becomes a 400."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream

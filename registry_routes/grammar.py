@@ -48,7 +48,7 @@ class Grammar:
         ...
     ValueError: tag '.hidden' must start with a letter, a digit or '_'
 
-    - `kind`: the words for such a value in a message, such as "repository name".
+    - `kind`: what messages call such a value, such as "repository name".
     - `pattern`: the regular expression that a whole value matches, written by the rules of this
       module.
     - `source`: the document that the rule comes from.

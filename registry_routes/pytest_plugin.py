@@ -31,7 +31,7 @@ def pytest_runtest_makereport(
 def oci_registry(request: pytest.FixtureRequest) -> Iterator["ServedRegistry"]:
     """A container registry, empty and in memory, on its own port until the test ends.
 
-    A test that passes fails after all if requests never met some of its planned faults.
+    A test that would pass fails if requests never met some of its planned faults.
 
     See `registry_routes.testing.ServedRegistry`.
     """

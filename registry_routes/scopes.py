@@ -27,7 +27,8 @@ class Scope:
     >>> str(scope)
     'repository:library/nginx:pull,push'
 
-    - `type`: ``repository`` or ``registry``; or all of a scope in another form, such as ``aws``.
+    - `type`: ``repository`` or ``registry``; or the whole text of a scope in another form, such as
+      ``aws``.
     - `name`: the repository name, or ``catalog`` for the registry.
     - `actions`: ``pull``, ``push``, ``delete``, or ``*`` for all actions. A string such as
       ``"pull,push"`` is split at its commas.

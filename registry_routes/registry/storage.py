@@ -37,7 +37,7 @@ class MissingError(LookupError):
 
 
 class ConflictError(Exception):
-    """The error if another request has changed the end of an upload or a tag in the meantime."""
+    """The error if another request has meanwhile added to the upload, or changed the tag."""
 
 
 class Manifest(NamedTuple):

@@ -212,7 +212,8 @@ class UnfiredFault(NamedTuple):
     - `endpoint`: the endpoint whose requests are to fail.
     - `method`: the method of these requests.
     - `what`: the fault, as `ServedRegistry.fail` takes it.
-    - `times`: how many more requests will fail; `None` if all of them will and none has come.
+    - `times`: how many more requests will fail; `None` for a fault of every
+      request, until the first request comes.
     """
 
     endpoint: str
@@ -704,7 +705,7 @@ class NoSinglePost:
 
 
 class MinimumChunks:
-    """A layer that announces the minimum size of a chunk, and refuses chunks after a shorter chunk.
+    """A layer that announces the minimum size of a chunk, and refuses any chunk after a shorter one.
 
     (distribution-spec 1.1, "Pushing a blob in chunks": only the last chunk may be shorter.)
     """
