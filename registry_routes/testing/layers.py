@@ -705,7 +705,7 @@ class NoSinglePost:
 
 
 class MinimumChunks:
-    """A layer that announces the minimum size of a chunk, and refuses any chunk after a shorter one.
+    """A layer that announces the minimum size of a chunk, and refuses chunks after a shorter one.
 
     (distribution-spec 1.1, "Pushing a blob in chunks": only the last chunk may be shorter.)
     """
