@@ -523,7 +523,7 @@ def collect(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         for namespace, storage in _list_storages(options.storage):
-            found = collection.Collection(storage, options.older_than, with_manifests=True)
+            found = collection.select_unneeded(storage, options.older_than, with_manifests=True)
             if not options.dry_run:
                 found.delete()
             print(f"{namespace}: {'it would delete' if options.dry_run else 'deleted'}")
