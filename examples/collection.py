@@ -329,6 +329,14 @@ class Collection:
     def _delete_contents(self, digests: list[str]) -> None:
         """Delete contents and the links to them that were set aside, unless a request wants them.
 
+        A request writes its link, and then looks for the mark that a content is condemned. So:
+
+        1. Condemn the contents, except those that another collection has condemned.
+        2. Only then look: spare a content that was written since, or whose links were moved back.
+        3. Stop if that took too long: requests that have waited for `MAX_WAIT` use the contents.
+        4. Delete the contents, and the links to them.
+        5. Only then take the marks away: requests that waited see whether their content is there.
+
         After an error, the contents stay condemned, and pushes of them wait for `MAX_WAIT`, because
         the storage may still carry out a request.
         """
