@@ -203,12 +203,10 @@ class Proxy:
         self, request: RegistryRequest, upstream: Upstream, name: str, tag: str
     ) -> tuple[Found | Response, str]:
         """Return the manifest that a tag points at, and a warning if the tag may have changed."""
-        storage, where = upstream.storage, (upstream.namespace, name, tag)
-        accept = accept_of(request)
+        where, accept = (upstream.namespace, name, tag), accept_of(request)
         until, digest = self.fresh.get((*where, accept), (0.0, ""))
-        found: Found | Response | None = _read_kept(upstream, name, digest) if digest else None
-        if found and time.monotonic() < until:
-            return found, ""
+        if time.monotonic() < until and (fresh := _read_kept(upstream, name, digest)):
+            return fresh, ""
         accepted = parse_accept_header(accept, MIMEAccept)
         entry, kept = self._find_kept(upstream, name, tag, accepted)
         until, warning = self.failed.get(where, (0.0, ""))
@@ -220,18 +218,11 @@ class Proxy:
             # A 404 may come from a server in front of the registry that cannot reach it just now.
             if error.code == 404 and getattr(error, "error_code", "") not in NOT_FROM_REGISTRY:
                 with suppress(MissingError):
-                    storage.delete_tag(name, tag)
+                    upstream.storage.delete_tag(name, tag)
                 raise
             if not kept or not entry or entry.age > self.stale_for:
                 raise
-            answer = f"{error.code} {error.name}"
-            warning = f"{upstream.namespace}: {answer}. {name}:{tag} may have changed since."
-            log.warning("%s The proxy serves the kept manifest.", warning)
-            _remember(self.failed, where, (time.monotonic() + min(self.fresh_for, RETRY), warning))
-            if self._is_due(where):  # tell the next collection that the tag was used
-                with self._log_errors(upstream, f"{name}:{tag}"):
-                    kept_tag.write(storage, name, tag, kept_tag.read(storage, name, tag))
-            return kept, warning
+            return kept, self._note_failure(upstream, name, tag, error)
         if not isinstance(found, Response):
             digest, manifest = found
             answered = kept_tag.Kept(manifest.media_type, digest, time.time())
@@ -239,6 +230,19 @@ class Proxy:
             self.once.do((*where, "confirm"), confirm)
             _remember(self.fresh, (*where, accept), (time.monotonic() + self.fresh_for, digest))
         return found, ""
+
+    def _note_failure(self, upstream: Upstream, name: str, tag: str, error: HTTPException) -> str:
+        """Remember that the upstream failed for a tag. Return the warning that the tag is stale."""
+        where = upstream.namespace, name, tag
+        answer = f"{error.code} {error.name}"
+        warning = f"{upstream.namespace}: {answer}. {name}:{tag} may have changed since."
+        log.warning("%s The proxy serves the kept manifest.", warning)
+        _remember(self.failed, where, (time.monotonic() + min(self.fresh_for, RETRY), warning))
+        if self._is_due(where):  # tell the next collection that the tag was used
+            with self._log_errors(upstream, f"{name}:{tag}"):
+                entries = kept_tag.read(upstream.storage, name, tag)
+                kept_tag.write(upstream.storage, name, tag, entries)
+        return warning
 
     def _find_kept(
         self, upstream: Upstream, name: str, tag: str, accepted: MIMEAccept
