@@ -279,24 +279,30 @@ class Proxy:
         """
         accept = accept_of(request)
         key = (upstream.namespace, *values.values(), accept)
+        is_head, sent = request.method == "HEAD", None
         with self._hold_place():
-            if kept or request.method == "HEAD":
-                accept_header = {"Accept": accept}
-                ask = partial(upstream.ask, "HEAD", RouteName.MANIFEST, values, {}, accept_header)
-                sent: Mapping[str, str]
-                try:
-                    sent = self.once.do((*key, "HEAD"), ask).headers
-                except errors.RegistryError as error:
-                    # Only the body of a GET's 404 says whether it comes from the registry.
-                    is_unclear = kept and isinstance(error, errors.ManifestUnknown)
-                    if not is_unclear and not is_head_refused(error):
-                        raise
-                    return self._fetch_once(key, upstream, values, accept)
+            if kept or is_head:
+                sent = self._ask_head(key, upstream, values, accept, is_kept=kept is not None)
+            if sent is not None:
                 if kept and content_digest(sent.get("Docker-Content-Digest")) == kept[0]:
                     return kept
-                if request.method == "HEAD":
+                if is_head:
                     return answer_head(sent)
             return self._fetch_once(key, upstream, values, accept)
+
+    def _ask_head(
+        self, key: Key, upstream: Upstream, values: dict[str, str], accept: str, *, is_kept: bool
+    ) -> Mapping[str, str] | None:
+        """Return the headers of a manifest; `None` if only a GET can tell."""
+        ask = partial(upstream.ask, "HEAD", RouteName.MANIFEST, values, {}, {"Accept": accept})
+        try:
+            return self.once.do((*key, "HEAD"), ask).headers
+        except errors.RegistryError as error:
+            # Only the body of a GET's 404 says whether it comes from the registry.
+            is_unclear = is_kept and isinstance(error, errors.ManifestUnknown)
+            if is_unclear or is_head_refused(error):
+                return None
+            raise
 
     def _fetch_once(
         self, key: Key, upstream: Upstream, values: dict[str, str], accept: str
