@@ -248,25 +248,26 @@ def download(registry: Registry, blob: Json, layout: Layout, bar: Any) -> None:
 
 
 def fetch(registry: Registry, blob: Json, file: BinaryIO, progress: Progress) -> None:
-    """Append the rest of a blob to its file."""
-    begun = file.seek(0, os.SEEK_END)
-    progress.move_to(begun)
-    if begun == blob["size"]:
-        return
+    """Append the rest of a blob to its file, or all of it if what the file has does not fit."""
     url = registry.urls.blob(registry.name, blob["digest"])
-    headers = {"Range": f"bytes={begun}-"} if begun else {}
-    response = None
-    try:
-        response = registry.ask("GET", url, endpoint="blob", headers=headers)
-        with response:
-            append(response, blob, file, progress)
-    except (errors.RegistryError, ValueError) as error:
-        if response is None and getattr(error, "code", 0) != 416:
-            raise
-        file.truncate(0)  # the file has other bytes than the registry
-        if not begun:
-            raise
-        fetch(registry, blob, file, progress)
+    for _ in range(2):  # the second time, the file is empty
+        begun = file.seek(0, os.SEEK_END)
+        progress.move_to(begun)
+        if begun == blob["size"]:
+            return
+        headers = {"Range": f"bytes={begun}-"} if begun else {}
+        response = None
+        try:
+            response = registry.ask("GET", url, endpoint="blob", headers=headers)
+            with response:
+                append(response, blob, file, progress)
+            return
+        except (errors.RegistryError, ValueError) as error:
+            if response is None and getattr(error, "code", 0) != 416:
+                raise
+            file.truncate(0)  # the file has other bytes than the registry
+            if not begun:
+                raise
 
 
 def append(response: requests.Response, blob: Json, file: BinaryIO, progress: Progress) -> None:
