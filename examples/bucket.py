@@ -305,16 +305,17 @@ class BucketStorage(ObjectStorage):
         """
         try:
             self._swap(f"{upload}state", new.to_json(), version)
-        except (ConflictError, OSError) as error:
+        except (ConflictError, OSError):
             content, found = self._read(f"{upload}state")
-            if content and chunk in content.decode():
-                return
-            if found != version:
+            state = _State.from_json(content) if content else None
+            if state and any(name == chunk for _, name in state.chunks):
+                return  # only the answer was lost
+            if found != version:  # another request was first, so this one never takes effect
                 with suppress(OSError):
                     self.delete(upload + chunk)
-            if not content or _State.from_json(content).digest:
+            if state is None or state.digest:
                 raise MissingError(upload) from None
-            raise error
+            raise
 
     def finish_upload(
         self, name: str, upload_id: str, start: int, blocks: Blocks, digest: str
