@@ -310,7 +310,7 @@ class BucketStorage(ObjectStorage):
             state = _State.from_json(content) if content else None
             if state and any(name == chunk for _, name in state.chunks):
                 return  # only the answer was lost
-            if found != version:  # another request was first, so this one never takes effect
+            if found != version:  # so the store can never replace `version` any more
                 with suppress(OSError):
                     self.delete(upload + chunk)
             if state is None or state.digest:

@@ -248,7 +248,7 @@ def download(registry: Registry, blob: Json, layout: Layout, bar: Any) -> None:
 
 
 def fetch(registry: Registry, blob: Json, file: BinaryIO, progress: Progress) -> None:
-    """Append the rest of a blob to its file, or all of it if what the file has does not fit."""
+    """Append the rest of a blob to its file. If the registry has other bytes, begin again."""
     url = registry.urls.blob(registry.name, blob["digest"])
     for _ in range(2):  # the second time, the file is empty
         begun = file.seek(0, os.SEEK_END)
