@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -194,11 +195,17 @@ class BucketStorage(ObjectStorage):
             return obstore.sign(self.store, "GET", content_path(digest), lifetime)
 
     def put_blob(self, name: str, digest: str, blocks: Blocks) -> None:
-        self._keep(name, digest, self._make_writer(digest, blocks))
+        path, blocks = content_path(digest), checked_blocks(digest, blocks)
+        begin, size = _take_part(blocks)
+        if size > PART:  # too large to hold in memory for a second try
+            rest = chain(begin, blocks)
+            self._keep(name, digest, lambda: (self._put_parts(path, rest), False), tries=1)
+        else:
+            self._keep(name, digest, partial(self._put_content, path, b"".join(begin)))
 
-    def _keep(self, name: str, digest: str, write: _Write) -> None:
+    def _keep(self, name: str, digest: str, write: _Write, tries: int = TRIES) -> None:
         """Write a content and link it. If a collection deletes it just then, write it again."""
-        for _ in range(TRIES):
+        for _ in range(tries):
             size, is_new = write()
             self.link_blob(name, digest, size)
             if is_new:  # a collection deletes only old contents
@@ -208,34 +215,14 @@ class BucketStorage(ObjectStorage):
                 return
         raise OSError(f"{digest} was collected while it was pushed again")
 
-    def _make_writer(self, digest: str, blocks: Blocks) -> _Write:
-        """Return a function that writes a content. If this is large, it works only once.
-
-        It raises an error if the content has another digest.
-        """
-        path, blocks = content_path(digest), checked_blocks(digest, blocks)
-        begin, size = _take_part(blocks)
-        if size > PART:
-            left = [chain(begin, blocks)]
-
-            def write_once() -> tuple[int, bool]:
-                if not left:
-                    raise OSError(f"{digest} was collected while it was pushed again")
-                return self._put_parts(path, left.pop()), False
-
-            return write_once
-        content = b"".join(begin)
-
-        def write() -> tuple[int, bool]:
-            is_new = True
-            try:
-                self._swap(path, content, None)
-            except ConflictError:
-                self.write((path, content))  # the content that is there may be damaged
-                is_new = False
-            return size, is_new
-
-        return write
+    def _put_content(self, path: str, content: bytes) -> tuple[int, bool]:
+        """Write a content. Return its size, and whether it is certainly new."""
+        try:
+            self._swap(path, content, None)
+        except ConflictError:
+            self.write((path, content))  # the content that is there may be damaged
+            return len(content), False
+        return len(content), True
 
     def _put_parts(self, path: str, blocks: Blocks) -> int:
         """Write a large object. After an error, no object appears, and S3 discards the parts."""
@@ -318,16 +305,17 @@ class BucketStorage(ObjectStorage):
         """
         try:
             self._swap(f"{upload}state", new.to_json(), version)
-        except (ConflictError, OSError) as error:
+        except (ConflictError, OSError):
             content, found = self._read(f"{upload}state")
-            if content and chunk in content.decode():
-                return
-            if found != version:
+            state = _State.from_json(content) if content else None
+            if state and any(name == chunk for _, name in state.chunks):
+                return  # only the answer was lost
+            if found != version:  # so the store can never replace `version` any more
                 with suppress(OSError):
                     self.delete(upload + chunk)
-            if not content or _State.from_json(content).digest:
+            if state is None or state.digest:
                 raise MissingError(upload) from None
-            raise error
+            raise
 
     def finish_upload(
         self, name: str, upload_id: str, start: int, blocks: Blocks, digest: str
@@ -344,8 +332,7 @@ class BucketStorage(ObjectStorage):
             chunks = chain.from_iterable(
                 self._read_chunk(upload, size, chunk) for size, chunk in state.chunks
             )
-            write = self._make_writer(digest, chain(chunks, [first], blocks))
-            self._keep(name, digest, write)
+            self.put_blob(name, digest, chain(chunks, [first], blocks))
         # The blob is there, so no failure matters any more. A collection deletes what stays.
         with suppress(OSError):
             try:

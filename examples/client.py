@@ -248,25 +248,26 @@ def download(registry: Registry, blob: Json, layout: Layout, bar: Any) -> None:
 
 
 def fetch(registry: Registry, blob: Json, file: BinaryIO, progress: Progress) -> None:
-    """Append the rest of a blob to its file."""
-    begun = file.seek(0, os.SEEK_END)
-    progress.move_to(begun)
-    if begun == blob["size"]:
-        return
+    """Append the rest of a blob to its file. If the registry has other bytes, begin again."""
     url = registry.urls.blob(registry.name, blob["digest"])
-    headers = {"Range": f"bytes={begun}-"} if begun else {}
-    response = None
-    try:
-        response = registry.ask("GET", url, endpoint="blob", headers=headers)
-        with response:
-            append(response, blob, file, progress)
-    except (errors.RegistryError, ValueError) as error:
-        if response is None and getattr(error, "code", 0) != 416:
-            raise
-        file.truncate(0)  # the file has other bytes than the registry
-        if not begun:
-            raise
-        fetch(registry, blob, file, progress)
+    for _ in range(2):  # the second time, the file is empty
+        begun = file.seek(0, os.SEEK_END)
+        progress.move_to(begun)
+        if begun == blob["size"]:
+            return
+        headers = {"Range": f"bytes={begun}-"} if begun else {}
+        response = None
+        try:
+            response = registry.ask("GET", url, endpoint="blob", headers=headers)
+            with response:
+                append(response, blob, file, progress)
+            return
+        except (errors.RegistryError, ValueError) as error:
+            if response is None and getattr(error, "code", 0) != 416:
+                raise
+            file.truncate(0)  # the file has other bytes than the registry
+            if not begun:
+                raise
 
 
 def append(response: requests.Response, blob: Json, file: BinaryIO, progress: Progress) -> None:
@@ -317,8 +318,14 @@ class Upload:
                 self.send(chunk)
                 break
             except (requests.ConnectionError, errors.RegistryError) as error:
-                if not self.shrink(chunk, error):
+                smaller = self.choose_smaller(chunk, error)
+                if smaller is None:
                     raise
+                self.registry.chunk = smaller
+                if smaller == 0:
+                    self.progress.move_to(0)  # begin a new upload
+                if isinstance(error, requests.ConnectionError):
+                    raise  # `retry` waits first
         self.progress.move_to(self.size)
 
     def count_received(self) -> int:
@@ -366,27 +373,23 @@ class Upload:
             url = resolve_location(self.location, self.location, digest=self.digest)
             self.registry.tell("PUT", url, data=file if is_rest else b"", headers=headers)
 
-    def shrink(self, chunk: int, error: Exception) -> bool:
-        """Choose smaller chunks, or whole blobs. Return whether to try again at once."""
+    def choose_smaller(self, chunk: int, error: Exception) -> int | None:
+        """Return the size of chunks to try after an error; 0 for whole blobs, `None` for no other.
+
+        GitHub answers more than 4 MiB with 416. Other servers close the connection.
+        """
         sent = min(chunk, self.size - self.progress.position)
         if not sent or not self.registry.chunk:
-            return False
+            return None
         half = sent // 2
-        if isinstance(error, requests.ConnectionError):  # a refusal of a long body by some servers
-            if sent > SMALLEST_CHUNK:
-                self.registry.chunk = max(half, SMALLEST_CHUNK)
-            return False
-        if is_temporary(error) or getattr(error, "code", 0) in (401, 403, 429):
-            return False
-        # GitHub answers more than 4 MiB with 416.
-        if getattr(error, "code", 0) in (413, 416) and half >= max(SMALLEST_CHUNK, self.min_chunk):
-            self.registry.chunk = half
-            return True
-        if sent == self.size:
-            return False
-        self.registry.chunk = 0
-        self.progress.move_to(0)  # so that `go_on` begins a new upload
-        return True
+        if isinstance(error, requests.ConnectionError):
+            return max(half, SMALLEST_CHUNK) if sent > SMALLEST_CHUNK else None
+        code = getattr(error, "code", 0)
+        if is_temporary(error) or code in (401, 403, 429):
+            return None
+        if code in (413, 416) and half >= max(SMALLEST_CHUNK, self.min_chunk):
+            return half
+        return 0 if sent < self.size else None
 
 
 # Pulling and pushing.

@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
@@ -70,6 +71,13 @@ class Link(NamedTuple):
 
     def path(self, kind: str) -> str:
         return path_of(self.name, kind, self.digest)
+
+
+class References(NamedTuple):
+    """The digests that a manifest mentions, as links in its repository, and its subject."""
+
+    mentioned: set[Link]
+    subject: Link | None
 
 
 Things = dict[str, Thing]
@@ -124,116 +132,170 @@ class Survey:
             self.uploads[upload] = self.uploads.get(upload, Thing()) | thing
 
 
-class Collection:
-    """The objects that can be deleted from a storage, at the time of the call.
+def select_unneeded(
+    storage: ObjectStorage,
+    older_than: float,
+    *,
+    with_manifests: bool = False,
+    untagged: bool = False,
+) -> "Collection":
+    """Return the objects that can be deleted from a storage, at the time of the call.
 
     :param older_than: the age, in seconds.
     :param with_manifests: for a cache, which can fetch everything again: delete old manifests too,
         and, without setting them aside, the blobs that only these need.
     :param untagged: delete old manifests that neither a tag nor a manifest leads to.
     """
+    now = storage.now()  # the clock of this machine may be wrong
+    until = now - older_than
+    # Even if `older_than` is short, processes may still be writing files, or be in a push.
+    leased = min(until, now - LEASE)
+    until_deleted = until if with_manifests else leased
+    survey = Survey(storage)
+    uploads = select_uploads(storage, survey.uploads, until, now - REMEMBERED)
+    old = select_old(survey.manifests, until)
+    manifests = old if with_manifests else {}
+    references = read_manifests(storage, survey.manifests.keys() - manifests.keys())
+    if untagged:
+        manifests = without(old, find_reached(storage, survey.tags, references))
+    needed = needed_links(references, manifests)
+    live, unneeded = survey.links["blobs"], survey.links["unneeded"]
+    set_aside = without(select_old(live, until), needed)
+    links = select_links(survey.links, needed, until_deleted)
+    deleted = {*links, *(link.path("_blobs") for link in set_aside if with_manifests)}
+    return Collection(
+        storage,
+        is_cache=with_manifests,
+        until_deleted=until_deleted,
+        uploads=uploads,
+        staged=select_old(survey.staged, leased),
+        condemned=select_old(survey.condemned, now - LEASE),
+        manifests=manifests,
+        needed_again=[link for link in unneeded if link in needed and link not in live],
+        set_aside=set_aside,
+        links=links,
+        contents=select_contents(survey, deleted, until_deleted),
+        wrong_names=find_wrong_names(storage, survey, leased),
+    )
 
-    def __init__(
-        self,
-        storage: ObjectStorage,
-        older_than: float,
-        *,
-        with_manifests: bool = False,
-        untagged: bool = False,
-    ) -> None:
-        self.storage = storage
-        self.is_cache = with_manifests
-        self.now = storage.now()  # the clock of this machine may be wrong
-        self.until = self.now - older_than
-        # Even if `older_than` is short, processes may still be writing files, or be in a push.
-        self.leased = min(self.until, self.now - LEASE)
-        self.survey = survey = Survey(storage)
-        self.staged = {
-            path: thing for path, thing in survey.staged.items() if thing.time < self.leased
-        }
-        self.uploads = {
-            upload: thing
-            for upload, thing in self._select_old(survey.uploads).items()
-            if thing.time < self.now - REMEMBERED or not storage.has_ended(upload)
-        }
-        self.subjects: dict[Link, Link] = {}
-        self.mentioned: dict[Link, set[Link]] = {}
-        """The blobs and manifests that a manifest mentions."""
-        old = self._select_old(survey.manifests)
-        self.manifests = old if with_manifests else {}
-        self._read_manifests()
-        if untagged:
-            reached = self._find_reached()
-            self.manifests = {link: thing for link, thing in old.items() if link not in reached}
-        needed = {
-            blob
-            for manifest, blobs in self.mentioned.items()
-            if manifest not in self.manifests
-            for blob in blobs
-        }
-        live, unneeded = survey.links["blobs"], survey.links["unneeded"]
-        self.needed_again = [link for link in unneeded if link in needed and link not in live]
-        self.set_aside = {
-            link: thing for link, thing in self._select_old(live).items() if link not in needed
-        }
-        """The links to set aside; in a cache, to delete."""
-        self.links = {
-            link.path(f"_{kind}"): thing
-            for kind in ("unneeded", "deleted")
-            for link, thing in survey.links[kind].items()
-            if link in live or (thing.time < self._until_deleted and link not in needed)
-        }
-        kept = {
-            link.digest
-            for kind, links in survey.links.items()
-            for link in links
-            if not (kind == "blobs" and link in self.set_aside and self.is_cache)
-            and link.path(f"_{kind}") not in self.links
-        }
-        self.contents = {
-            digest: thing
-            for digest, thing in survey.contents.items()
-            if digest not in kept and thing.time < self._until_deleted
-        }
 
-    @property
-    def _until_deleted(self) -> float:
-        """The time before which a link was set aside, or a content written, to be deleted now."""
-        return self.until if self.is_cache else self.leased
+def select_old(things: dict[Key, Thing], until: float) -> dict[Key, Thing]:
+    return {key: thing for key, thing in things.items() if thing.time < until}
 
-    def _select_old(self, things: dict[Key, Thing]) -> dict[Key, Thing]:
-        return {key: thing for key, thing in things.items() if thing.time < self.until}
 
-    def _read_manifests(self) -> None:
-        manifests = sorted(self.survey.manifests.keys() - self.manifests.keys())
-        for batch in _batches(tqdm(manifests, "Reading")):
-            paths = [manifest_path(*link) for link in batch]
-            for link, file in zip(
-                batch, self.storage.call_each(self.storage.read, paths), strict=True
-            ):
-                line, _, content = file.partition(b"\n")  # both are empty if it was just deleted
-                self.mentioned[link] = {Link(link.name, digest) for digest in digests_in(content)}
-                subject = line.decode().partition(" ")[2]
-                if subject:
-                    self.subjects[link] = Link(link.name, subject)
+def without(things: dict[Key, Thing], kept: set[Key]) -> dict[Key, Thing]:
+    return {key: thing for key, thing in things.items() if key not in kept}
 
-    def _find_reached(self) -> set[Link]:
-        """Return the manifests that tags lead to, through indexes, and those that refer to them."""
-        leads: dict[Link, set[Link]] = {}
-        for link, mentioned in self.mentioned.items():
-            subject = self.subjects.get(link)
-            leads.setdefault(link, set()).update(mentioned - {subject})
-            if subject:
-                leads.setdefault(subject, set()).add(link)
-        names, tags = zip(*self.survey.tags, strict=True) if self.survey.tags else ((), ())
-        digests = self.storage.call_each(self.storage.read, map(tag_path, names, tags))
-        left = {Link(name, digest.decode()) for name, digest in zip(names, digests, strict=True)}
-        reached: set[Link] = set()
-        while left:
-            link = left.pop()
-            reached.add(link)
-            left |= leads.get(link, set()) - reached
-        return reached
+
+def select_uploads(
+    storage: ObjectStorage, uploads: Things, until: float, until_forgotten: float
+) -> Things:
+    """Return the old uploads, but not those whose result is still remembered."""
+    return {
+        upload: thing
+        for upload, thing in select_old(uploads, until).items()
+        if thing.time < until_forgotten or not storage.has_ended(upload)
+    }
+
+
+def read_manifests(storage: ObjectStorage, manifests: Iterable[Link]) -> dict[Link, References]:
+    """Return what each manifest refers to: nothing, if it was just deleted."""
+    found = {}
+    for batch in _batches(tqdm(sorted(manifests), "Reading")):
+        files = storage.call_each(storage.read, [manifest_path(*link) for link in batch])
+        for link, file in zip(batch, files, strict=True):
+            line, _, content = file.partition(b"\n")
+            subject = line.decode().partition(" ")[2]
+            found[link] = References(
+                {Link(link.name, digest) for digest in digests_in(content)},
+                Link(link.name, subject) if subject else None,
+            )
+    return found
+
+
+def find_reached(
+    storage: ObjectStorage, tags: set[tuple[str, str]], references: Mapping[Link, References]
+) -> set[Link]:
+    """Return the manifests that tags lead to, through indexes, and those that refer to them."""
+    leads: dict[Link, set[Link]] = {}
+    for link, (mentioned, subject) in references.items():
+        leads.setdefault(link, set()).update(mentioned - {subject})
+        if subject:
+            leads.setdefault(subject, set()).add(link)
+    digests = storage.call_each(lambda tag: storage.read(tag_path(*tag)), tags)
+    left = {Link(name, digest.decode()) for (name, _), digest in zip(tags, digests, strict=True)}
+    reached: set[Link] = set()
+    while left:
+        link = left.pop()
+        reached.add(link)
+        left |= leads.get(link, set()) - reached
+    return reached
+
+
+def needed_links(references: Mapping[Link, References], deleted: Links) -> set[Link]:
+    """Return the blobs and manifests that a manifest mentions, unless that is to be deleted."""
+    return {
+        link
+        for manifest, (mentioned, _) in references.items()
+        if manifest not in deleted
+        for link in mentioned
+    }
+
+
+def select_links(links: Mapping[str, Links], needed: set[Link], until: float) -> Things:
+    """Return the links, by path, that do nothing, or were set aside before `until`."""
+    return {
+        link.path(f"_{kind}"): thing
+        for kind in ("unneeded", "deleted")
+        for link, thing in links[kind].items()
+        if link in links["blobs"] or (thing.time < until and link not in needed)
+    }
+
+
+def select_contents(survey: Survey, deleted: set[str], until: float) -> Things:
+    """Return the old contents to which no link leads, apart from the links at `deleted` paths."""
+    kept = {
+        link.digest
+        for kind, links in survey.links.items()
+        for link in links
+        if link.path(f"_{kind}") not in deleted
+    }
+    return without(select_old(survey.contents, until), kept)
+
+
+def find_wrong_names(storage: ObjectStorage, survey: Survey, until: float) -> set[str]:
+    """Return the names that killed processes and lost races have left wrong in the catalog."""
+    names = {link.name for link in survey.manifests}
+    right = {storage.catalog_path(name): name for name in names}
+    return {name for path, name in right.items() if path not in survey.catalog} | {
+        path.removeprefix("catalog/").replace("@", "/")
+        for path in select_old(survey.catalog, until)
+        if path not in right
+    }
+
+
+@dataclass
+class Collection:
+    """The objects to delete from a storage."""
+
+    storage: ObjectStorage
+    is_cache: bool
+    until_deleted: float
+    """The time before which a link was set aside, or a content written, to be deleted now."""
+    uploads: Things
+    staged: Things
+    condemned: Things
+    """The marks that killed collections have left."""
+    manifests: Links
+    needed_again: list[Link]
+    """Links that were set aside, and that go back."""
+    set_aside: Links
+    """The links to set aside; in a cache, to delete."""
+    links: Things
+    """The links that were set aside, by path."""
+    contents: Things
+    wrong_names: set[str]
+    """The repositories to correct in the catalog."""
 
     def delete(self) -> None:
         """Delete everything that no request has pushed, mounted or needed since.
@@ -242,13 +304,10 @@ class Collection:
         """
         for upload in tqdm(self.uploads, "Deleting uploads"):
             self.storage.delete_upload(upload)
-        killed = [
-            path for path, thing in self.survey.condemned.items() if thing.time < self.now - LEASE
-        ]
-        self.storage.delete(*self.staged, *killed)
-        for link in tqdm(self.manifests, "Deleting manifests"):
+        self.storage.delete(*self.staged, *self.condemned)
+        for link, thing in tqdm(self.manifests.items(), "Deleting manifests"):
             with suppress(MissingError):
-                self.storage.delete_old_manifest(*link, self.survey.manifests[link].time)
+                self.storage.delete_old_manifest(*link, thing.time)
         for link in self.needed_again:
             with suppress(MissingError):
                 self.storage.open_blob(*link)  # moves the link back
@@ -264,10 +323,19 @@ class Collection:
         if not self.is_cache:
             for link in tqdm(self.set_aside, "Setting aside"):
                 self.storage.move(link.path("_blobs"), link.path("_unneeded"))
-        self._mend_catalog()
+        for name in self.wrong_names:
+            self.storage.mend_catalog(name)
 
     def _delete_contents(self, digests: list[str]) -> None:
         """Delete contents and the links to them that were set aside, unless a request wants them.
+
+        A request writes its link, and then looks for the mark that a content is condemned. So:
+
+        1. Condemn the contents, except those that another collection has condemned.
+        2. Only then look: spare a content that was written since, or whose links were moved back.
+        3. Stop if that took too long: requests that have waited for `MAX_WAIT` use the contents.
+        4. Delete the contents, and the links to them.
+        5. Only then take the marks away: requests that waited see whether their content is there.
 
         After an error, the contents stay condemned, and pushes of them wait for `MAX_WAIT`, because
         the storage may still carry out a request.
@@ -283,28 +351,13 @@ class Collection:
             mine, storage.call_each(storage.entry, map(content_path, mine)), strict=True
         ):
             are_there = (storage.size(path) is not None for path in asides[digest])
-            if found is not None and found.time < self._until_deleted and all(are_there):
+            if found is not None and found.time < self.until_deleted and all(are_there):
                 doomed.append(digest)
         if time.monotonic() - begun > MAX_WAIT / 2:
             raise OSError("the collection was interrupted for too long: run it again")
-        storage.delete_old(list(map(content_path, doomed)), self._until_deleted)
+        storage.delete_old(list(map(content_path, doomed)), self.until_deleted)
         storage.delete(*(path for digest in doomed for path in asides[digest]))
         storage.delete(*map(condemned_path, mine))
-
-    def _mend_catalog(self) -> None:
-        """Correct what killed processes and lost races have left wrong in the catalog."""
-        names = {link.name for link in self.survey.manifests}
-        wrong = {
-            name for name in names if self.storage.catalog_path(name) not in self.survey.catalog
-        }
-        right = set(map(self.storage.catalog_path, names))
-        wrong |= {
-            path.removeprefix("catalog/").replace("@", "/")
-            for path, thing in self.survey.catalog.items()
-            if path not in right and thing.time < self.leased
-        }
-        for name in wrong:
-            self.storage.mend_catalog(name)
 
     def summary(self) -> Iterator[str]:
         """Yield a line for each kind of thing to delete: how many there are, and their bytes."""
@@ -376,7 +429,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         storage = storage_to_collect(options.storage)
-        collection = Collection(storage, options.older_than, untagged=options.untagged)
+        collection = select_unneeded(storage, options.older_than, untagged=options.untagged)
         if not options.dry_run:
             collection.delete()
     except OSError as error:

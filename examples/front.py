@@ -244,25 +244,35 @@ class Front:
         scopes = required_scopes(endpoint, method, values, query)
         headers = {name: request.headers[name] for name in SENT_ON if name in request.headers}
         body = self._open_body(request, endpoint)
-        is_stream = not isinstance(body, bytes)
         self._get_token(self.login.prepare(url, scopes))
-        if is_stream and not self.wants_no_login:
+        if isinstance(body, Body):
             self._log_in(url, scopes)  # before the request, as a stream cannot be sent twice
         for _ in range(MAX_REDIRECTS + 1):
-            answer = self._request(method, url, headers, body, scopes, is_stream)
-            location = answer.headers.get("Location")
-            if not 300 <= answer.status_code < 400 or location is None:
+            answer = self._request(method, url, headers, body, scopes)
+            target = self._find_redirect(answer, endpoint)
+            if target is None:
                 return answer
-            target = resolve_location(answer.url, location)
-            is_inside = same_origin(target, self.login.root)
-            if endpoint == RouteName.BLOB and not is_inside and not self.stream_blobs:
-                return answer
-            if is_stream or not (is_inside or endpoint == RouteName.BLOB):
+            if isinstance(body, Body):
                 raise ValueError(f"it redirects to {target}")
             beginning_of(answer)
             answer.close()
             url = target
         raise ValueError(f"it redirects more than {MAX_REDIRECTS} times")
+
+    def _find_redirect(self, answer: requests.Response, endpoint: str) -> str | None:
+        """Return the URL of a redirect to follow here; `None` if the answer is for the client.
+
+        Only a blob may be at another host.
+        """
+        location = answer.headers.get("Location")
+        if not 300 <= answer.status_code < 400 or location is None:
+            return None
+        target = resolve_location(answer.url, location)
+        if same_origin(target, self.login.root):
+            return target
+        if endpoint != RouteName.BLOB:
+            raise ValueError(f"it redirects to {target}")
+        return target if self.stream_blobs else None
 
     def _is_head_refused(self, answer: requests.Response) -> bool:
         """Return whether a GET may succeed although a HEAD got this answer.
@@ -291,10 +301,12 @@ class Front:
         headers: dict[str, str],
         body: "bytes | Body",
         scopes: Iterable[Any],
-        is_stream: bool,
     ) -> requests.Response:
-        """Send a request. If the upstream demands a token, get it and send the request again."""
-        while True:
+        """Send a request. If the upstream demands a token, get it and send the request again.
+
+        A stream is sent only once.
+        """
+        for is_last in (isinstance(body, Body), True):
             sent = self.login.authorization(url, scopes)
             answer = self.session.request(
                 method,
@@ -306,18 +318,21 @@ class Front:
                 timeout=self.timeout,
             )
             if answer.status_code not in (401, 403):
-                return answer
+                break
             challenged = self.login.challenged(
                 answer.url, scopes, answer.status_code, answer.headers, sent or ""
             )
             self._get_token(challenged)
-            if is_stream or sent is not None or self.login.authorization(url, scopes) is None:
-                return answer
+            if is_last or sent is not None or self.login.authorization(url, scopes) is None:
+                break
             beginning_of(answer)
             answer.close()
+        return answer
 
     def _log_in(self, url: str, scopes: Iterable[Any]) -> None:
-        if not same_origin(url, self.login.root) or self.login.authorization(url, scopes):
+        """Get the token that a request needs, if the upstream demands a login."""
+        is_outside = not same_origin(url, self.login.root)
+        if self.wants_no_login or is_outside or self.login.authorization(url, scopes):
             return
         with self.session.get(self.urls.base(), timeout=self.timeout, stream=True) as answer:
             beginning_of(answer)

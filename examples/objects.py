@@ -304,14 +304,20 @@ class ObjectStorage(Storage):
         if subject:
             referrer = _referrer_path(name, subject, digest)
             referrers = [referrer, *(entry.path for entry in self.entries(f"{referrer}/"))]
-        tags = [tag_path(name, tag) for tag in self._read_index(name, digest)]
-        self.delete(*self._select_pointing(digest, tags), *referrers)
+        tags = self._select_pointing(name, digest, self._read_index(name, digest))
+        self.delete(*(tag_path(name, tag) for tag in tags), *referrers)
         self.delete(path)
         with suppress(OSError):  # the manifest is deleted, so no failure matters any more
             self._forget_tags(name, digest, self._read_index(name, digest))
 
     def _forget_tags(self, name: str, digest: str, tags: list[str]) -> None:
-        """Delete the index of a deleted manifest, and the tags that were set since."""
+        """Delete the index of a deleted manifest, and the tags that were set since.
+
+        1. Delete the index, and the repository from the catalog if it has no other manifest.
+        2. If another request has just pushed a manifest there, write the catalog's entry again.
+        3. Look at the tags again. Another request has set those that point at the manifest. Delete
+           them, or write them into the index again if that request has also pushed the manifest.
+        """
         index = {tag: f"{path_of(name, '_manifests', digest)}/{tag}" for tag in tags}
         catalog, is_last = self.catalog_path(name), not self.has_manifests(name)
         self.delete(*index.values(), *([catalog] if is_last else []))
@@ -319,24 +325,28 @@ class ObjectStorage(Storage):
             self.write((catalog, b""))
         if self.is_locked or not tags:
             return
-        first, final = min(tags), max(tags)
-        listed = takewhile(lambda tag: tag <= final, self.names(tag_path(name, ""), first[:-1]))
-        found = [tag_path(name, tag) for tag in listed if tag in index]
-        for path in self._select_pointing(digest, found):
+        for tag in self._select_pointing(name, digest, self._select_present(name, tags)):
             if self.size(manifest_path(name, digest)) is None:
-                self.delete(path)
+                self.delete(tag_path(name, tag))
             else:
-                self.write((index[path.rpartition("/")[2]], b""))
+                self.write((index[tag], b""))
+
+    def _select_present(self, name: str, tags: list[str]) -> list[str]:
+        """Return those tags that a repository has. A list costs less than a read of each tag."""
+        wanted, last = set(tags), max(tags)
+        before = min(tags)[:-1]  # not the first tag itself, which `names` would leave out
+        listed = takewhile(lambda tag: tag <= last, self.names(tag_path(name, ""), before))
+        return [tag for tag in listed if tag in wanted]
 
     def _read_index(self, name: str, digest: str) -> list[str]:
         """Return the tags in the index of a manifest."""
         names = self.names(f"{path_of(name, '_manifests', digest)}/")
         return [tag for tag in names if TAG.fits(tag)]
 
-    def _select_pointing(self, digest: str, tags: list[str]) -> list[str]:
-        """Return the paths of those tags that point at a digest."""
-        found = zip(tags, self.call_each(self.read, tags), strict=True)
-        return [path for path, target in found if target == digest.encode()]
+    def _select_pointing(self, name: str, digest: str, tags: list[str]) -> list[str]:
+        """Return those tags that point at a digest."""
+        found = self.call_each(lambda tag: self.read(tag_path(name, tag)), tags)
+        return [tag for tag, target in zip(tags, found, strict=True) if target == digest.encode()]
 
     def mend_catalog(self, name: str) -> None:
         """Make the catalog list a repository if it has manifests, and only then."""

@@ -203,12 +203,10 @@ class Proxy:
         self, request: RegistryRequest, upstream: Upstream, name: str, tag: str
     ) -> tuple[Found | Response, str]:
         """Return the manifest that a tag points at, and a warning if the tag may have changed."""
-        storage, where = upstream.storage, (upstream.namespace, name, tag)
-        accept = accept_of(request)
+        where, accept = (upstream.namespace, name, tag), accept_of(request)
         until, digest = self.fresh.get((*where, accept), (0.0, ""))
-        found: Found | Response | None = _read_kept(upstream, name, digest) if digest else None
-        if found and time.monotonic() < until:
-            return found, ""
+        if time.monotonic() < until and (fresh := _read_kept(upstream, name, digest)):
+            return fresh, ""
         accepted = parse_accept_header(accept, MIMEAccept)
         entry, kept = self._find_kept(upstream, name, tag, accepted)
         until, warning = self.failed.get(where, (0.0, ""))
@@ -220,18 +218,11 @@ class Proxy:
             # A 404 may come from a server in front of the registry that cannot reach it just now.
             if error.code == 404 and getattr(error, "error_code", "") not in NOT_FROM_REGISTRY:
                 with suppress(MissingError):
-                    storage.delete_tag(name, tag)
+                    upstream.storage.delete_tag(name, tag)
                 raise
             if not kept or not entry or entry.age > self.stale_for:
                 raise
-            answer = f"{error.code} {error.name}"
-            warning = f"{upstream.namespace}: {answer}. {name}:{tag} may have changed since."
-            log.warning("%s The proxy serves the kept manifest.", warning)
-            _remember(self.failed, where, (time.monotonic() + min(self.fresh_for, RETRY), warning))
-            if self._is_due(where):  # tell the next collection that the tag was used
-                with self._log_errors(upstream, f"{name}:{tag}"):
-                    kept_tag.write(storage, name, tag, kept_tag.read(storage, name, tag))
-            return kept, warning
+            return kept, self._note_failure(upstream, name, tag, error)
         if not isinstance(found, Response):
             digest, manifest = found
             answered = kept_tag.Kept(manifest.media_type, digest, time.time())
@@ -239,6 +230,19 @@ class Proxy:
             self.once.do((*where, "confirm"), confirm)
             _remember(self.fresh, (*where, accept), (time.monotonic() + self.fresh_for, digest))
         return found, ""
+
+    def _note_failure(self, upstream: Upstream, name: str, tag: str, error: HTTPException) -> str:
+        """Remember that the upstream failed for a tag. Return the warning that the tag is stale."""
+        where = upstream.namespace, name, tag
+        answer = f"{error.code} {error.name}"
+        warning = f"{upstream.namespace}: {answer}. {name}:{tag} may have changed since."
+        log.warning("%s The proxy serves the kept manifest.", warning)
+        _remember(self.failed, where, (time.monotonic() + min(self.fresh_for, RETRY), warning))
+        if self._is_due(where):  # tell the next collection that the tag was used
+            with self._log_errors(upstream, f"{name}:{tag}"):
+                entries = kept_tag.read(upstream.storage, name, tag)
+                kept_tag.write(upstream.storage, name, tag, entries)
+        return warning
 
     def _find_kept(
         self, upstream: Upstream, name: str, tag: str, accepted: MIMEAccept
@@ -275,24 +279,30 @@ class Proxy:
         """
         accept = accept_of(request)
         key = (upstream.namespace, *values.values(), accept)
+        is_head, sent = request.method == "HEAD", None
         with self._hold_place():
-            if kept or request.method == "HEAD":
-                accept_header = {"Accept": accept}
-                ask = partial(upstream.ask, "HEAD", RouteName.MANIFEST, values, {}, accept_header)
-                sent: Mapping[str, str]
-                try:
-                    sent = self.once.do((*key, "HEAD"), ask).headers
-                except errors.RegistryError as error:
-                    # Only the body of a GET's 404 says whether it comes from the registry.
-                    is_unclear = kept and isinstance(error, errors.ManifestUnknown)
-                    if not is_unclear and not is_head_refused(error):
-                        raise
-                    return self._fetch_once(key, upstream, values, accept)
+            if kept or is_head:
+                sent = self._ask_head(key, upstream, values, accept, is_kept=kept is not None)
+            if sent is not None:
                 if kept and content_digest(sent.get("Docker-Content-Digest")) == kept[0]:
                     return kept
-                if request.method == "HEAD":
+                if is_head:
                     return answer_head(sent)
             return self._fetch_once(key, upstream, values, accept)
+
+    def _ask_head(
+        self, key: Key, upstream: Upstream, values: dict[str, str], accept: str, *, is_kept: bool
+    ) -> Mapping[str, str] | None:
+        """Return the headers of a manifest; `None` if only a GET can tell."""
+        ask = partial(upstream.ask, "HEAD", RouteName.MANIFEST, values, {}, {"Accept": accept})
+        try:
+            return self.once.do((*key, "HEAD"), ask).headers
+        except errors.RegistryError as error:
+            # Only the body of a GET's 404 says whether it comes from the registry.
+            is_unclear = is_kept and isinstance(error, errors.ManifestUnknown)
+            if is_unclear or is_head_refused(error):
+                return None
+            raise
 
     def _fetch_once(
         self, key: Key, upstream: Upstream, values: dict[str, str], accept: str
@@ -523,7 +533,7 @@ def collect(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         for namespace, storage in _list_storages(options.storage):
-            found = collection.Collection(storage, options.older_than, with_manifests=True)
+            found = collection.select_unneeded(storage, options.older_than, with_manifests=True)
             if not options.dry_run:
                 found.delete()
             print(f"{namespace}: {'it would delete' if options.dry_run else 'deleted'}")

@@ -15,7 +15,7 @@ import collection
 import objects
 import pytest
 import requests
-from collection import Collection, parse_duration
+from collection import Collection, parse_duration, select_unneeded
 from objects import Entry
 from obstore.store import MemoryStore
 from storage import BucketStorage, DirectoryStorage, ObjectStorage, storage_at
@@ -78,7 +78,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Aging:
 
 
 def collect(storage: ObjectStorage, older_than: float = 3600, **options: bool) -> Collection:
-    found = Collection(storage, older_than, **options)
+    found = select_unneeded(storage, older_than, **options)
     found.delete()
     return found
 
@@ -197,7 +197,7 @@ def test_age_counts_from_the_last_push_or_mount(storage: Aging) -> None:
     storage.write((staged[1], b"half"))
     collect(storage)
     storage.age()
-    found = Collection(storage, 10_000)
+    found = select_unneeded(storage, 10_000)
     assert [digest for _, digest in found.set_aside] == []
     assert {link.rpartition("/")[2] for link in found.links} <= {
         digest_of(b"old")[7:],
@@ -318,7 +318,7 @@ def test_suspended_collection_deletes_nothing_more(
     storage.age()
     collect(storage)
     storage.age()
-    found = Collection(storage, 3600)
+    found = select_unneeded(storage, 3600)
     times = iter([0.0, objects.MAX_WAIT])
     with monkeypatch.context() as patched:
         patched.setattr(time, "monotonic", lambda: next(times))
@@ -348,8 +348,8 @@ def test_clock_of_the_machine_does_not_matter(
     client.push_blob("a", b"layer")
     right = time.time()
     monkeypatch.setattr(time, "time", lambda: right + wrong)
-    found = Collection(storage, 600)
-    assert abs(found.now - right) < 300
+    found = select_unneeded(storage, 600)
+    assert abs(found.until_deleted + 600 - right) < 300
     assert count(found) == [0, 0, 0, 0]
 
 
@@ -431,7 +431,7 @@ def test_manifest_pushed_again_since_the_survey_stays(storage: Aging) -> None:
     client = RegistryClient(storage)
     client.push_manifest("a", digest_of(manifest_of()), manifest_of())
     storage.age()
-    found = Collection(storage, 3600, untagged=True)
+    found = select_unneeded(storage, 3600, untagged=True)
     assert len(found.manifests) == 1
     client.push_manifest("a", "v1", manifest_of())
     found.delete()
