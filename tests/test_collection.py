@@ -144,6 +144,21 @@ def test_link_that_was_set_aside_is_moved_back_when_wanted(storage: Aging, how: 
     assert count(collect(storage)) == [0, 0, expected, 0]  # it is as new
 
 
+def test_link_that_a_manifest_needs_is_moved_back(storage: Aging) -> None:
+    """The manifest was pushed while the link was being set aside."""
+    client = RegistryClient(storage)
+    client.push_blob("a", b"layer")
+    client.push_manifest("a", "v1", manifest_of(b"layer"))
+    storage.move(
+        objects.path_of("a", "_blobs", digest_of(b"layer")),
+        objects.path_of("a", "_unneeded", digest_of(b"layer")),
+    )
+    for _ in range(3):
+        storage.age()
+        collect(storage)
+    assert client.has_blob("a", b"layer")
+
+
 def test_blob_is_deleted_at_once_and_its_content_later(storage: Aging) -> None:
     client = RegistryClient(storage)
     client.push_blob("a", b"layer")
