@@ -251,26 +251,20 @@ def test_locations_of_an_application_are_rewritten() -> None:
 
 @pytest.mark.parametrize(("auth", "transport"), [(None, "http"), ("bearer", "wsgi")])
 def test_opaque_location_must_be_kept(auth: str | None, transport: str) -> None:
-    login = Login("alice", "secret") if auth else None
-    options: dict[str, Any] = {"users": USERS, "auth": auth} if auth else {}
-    with served(location="opaque", login=login, transport=transport, **options) as (
-        registry,
-        client,
-    ):
+    options: dict[str, Any] = {"location": "opaque", "transport": transport}
+    if auth:
+        options |= {"users": USERS, "auth": auth, "login": Login("alice", "secret")}
+    with served(**options) as (registry, client):
         response = client.post("/v2/a/b/blobs/uploads/")
         path, _, query = response.headers["Location"].partition("?")
         assert path.startswith("/uploads/a/b/")
         assert query
         location = f"{path}?{query}"
         upload_id = path.rpartition("/")[2]
+        api = f"/v2/a/b/blobs/uploads/{upload_id}"
         for wrong in (
-            path,
-            f"{path}?",
-            f"{path}?{query}x",
-            location.replace("%", "%25"),
-            location.replace("%2B", "+"),
-            f"/v2/a/b/blobs/uploads/{upload_id}",
-            f"/v2/a/b/blobs/uploads/{upload_id}?{query}".replace("a/b", "a/c"),
+            *(path, f"{path}?", f"{path}?{query}x", api, f"{api}?{query}".replace("a/b", "a/c")),
+            *(location.replace("%", "%25"), location.replace("%2B", "+")),
         ):
             assert client.patch(wrong, content=b"x").status_code == 404
         response = client.patch(location, content=b"0123")
@@ -408,16 +402,10 @@ def test_options_work_together(
     auth: Any, location: Any, redirect_blobs: bool, single_post: bool, over: str
 ) -> None:
     content = os.urandom(50)
-    login = Login("bob", USERS["bob"]) if auth else None
-    with served(
-        login=login,
-        transport=over,
-        users=USERS if auth else None,
-        auth=auth,
-        location=location,
-        redirect_blobs=redirect_blobs,
-        single_post=single_post,
-    ) as (registry, client):
+    options = {"redirect_blobs": redirect_blobs, "single_post": single_post, "location": location}
+    if auth:
+        options |= {"users": USERS, "auth": auth, "login": Login("bob", USERS["bob"])}
+    with served(transport=over, **options) as (registry, client):
         digest = push_image(client, "a/b", "v1", content)
         assert push_blob(client, "a/b", content[:20], chunk=7) == digest_of(content[:20])
         assert client.get(f"/v2/a/b/blobs/{digest_of(content)}").content == content
