@@ -94,12 +94,9 @@ def test_body_that_breaks_off_leaves_no_trace(storage: Storage) -> None:
 def test_chunk_is_404_if_the_upload_is_cancelled_meanwhile(storage: Storage, method: str) -> None:
     client = RegistryClient(storage)
     location = client.begin_upload("a", b"01234")
-    response = client.open(
-        location,
-        method=method,
-        query_string={"digest": digest_of(b"01234567")},
-        environ_overrides=chunked(Body(b"567", lambda: client.delete(location))),
-    )
+    url = f"{location}?digest={digest_of(b'01234567')}"
+    body = Body(b"567", lambda: client.delete(location))
+    response = client.open(url, method=method, environ_overrides=chunked(body))
     assert_error(response, 404, "BLOB_UPLOAD_UNKNOWN")
 
 
