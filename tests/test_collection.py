@@ -77,6 +77,11 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Aging:
     return AgingDirectory(tmp_path) if request.param == "directory" else AgingBucket()
 
 
+@pytest.fixture
+def client(storage: Aging) -> RegistryClient:
+    return RegistryClient(storage)
+
+
 def collect(storage: Any, older_than: float = 3600, **options: bool) -> Collection:
     found = Collection(storage, older_than, **options)
     found.delete()
@@ -94,8 +99,7 @@ def index_of(*manifests: bytes) -> bytes:
     return json.dumps({"mediaType": INDEX_TYPE, "manifests": listed}).encode()
 
 
-def test_collection_deletes_unreferenced_contents(storage: Aging) -> None:
-    client = RegistryClient(storage)
+def test_collection_deletes_unreferenced_contents(storage: Aging, client: RegistryClient) -> None:
     contents = b"layer", b"cached", b"unneeded", b"deleted", b"mounted", b"signature"
     for content in contents:
         client.push_blob("a", content)
@@ -144,9 +148,8 @@ def test_link_that_was_set_aside_is_moved_back_when_wanted(storage: Aging, how: 
     assert count(collect(storage)) == [0, 0, expected, 0]  # it is as new
 
 
-def test_link_that_a_manifest_needs_is_moved_back(storage: Aging) -> None:
+def test_link_that_a_manifest_needs_is_moved_back(storage: Aging, client: RegistryClient) -> None:
     """The manifest was pushed while the link was being set aside."""
-    client = RegistryClient(storage)
     client.push_blob("a", b"layer")
     client.push_manifest("a", "v1", manifest_of(b"layer"))
     storage.move(
@@ -170,8 +173,7 @@ def test_blob_is_deleted_at_once_and_its_content_later(storage: Aging) -> None:
     assert count(collect(storage)) == [1, 1, 0, 0]
 
 
-def test_result_of_an_upload_is_kept_for_an_hour(storage: Aging) -> None:
-    client = RegistryClient(storage)
+def test_result_of_an_upload_is_kept_for_an_hour(storage: Aging, client: RegistryClient) -> None:
     location = client.begin_upload()
     query = {"digest": digest_of(b"x")}
     for _ in range(2):
@@ -182,8 +184,7 @@ def test_result_of_an_upload_is_kept_for_an_hour(storage: Aging) -> None:
     assert client.put(location, query_string=query, data=b"x").status_code == 404
 
 
-def test_age_counts_from_the_last_push_or_mount(storage: Aging) -> None:
-    client = RegistryClient(storage)
+def test_age_counts_from_the_last_push_or_mount(storage: Aging, client: RegistryClient) -> None:
     contents = [b"pushed again", b"finished again", b"mounted", b"old"]
     for content in contents:
         client.push_blob("a", content)
@@ -280,9 +281,8 @@ def test_push_and_collection_at_the_same_time(
 
 
 def test_push_waits_for_a_collection_that_deletes_its_content(
-    storage: Aging, monkeypatch: pytest.MonkeyPatch
+    storage: Aging, monkeypatch: pytest.MonkeyPatch, client: RegistryClient
 ) -> None:
-    client = RegistryClient(storage)
     client.push_blob("a", b"layer")
     condemned = objects.condemned_path(digest_of(b"layer"))
     storage.create(condemned)
@@ -311,9 +311,8 @@ def test_push_of_a_content_that_was_just_deleted_is_an_error(storage: Aging) -> 
 
 
 def test_suspended_collection_deletes_nothing_more(
-    storage: Aging, monkeypatch: pytest.MonkeyPatch
+    storage: Aging, monkeypatch: pytest.MonkeyPatch, client: RegistryClient
 ) -> None:
-    client = RegistryClient(storage)
     client.push_blob("a", b"layer")
     storage.age()
     collect(storage)
@@ -342,9 +341,8 @@ def test_two_collections_at_once_delete_each_content_once(storage: Aging) -> Non
 
 @pytest.mark.parametrize("wrong", [-1200, 1200])
 def test_clock_of_the_machine_does_not_matter(
-    storage: Aging, wrong: int, monkeypatch: pytest.MonkeyPatch
+    storage: Aging, wrong: int, monkeypatch: pytest.MonkeyPatch, client: RegistryClient
 ) -> None:
-    client = RegistryClient(storage)
     client.push_blob("a", b"layer")
     right = time.time()
     monkeypatch.setattr(time, "time", lambda: right + wrong)
@@ -372,8 +370,7 @@ def test_collection_frees_a_full_disk(tmp_path: Path) -> None:
         client.push_blob("a", os.urandom(800_000))
 
 
-def test_catalog_is_mended(storage: Aging) -> None:
-    client = RegistryClient(storage)
+def test_catalog_is_mended(storage: Aging, client: RegistryClient) -> None:
     client.push_manifest("a/b", "v1", manifest_of())
     client.push_manifest("c", "v1", manifest_of())
     storage.delete(storage.catalog_path("a/b"))
