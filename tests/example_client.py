@@ -18,6 +18,7 @@ from registry_routes.registry import MemoryStorage, make_registry
 from registry_routes.testing import RecordedRequest, ServedRegistry
 
 from .served import serve
+from .servers import files_of
 
 V1 = Reference.parse("a:v1")
 BLOB, UPLOAD = "blob", "blob-upload-chunk"
@@ -30,6 +31,13 @@ def push(where: ServedRegistry | Registry, layout: Path) -> str:
 
 def pull(where: ServedRegistry, layout: Path) -> str:
     return client.pull(Registry(where.url, "a"), V1, Layout(layout))
+
+
+def push_and_pull(served: ServedRegistry, image: Path, back: Path) -> None:
+    """Push an image and pull it, which must give the same files."""
+    push(served, image)
+    pull(served, back)
+    assert files_of(back) == files_of(image)
 
 
 def answering(answer: Callable[[Request], Any]) -> AbstractContextManager[ServedRegistry]:

@@ -34,6 +34,7 @@ from .example_client import (
     manifest_of,
     pull,
     push,
+    push_and_pull,
 )
 from .nasty import SHA256
 from .served import serve
@@ -62,9 +63,7 @@ class TestRetries:
         ]
         for request, status in zip(requests, [429, 500, 502, 503, 504, 503, 429], strict=True):
             served.fail(*request, status)
-        push(served, image)
-        pull(served, tmp_path / "back")
-        assert files_of(tmp_path / "back") == files_of(image)
+        push_and_pull(served, image, tmp_path / "back")
         assert len(waits) == len(requests)
 
     @pytest.mark.parametrize("after", ["30", "date"])
@@ -127,11 +126,9 @@ class TestRetries:
     ) -> None:
         content = bytes(range(250)) * 10_000
         with self.broken_off(content, 100_000, ranges=True) as served:
-            push(served, image_of(tmp_path / "image", content))
-            pull(served, tmp_path / "back")
+            push_and_pull(served, image_of(tmp_path / "image", content), tmp_path / "back")
             assert len(find_requests(served, BLOB, "GET")) > 25
         assert set(waits) == {0.2}
-        assert files_of(tmp_path / "back") == files_of(tmp_path / "image")
 
     def test_pull_that_breaks_off_at_the_same_place_fails(
         self, waits: list[float], tmp_path: Path
@@ -155,8 +152,7 @@ class TestRetries:
 
         content = bytes(range(250)) * 6_000
         with answering(busy) as served:
-            push(served, image_of(tmp_path, content))
-            pull(served, tmp_path / "back")
+            push_and_pull(served, image_of(tmp_path, content), tmp_path / "back")
         assert len(waits) == 14 > client.ATTEMPTS
         assert set(waits) == {0.2}
 
@@ -309,8 +305,7 @@ class TestIndexes:
 
     def test_shared_blobs_are_requested_once(self, served: ServedRegistry, tmp_path: Path) -> None:
         oci_layout.write(tmp_path / "image", [1000, 2000, 2000], ["amd64", "arm64", "s390x"])
-        push(served, tmp_path / "image")
-        pull(served, tmp_path / "back")
+        push_and_pull(served, tmp_path / "image", tmp_path / "back")
         for method in "HEAD", "GET":
             paths = Counter(one.path for one in served.requests if one.method == method)
             assert max(paths.values()) == 1
@@ -323,9 +318,7 @@ class TestIndexes:
         second = describe(layout, manifest_of(layers=[first]), IMAGE_MANIFEST)
         index = manifest_of(mediaType=IMAGE_INDEX, manifests=[first, second])
         layout.add(describe(layout, index, IMAGE_INDEX), "v1")
-        push(served, tmp_path)
-        pull(served, tmp_path / "back")
-        assert files_of(tmp_path / "back") == files_of(tmp_path)
+        push_and_pull(served, tmp_path, tmp_path / "back")
 
     def test_index_of_a_cache_lists_blobs(self, served: ServedRegistry, tmp_path: Path) -> None:
         """BuildKit writes such an index."""
@@ -334,9 +327,7 @@ class TestIndexes:
         described = [describe(layout, kind.encode(), f"application/{kind}") for kind in kinds]
         index = manifest_of(mediaType=IMAGE_INDEX, manifests=described)
         layout.add(describe(layout, index, IMAGE_INDEX), "v1")
-        push(served, layout.root)
-        pull(served, tmp_path / "back")
-        assert files_of(tmp_path / "back") == files_of(layout.root)
+        push_and_pull(served, layout.root, tmp_path / "back")
         assert len(find_requests(served, "manifest", "GET")) == 1
 
     @pytest.mark.parametrize("action", ["push", "pull"])
@@ -438,9 +429,7 @@ class TestPartialPulls:
         image = image_of(tmp_path / "image", content)
         part_of(image, tmp_path / "back").write_bytes(content[:500])
         with answering(lambda request: answer(content) if request.range else None) as served:
-            push(served, image)
-            pull(served, tmp_path / "back")
-        assert files_of(tmp_path / "back") == files_of(image)
+            push_and_pull(served, image, tmp_path / "back")
         assert len(find_requests(served, BLOB, "GET")) <= 2
 
     @pytest.mark.parametrize(
