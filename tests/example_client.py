@@ -18,6 +18,7 @@ from registry_routes.registry import MemoryStorage, make_registry
 from registry_routes.testing import RecordedRequest, ServedRegistry
 
 from .served import serve
+from .servers import files_of
 
 V1 = Reference.parse("a:v1")
 BLOB, UPLOAD = "blob", "blob-upload-chunk"
@@ -30,6 +31,13 @@ def push(where: ServedRegistry | Registry, layout: Path) -> str:
 
 def pull(where: ServedRegistry, layout: Path) -> str:
     return client.pull(Registry(where.url, "a"), V1, Layout(layout))
+
+
+def push_and_pull(served: ServedRegistry, image: Path, back: Path) -> None:
+    """Push an image and pull it, which must give the same files."""
+    push(served, image)
+    pull(served, back)
+    assert files_of(back) == files_of(image)
 
 
 def answering(answer: Callable[[Request], Any]) -> AbstractContextManager[ServedRegistry]:
@@ -47,17 +55,21 @@ def answering(answer: Callable[[Request], Any]) -> AbstractContextManager[Served
     return serve(app)
 
 
+def describe(layout: Layout, content: bytes, media_type: str = "a/b") -> dict[str, Any]:
+    """Write a content into a layout, and return its descriptor."""
+    layout.write(digest_of(content), content)
+    return {"mediaType": media_type, "digest": digest_of(content), "size": len(content)}
+
+
+def manifest_of(**fields: Any) -> bytes:
+    return json.dumps({"mediaType": IMAGE_MANIFEST, **fields}).encode()
+
+
 def image_of(root: Path, *layers: bytes) -> Path:
     """Write the layout of an image that has only layers, tagged ``v1``."""
     layout = Layout(root)
-    blobs = []
-    for content in layers:
-        layout.write(digest_of(content), content)
-        blobs.append({"mediaType": "a/b", "digest": digest_of(content), "size": len(content)})
-    manifest = json.dumps({"mediaType": IMAGE_MANIFEST, "layers": blobs}).encode()
-    layout.write(digest_of(manifest), manifest)
-    descriptor = {"digest": digest_of(manifest), "size": len(manifest)}
-    layout.add({"mediaType": IMAGE_MANIFEST, **descriptor}, "v1")
+    manifest = manifest_of(layers=[describe(layout, content) for content in layers])
+    layout.add(describe(layout, manifest, IMAGE_MANIFEST), "v1")
     return root
 
 

@@ -18,7 +18,7 @@ import requests
 from collection import Collection, parse_duration, select_unneeded
 from objects import Entry
 from obstore.store import MemoryStore
-from storage import BucketStorage, DirectoryStorage, ObjectStorage, storage_at
+from storage import BucketStorage, DirectoryStorage, storage_at
 
 from registry_routes.digests import digest_of
 
@@ -77,7 +77,12 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Aging:
     return AgingDirectory(tmp_path) if request.param == "directory" else AgingBucket()
 
 
-def collect(storage: ObjectStorage, older_than: float = 3600, **options: bool) -> Collection:
+@pytest.fixture
+def client(storage: Aging) -> RegistryClient:
+    return RegistryClient(storage)
+
+
+def collect(storage: Any, older_than: float = 3600, **options: bool) -> Collection:
     found = select_unneeded(storage, older_than, **options)
     found.delete()
     return found
@@ -94,8 +99,7 @@ def index_of(*manifests: bytes) -> bytes:
     return json.dumps({"mediaType": INDEX_TYPE, "manifests": listed}).encode()
 
 
-def test_collection_deletes_unreferenced_contents(storage: Aging) -> None:
-    client = RegistryClient(storage)
+def test_collection_deletes_unreferenced_contents(storage: Aging, client: RegistryClient) -> None:
     contents = b"layer", b"cached", b"unneeded", b"deleted", b"mounted", b"signature"
     for content in contents:
         client.push_blob("a", content)
@@ -144,9 +148,8 @@ def test_link_that_was_set_aside_is_moved_back_when_wanted(storage: Aging, how: 
     assert count(collect(storage)) == [0, 0, expected, 0]  # it is as new
 
 
-def test_link_that_a_manifest_needs_is_moved_back(storage: Aging) -> None:
+def test_link_that_a_manifest_needs_is_moved_back(storage: Aging, client: RegistryClient) -> None:
     """The manifest was pushed while the link was being set aside."""
-    client = RegistryClient(storage)
     client.push_blob("a", b"layer")
     client.push_manifest("a", "v1", manifest_of(b"layer"))
     storage.move(
@@ -170,8 +173,7 @@ def test_blob_is_deleted_at_once_and_its_content_later(storage: Aging) -> None:
     assert count(collect(storage)) == [1, 1, 0, 0]
 
 
-def test_result_of_an_upload_is_kept_for_an_hour(storage: Aging) -> None:
-    client = RegistryClient(storage)
+def test_result_of_an_upload_is_kept_for_an_hour(storage: Aging, client: RegistryClient) -> None:
     location = client.begin_upload()
     query = {"digest": digest_of(b"x")}
     for _ in range(2):
@@ -182,8 +184,7 @@ def test_result_of_an_upload_is_kept_for_an_hour(storage: Aging) -> None:
     assert client.put(location, query_string=query, data=b"x").status_code == 404
 
 
-def test_age_counts_from_the_last_push_or_mount(storage: Aging) -> None:
-    client = RegistryClient(storage)
+def test_age_counts_from_the_last_push_or_mount(storage: Aging, client: RegistryClient) -> None:
     contents = [b"pushed again", b"finished again", b"mounted", b"old"]
     for content in contents:
         client.push_blob("a", content)
@@ -280,9 +281,8 @@ def test_push_and_collection_at_the_same_time(
 
 
 def test_push_waits_for_a_collection_that_deletes_its_content(
-    storage: Aging, monkeypatch: pytest.MonkeyPatch
+    storage: Aging, monkeypatch: pytest.MonkeyPatch, client: RegistryClient
 ) -> None:
-    client = RegistryClient(storage)
     client.push_blob("a", b"layer")
     condemned = objects.condemned_path(digest_of(b"layer"))
     storage.create(condemned)
@@ -311,9 +311,8 @@ def test_push_of_a_content_that_was_just_deleted_is_an_error(storage: Aging) -> 
 
 
 def test_suspended_collection_deletes_nothing_more(
-    storage: Aging, monkeypatch: pytest.MonkeyPatch
+    storage: Aging, monkeypatch: pytest.MonkeyPatch, client: RegistryClient
 ) -> None:
-    client = RegistryClient(storage)
     client.push_blob("a", b"layer")
     storage.age()
     collect(storage)
@@ -342,9 +341,8 @@ def test_two_collections_at_once_delete_each_content_once(storage: Aging) -> Non
 
 @pytest.mark.parametrize("wrong", [-1200, 1200])
 def test_clock_of_the_machine_does_not_matter(
-    storage: Aging, wrong: int, monkeypatch: pytest.MonkeyPatch
+    storage: Aging, wrong: int, monkeypatch: pytest.MonkeyPatch, client: RegistryClient
 ) -> None:
-    client = RegistryClient(storage)
     client.push_blob("a", b"layer")
     right = time.time()
     monkeypatch.setattr(time, "time", lambda: right + wrong)
@@ -372,11 +370,7 @@ def test_collection_frees_a_full_disk(tmp_path: Path) -> None:
         client.push_blob("a", os.urandom(800_000))
 
 
-# Remains of a process that was killed.
-
-
-def test_catalog_is_mended(storage: Aging) -> None:
-    client = RegistryClient(storage)
+def test_catalog_is_mended(storage: Aging, client: RegistryClient) -> None:
     client.push_manifest("a/b", "v1", manifest_of())
     client.push_manifest("c", "v1", manifest_of())
     storage.delete(storage.catalog_path("a/b"))
@@ -384,9 +378,6 @@ def test_catalog_is_mended(storage: Aging) -> None:
     storage.age()
     collect(storage)
     assert list(storage.repositories()) == ["a/b", "c"]
-
-
-# Manifests that nothing leads to.
 
 
 def test_untagged_manifests_that_nothing_leads_to_are_deleted(storage: Aging) -> None:
@@ -464,12 +455,6 @@ def test_age_has_a_unit(capsys: pytest.CaptureFixture[str]) -> None:
 # While a registry is at work.
 
 
-def storage_in(place: str) -> ObjectStorage:
-    storage = storage_at(place)
-    assert isinstance(storage, ObjectStorage)
-    return storage
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["directory", "s3"])
 def test_pushes_race_with_collections(
@@ -512,7 +497,7 @@ def test_pushes_race_with_collections(
     ):
         workers = [pool.submit(work, f"http://{host}", seed) for seed in range(4)]
         while time.monotonic() < stop and not wrong:
-            found = collect(storage_in(place), 0.5)
+            found = collect(storage_at(place), 0.5)
             deleted += len(found.contents)
             moved += len(found.set_aside)
         for worker in workers:

@@ -62,37 +62,20 @@ BAD_COMPONENTS = ["", "A", "a..b", "a___b", "-a", "a.", "é", "a b", "a%2Fb", "a
 TAGS = ["latest", "1.27", "_x", "5000", "A", "a" * 128]
 BAD_TAGS = ["", ".x", "a b", "a" * 129, "a:b", "a/b", "a@b", "é", "latest\n"]
 DIGESTS = [SHA256, SHA512]
-BAD_DIGESTS = [
-    *("", "sha256", "sha256:abc", SHA256.upper(), f"{SHA256}0", f"{SHA256}\n", f"md5:{HEX[:32]}"),
-    *("sha384:" + "a" * 96, f"{SHA256}@{SHA256}", f"sha256+b64:{HEX}"),
-]
+BAD_DIGESTS = ["", "sha256", f"{SHA256}0", f"md5:{HEX[:32]}", f"{SHA256}@{SHA256}"]
 
 
-def names(components: list[str]) -> st.SearchStrategy[str]:
-    return st.lists(
-        st.sampled_from(components) | st.text(alphabet="ab0", min_size=1, max_size=3),
-        min_size=1,
-        max_size=3,
-    ).map("/".join)
-
-
-def written(domain: str | None, name: str, tag: str | None, digest: str | None) -> str:
-    domain = f"{domain}/" if domain else ""
+def written(domain: str, name: str, tag: str | None, digest: str | None) -> str:
     tag = "" if tag is None else f":{tag}"
     digest = "" if digest is None else f"@{digest}"
-    return f"{domain}{name}{tag}{digest}"
+    return f"{domain}/{name}{tag}{digest}"
 
 
-well_formed = st.builds(
-    written,
-    st.none() | st.sampled_from(DOMAINS),
-    names(COMPONENTS),
-    st.none() | st.sampled_from(TAGS),
-    st.none() | st.sampled_from(DIGESTS),
-).filter(lambda text: text != HEX)
 parts = st.tuples(
     st.sampled_from(DOMAINS + BAD_DOMAINS) | st.text(alphabet="aZ0.-:[]_", max_size=6),
-    names(COMPONENTS * 4 + BAD_COMPONENTS),
+    st.lists(st.sampled_from(COMPONENTS * 4 + BAD_COMPONENTS), min_size=1, max_size=3).map(
+        "/".join
+    ),
     st.none() | st.sampled_from(TAGS * 2 + BAD_TAGS),
     st.none() | st.sampled_from(DIGESTS * 5 + BAD_DIGESTS),
 )
@@ -100,14 +83,7 @@ texts = (
     st.text(max_size=12)
     | st.text(alphabet="aA0.-_/:@[]\n", max_size=12)
     | parts.map(lambda given_parts: written(*given_parts))
-    | well_formed
 )
-
-
-@given(well_formed)
-def test_well_formed_reference_is_parsed(text: str) -> None:
-    given = text.removeprefix("index.docker.io/").removeprefix("docker.io/")
-    assert str(Reference.parse(text)).endswith(given)
 
 
 @given(texts)
@@ -145,7 +121,6 @@ LONG = "a" * 248
         ("docker.io/", "repository name '' must not be empty"),
         ("/nginx", "repository name '/nginx' must not have an empty component"),
         ("Foo", "repository name 'library/Foo' must be lowercase"),
-        ("a.b/jre%2Fv17", "repository name 'jre%2Fv17' must contain only "),
         ("nginx\n", r"repository name 'library/nginx\n' must contain only "),
         (LONG, f"repository name 'library/{LONG[:141]}…{LONG[:19]}' must have at most 255 char"),
         ("nginx:", "tag '' must not be empty"),
@@ -154,12 +129,8 @@ LONG = "a" * 248
         ("nginx@latest", "digest 'latest' must have an algorithm, ':' and an encoded hash"),
         ("nginx@md5:abc", "digest algorithm 'md5' must be sha256 or sha512"),
         ("https://a.b/nginx", "domain 'https:' must not be the scheme of a URL"),
-        ("containers-storage://", "domain 'containers-storage:' must not be the scheme of a URL"),
-        ("☃.com/nginx", "domain '☃.com' must contain only "),
         ("a_b.com/Nginx", "domain 'a_b.com' must contain only "),
-        ("a.b:http/nginx", "domain 'a.b:http' must have only a port's digits after its ':'"),
         ("::1/nginx", "domain '::1' must have an IPv6 address between '[' and ']', "),
-        ("a./nginx", "domain 'a.' must have only components that start and end with a letter "),
         (HEX, f"reference '{HEX}' is 64 hexadecimal digits, which mean an image ID"),
     ],
 )

@@ -1,11 +1,12 @@
 """The views of `make_registry`: blobs, uploads and options. Most are tested on memory."""
 
 import hashlib
+import os
 import re
 import tracemalloc
 from collections.abc import Iterator
 from datetime import timedelta
-from io import BytesIO, RawIOBase
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,12 +94,9 @@ def test_body_that_breaks_off_leaves_no_trace(storage: Storage) -> None:
 def test_chunk_is_404_if_the_upload_is_cancelled_meanwhile(storage: Storage, method: str) -> None:
     client = RegistryClient(storage)
     location = client.begin_upload("a", b"01234")
-    response = client.open(
-        location,
-        method=method,
-        query_string={"digest": digest_of(b"01234567")},
-        environ_overrides=chunked(Body(b"567", lambda: client.delete(location))),
-    )
+    url = f"{location}?digest={digest_of(b'01234567')}"
+    body = Body(b"567", lambda: client.delete(location))
+    response = client.open(url, method=method, environ_overrides=chunked(body))
     assert_error(response, 404, "BLOB_UPLOAD_UNKNOWN")
 
 
@@ -139,12 +137,8 @@ def test_chunk_that_does_not_fit_is_refused_and_the_upload_goes_on(client: Regis
         assert_error(response, 416, "RANGE_INVALID")
         assert (response.headers["Range"], response.location) == ("0-4", location)
         assert client.get(location).headers["Range"] == "0-4"
-    response = client.put(
-        location,
-        data=b"x",
-        headers={"Content-Range": "6-6"},
-        query_string={"digest": digest_of(b"")},
-    )
+    url = f"{location}?digest={digest_of(b'')}"
+    response = client.put(url, data=b"x", headers={"Content-Range": "6-6"})
     assert_error(response, 416, "RANGE_INVALID")
     assert (response.headers["Range"], response.location) == ("0-4", location)
     response = client.patch(location, data=b"567", headers={"Content-Range": "5-9"})
@@ -170,13 +164,6 @@ def test_wrong_digest_is_refused(client: RegistryClient, digest: str) -> None:
     assert client.put(location, query_string=right, data=BLOB).status_code == 201
 
 
-@pytest.mark.parametrize("length", ["-5", "abc", "+3", "3, 3", "0x3"])
-def test_malformed_content_length_is_400(client: RegistryClient, length: str) -> None:
-    overrides = {"wsgi.input": BytesIO(b"abcde"), "CONTENT_LENGTH": length}
-    patch = client.patch(client.begin_upload(), environ_overrides=overrides)
-    assert patch.status_code == 400
-
-
 def test_cancelled_upload_is_404(client: RegistryClient) -> None:
     location = client.begin_upload()
     assert client.delete(location).status_code == 204
@@ -186,13 +173,10 @@ def test_cancelled_upload_is_404(client: RegistryClient) -> None:
     assert_error(put, 404, "BLOB_UPLOAD_UNKNOWN")
 
 
-def test_unknown_upload_is_404(client: RegistryClient) -> None:
+def test_unknown_upload_is_404_even_if_its_blob_exists(client: RegistryClient) -> None:
     elsewhere = client.begin_upload().replace("/v2/a/", "/v2/b/")
     for path in elsewhere, f"/v2/a/blobs/uploads/{'0' * 5000}", "/v2/a/blobs/uploads/_blobs":
         assert_error(client.patch(path, data=b"x"), 404, "BLOB_UPLOAD_UNKNOWN")
-
-
-def test_upload_that_never_was_is_404_even_if_its_blob_exists(client: RegistryClient) -> None:
     digest = client.push_blob("a")
     response = client.put(f"/v2/a/blobs/uploads/{'0' * 32}?digest={digest}", data=BLOB)
     assert_error(response, 404, "BLOB_UPLOAD_UNKNOWN")
@@ -349,25 +333,16 @@ def test_blob_is_deleted_from_its_repository_only(client: RegistryClient) -> Non
 def test_large_layer_is_not_held_in_memory(tmp_path: Path) -> None:
     size = 64 * 1024 * 1024
 
-    class Zeros(RawIOBase):
-        left = size
-
-        def readable(self) -> bool:
-            return True
-
-        def readinto(self, buffer: Any) -> int:
-            n = min(self.left, len(buffer))
-            self.left -= n
-            buffer[:n] = bytes(n)
-            return n
-
     digest = f"sha256:{hashlib.sha256(bytes(size)).hexdigest()}"
-    client = RegistryClient(storage_at(tmp_path))
-    body = {"wsgi.input": Zeros(), "CONTENT_LENGTH": str(size)}
+    client = RegistryClient(storage_at(tmp_path / "storage"))
+    (tmp_path / "zeros").touch()
+    os.truncate(tmp_path / "zeros", size)
     tracemalloc.start()
     try:
         uploads = f"/v2/big/blobs/uploads/?digest={digest}"
-        assert client.post(uploads, environ_overrides=body).status_code == 201
+        with (tmp_path / "zeros").open("rb") as zeros:
+            body = {"wsgi.input": zeros, "CONTENT_LENGTH": str(size)}
+            assert client.post(uploads, environ_overrides=body).status_code == 201
         with client.get(f"/v2/big/blobs/{digest}", buffered=False) as pulled:
             assert sum(len(block) for block in pulled.iter_encoded()) == size
         assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
@@ -401,9 +376,7 @@ def test_blob_is_redirected_to_a_signed_url() -> None:
     ("method", "path", "status", "code"),
     [
         ("GET", "/v2/A/tags/list", 400, "NAME_INVALID"),
-        ("GET", "/x", 404, "UNSUPPORTED"),
         ("GET", "/v2/_oci/ext/discover", 404, "UNSUPPORTED"),
-        ("PATCH", "/v2/", 405, "UNSUPPORTED"),
         ("GET", "/v2/a/tags/list", 404, "NAME_UNKNOWN"),
         ("GET", f"/v2/{'a' * 256}/tags/list", 400, "NAME_INVALID"),
         ("POST", f"/v2/{'a/' * 3000}b/blobs/uploads/", 400, "NAME_INVALID"),
@@ -415,10 +388,7 @@ def test_blob_is_redirected_to_a_signed_url() -> None:
 def test_errors_are_the_registrys_json(
     client: RegistryClient, method: str, path: str, status: int, code: str
 ) -> None:
-    response = client.open(path, method=method)
-    assert_error(response, status, code)
-    if status == 405:
-        assert {"GET", "HEAD"} == set(response.headers["Allow"].split(", "))
+    assert_error(client.open(path, method=method), status, code)
 
 
 @pytest.mark.parametrize(
@@ -458,15 +428,8 @@ def test_failing_storage_is_a_503_or_500_without_details(
 def test_browsers_do_not_guess_the_type_of_a_response(client: RegistryClient) -> None:
     digest = client.push_blob("a", b"<script>")
     client.push_manifest("a", "v1", manifest_of())
-    for path in (
-        "",
-        f"a/blobs/{digest}",
-        "a/manifests/v1",
-        "a/tags/list",
-        "_catalog",
-        f"a/referrers/{digest}",
-        "a/manifests/<script>",
-    ):
+    paths = "", f"a/blobs/{digest}", "a/manifests/v1", "a/tags/list", "_catalog"
+    for path in *paths, f"a/referrers/{digest}", "a/manifests/<script>":
         assert client.get(f"/v2/{path}").headers["X-Content-Type-Options"] == "nosniff"
 
 
@@ -498,19 +461,15 @@ def test_read_only_registry_refuses_writes() -> None:
     blob = writer.push_blob("a")
     writer.push_manifest("a", "v1", manifest_of(BLOB))
     reader = RegistryClient(writer.storage, url_map=RegistryMap(dialect=READ_ONLY))
-    for path in (
-        f"/v2/a/blobs/{blob}",
-        "/v2/a/manifests/v1",
-        "/v2/a/tags/list",
-        "/v2/_catalog",
-        f"/v2/a/referrers/{blob}",
-    ):
+    paths = f"a/blobs/{blob}", "a/manifests/v1", "a/tags/list", "_catalog", f"a/referrers/{blob}"
+    for path in (f"/v2/{path}" for path in paths):
         assert reader.get(path).data == writer.get(path).data
         for method in "PUT", "DELETE", "POST", "PATCH":
             response = reader.open(path, method=method)
             assert_error(response, 405, "UNSUPPORTED")
             assert set(response.headers["Allow"].split(", ")) == {"GET", "HEAD"}
-    assert reader.post("/v2/a/blobs/uploads/").status_code in (404, 405)
+    post = reader.post("/v2/a/blobs/uploads/")
+    assert (post.status_code, post.headers["Allow"]) == (405, "")
 
 
 @pytest.mark.parametrize(("option", "value"), [("page_size", 0), ("page_size", -1), ("max_chunk", 0)])  # fmt: skip

@@ -127,6 +127,13 @@ def test_invalid_manifest_is_refused(client: RegistryClient, code: str, content:
     assert_error(client.get("/v2/a/tags/list"), 404, "NAME_UNKNOWN")
 
 
+# The types of layers that need not be in the registry.
+FOREIGN = [
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    "application/vnd.docker.rootfs.foreign.diff.tar",
+]
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -135,17 +142,7 @@ def test_invalid_manifest_is_refused(client: RegistryClient, code: str, content:
         json.dumps({"mediaType": INDEX_TYPE, "manifests": []}).encode(),
         json.dumps({"mediaType": INDEX_TYPE, "manifests": [descriptor(b"not there")]}).encode(),
         json.dumps({"mediaType": INDEX_TYPE, "manifests": [], "layers": None}).encode(),
-        json.dumps(
-            {
-                "layers": [
-                    descriptor(b"1", mediaType=f"application/vnd.{kind}.tar")
-                    for kind in (
-                        "oci.image.layer.nondistributable.v1",
-                        "docker.rootfs.foreign.diff",
-                    )
-                ]
-            }
-        ).encode(),
+        json.dumps({"layers": [descriptor(b"1", mediaType=kind) for kind in FOREIGN]}).encode(),
         json.dumps({"note": "x" * (MAX_MANIFEST - 20)}).encode(),
     ],
     ids=lambda value: str(value)[:40],
@@ -158,22 +155,14 @@ def test_unusual_manifest_is_accepted(client: RegistryClient, content: bytes) ->
 @pytest.mark.parametrize(
     "media_type",
     [
-        JSON,
-        INDEX_TYPE,
-        "application/vnd.example.thing+json",
-        "Application/Vnd.Example+JSON",
-        "application/vnd.docker.distribution.manifest.v1+prettyjws",
-        "application/a+b+json",
+        *(JSON, INDEX_TYPE, "application/vnd.example.thing+json", "Application/Vnd.Example+JSON"),
+        *("application/vnd.docker.distribution.manifest.v1+prettyjws", "application/a+b+json"),
     ],
 )
 def test_manifest_of_any_json_type_keeps_its_type(client: RegistryClient, media_type: str) -> None:
     own = json.dumps({"mediaType": media_type})
-    for content, sent in (
-        ("{}", media_type),
-        ("{}", f"{media_type}; charset=utf-8"),
-        (own, media_type),
-        (own, None),
-    ):
+    with_charset = f"{media_type}; charset=utf-8"
+    for content, sent in ("{}", media_type), ("{}", with_charset), (own, media_type), (own, None):
         response = client.put("/v2/a/manifests/v1", data=content, content_type=sent)
         assert response.status_code == 201
         assert client.get("/v2/a/manifests/v1").headers["Content-Type"] == media_type
@@ -450,43 +439,12 @@ def test_manifest_too_large_for_a_page_of_referrers_is_refused(client: RegistryC
         pytest.fail("none of the manifests is accepted")
 
 
-def test_deleted_manifest_is_no_referrer(client: RegistryClient) -> None:
-    subject = digest_of(manifest_of())
-    digests = [push_referrer(client, subject, note=i) for i in range(3)]
-    client.delete(f"/v2/a/manifests/{digests.pop()}")
-    assert referrers_in_pages(client, subject) == [sorted(digests)]
-    again = push_referrer(client, subject, note=2)
-    assert referrers_in_pages(client, subject) == [sorted([*digests, again])]
-
-
 # Tags and repositories.
 
 
-def test_repository_with_only_a_blob_has_no_tags(client: RegistryClient) -> None:
-    client.push_blob("a")
-    client.push_manifest("a", "v1", manifest_of(BLOB))
-    client.delete(f"/v2/a/manifests/{digest_of(manifest_of(BLOB))}")
-    assert client.get("/v2/a/tags/list").get_json() == {"name": "a", "tags": []}
-    client.delete(f"/v2/a/blobs/{digest_of(BLOB)}")
-    assert_error(client.get("/v2/a/tags/list"), 404, "NAME_UNKNOWN")
-
-
 TAGS = ["B", "D", "a", "a-b", "a.b", "a0", "ab", "c"]
-AFTER = ["", "A", "B", "Z", "a", "a-", "a-b", "a/b", "a\0", "..", "é", "/", "%", "c", "zz"]
-NAMES = [
-    "a",
-    "a--b",
-    "a-b",
-    "a-b/c",
-    "a.b/c/d",
-    "a/0",
-    "a/b",
-    "a/b-c",
-    "a/b/c",
-    "a0",
-    "b/c/d",
-    "b0",
-]
+AFTER = ["", "A", "a-", "a\0", "..", "é", "/", "%", "zz", "a/", "a/a", "a//", "../a", "b/c"]
+NAMES = ["a", "a--b", "a-b", "a-b/c", "a.b/c/d", "a/0", "a/b", "a/b-c", "a/b/c", "a0", "b0"]
 
 
 @pytest.mark.parametrize(
@@ -504,20 +462,12 @@ def test_lists_come_in_pages(
         assert client.lists(f"{path}?n={n}", key) == pages
     assert client.lists(path, key) == client.lists(f"{path}?n={'9' * 5000}", key) == [expected]
     assert client.lists(f"{path}?n=0", key) == [[]]
-    for last in [*AFTER, "a/", "a/a", "a/b/", "a//", "../a", "b/c", *expected]:
+    for last in [*AFTER, *expected]:
         response = client.get(path, query_string={"last": last, "n": 99})
         assert response.get_json()[key] == [item for item in expected if item > last]
     for malformed in "-1", "x", "", "1.0", "٣":
         response = client.get(path, query_string={"n": malformed})
         assert_error(response, 400, "PAGINATION_NUMBER_INVALID")
-
-
-def test_repositories_may_be_nested(client: RegistryClient) -> None:
-    for name in "a", "a/b", "a/b/manifests", "a/b/tags/list", "a/blobs/uploads":
-        client.push_blob(name)
-        assert client.push_manifest(name, "v1", manifest_of(BLOB, note=name)).status_code == 201
-    for name in "a", "a/b", "a/b/manifests", "a/b/tags/list", "a/blobs/uploads":
-        assert client.get(f"/v2/{name}/manifests/v1").get_json()["note"] == name
 
 
 def test_conditional_write_that_always_conflicts_is_503() -> None:

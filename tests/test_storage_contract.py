@@ -66,11 +66,10 @@ def test_missing_content_is_a_missing_error(storage: Storage) -> None:
     assert storage.tag("a/b/c", "v1") == OTHER
     for upload_id in "x", "0" * 3000, "_blobs", "begun", "A" * 32, "=" * 32:
         with pytest.raises(MissingError):
-            storage.upload_size("a", upload_id)
-        with pytest.raises(MissingError):
             storage.append_to_upload("a", upload_id, 0, [b"x"])
-        with pytest.raises(MissingError):
-            storage.upload_result("a", upload_id)
+        for look in storage.upload_size, storage.upload_result:
+            with pytest.raises(MissingError):
+                look("a", upload_id)
 
 
 def test_finished_upload_has_its_result(storage: Storage) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import urljoin
 
 import pytest
 import requests
-from collection import Collection
+from collection import select_unneeded
 from registry import make_app
 from storage import BucketStorage, DirectoryStorage, storage_at
 from werkzeug.test import Client
@@ -300,7 +300,7 @@ def test_collection_ends_at_a_directory_that_cannot_be_read(
 
     monkeypatch.setattr(os, "scandir", scan)
     with pytest.raises(OSError, match="Input/output error"):
-        Collection(storage, -1).delete()
+        select_unneeded(storage, -1).delete()
     monkeypatch.undo()
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -317,5 +317,5 @@ def test_collection_follows_symbolic_links(tmp_path: Path) -> None:
     repository.symlink_to(tmp_path / "elsewhere")
     for path in [*(tmp_path / "data").rglob("*"), *(tmp_path / "elsewhere").rglob("*")]:
         os.utime(path, (0, 0))
-    Collection(storage, 60).delete()
+    select_unneeded(storage, 60).delete()
     assert client.has_blob("a", BLOB)

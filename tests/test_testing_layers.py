@@ -14,7 +14,6 @@ from werkzeug.wrappers import Response
 from registry_routes import OCI_1_1, errors, resolve_location, responses
 from registry_routes.digests import digest_of
 from registry_routes.headers import chunk_min_length
-from registry_routes.paging import parse_next_link
 from registry_routes.testing import Fault
 
 from .served import ABSENT, USERS, Login, client_of, push_blob, push_image, serve, served
@@ -32,7 +31,6 @@ from .served import ABSENT, USERS, Login, client_of, push_blob, push_image, serv
             ("WWW-Authenticate", 'Bearer realm="http://x/",scope="a"'),
         ),
         (Gone("deleted"), 410, ("Content-Type", "application/json")),
-        (502, 502, ("Content-Type", "text/html; charset=utf-8")),
         (599, 599, ("Content-Type", "text/html; charset=utf-8")),
     ],
 )
@@ -141,35 +139,20 @@ def test_faults_follow_one_another_and_spare_other_requests() -> None:
         assert statuses == [500, 502, 502, 503, 503, 503]
 
 
-def test_faults_of_head_come_before_those_of_get() -> None:
+def test_get_includes_head_whose_own_faults_come_first() -> None:
     with serve() as registry:
         client = Client(registry.app)
-        registry.fail("base", "GET", 503, times=2)
+        for what, status in (503, 503), (timedelta(microseconds=1), 200):
+            registry.fail("base", "GET", what)
+            assert client.head("/v2/").status_code == status
+            assert registry.unfired == []
         registry.fail("base", "HEAD", 502)
+        assert client.get("/v2/").status_code == 200
+        registry.fail("base", "GET", 503, times=2)
         statuses = [
             client.open("/v2/", method=method).status_code for method in ("HEAD", "GET", "HEAD")
         ]
         assert statuses == [502, 503, 503]
-        assert registry.unfired == []
-
-
-@pytest.mark.parametrize(
-    ("method", "what", "status"),
-    [
-        ("GET", 503, 503),
-        ("GET", errors.Denied(), 403),
-        ("GET", timedelta(microseconds=1), 200),
-        ("HEAD", 503, 503),
-    ],
-)
-def test_get_includes_head(method: str, what: Fault, status: int) -> None:
-    with serve() as registry:
-        client = Client(registry.app)
-        registry.fail("base", method, what)
-        if method == "HEAD":
-            assert client.get("/v2/").status_code == 200
-        assert registry.unfired
-        assert client.head("/v2/").status_code == status
         assert registry.unfired == []
 
 
@@ -268,26 +251,20 @@ def test_locations_of_an_application_are_rewritten() -> None:
 
 @pytest.mark.parametrize(("auth", "transport"), [(None, "http"), ("bearer", "wsgi")])
 def test_opaque_location_must_be_kept(auth: str | None, transport: str) -> None:
-    login = Login("alice", "secret") if auth else None
-    options: dict[str, Any] = {"users": USERS, "auth": auth} if auth else {}
-    with served(location="opaque", login=login, transport=transport, **options) as (
-        registry,
-        client,
-    ):
+    options: dict[str, Any] = {"location": "opaque", "transport": transport}
+    if auth:
+        options |= {"users": USERS, "auth": auth, "login": Login("alice", "secret")}
+    with served(**options) as (registry, client):
         response = client.post("/v2/a/b/blobs/uploads/")
         path, _, query = response.headers["Location"].partition("?")
         assert path.startswith("/uploads/a/b/")
         assert query
         location = f"{path}?{query}"
         upload_id = path.rpartition("/")[2]
+        api = f"/v2/a/b/blobs/uploads/{upload_id}"
         for wrong in (
-            path,
-            f"{path}?",
-            f"{path}?{query}x",
-            location.replace("%", "%25"),
-            location.replace("%2B", "+"),
-            f"/v2/a/b/blobs/uploads/{upload_id}",
-            f"/v2/a/b/blobs/uploads/{upload_id}?{query}".replace("a/b", "a/c"),
+            *(path, f"{path}?", f"{path}?{query}x", api, f"{api}?{query}".replace("a/b", "a/c")),
+            *(location.replace("%", "%25"), location.replace("%2B", "+")),
         ):
             assert client.patch(wrong, content=b"x").status_code == 404
         response = client.patch(location, content=b"0123")
@@ -365,15 +342,9 @@ def test_post_without_single_post_only_begins_an_upload(transport: str) -> None:
 
 def test_pages_and_chunks_have_maximum_sizes() -> None:
     with served(page_size=2, max_chunk=6) as (registry, client):
-        for tag in "abcde":
+        for tag in "abc":
             registry.add_image(f"x:{tag}")
-        tags, pages, url = [], 0, f"{registry.url}/v2/x/tags/list?n=100"
-        while url:
-            response = client.get(url)
-            tags += response.json()["tags"]
-            pages += 1
-            url = parse_next_link(url, response.headers.get("Link")) or ""
-        assert (tags, pages) == (list("abcde"), 3)
+        assert client.get("/v2/x/tags/list?n=100").json()["tags"] == ["a", "b"]
         push_blob(client, "x", b"0123456789", chunk=6)
         location = client.post("/v2/x/blobs/uploads/").headers["Location"]
         assert client.patch(location, content=b"0123456").status_code == 413
@@ -431,16 +402,10 @@ def test_options_work_together(
     auth: Any, location: Any, redirect_blobs: bool, single_post: bool, over: str
 ) -> None:
     content = os.urandom(50)
-    login = Login("bob", USERS["bob"]) if auth else None
-    with served(
-        login=login,
-        transport=over,
-        users=USERS if auth else None,
-        auth=auth,
-        location=location,
-        redirect_blobs=redirect_blobs,
-        single_post=single_post,
-    ) as (registry, client):
+    options = {"redirect_blobs": redirect_blobs, "single_post": single_post, "location": location}
+    if auth:
+        options |= {"users": USERS, "auth": auth, "login": Login("bob", USERS["bob"])}
+    with served(transport=over, **options) as (registry, client):
         digest = push_image(client, "a/b", "v1", content)
         assert push_blob(client, "a/b", content[:20], chunk=7) == digest_of(content[:20])
         assert client.get(f"/v2/a/b/blobs/{digest_of(content)}").content == content
