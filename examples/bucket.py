@@ -211,7 +211,7 @@ class BucketStorage(ObjectStorage):
             if is_new:  # a collection deletes only old contents
                 return
             with suppress(MissingError):
-                self.await_collection(digest)
+                self.await_collection(name, digest)
                 return
         raise OSError(f"{digest} was collected while it was pushed again")
 

@@ -340,7 +340,7 @@ class DirectoryStorage(ObjectStorage):
             with self.lock(content_path(digest)):
                 self._put_in_place({staged: content_path(digest)})
         try:
-            self.await_collection(digest)
+            self.await_collection(name, digest)
         except MissingError:
             raise OSError(f"{digest} was collected while it was pushed again") from None
 

@@ -190,7 +190,7 @@ class ObjectStorage(Storage):
         if size is None and self.move(
             path_of(name, "_unneeded", digest), path_of(name, "_blobs", digest)
         ):
-            self.await_collection(digest)
+            self.await_collection(name, digest)
             size = self.blob_size(name, digest)
         if size is None:
             raise MissingError(digest)
@@ -205,7 +205,7 @@ class ObjectStorage(Storage):
 
     def mount_blob(self, name: str, digest: str, source: str) -> None:
         self.link_blob(name, digest, self._find_blob(source, digest))
-        self.await_collection(digest)
+        self.await_collection(name, digest)
 
     def delete_blob(self, name: str, digest: str) -> None:
         # The content stays: other repositories may have it, or be about to link it.
@@ -213,8 +213,13 @@ class ObjectStorage(Storage):
         if not self.move(path_of(name, "_blobs", digest), path_of(name, "_deleted", digest)):
             raise MissingError(digest)
 
-    def await_collection(self, digest: str) -> None:
-        """Wait while a collection handles a content. Raise `MissingError` if it deletes it."""
+    def await_collection(self, name: str, digest: str) -> None:
+        """Wait while a collection handles the content of a blob that has just been linked.
+
+        Raise `MissingError` if the collection deletes it. Then the link must not stay, or manifests
+        that need the blob would be accepted. Another push may have written the link as well, after
+        its content. So the link is only set aside, and comes back if the content is there now.
+        """
         condemned = condemned_path(digest)
         end = time.monotonic() + MAX_WAIT
         while self.size(condemned) is not None:
@@ -222,7 +227,11 @@ class ObjectStorage(Storage):
                 self.delete(condemned)
             time.sleep(PAUSE)
         if self.size(content_path(digest)) is None:
-            raise MissingError(digest)
+            self.move(path_of(name, "_blobs", digest), path_of(name, "_unneeded", digest))
+            size = self.size(content_path(digest))
+            if size is None:
+                raise MissingError(digest)
+            self.link_blob(name, digest, size)
 
     # Manifests and tags.
 

@@ -308,6 +308,59 @@ def test_push_of_a_content_that_was_just_deleted_is_an_error(storage: Aging) -> 
     storage.delete(objects.content_path(digest_of(b"layer")))
     with pytest.raises(LookupError):
         storage.mount_blob("c", digest_of(b"layer"), "b")
+    assert not client.has_blob("c", b"layer")
+    assert client.push_manifest("c", "v1", manifest_of(b"layer")).status_code == 404
+
+
+def collect_while_linked(storage: Aging, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a collection delete the content of "layer" right after a link to it was moved back."""
+    content, move = objects.content_path(digest_of(b"layer")), storage.move
+
+    def move_and_collect(source: str, target: str) -> bool:
+        monkeypatch.setattr(storage, "move", move)
+        is_moved = move(source, target)
+        storage.delete(content)
+        return is_moved
+
+    monkeypatch.setattr(storage, "move", move_and_collect)
+
+
+def set_aside(storage: Aging) -> None:
+    RegistryClient(storage).push_blob("a", b"layer")
+    storage.age()
+    collect(storage)
+
+
+def test_link_that_came_back_too_late_does_not_stay(
+    storage: Aging, client: RegistryClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_aside(storage)
+    collect_while_linked(storage, monkeypatch)
+    assert not client.has_blob("a", b"layer")
+    assert not client.has_blob("a", b"layer")
+    assert client.push_manifest("a", "v1", manifest_of(b"layer")).status_code == 404
+    client.push_blob("a", b"layer")
+    assert client.push_manifest("a", "v1", manifest_of(b"layer")).status_code == 201
+
+
+def test_link_stays_if_another_push_has_brought_the_content_back(
+    storage: Aging, client: RegistryClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_aside(storage)
+    collect_while_linked(storage, monkeypatch)
+    size, missing = storage.size, list[str]()
+
+    def size_and_push(path: str) -> int | None:
+        found = size(path)
+        if found is None and path.startswith("blobs/") and not missing:
+            missing.append(path)
+            client.push_blob("a", b"layer")
+        return found
+
+    monkeypatch.setattr(storage, "size", size_and_push)
+    assert client.has_blob("a", b"layer")
+    assert missing
+    assert storage.blob_size("a", digest_of(b"layer")) == 5
 
 
 def test_suspended_collection_deletes_nothing_more(
