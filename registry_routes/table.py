@@ -154,19 +154,8 @@ class RouteTable:
             templates = self._templates.get((endpoint, frozenset(values)), [])
         for template in templates:
             if method is None or template.methods is None or method in template.methods:
-                break
-        else:
-            return None
-        for variable, fullmatch, _ in template.variables:
-            value = values[variable]
-            if type(value) is not str or fullmatch(value) is None:
-                break
-        else:
-            return template.path % template.in_order(values)
-        if None in values.values():  # Werkzeug treats it as a missing value
-            return None
-        checked = {variable: check(values[variable]) for variable, _, check in template.variables}
-        return template.path % template.in_order(checked)
+                return template.fill(values)
+        return None
 
     def is_under_root(self, path: str) -> bool:
         """Return whether `path` is the root of the API or under it, by whole segments."""
@@ -313,6 +302,23 @@ class _Template(NamedTuple):
     """The path, with ``%s`` for each value."""
     in_order: Callable[[Mapping[str, Any]], object]
     """A function that takes the values out of a mapping, in the order of the path."""
+
+    def fill(self, values: Mapping[str, Any]) -> str | None:
+        """Return the path with `values`; `None` if one of them is `None`.
+
+        Raises `ValueError` if a value is malformed.
+        """
+        for variable, fullmatch, _ in self.variables:
+            value = values[variable]
+            if type(value) is not str or fullmatch(value) is None:
+                return self.fill_slowly(values)
+        return self.path % self.in_order(values)
+
+    def fill_slowly(self, values: Mapping[str, Any]) -> str | None:
+        if None in values.values():  # Werkzeug treats it as a missing value
+            return None
+        checked = {variable: check(values[variable]) for variable, _, check in self.variables}
+        return self.path % self.in_order(checked)
 
 
 def _make_template(prefix: str, path: _Path, siblings: Iterable[_Path]) -> _Template:
