@@ -25,7 +25,7 @@ from werkzeug.routing import (
     Submount,
 )
 
-from .binding import SAFE_IN_QUERY, LateMap, LateMapAdapter
+from .binding import SAFE_IN_QUERY, LateMap, LateMapAdapter, options_of
 from .errors import Unsupported
 from .grammar import SAFE_IN_PATH
 from .routes import OCI_1_1, Dialect, RegistryRules
@@ -318,16 +318,7 @@ class _AdapterBelowRoot(MapAdapter):
     """
 
     def __init__(self, url_map: Map, whole: RegistryMapAdapter) -> None:
-        super().__init__(
-            map=url_map,
-            server_name=whole.server_name,
-            script_name=whole.script_name,
-            subdomain=whole.subdomain,
-            url_scheme=whole.url_scheme,
-            path_info=whole.path_info,
-            default_method=whole.default_method,
-            query_args=whole.query_args,
-        )
+        super().__init__(url_map, **options_of(whole))
         self.whole = whole
 
     def match(self, *args: Any, **options: Any) -> Any:
