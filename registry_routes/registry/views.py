@@ -109,12 +109,13 @@ class Views:
         page_size: int | None,
         max_chunk: int | None,
         blob_urls: timedelta | None,
+        serves_referrers: bool,
     ) -> None:
         self.storage = storage
         self.page_size = page_size
         self.max_chunk = max_chunk
         self.blob_urls = blob_urls
-        self.serves_referrers = False
+        self.serves_referrers = serves_referrers
 
     def by_endpoint(self) -> dict[tuple[str, str], View]:
         """Return the view of each endpoint and method."""
