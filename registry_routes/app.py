@@ -336,37 +336,15 @@ class RegistryApp:
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         request = RegistryRequest(environ, self.url_map)
-        answer = _Answer(environ)
+        answer = _Answer(environ, self.testing)
         try:
-            response = self._guard(answer, self._respond, request)
+            response = answer.ask(self._respond, request)
             for hook in self._after:
-                response = self._guard(answer, hook, request, response)
-            body = response.get_app_iter(environ)
-            start_response(answer.status, answer.headers)
+                response = answer.ask(hook, request, response)
+            return answer.send(response, start_response)
         except BaseException:
             answer.close()
             raise
-        if len(answer.responses) == 1:
-            return body
-        # The earlier responses are closed last, because the sent response may read from them.
-        del answer.responses[id(response)]
-        return ClosingIterator(body, answer.close)
-
-    def _guard(
-        self, answer: "_Answer", respond: Callable[..., Response], *arguments: Any
-    ) -> Response:
-        """Return the response that `respond` returns; if it fails, the response for the error."""
-        environ = answer.environ
-        try:
-            try:
-                return answer.take(_check_response(respond(*arguments), respond))
-            except HTTPException as error:
-                return answer.take(error_response(error, environ))
-        except Exception:
-            if self.testing:
-                raise
-            _log.exception("%s %r", environ["REQUEST_METHOD"], environ.get("PATH_INFO"))
-            return answer.take(error_response(Unknown()))
 
     def _respond(self, request: RegistryRequest) -> Response:
         request.host  # noqa: B018  Reading it raises an error if it is malformed or not trusted.
@@ -417,11 +395,29 @@ class RegistryApp:
 
 
 class _Answer:
-    """The successive responses to a request: the last is sent, and all are closed."""
+    """The successive responses to a request: the last is sent, and all are closed.
 
-    def __init__(self, environ: "WSGIEnvironment") -> None:
+    `close` closes those that are not sent; the body closes the one that is.
+    """
+
+    def __init__(self, environ: "WSGIEnvironment", testing: bool) -> None:
         self.environ = environ
+        self.testing = testing
         self.responses: dict[int, Response] = {}  # keyed by `id`, because responses may be equal
+
+    def ask(self, respond: Callable[..., Response], *arguments: Any) -> Response:
+        """Return the response that `respond` returns; if it fails, the response for the error."""
+        environ = self.environ
+        try:
+            try:
+                return self.take(_check_response(respond(*arguments), respond))
+            except HTTPException as error:
+                return self.take(error_response(error, environ))
+        except Exception:
+            if self.testing:
+                raise
+            _log.exception("%s %r", environ["REQUEST_METHOD"], environ.get("PATH_INFO"))
+            return self.take(error_response(Unknown()))
 
     def take(self, response: Response) -> Response:
         """Return the response. Raise `ValueError` if no server can send it."""
@@ -429,8 +425,15 @@ class _Answer:
         self.status, self.headers = _render_head(response, self.environ)
         return response
 
+    def send(self, response: Response, start_response: "StartResponse") -> Iterable[bytes]:
+        """Start the last response, and return its body, which closes all responses."""
+        body = response.get_app_iter(self.environ)
+        start_response(self.status, self.headers)
+        del self.responses[id(response)]
+        # The earlier responses are closed last, because the sent response may read from them.
+        return ClosingIterator(body, self.close) if self.responses else body
+
     def close(self) -> None:
-        """Close all responses."""
         for response in self.responses.values():
             response.close()
 

@@ -45,6 +45,19 @@ class _LateAttribute:
         return known[self.name]
 
 
+def options_of(adapter: MapAdapter) -> dict[str, Any]:
+    """Return the arguments, but for the map, that make an adapter like this one."""
+    return {
+        "server_name": adapter.server_name,
+        "script_name": adapter.script_name,
+        "subdomain": adapter.subdomain,
+        "url_scheme": adapter.url_scheme,
+        "path_info": adapter.path_info,
+        "default_method": adapter.default_method,
+        "query_args": adapter.query_args,
+    }
+
+
 class LateMapAdapter(MapAdapter):
     """The adapter of a `LateMap`, which may compute attributes on first access."""
 
@@ -55,16 +68,7 @@ class LateMapAdapter(MapAdapter):
         """Convert an adapter to this class."""
         if isinstance(adapter, cls):
             return adapter
-        return cls(
-            map=adapter.map,
-            server_name=adapter.server_name,
-            script_name=adapter.script_name,
-            subdomain=adapter.subdomain,
-            url_scheme=adapter.url_scheme,
-            path_info=adapter.path_info,
-            default_method=adapter.default_method,
-            query_args=adapter.query_args,
-        )
+        return cls(adapter.map, **options_of(adapter))
 
     @classmethod
     def _bind_late(cls, url_map: Map, environ: "WSGIEnvironment") -> Self:

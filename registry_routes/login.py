@@ -11,6 +11,7 @@
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -64,12 +65,9 @@ class TokenRequest:
 class _Grant:
     """A token, and the request that gets it."""
 
-    lock: threading.Lock = field(default_factory=threading.Lock)  # held while a thread asks for it
     authorization: str = ""
     end: float = 0  # by the monotonic clock
     request: TokenRequest | None = None
-    error: Exception | None = None  # of the last request, for the threads that waited for it
-    threads: int = 0  # that ask or wait
 
 
 class Login:
@@ -135,6 +133,8 @@ class Login:
         self._wants_basic = False  # whether the registry does
         self._wants_forms = False  # whether the token server does
         self._grants: dict[frozenset[str], _Grant] = {}
+        # Keyed like the grants: the outcome for which other threads wait, while a thread asks.
+        self._asking: dict[frozenset[str], Future[None]] = {}
         self._latest: frozenset[str] = frozenset()  # the key of the token that was last used
 
     def __repr__(self) -> str:
@@ -284,24 +284,20 @@ class Login:
     @contextmanager
     def _ask_once(self, scopes: Iterable[object] | None) -> Iterator[None]:
         """Make other threads that need the same token wait for it, and share an error."""
-        with self._lock:
-            grant = self._find_grant(frozenset() if scopes is None else _key_of(scopes))
-            before = grant.error
-            grant.threads += 1
+        key = frozenset[str]() if scopes is None else _key_of(scopes)
+        mine = Future[None]()
+        # `setdefault` is atomic: of several threads, one finds its own future.
+        while (ahead := self._asking.setdefault(key, mine)) is not mine:
+            ahead.result()  # waits for that thread, and raises its error
         try:
-            with grant.lock:
-                if grant.error is not None and grant.error is not before:
-                    raise grant.error
-                try:
-                    yield
-                except Exception as error:
-                    grant.error = error
-                    raise
+            yield
+        except Exception as error:
+            mine.set_exception(error)
+            raise
         finally:
-            with self._lock:
-                grant.threads -= 1
-                if not grant.threads:  # an error keeps its whole traceback alive
-                    grant.error = None
+            del self._asking[key]
+            if not mine.done():
+                mine.set_result(None)
 
     def for_requests(self) -> "AuthBase":
         """Return an ``auth`` for a session or a request of requests.

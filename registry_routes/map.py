@@ -10,7 +10,6 @@ The table matches first, then Werkzeug, and then the table explains why nothing 
 import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
 from typing import Any, Literal, overload
 from urllib.parse import quote
 
@@ -26,7 +25,7 @@ from werkzeug.routing import (
     Submount,
 )
 
-from .binding import SAFE_IN_QUERY, LateMap, LateMapAdapter
+from .binding import SAFE_IN_QUERY, LateMap, LateMapAdapter, options_of
 from .errors import Unsupported
 from .grammar import SAFE_IN_PATH
 from .routes import OCI_1_1, Dialect, RegistryRules
@@ -112,19 +111,42 @@ class RegistryMapAdapter(LateMapAdapter):
 
         This is the whole principle: the table first, then Werkzeug, then the table explains.
         """
-        table, merges = self.map.table, self.map.merge_slashes
-        stripped = f"/{path.lstrip('/')}"  # the form of the path that Werkzeug matches
-        refusal: HTTPException | None = None
+        found = refusal = None
         try:
-            if not table.is_under_root(_merge_slashes(stripped) if merges else stripped):
-                return *_match_by_werkzeug(self, path, method, query_args), None
-            if self.map._below_root and not table.match(stripped, method):
-                return *self.map._below_root.match(self, path, method, query_args), None
+            found = self._ask_werkzeug(path, method, query_args)
         except HTTPException as error:
-            refusal = None if type(error) is NotFound else error
-        given = path if merges and path[:1] == "/" else stripped
+            if type(error) is not NotFound:  # a plain 404 says less than the table
+                refusal = error
+        return (*found, None) if found else self._explain(path, method, query_args, refusal)
+
+    def _ask_werkzeug(
+        self, path: str, method: str, query_args: Mapping[str, Any] | str | None
+    ) -> tuple[Rule, Mapping[str, Any]] | None:
+        """Match a path that the table does not, as Werkzeug does.
+
+        Under the root, only the users' rules that begin there match; `None` if there are none, or
+        if the table answers for the path without its leading slashes.
+        """
+        table, stripped = self.map.table, _strip(path)
+        merged = _merge_slashes(stripped) if self.map.merge_slashes else stripped
+        if not table.is_under_root(merged):
+            return _match_by_werkzeug(self, path, method, query_args)
+        if self.map._below_root is None or table.match(stripped, method):
+            return None
+        return self.map._below_root.match(self, path, method, query_args)
+
+    def _explain(
+        self,
+        path: str,
+        method: str,
+        query_args: Mapping[str, Any] | str | None,
+        refusal: HTTPException | None,
+    ) -> tuple[Rule, Mapping[str, Any], str | None]:
+        """Return the route that a path means; if there is none, raise the error that says why."""
+        merges = self.map.merge_slashes
+        given = path if merges and path.startswith("/") else _strip(path)
         cleaned = clean_path(given) if merges else given
-        meaning = table.explain(cleaned, method)
+        meaning = self.map.table.explain(cleaned, method)
         if isinstance(meaning, Meaning):
             rule, values = self.map._rules_of[id(meaning.route)], meaning.values
             if cleaned == given and (cleaned == meaning.path or not self.map.strict_slashes):
@@ -160,14 +182,17 @@ class RegistryMapAdapter(LateMapAdapter):
         path = self.path_info if path_info is None else path_info
         table_applies = not self.websocket and self.subdomain == self.map._subdomain
         methods = {method for rule in self.map.iter_rules() for method in rule.methods or ()}
+
+        def find(method: str) -> Any:
+            if not table_applies:
+                return _match_by_werkzeug(self, path, method, None)[0].endpoint
+            found = self.map.table.match(path, method)
+            return (found or self._match_slowly(path, method, None))[0].endpoint
+
         endpoints: dict[str | None, Any] = {}
         for method in [*sorted(methods), None]:
             try:
-                found: Any = table_applies and self.map.table.match(path, method or "--")
-                if not found:
-                    ask = self._match_slowly if table_applies else partial(_match_by_werkzeug, self)
-                    found = ask(path, method or "--", None)
-                endpoints[method] = found[0].endpoint
+                endpoints[method] = find(method or "--")
             except RequestRedirect:
                 endpoints[method] = None
             except HTTPException:
@@ -293,16 +318,7 @@ class _AdapterBelowRoot(MapAdapter):
     """
 
     def __init__(self, url_map: Map, whole: RegistryMapAdapter) -> None:
-        super().__init__(
-            map=url_map,
-            server_name=whole.server_name,
-            script_name=whole.script_name,
-            subdomain=whole.subdomain,
-            url_scheme=whole.url_scheme,
-            path_info=whole.path_info,
-            default_method=whole.default_method,
-            query_args=whole.query_args,
-        )
+        super().__init__(url_map, **options_of(whole))
         self.whole = whole
 
     def match(self, *args: Any, **options: Any) -> Any:
@@ -446,6 +462,11 @@ class RegistryMap(LateMap[RegistryMapAdapter]):
         below_root = self._below_root or _RulesBelowRoot()
         below_root.add(self, original, copied)
         self._below_root = below_root
+
+
+def _strip(path: str) -> str:
+    """Return `path` with one leading slash: the form that Werkzeug matches."""
+    return f"/{path.lstrip('/')}"
 
 
 def _merge_slashes(path: str) -> str:

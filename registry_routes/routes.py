@@ -133,7 +133,9 @@ class Dialect:
             raise ValueError(f"dialect {self.name!r} has no route")
         routes = (*self.routes, *self.left_out)
         for i, route in enumerate(routes):
-            # The root of the routes so far, so that the error names the first that does not fit.
+            # Each route is checked with the root of the routes so far, as if it were the last. With
+            # the final root, the error would name "/v1/ping" instead of "/v2/<repository:name>",
+            # which follows and does not fit.
             object.__setattr__(self, "root", self._find_root(routes[: i + 1]))
             fault = self._find_fault(route) or self._find_conflict(route, routes[:i])
             if fault:

@@ -6,7 +6,6 @@ Its methods are pure functions of paths and HTTP methods. They need neither a re
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from itertools import count
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import quote
@@ -154,19 +153,8 @@ class RouteTable:
             templates = self._templates.get((endpoint, frozenset(values)), [])
         for template in templates:
             if method is None or template.methods is None or method in template.methods:
-                break
-        else:
-            return None
-        for variable, fullmatch, _ in template.variables:
-            value = values[variable]
-            if type(value) is not str or fullmatch(value) is None:
-                break
-        else:
-            return template.path % template.in_order(values)
-        if None in values.values():  # Werkzeug treats it as a missing value
-            return None
-        checked = {variable: check(values[variable]) for variable, _, check in template.variables}
-        return template.path % template.in_order(checked)
+                return template.fill(values)
+        return None
 
     def is_under_root(self, path: str) -> bool:
         """Return whether `path` is the root of the API or under it, by whole segments."""
@@ -232,49 +220,65 @@ _Ends: TypeAlias = dict[int | None, tuple[Route, list[tuple[str, int]]]]
 def _compile_paths(root: str, paths: Iterable[_Path]) -> tuple[_Fullmatch, _Ends]:
     """Compile one expression for `paths`. If several of them match, the first wins.
 
-    Paths with a name share one pattern for it, with all their tails as alternatives.
+    Paths of a group share one pattern for the name, with all their tails as alternatives.
     """
-    alternatives = []
-    ends: _Ends = {}
-    numbers = count(1)
-    for level in _group_by_name(paths):
-        name = level[0].name_converter
-        name_number = next(numbers) if name else 0
+    alternatives: list[str] = []
+    labels: dict[str, tuple[Route, dict[str, str]]] = {}  # keyed by those of the ends
+    for group in _group_by_name(paths):
+        name = group[0].name_converter
+        name_label = f"name_{len(alternatives)}"
         tails = []
-        for path in level:
-            groups = {v: f"({kind.grammar.pattern})" for v, kind in path.variables.items()}
-            tails.append(f"{write_pattern(path.tail, groups)}()")
-            values = [(v, name_number if v == path.name else next(numbers)) for v in groups]
-            ends[next(numbers)] = path.route, values
-        start = f"/({name.grammar.pattern})" if name else ""
+        for path in group:
+            end = f"end_{len(labels)}"
+            label_of = {v: name_label if v == path.name else f"{end}_{v}" for v in path.variables}
+            patterns = {
+                v: f"(?P<{label_of[v]}>{c.grammar.pattern})" for v, c in path.variables.items()
+            }
+            tails.append(f"{write_pattern(path.tail, patterns)}(?P<{end}>)")
+            labels[end] = path.route, label_of
+        start = f"/(?P<{name_label}>{name.grammar.pattern})" if name else ""
         alternatives.append(f"{start}(?:{'|'.join(tails)})")
     pattern = f"{re.escape(root)}(?:{'|'.join(alternatives)})" if alternatives else "(?!)"
-    return re.compile(pattern).fullmatch, ends
+    expression = re.compile(pattern)
+    number = expression.groupindex  # a match finds groups faster by number than by label
+    return expression.fullmatch, {
+        number[end]: (route, [(variable, number[label]) for variable, label in label_of.items()])
+        for end, (route, label_of) in labels.items()
+    }
 
 
 def _group_by_name(paths: Iterable[_Path]) -> list[list[_Path]]:
-    """Group paths with the same kind of name.
+    """Group neighbours with the same kind of name, so that the order of the paths stays.
 
-    Two paths that may match the same text with names of different lengths keep their order, because
-    the expression of a group tries a shorter name before a longer one.
+    The expression of a group tries a shorter name with all its paths before a longer one. So a path
+    begins a new group if it may match the same text as another of the group, by another name.
     """
-    levels: list[list[_Path]] = []
+    groups: list[list[_Path]] = []
     for path in paths:
-        home = None
-        for level in reversed(levels):
-            if any(_may_collide(path, other) for other in level):
-                break
-            if path.name_converter is level[0].name_converter:
-                home = level
-        if home is None:
-            levels.append(home := [])
-        home.append(path)
-    return levels
+        group = groups[-1] if groups else []
+        if (
+            group
+            and path.name_converter is group[0].name_converter
+            and not any(_may_collide(path, other) for other in group)
+        ):
+            group.append(path)
+        else:
+            groups.append([path])
+    return groups
 
 
 def _may_collide(path: _Path, other: _Path) -> bool:
-    if path.name_converter is other.name_converter and len(path.segments) == len(other.segments):
-        return False  # their names are equally long, so the first matching tail wins
+    """Return whether two paths may match the same text with names of different lengths.
+
+    ``<name>/manifests/<tag>`` and ``<name>/<a>/<b>/<c>`` may: in ``x/y/manifests/z``, the name is
+    ``x/y`` or ``x``. The tails are compared from the end, where a variable may have the text of any
+    segment that is not empty; the longer tail begins within the other path's name.
+
+    ``<name>/tags/list`` and ``<name>/blobs/uploads/`` do not. Nor do two tails of equal length:
+    their names are equally long, so the first that matches wins.
+    """
+    if len(path.segments) == len(other.segments):
+        return False
     backwards = zip(reversed(path.segments), reversed(other.segments), strict=False)
     return all(a == b or (a and b and "<" in a + b) for a, b in backwards)
 
@@ -313,6 +317,23 @@ class _Template(NamedTuple):
     """The path, with ``%s`` for each value."""
     in_order: Callable[[Mapping[str, Any]], object]
     """A function that takes the values out of a mapping, in the order of the path."""
+
+    def fill(self, values: Mapping[str, Any]) -> str | None:
+        """Return the path with `values`; `None` if one of them is `None`.
+
+        Raises `ValueError` if a value is malformed.
+        """
+        for variable, fullmatch, _ in self.variables:
+            value = values[variable]
+            if type(value) is not str or fullmatch(value) is None:
+                return self.fill_slowly(values)
+        return self.path % self.in_order(values)
+
+    def fill_slowly(self, values: Mapping[str, Any]) -> str | None:
+        if None in values.values():  # Werkzeug treats it as a missing value
+            return None
+        checked = {variable: check(values[variable]) for variable, _, check in self.variables}
+        return self.path % self.in_order(checked)
 
 
 def _make_template(prefix: str, path: _Path, siblings: Iterable[_Path]) -> _Template:

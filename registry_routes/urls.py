@@ -5,7 +5,7 @@ A URL is a string, or an object whose `str()` is a URL, such as the URL classes 
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache, partial, wraps
+from functools import lru_cache, wraps
 from inspect import signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeAlias
@@ -420,32 +420,35 @@ def match_url(
         raise NotFound(f"URL {named} is not under the root {shorten(str(root))}")
     adapter = routes.bind(_ANY_HOST, mount, query_args=parts.query)
     try:
-        match = adapter.match if method is not None else partial(_match_any, adapter)
-        endpoint, values = match(path[len(mount) :], method or "GET")
+        below = path[len(mount) :]
+        match = _match_any(adapter, below) if method is None else adapter.match(below, method)
     except NotFound as error:
         if isinstance(error, RegistryError):
             raise
         api = at._replace(path=f"{at.path}{quote(routes.table.root, safe=SAFE_IN_PATH)}/").geturl()
         raise NotFound(f"URL {named} is not under the API, {shorten(api)}") from None
     query = parse_qsl(parts.query, keep_blank_values=True)
-    return MatchedURL(endpoint, values, MultiDict(query))
+    return MatchedURL(*match, MultiDict(query))
 
 
 _ANY_HOST = "registry.invalid"
+_MOST_REDIRECTS = 20  # those of your own rules may form a circle
 
 
-def _match_any(adapter: MapAdapter, path: str, method: str) -> tuple[Any, Mapping[str, Any]]:
+def _match_any(adapter: MapAdapter, path: str) -> tuple[Any, Mapping[str, Any]]:
     """Return the match of `path` for the first method that it takes, and without a redirect."""
-    try:
-        return adapter.match(path, method)
-    except RequestRedirect as redirect:
-        mount = adapter.script_name.rstrip("/")
-        path = unquote(urlsplit(redirect.new_url).path).removeprefix(mount)
-        return _match_any(adapter, path, method)
-    except MethodNotAllowed as error:
-        if not error.valid_methods:
-            raise
-        return _match_any(adapter, path, min(error.valid_methods))
+    mount = adapter.script_name.rstrip("/")
+    method = "GET"
+    for _ in range(_MOST_REDIRECTS):
+        try:
+            return adapter.match(path, method)
+        except RequestRedirect as redirect:
+            path = unquote(urlsplit(redirect.new_url).path).removeprefix(mount)
+        except MethodNotAllowed as error:
+            if not error.valid_methods:
+                raise
+            method = min(error.valid_methods)
+    return adapter.match(path, method)
 
 
 def _parse(kind: str, url: object, origin: str = "") -> SplitResult:

@@ -109,6 +109,19 @@ def test_endpoint_of_get_is_matched_for_any_method() -> None:
         match_url("/v2/a/blobs/uploads/", None, url_map=RegistryMap(dialect=READ_ONLY))
 
 
+def test_redirects_are_followed_for_any_method_unless_they_form_a_circle() -> None:
+    rules = [
+        Rule("/moved", redirect_to="/again"),
+        Rule("/again", redirect_to="/v2/a/blobs/uploads"),
+        Rule("/here", redirect_to="/there"),
+        Rule("/there", redirect_to="/here"),
+    ]
+    routes = RegistryMap(rules=rules)
+    assert match_url("/moved", None, url_map=routes)[:2] == ("blob-upload", {"name": "a"})
+    with pytest.raises(RequestRedirect):
+        match_url("/here", None, url_map=routes)
+
+
 @pytest.mark.parametrize(
     ("url", "error"),
     [

@@ -97,7 +97,11 @@ def make_registry(
     _check_storage(storage, ReadStorage, "a registry")
     if blob_urls is not None:
         _check_storage(storage, SigningStorage, "blob_urls")
-    views = Views(cast(Storage, storage), page_size, max_chunk, blob_urls)
+    serves_referrers = any(
+        rule.endpoint == RouteName.REFERRERS and "GET" in (rule.methods or ())
+        for rule in url_map.iter_rules()
+    )
+    views = Views(cast(Storage, storage), page_size, max_chunk, blob_urls, serves_referrers)
     by_endpoint = views.by_endpoint()
     taken = dict[tuple[str, str], Rule]()
     for rule in url_map.iter_rules():
@@ -105,7 +109,6 @@ def make_registry(
             if rule.methods is None:
                 raise TypeError(f"route {rule.rule!r} takes any method, so it has no view")
             taken |= {(rule.endpoint, method): rule for method in rule.methods}
-    views.serves_referrers = (RouteName.REFERRERS, "GET") in taken
     for (endpoint, method), view in by_endpoint.items():
         if (endpoint, method) in taken:
             if method != "GET":

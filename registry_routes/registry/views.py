@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial, wraps
@@ -109,12 +109,13 @@ class Views:
         page_size: int | None,
         max_chunk: int | None,
         blob_urls: timedelta | None,
+        serves_referrers: bool,
     ) -> None:
         self.storage = storage
         self.page_size = page_size
         self.max_chunk = max_chunk
         self.blob_urls = blob_urls
-        self.serves_referrers = False
+        self.serves_referrers = serves_referrers
 
     def by_endpoint(self) -> dict[tuple[str, str], View]:
         """Return the view of each endpoint and method."""
@@ -321,21 +322,11 @@ class Views:
 
     def list_referrers(self, request: RegistryRequest, name: str, digest: str) -> Response:
         n, last = parse_page(request.args)
-        most = self._limit_page(n)
         wanted = list(filter(None, request.args.getlist("artifactType")))
         descriptors = (
             self.storage.referrers(name, digest, last or "") if is_registered(digest) else iter(())
         )
-        page: list[bytes] = []
-        read, more = 0, False  # bytes read, even if filtered out: this limits a request's cost
-        for position, (referrer, descriptor) in enumerate(descriptors):
-            read += len(descriptor) + 1
-            if len(page) == most or (position and read > MAX_DESCRIPTORS):
-                more = most != 0
-                break
-            last = referrer
-            if not wanted or json.loads(descriptor).get("artifactType") in wanted:
-                page.append(descriptor)
+        page, end = _take_referrers(descriptors, self._limit_page(n), wanted)
         body = b'{"schemaVersion":2,"mediaType":"%b","manifests":[%b]}' % (
             IMAGE_INDEX.encode(),
             b",".join(page),
@@ -343,10 +334,30 @@ class Views:
         response = Response(body, content_type=IMAGE_INDEX)
         if wanted:
             response.headers["OCI-Filters-Applied"] = "artifactType"
-        if more:
-            url = request.urls.referrers(name, digest, artifact_type=wanted, n=n, last=last)
+        if end is not None:
+            url = request.urls.referrers(name, digest, artifact_type=wanted, n=n, last=end)
             response.headers["Link"] = next_link(url)
         return response
+
+
+def _take_referrers(
+    descriptors: Iterable[tuple[str, bytes]], most: int | None, wanted: Collection[str]
+) -> tuple[list[bytes], str | None]:
+    """Return a page of descriptors, and the referrer at its end; `None` if no page follows.
+
+    A page that can have no descriptor has no next page.
+    """
+    page: list[bytes] = []
+    end = None
+    read = 0  # bytes read, even if filtered out: this limits a request's cost
+    for referrer, descriptor in descriptors:
+        read += len(descriptor) + 1
+        if len(page) == most or (end is not None and read > MAX_DESCRIPTORS):
+            return page, end
+        end = referrer
+        if not wanted or json.loads(descriptor).get("artifactType") in wanted:
+            page.append(descriptor)
+    return page, None
 
 
 def manifest_response(request: RegistryRequest, digest: str, manifest: Manifest) -> Response:

@@ -341,12 +341,7 @@ def serve(
     Raises `ValueError` for an option that is out of range or conflicts with another, `TypeError`
     for an `ssl_context` of another type, and `OSError` if the port is taken.
     """
-    if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):
-        raise TypeError(f"ssl_context {ssl_context!r:.100} is not an ssl.SSLContext")
-    if ssl_context is not None and ssl_context.protocol == ssl.PROTOCOL_TLS_CLIENT:
-        raise ValueError("ssl_context is for clients: it needs ssl.PROTOCOL_TLS_SERVER")
-    if not 0 <= port <= 65535:
-        raise ValueError(f"port {port!r} must be 0 to 65535")
+    _check_server(port, ssl_context)
     if min_chunk < 0:
         raise ValueError(f"min_chunk {min_chunk!r} must be 0 or more")
     if max_chunk is not None and max_chunk < min_chunk:
@@ -378,14 +373,7 @@ def serve(
     if storage is not None and takes_any_digest(known.dialect):
         storage = storage.without_verifying()
         app = MadeUpDigests(app, storage, known)
-    if min_chunk:
-        app = MinimumChunks(app, min_chunk)
-    if not single_post:
-        app = NoSinglePost(app)
-    if redirect_blobs:
-        app = RedirectedBlobs(app, api)
-    if location is not None:
-        app = Locations(app, location, api)
+    app = _add_quirks(app, api, min_chunk, single_post, redirect_blobs, location)
     if auth == "basic":
         app = BasicLogin(app, users or {}, anonymous_pull)
     if auth == "bearer":
@@ -398,6 +386,36 @@ def serve(
     finally:
         faults.stop()
         server.stop()
+
+
+def _add_quirks(
+    app: "WSGIApplication",
+    api: RegistryMap,
+    min_chunk: int,
+    single_post: bool,
+    redirect_blobs: bool,
+    location: LocationForm | None,
+) -> "WSGIApplication":
+    """Return the application with the layers of other registries' behaviour that are wanted."""
+    if min_chunk:
+        app = MinimumChunks(app, min_chunk)
+    if not single_post:
+        app = NoSinglePost(app)
+    if redirect_blobs:
+        app = RedirectedBlobs(app, api)
+    if location is not None:
+        app = Locations(app, location, api)
+    return app
+
+
+def _check_server(port: int, ssl_context: ssl.SSLContext | None) -> None:
+    """Raise `TypeError` or `ValueError` for options that no server can have."""
+    if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):
+        raise TypeError(f"ssl_context {ssl_context!r:.100} is not an ssl.SSLContext")
+    if ssl_context is not None and ssl_context.protocol == ssl.PROTOCOL_TLS_CLIENT:
+        raise ValueError("ssl_context is for clients: it needs ssl.PROTOCOL_TLS_SERVER")
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port {port!r} must be 0 to 65535")
 
 
 def _check_login(
