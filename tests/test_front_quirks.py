@@ -18,6 +18,8 @@ from .fronts import USERS, FrontClient, served_front
 from .proxies import pages_of
 from .servers import files_of
 
+pytestmark = pytest.mark.slow
+
 ROBOT: dict[str, Any] = {"users": {"robot": "secret"}}
 BASIC, BEARER = {**ROBOT, "auth": "basic"}, {**ROBOT, "auth": "bearer"}
 CHUNK = 100_000
