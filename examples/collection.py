@@ -313,9 +313,12 @@ class Collection:
                 self.storage.open_blob(*link)  # moves the link back
         if self.is_cache:
             self.storage.delete(*(link.path("_blobs") for link in self.set_aside))
+        asides: dict[str, list[str]] = {}  # by digest
+        for path in self.links:
+            asides.setdefault(_digest_at_end(path), []).append(path)
         with tqdm(desc="Deleting", total=len(self.contents)) as progress:
             for batch in _batches(self.contents):
-                self._delete_contents(batch)
+                self._delete_contents(batch, asides)
                 progress.update(len(batch))
         self.storage.delete(
             *(path for path in self.links if _digest_at_end(path) not in self.contents)
@@ -326,7 +329,7 @@ class Collection:
         for name in self.wrong_names:
             self.storage.mend_catalog(name)
 
-    def _delete_contents(self, digests: list[str]) -> None:
+    def _delete_contents(self, digests: list[str], asides: dict[str, list[str]]) -> None:
         """Delete contents and the links to them that were set aside, unless a request wants them.
 
         A request writes its link, and then looks for the mark that a content is condemned. So:
@@ -343,20 +346,17 @@ class Collection:
         storage, begun = self.storage, time.monotonic()
         created = storage.call_each(lambda digest: storage.create(condemned_path(digest)), digests)
         mine = [digest for digest, is_mine in zip(digests, created, strict=True) if is_mine]
-        asides: dict[str, list[str]] = {digest: [] for digest in mine}
-        for path in self.links:
-            asides.get(_digest_at_end(path), []).append(path)
         doomed: list[str] = []
         for digest, found in zip(
             mine, storage.call_each(storage.entry, map(content_path, mine)), strict=True
         ):
-            are_there = (storage.size(path) is not None for path in asides[digest])
+            are_there = (storage.size(path) is not None for path in asides.get(digest, []))
             if found is not None and found.time < self.until_deleted and all(are_there):
                 doomed.append(digest)
         if time.monotonic() - begun > MAX_WAIT / 2:
             raise OSError("the collection was interrupted for too long: run it again")
         storage.delete_old(list(map(content_path, doomed)), self.until_deleted)
-        storage.delete(*(path for digest in doomed for path in asides[digest]))
+        storage.delete(*(path for digest in doomed for path in asides.get(digest, [])))
         storage.delete(*map(condemned_path, mine))
 
     def summary(self) -> Iterator[str]:

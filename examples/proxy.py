@@ -77,6 +77,10 @@ View = Callable[..., Response]
 Value = TypeVar("Value")
 
 
+class Busy(errors.Unavailable):
+    """The error if too many requests wait for upstreams: no upstream has failed."""
+
+
 class Proxy:
     """The views of a registry that serves the images of its upstreams.
 
@@ -151,7 +155,7 @@ class Proxy:
         Raise `errors.Unavailable` if too many requests wait for upstreams.
         """
         if not self.places.acquire(blocking=False):
-            raise errors.Unavailable("too many requests wait for other registries", retry_after=1)
+            raise Busy("too many requests wait for other registries", retry_after=1)
         is_given_back = threading.Lock()
 
         def give_back() -> None:
@@ -222,6 +226,8 @@ class Proxy:
                 raise
             if not kept or not entry or entry.age > self.stale_for:
                 raise
+            if isinstance(error, Busy):
+                return kept, f"The proxy is busy. {name}:{tag} may have changed."
             return kept, self._note_failure(upstream, name, tag, error)
         if not isinstance(found, Response):
             digest, manifest = found

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 from collections import Counter
 from datetime import timedelta
@@ -180,6 +181,21 @@ def test_stale_tag_is_served_until_its_last_confirmation_is_too_old(
     assert "Warning" not in proxy.get(LATEST).headers
     upstream.fail("manifest", "GET", 503, times=None)
     assert proxy.get(LATEST).data == content
+
+
+def test_busy_proxy_serves_a_kept_tag_and_does_not_blame_the_upstream(
+    proxy: ProxyClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = proxy.get(LATEST).data
+    proxy.views.places = threading.BoundedSemaphore(1)
+    proxy.views.places.acquire()
+    busy = proxy.get(LATEST)
+    assert (busy.status_code, busy.data) == (200, content)
+    assert "the proxy is busy" in busy.headers["Warning"].lower()
+    assert proxy.get("/v2/library/nginx/manifests/none").status_code == 503
+    assert not caplog.records
+    proxy.views.places.release()
+    assert "Warning" not in proxy.get(LATEST).headers
 
 
 def test_use_and_confirmation_are_recorded_once_an_hour(upstream: ServedRegistry) -> None:

@@ -498,7 +498,11 @@ def test_read_only_registry_needs_only_a_read_storage() -> None:
     [
         ("./dir", {}, "storage './dir' has no method 'manifest', which a registry needs"),
         (None, {}, "storage None has no method 'manifest'"),
-        (fixed_storage(), {}, "has no method 'append_to_upload', which PUT at the route '/v2/"),
+        (
+            fixed_storage(),
+            {},
+            "has no method 'append_to_upload', which a registry with PUT at '/v2/",
+        ),
         (
             MemoryStorage(),
             {"blob_urls": timedelta(hours=1)},

@@ -86,8 +86,8 @@ def make_registry(
     :param blob_urls: the lifetime of signed URLs. If given, the registry redirects each GET of a
         blob to a URL from the storage, which must be a `SigningStorage`.
 
-    Raises `ValueError` for an option that is out of range, and `TypeError` for a storage that lacks
-    a method that the map's routes or an option need, and for a route that takes any method.
+    Raises `ValueError` for an option that is out of range, and `TypeError` for a storage that is no
+    `ReadStorage`, or no `Storage` although a route writes, and for a route that takes any method.
     """
     for option, value in ("page_size", page_size), ("max_chunk", max_chunk):
         if value is not None and value < 1:
@@ -113,7 +113,7 @@ def make_registry(
         if (endpoint, method) in taken:
             if method != "GET":
                 route = taken[endpoint, method].rule
-                _check_storage(storage, Storage, f"{method} at the route {route!r}")
+                _check_storage(storage, Storage, f"a registry with {method} at {route!r}")
             app.view(endpoint, method)(guard(endpoint, view))
     return app
 
