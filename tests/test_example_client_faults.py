@@ -587,9 +587,7 @@ class TestWrongContent:
             run_client("pull", f"{served.host}/a:v1", tmp_path, fails=not is_pulled)
 
     def test_encoded_manifest_is_an_error(self, tmp_path: Path) -> None:
-        encoded = Response(
-            b"{}", content_type=IMAGE_MANIFEST, headers={"Content-Encoding": "gzip"}
-        )
+        encoded = Response(b"{}", content_type=IMAGE_MANIFEST, headers={"Content-Encoding": "gzip"})
         with answering(lambda _: encoded) as served:
             printed = run_client("pull", f"{served.host}/a:v1", tmp_path, fails=True)
         assert "gzip" in printed, printed

@@ -7,6 +7,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -26,7 +27,7 @@ from werkzeug.wrappers import Response
 from registry_routes import errors
 from registry_routes.challenges import parse_challenges
 from registry_routes.digests import digest_of
-from registry_routes.testing import ServedRegistry
+from registry_routes.testing import ServedRegistry, server
 
 from . import servers
 from .served import Login, push_image, serve, served, wait_until
@@ -254,6 +255,22 @@ def test_handshake_has_a_timeout(tls: ssl.SSLContext, monkeypatch: pytest.Monkey
     monkeypatch.setattr("registry_routes.testing.server._HANDSHAKE", 0.05)
     with serve(ssl_context=tls) as registry, connection_to(registry) as silent:
         assert silent.recv(1) == b""
+
+
+def test_stop_waits_for_a_connection_that_has_just_come(
+    tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up, before = server._Handler.setup, set(threading.enumerate())
+
+    def set_up_late(handler: Any) -> None:
+        time.sleep(0.2)
+        set_up(handler)
+
+    monkeypatch.setattr(server._Handler, "setup", set_up_late)
+    with ExitStack() as clients, serve(ssl_context=tls) as registry:
+        clients.enter_context(connection_to(registry))
+        wait_until(lambda: len(set(threading.enumerate()) - before) == 2)
+    assert set(threading.enumerate()) <= before
 
 
 def test_tls_ends_with_a_close_notify(tls: ssl.SSLContext, certificate: Path) -> None:

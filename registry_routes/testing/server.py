@@ -11,7 +11,7 @@ from io import BufferedIOBase, RawIOBase
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from werkzeug.serving import BaseWSGIServer, DechunkedInput, WSGIRequestHandler, make_server
+from werkzeug.serving import DechunkedInput, ThreadedWSGIServer, WSGIRequestHandler
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication, WSGIEnvironment
@@ -38,9 +38,9 @@ class Server:
     ) -> None:
         self.app = app
         self.ssl_context = ssl_context
-        self.connections: dict[socket.socket, threading.Thread] = {}
+        self.connections: dict[threading.Thread, socket.socket] = {}
         self.stopping: threading.Event = threading.Event()
-        self._server: BaseWSGIServer | None = None
+        self._server: _WSGIServer | None = None
         self._accepting: threading.Thread | None = None
         self._lock = threading.Lock()
         if port:
@@ -58,7 +58,7 @@ class Server:
         """Whether the server has a port: it was given, or `host` was read."""
         return self._server is not None
 
-    def _start(self, port: int) -> BaseWSGIServer:
+    def _start(self, port: int) -> "_WSGIServer":
         if self.stopping.is_set():
             raise RuntimeError("the registry has stopped without ever having a port")
 
@@ -67,20 +67,19 @@ class Server:
 
         # Werkzeug itself would end the process if the port were taken.
         with socket.create_server((_HOST, port), backlog=128) as listener:
-            server = make_server(
-                _HOST, port, self.app, threaded=True, request_handler=Handler, fd=listener.fileno()
-            )
+            server = _WSGIServer(_HOST, port, self.app, Handler, fd=listener.fileno())
+        server.owner = self
         self._server = server
         self._accepting = threading.Thread(target=self._accept, args=[server], daemon=True)
         self._accepting.start()
         return server
 
-    def _accept(self, server: BaseWSGIServer) -> None:
+    def _accept(self, server: "_WSGIServer") -> None:
         while not self.stopping.is_set():
             server.handle_request()  # accepts a connection, and starts its thread
-            for connection, thread in self.connections.copy().items():
+            for thread in list(self.connections):
                 if not thread.is_alive():
-                    del self.connections[connection]
+                    del self.connections[thread]
 
     def stop(self) -> None:
         """Close all connections, and wait for their threads."""
@@ -92,16 +91,32 @@ class Server:
         self._accepting.join()
         self._server.server_close()
         deadline = time.monotonic() + _STOP
-        for connection, thread in self.connections.copy().items():
+        for thread, connection in self.connections.copy().items():
             close_both_ways(connection)
             thread.join(max(deadline - time.monotonic(), 0))
+
+
+class _WSGIServer(ThreadedWSGIServer):
+    owner: Server
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self.owner.stopping.is_set():
+            self.shutdown_request(request)
+            return
+        arguments = request, client_address
+        thread = threading.Thread(target=self.process_request_thread, args=arguments, daemon=True)
+        self.owner.connections[thread] = request  # before it runs, so that `stop` waits for it
+        thread.start()
+
+
+_shutdown = socket.socket.shutdown  # a suite may replace `socket.socket`
 
 
 def close_both_ways(connection: socket.socket) -> None:
     """Shut a connection down, so that no thread waits for its client any longer."""
     with suppress(OSError):
         # The method of an SSLSocket would drop the TLS state that another thread is using.
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)
+        _shutdown(connection, socket.SHUT_RDWR)
 
 
 _REQUEST_LINE = re.compile(rb"[!-~]+ ([!-~\x80-\xff]+) HTTP/[0-9]\.[0-9]\r?\n")
@@ -125,7 +140,7 @@ class _Handler(WSGIRequestHandler):
                 self.request, server_side=True, do_handshake_on_connect=False
             )
         super().setup()
-        self.owner.connections[self.connection] = threading.current_thread()
+        self.owner.connections[threading.current_thread()] = self.connection
         if self.owner.stopping.is_set():
             close_both_ways(self.connection)
 
