@@ -74,9 +74,9 @@ def image_of(root: Path, *layers: bytes) -> Path:
 
 
 def find_requests(served: ServedRegistry, endpoint: str, method: str) -> list[RecordedRequest]:
-    return [one for one in served.requests if (one.endpoint, one.method) == (endpoint, method)]
+    return [sent for sent in served.requests if (sent.endpoint, sent.method) == (endpoint, method)]
 
 
 def list_sizes(served: ServedRegistry, method: str) -> list[int]:
     """The lengths of the bodies that were sent to uploads."""
-    return [int(one.headers["Content-Length"]) for one in find_requests(served, UPLOAD, method)]
+    return [int(sent.headers["Content-Length"]) for sent in find_requests(served, UPLOAD, method)]

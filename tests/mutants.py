@@ -175,7 +175,9 @@ class Suite:
 
     def judge_together(self, mutants: list[Mutant], tests: list[str]) -> dict[str, str]:
         """Run all tests on several mutants at once, and return what kills which of them."""
-        apart = [one for i, one in enumerate(mutants) if any(map(one.overlaps, mutants[:i]))]
+        apart = [
+            mutant for i, mutant in enumerate(mutants) if any(map(mutant.overlaps, mutants[:i]))
+        ]
         if apart:
             together = [mutant for mutant in mutants if mutant not in apart]
             return self.judge_together(together, tests) | self.judge_together(apart, tests)

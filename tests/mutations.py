@@ -184,7 +184,8 @@ def describe(source: bytes) -> tuple[Any, ...] | None:
 
     def parts(code: CodeType) -> tuple[Any, ...]:
         constants = [
-            parts(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts
+            parts(constant) if isinstance(constant, CodeType) else repr(constant)
+            for constant in code.co_consts
         ]
         names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
         return (code.co_code, code.co_exceptiontable, code.co_flags, *names, *constants)

@@ -25,9 +25,9 @@ BLOB_PATH = f"/v2/slow/blobs/{digest_of(BLOB)}"
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -42,8 +42,8 @@ def serving(
         try:
             for _ in range(300):
                 assert server.poll() is None, log.read_text()
-                with socket.socket() as one:
-                    if not one.connect_ex(("127.0.0.1", port)):
+                with socket.socket() as probe:
+                    if not probe.connect_ex(("127.0.0.1", port)):
                         break
                 time.sleep(0.1)
             yield f"127.0.0.1:{port}"

@@ -95,7 +95,7 @@ def count(found: Collection) -> list[int]:
 
 
 def index_of(*manifests: bytes) -> bytes:
-    listed = [{"digest": digest_of(one), "size": len(one)} for one in manifests]
+    listed = [{"digest": digest_of(manifest), "size": len(manifest)} for manifest in manifests]
     return json.dumps({"mediaType": INDEX_TYPE, "manifests": listed}).encode()
 
 
@@ -119,7 +119,9 @@ def test_collection_deletes_unreferenced_contents(storage: Aging, client: Regist
     assert count(collect(storage)) == [0, 0, 0, 0]  # the links set aside are not yet old
     storage.age()
     assert count(collect(storage)) == [2, 4, 0, 0]
-    there = {(name, one) for name in "abc" for one in contents if client.has_blob(name, one)}
+    there = {
+        (name, content) for name in "abc" for content in contents if client.has_blob(name, content)
+    }
     assert there == {("a", b"layer"), ("a", b"cached"), ("b", b"mounted")}
     assert sum(entry.path.startswith("blobs/") for entry in storage.entries("blobs/")) == 3
     assert count(collect(storage)) == [0, 0, 0, 0]

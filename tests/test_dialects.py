@@ -265,11 +265,13 @@ class Engine:
     ) -> None:
         self.dialect, self.prefix = dialect, prefix
         self.slow = SlowTable(dialect, prefix)
-        self.map = RegistryMap((one() for one in make), dialect=dialect, prefix=prefix, **options)
+        self.map = RegistryMap(
+            (make_rule() for make_rule in make), dialect=dialect, prefix=prefix, **options
+        )
         options["converters"] = dialect.converters
         routes = Submount(prefix, [RegistryRules(dialect)])
-        self.plain = Map([routes, *(one() for one in make)], **options)
-        own = [rule for one in make for rule in one().get_rules(Map())]
+        self.plain = Map([routes, *(make_rule() for make_rule in make)], **options)
+        own = [rule for make_rule in make for rule in make_rule().get_rules(Map())]
         below = [rule for rule in own if self.is_below(rule.rule)]
         self.below = Map([Submount(prefix, [BuildOnly(dialect)]), *below], **options)
 

@@ -94,7 +94,7 @@ def test_each_challenge_has_its_own_line() -> None:
         error = Unauthorized(realm="https://a/t", **options)
         lines = error.get_response().headers.getlist("WWW-Authenticate")
         assert len(lines) == 2
-        assert sorted(one.realm for one in error.challenges) == ["https://a/t", "r"]
+        assert sorted(challenge.realm for challenge in error.challenges) == ["https://a/t", "r"]
     assert Unauthorized(challenge=basic).challenges == [basic]
 
 

@@ -236,7 +236,7 @@ class TestLogin:
             registry.requests.clear()
             push(Registry(registry.url, "a", user), image)
             client.pull(Registry(registry.url, "a", user), V1, Layout(tmp_path / "back"))
-            assert len([one for one in registry.requests if one.status == 401]) in (2, 3)
+            assert len([sent for sent in registry.requests if sent.status == 401]) in (2, 3)
         assert files_of(tmp_path / "back") == files_of(image)
 
     def test_pull_with_an_anonymous_token(self, tmp_path: Path) -> None:

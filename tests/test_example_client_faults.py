@@ -228,7 +228,7 @@ class TestChunks:
     ) -> None:
         with serve(max_chunk=most) as served:
             push(served, image_of(tmp_path, *(os.urandom(size) for _ in range(2))))
-            refused = [one for one in served.requests if one.status == 413]
+            refused = [sent for sent in served.requests if sent.status == 413]
         assert len(refused) <= 7  # for the first blob only
 
     @pytest.mark.parametrize("status", [404, 501])
@@ -303,7 +303,7 @@ class TestIndexes:
         oci_layout.write(tmp_path / "image", [1000, 2000, 2000], ["amd64", "arm64", "s390x"])
         push_and_pull(served, tmp_path / "image", tmp_path / "back")
         for method in "HEAD", "GET":
-            paths = Counter(one.path for one in served.requests if one.method == method)
+            paths = Counter(sent.path for sent in served.requests if sent.method == method)
             assert max(paths.values()) == 1
 
     def test_manifest_that_is_also_a_layer_is_pushed_as_both(
@@ -359,7 +359,9 @@ class TestDamage:
             with pytest.raises(DigestMismatchError, match=path.name):
                 push(served, tmp_path)
             path.write_bytes(original)
-        assert not [one for one in find_requests(served, "manifest", "PUT") if "tag" in one.values]
+        assert not [
+            sent for sent in find_requests(served, "manifest", "PUT") if "tag" in sent.values
+        ]
 
     def test_pull_repairs_damaged_content(
         self, served: ServedRegistry, tmp_path: Path, kind: str
@@ -392,7 +394,7 @@ class TestPartialPulls:
             part_of(image, back).write_bytes(content[:begun])
             pull(served, back)
             assert files_of(back) == files_of(image)
-        ranges = [one.headers.get("Range") for one in find_requests(served, BLOB, "GET")]
+        ranges = [sent.headers.get("Range") for sent in find_requests(served, BLOB, "GET")]
         assert ranges == ["bytes=2000000-"]
 
     @pytest.mark.parametrize("size", [1000, 3_000_000, 4_000_000], ids=["part", "whole", "more"])
@@ -443,7 +445,7 @@ class TestPartialPulls:
         image, back = image_of(tmp_path / "image", b"right"), tmp_path / "back"
         blob = part_of(image, tmp_path).name[1:-5]
         with answering(
-            lambda one: answer if one.path.endswith(blob) and one.method == "GET" else None
+            lambda sent: answer if sent.path.endswith(blob) and sent.method == "GET" else None
         ) as served:
             push(served, image)
             with pytest.raises((ValueError, errors.RegistryError)):
@@ -484,7 +486,7 @@ class TestPartialPulls:
         assert Layout(tmp_path).descriptor("v1")
         assert json.loads((tmp_path / "oci-layout").read_text()) == {"imageLayoutVersion": "1.0.0"}
         assert list(tmp_path.rglob(".*")) == []
-        blobs = Counter(one.path for one in find_requests(served, BLOB, "GET"))
+        blobs = Counter(sent.path for sent in find_requests(served, BLOB, "GET"))
         assert set(blobs.values()) == {1}  # one pull finds what another has fetched
         assert len(blobs) == 4
 

@@ -134,5 +134,5 @@ def test_tags_that_differ_in_case_are_one_tag_where_case_is_ignored(tmp_path: Pa
         for tag in "latest", "LATEST":
             client.push_manifest("a", tag, manifest_of(note=tag))
         found = [client.get(f"/v2/a/manifests/{tag}").get_json() for tag in ("latest", "LATEST")]
-        assert [one["note"] for one in found] == ["LATEST"] * 2
+        assert [entry["note"] for entry in found] == ["LATEST"] * 2
         assert len(client.get("/v2/a/tags/list").get_json()["tags"]) == 1

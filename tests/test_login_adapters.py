@@ -99,7 +99,7 @@ def upload_url(registry: ServedRegistry, name: str = "a") -> str:
 
 
 def statuses(registry: ServedRegistry, endpoint: str) -> list[int | None]:
-    return [one.status for one in registry.requests if one.endpoint == endpoint]
+    return [sent.status for sent in registry.requests if sent.endpoint == endpoint]
 
 
 @every_library
@@ -139,7 +139,15 @@ class TestEveryLibrary:
             assert ask("GET", f"{served.url}/v2/a/tags/list") == (200, b"welcome")
             assert ask("PATCH", f"{served.url}/upload", b"x") == (200, b"welcome")
             assert ask("PATCH", f"{served.url}/upload", b"x") == (200, b"welcome")
-            assert [one.status for one in served.requests] == [401, 200, 200, status, 200, 200, 200]
+            assert [sent.status for sent in served.requests] == [
+                401,
+                200,
+                200,
+                status,
+                200,
+                200,
+                200,
+            ]
 
     def test_token_server_that_grants_less(self, library: Any) -> None:
         with serve(auth="bearer", users=USERS, granted_actions=["pull"]) as registry:
@@ -326,8 +334,8 @@ def test_session_sends_nothing_from_a_netrc(
                 answer = session.get(f"{registry.url}/v2/a/blobs/{digest_of(BLOB)}", timeout=20)
                 assert answer.content == BLOB
             assert session.trust_env
-        sent = [one.headers.get("Authorization", "") for one in registry.requests]
-        assert [one[:7] for one in sent] == ["", "", "Bearer ", "", "Bearer ", ""]
+        sent = [request.headers.get("Authorization", "") for request in registry.requests]
+        assert [header[:7] for header in sent] == ["", "", "Bearer ", "", "Bearer ", ""]
 
 
 @pytest.mark.parametrize("library", [plain_session, own_session, synchronous])
@@ -365,8 +373,8 @@ def test_tasks_get_a_token_each() -> None:
             async with httpx.AsyncClient(auth=auth, timeout=20) as client:
                 url = f"{registry.url}/v2/a/tags/list"
                 return [
-                    one.status_code
-                    for one in await asyncio.gather(client.get(url), client.get(url))
+                    answer.status_code
+                    for answer in await asyncio.gather(client.get(url), client.get(url))
                 ]
 
         assert asyncio.run(pull_twice()) == [200, 200]

@@ -16,7 +16,9 @@ def counts_of(text: str) -> dict[tuple[str, str, str], float]:
     """Return how many requests a page of metrics has for each route, method and status."""
     found = re.findall(r"registry_request_seconds_count\{(.*)\} (.*)", text)
     labels = [(dict(re.findall('(\\w+)="(.*?)"', labels)), float(count)) for labels, count in found]
-    return {(one["route"], one["method"], one["status"]): count for one, count in labels}
+    return {
+        (series["route"], series["method"], series["status"]): count for series, count in labels
+    }
 
 
 @pytest.mark.slow

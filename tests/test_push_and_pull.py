@@ -70,7 +70,9 @@ async def pull_async(client: httpx.AsyncClient, image: str) -> list[bytes]:
 
     layers = json.loads(await get(urls.manifest(reference), "manifest"))["layers"]
     digests = [layer["digest"] for layer in layers]
-    blobs = await asyncio.gather(*(get(urls.blob(reference.name, one), "blob") for one in digests))
+    blobs = await asyncio.gather(
+        *(get(urls.blob(reference.name, digest), "blob") for digest in digests)
+    )
     return [verified(blob, digest) for blob, digest in zip(blobs, digests, strict=True)]
 
 

@@ -377,7 +377,7 @@ def push_referrer(client: RegistryClient, subject: str, **more: Any) -> str:
 
 def referrers_in_pages(client: RegistryClient, subject: str, query: str = "") -> list[list[str]]:
     found = client.lists(f"/v2/a/referrers/{subject}{query}", "manifests")
-    return [[one["digest"] for one in page] for page in found]
+    return [[descriptor["digest"] for descriptor in page] for page in found]
 
 
 def test_referrers_are_listed_in_pages(client: RegistryClient) -> None:
@@ -390,7 +390,9 @@ def test_referrers_are_listed_in_pages(client: RegistryClient) -> None:
     for last in [*digests, "", "a", "sha256", "sha256:", "sha256:5", "sha256z", "sha5", "z", "é"]:
         path = f"/v2/a/referrers/{subject}"
         found = client.get(path, query_string={"last": last}).get_json()["manifests"]
-        assert [one["digest"] for one in found] == [one for one in digests if one > last]
+        assert [descriptor["digest"] for descriptor in found] == [
+            digest for digest in digests if digest > last
+        ]
     assert referrers_in_pages(client, subject, "?n=0") == [[]]
 
 
@@ -409,13 +411,17 @@ def test_page_of_referrers_has_at_most_4_mib(annotation: str) -> None:
         responses = list(client.pages(f"/v2/a/referrers/{subject}{query}"))
         assert len(responses) > 1
         assert all(len(response.data) <= MAX_MANIFEST for response in responses)
-        found = [one for response in responses for one in response.get_json()["manifests"]]
+        found = [
+            descriptor for response in responses for descriptor in response.get_json()["manifests"]
+        ]
         assert len(found) == expected
-        assert all(one.get("annotations", annotations) == annotations for one in found)
+        assert all(
+            descriptor.get("annotations", annotations) == annotations for descriptor in found
+        )
         for response in responses:
             assert ("OCI-Filters-Applied" in response.headers) == bool(query)
         if not query:
-            assert {one["digest"] for one in found} == digests
+            assert {descriptor["digest"] for descriptor in found} == digests
 
 
 def test_manifest_too_large_for_a_page_of_referrers_is_refused(client: RegistryClient) -> None:

@@ -53,7 +53,9 @@ def test_scopes_of_each_route() -> None:
 def test_mount_needs_to_pull_from_its_source(query: Any, sources: str) -> None:
     target, *others = scopes_of("POST", f"/v2/{NAME}/blobs/uploads/", query)
     assert str(target) == f"repository:{NAME}:pull,push"
-    assert [str(scope) for scope in others] == [f"repository:{one}:pull" for one in sources.split()]
+    assert [str(scope) for scope in others] == [
+        f"repository:{source}:pull" for source in sources.split()
+    ]
 
 
 @pytest.mark.parametrize("source", ["", "A", "a:pull,push repository:b", "a\n"])

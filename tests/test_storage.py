@@ -129,7 +129,8 @@ def test_requests_for_lists(client: RegistryClient, counting: Counting) -> None:
     for path in "_catalog", "_catalog?n=5&last=r020/x", f"a/referrers/{SUBJECT}":
         assert cost_of(counting, lambda: client.get(f"/v2/{path}")) == 1
     last = sorted(
-        one["digest"] for one in client.get(f"/v2/a/referrers/{SUBJECT}").get_json()["manifests"]
+        descriptor["digest"]
+        for descriptor in client.get(f"/v2/a/referrers/{SUBJECT}").get_json()["manifests"]
     )[20]
     assert cost_of(counting, lambda: client.get(f"/v2/a/referrers/{SUBJECT}?last={last}")) == 1
 
@@ -399,9 +400,9 @@ def test_concurrent_pushes_of_one_blob_and_one_tag_succeed(storages: list[Storag
     location = client.post("/v2/a/blobs/uploads/").location or ""
 
     def patch(chunk: bytes) -> Any:
-        one = clients[chunk is other]
+        chosen = clients[chunk is other]
         headers = {"Content-Range": f"0-{len(chunk) - 1}"}
-        return one.patch(location, data=chunk, headers=headers).status_code
+        return chosen.patch(location, data=chunk, headers=headers).status_code
 
     with ThreadPoolExecutor(8) as pool:
         statuses = list(pool.map(patch, [content, other] * 4))
@@ -460,7 +461,7 @@ def test_pushes_next_to_deletes_that_remove_directories(tmp_path: Path) -> None:
             list(pool.map(push, range(100)))
         finally:
             ends.set()
-        assert [one.result() for one in deleting] == [None, None]
+        assert [future.result() for future in deleting] == [None, None]
 
 
 def test_no_tag_points_at_a_deleted_manifest(storage: Storage) -> None:
@@ -473,7 +474,9 @@ def test_no_tag_points_at_a_deleted_manifest(storage: Storage) -> None:
 
     for _ in range(10):
         with ThreadPoolExecutor(8) as pool:
-            jobs = [pool.submit(job, one) for one in (DIGEST, OTHER) * 4 for job in (move, delete)]
+            jobs = [
+                pool.submit(job, digest) for digest in (DIGEST, OTHER) * 4 for job in (move, delete)
+            ]
             for done in jobs:
                 done.result()
         for digest in DIGEST, OTHER:

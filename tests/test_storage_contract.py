@@ -345,8 +345,10 @@ def test_lists_are_in_ascii_order_and_begin_after_any_text(
                 (tags, storage.tags("a", after)),
                 (digests, (digest for digest, _ in storage.referrers("a", SUBJECT, after))),
             ):
-                assert list(found) == sorted(one for one in expected if one > after)
-        assert all(digest == one.decode() for digest, one in storage.referrers("a", SUBJECT))
+                assert list(found) == sorted(digest for digest in expected if digest > after)
+        assert all(
+            digest == content.decode() for digest, content in storage.referrers("a", SUBJECT)
+        )
 
 
 def test_repository_exists_while_it_has_a_blob_or_a_manifest(storage: Storage) -> None:

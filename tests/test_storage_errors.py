@@ -258,7 +258,7 @@ def test_vanished_bucket_is_a_503(
     storage = storage_at("s3://vanishing/")
     assert isinstance(storage, BucketStorage)
     for objects in storage.store.list():
-        storage.store.delete([one["path"] for one in objects])
+        storage.store.delete([listed["path"] for listed in objects])
     requests.delete(bucket, timeout=10).raise_for_status()
     for method, path, body in asked:
         assert_unavailable(client, method, path, body, caplog)

@@ -435,9 +435,9 @@ def test_every_built_url_is_matched_back(
     verb = "POST" if method == "blob_upload" else "GET"
     pairs = {PARAMETERS.get(name, name): value for name, value in {**query, **more}.items()}
     expected = MultiDict(
-        (name, str(one))
+        (name, str(item))
         for name, value in pairs.items()
-        for one in (value if isinstance(value, list) else [value])
+        for item in (value if isinstance(value, list) else [value])
     )
     for base in (root, urls.root):
         matched = match_url(url, verb, root=base, url_map=MAPS[prefix])
