@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import obstore
-from objects import (
+from object_storage import (
     STAGING,
     Blocks,
     Entry,

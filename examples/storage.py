@@ -10,7 +10,7 @@ from urllib.request import url2pathname
 
 from bucket import BucketStorage, one_line, translate_errors
 from directory import DirectoryStorage, checked, create_directory, identity
-from objects import ObjectStorage
+from object_storage import ObjectStorage
 from obstore.store import from_url
 
 from registry_routes.registry import MemoryStorage, Storage

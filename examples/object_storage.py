@@ -1,6 +1,7 @@
-"""The common half of both storages: the paths of objects, and the order in which they appear.
+"""The base class of `DirectoryStorage` and `BucketStorage`: the paths of objects, and their order.
 
-`directory.py` and `bucket.py` are the other halves: how objects are written, and the uploads.
+`directory.py` and `bucket.py` add how objects are written, and the uploads. `collection.py` deletes
+objects by these paths.
 """
 
 import base64
