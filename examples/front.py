@@ -1,9 +1,9 @@
-"""A gateway in front of any registry: its own users and its own policy, before an upstream.
+"""A gateway in front of a registry that runs elsewhere, with users and a policy but no storage.
 
     UPSTREAM_USER=robot:secret python examples/front.py --upstream https://registry.example.com \\
         --port 5007 --users ./passwords
 
-Clients log in here, with the token server of `gateway.py`. For each request, the gateway asks a
+Clients log in here, with the token server of `tokens.py`. For each request, the gateway asks a
 policy, ``policy(user, endpoint, values)``. It sends allowed requests on with an account of the
 upstream, which clients never see, and streams bodies in both directions.
 
@@ -31,7 +31,10 @@ from urllib.parse import parse_qs, urlsplit
 import requests
 import urllib3
 from cryptography.fernet import Fernet, InvalidToken
-from gateway import (
+from metrics import Metrics, share_metrics
+from requests.adapters import HTTPAdapter
+from serving import MAX_CHECK, OneLineParser, Server, add_health, add_server_options
+from tokens import (
     KEY,
     SERVICE,
     USERS,
@@ -41,9 +44,6 @@ from gateway import (
     parse_users,
     read_claims,
 )
-from metrics import Metrics, share_metrics
-from requests.adapters import HTTPAdapter
-from serving import MAX_CHECK, OneLineParser, Server, add_health, add_server_options
 from upstream import has_token
 from werkzeug.exceptions import BadGateway, GatewayTimeout
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
