@@ -23,8 +23,9 @@ from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import uvicorn
+from object_storage import one_line
 from registry import make_app
-from storage import check_place, one_line, storage_at
+from storage import check_place, storage_at
 
 from registry_routes import error_response, errors
 

@@ -30,6 +30,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import requests
 import urllib3
+from answers import has_token
 from cryptography.fernet import Fernet, InvalidToken
 from metrics import Metrics, share_metrics
 from requests.adapters import HTTPAdapter
@@ -44,7 +45,6 @@ from tokens import (
     parse_users,
     read_claims,
 )
-from upstream import has_token
 from werkzeug.exceptions import BadGateway, GatewayTimeout
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.wrappers import Response

@@ -475,3 +475,8 @@ def upload_path(name: str, upload_id: str) -> str:
     if not re.fullmatch("[0-9a-f]{32}", upload_id):
         raise MissingError(upload_id)
     return f"{path_of(name, '_uploads')}{upload_id}/"
+
+
+def one_line(error: Exception) -> str:
+    """Return the text of an error in one line, without what obstore adds for debugging."""
+    return " ".join(str(error).partition("\n\nDebug source")[0].split())

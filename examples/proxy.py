@@ -27,10 +27,11 @@ from urllib.parse import urlsplit
 
 import collection
 import kept_tag
-from client import stated_type
+from answers import stated_type
+from object_storage import ObjectStorage, one_line
 from serving import OneLineParser, Server, add_health, add_server_options
 from sharing import Fetch, Fetches, Once, Source
-from storage import ObjectStorage, check_place, one_line, storage_at
+from storage import check_place, storage_at
 from tokens import parse_user
 from upstream import Upstream, User, is_head_refused
 from werkzeug.datastructures import MIMEAccept

@@ -11,10 +11,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from client import check_response, read_body, stated_type
+from answers import check_response, has_token, read_body, stated_type
+from object_storage import one_line
 from requests.adapters import HTTPAdapter
 from sharing import Source
-from storage import one_line
 from werkzeug.exceptions import BadGateway, GatewayTimeout
 
 from registry_routes import (
@@ -193,11 +193,6 @@ class Upstream:
             if not same_origin(url, first):
                 auth = _no_auth
         raise ValueError(f"it redirects more than {MAX_REDIRECTS} times")
-
-
-def has_token(response: requests.Response) -> bool:
-    """Return whether the request of this response had a token of the registry's token server."""
-    return str(response.request.headers.get("Authorization", "")).startswith("Bearer ")
 
 
 def _no_auth(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
