@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import requests
 from answers import check_response, read_body, stated_type
 from layout import (
-    MAX_MANIFEST,
+    MAX_LAYOUT_MANIFEST,
     Json,
     Layout,
     json_object,
@@ -44,7 +44,7 @@ from registry_routes.headers import (
     parse_content_range,
 )
 
-BLOCK = 64 * 1024  # bytes; a broken connection loses at most one block
+DOWNLOAD_BLOCK = 64 * 1024  # bytes; a broken connection loses at most one block
 MAX_DEPTH = 20  # levels of indexes within an index
 CHUNK = 4 * 1024 * 1024  # bytes; GitHub's registry takes no larger chunks
 SMALLEST_CHUNK = 64 * 1024  # the client tries no smaller ones
@@ -149,7 +149,7 @@ class Registry:
         def read() -> tuple[requests.Response, bytes]:
             headers = {"Accept": ACCEPT_MANIFESTS}
             response = self.ask("GET", url, endpoint="manifest", headers=headers)
-            return response, read_body(response, MAX_MANIFEST)
+            return response, read_body(response, MAX_LAYOUT_MANIFEST)
 
         response, content = retry(read)
         stated = content_digest(response.headers.get("Docker-Content-Digest"))
@@ -252,7 +252,7 @@ def append(response: requests.Response, blob: Json, file: BinaryIO, progress: Pr
         )
     file.truncate(start)
     progress.move_to(start)
-    for block in response.iter_content(BLOCK):
+    for block in response.iter_content(DOWNLOAD_BLOCK):
         if progress.position + len(block) > size:
             raise ValueError(f"blob {digest} is longer than the {size} bytes of its descriptor")
         file.write(block)

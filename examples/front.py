@@ -64,6 +64,7 @@ from registry_routes.digests import content_digest
 from registry_routes.grammar import DIGEST, NAME
 from registry_routes.login import Login, TokenRequest
 from registry_routes.paging import next_link, parse_next_query
+from registry_routes.registry import MAX_MANIFEST
 from registry_routes.responses import beginning_of, parse_errors
 from registry_routes.scopes import required_scopes
 from registry_routes.urls import same_origin
@@ -71,10 +72,9 @@ from registry_routes.urls import same_origin
 log = logging.getLogger(__name__)
 
 UPSTREAM_USER = "UPSTREAM_USER"  # in the environment
-BLOCK = 256 * 1024  # bytes
+STREAM_BLOCK = 256 * 1024  # bytes
 MAX_CONNECTIONS = 512  # to keep open for the next requests
 MAX_REDIRECTS = 5
-MAX_MANIFEST = 4 * 1024 * 1024  # bytes
 MAX_UPLOAD_ID = 2048  # characters
 UPLOAD_LIFETIME = 3600  # seconds
 
@@ -432,16 +432,16 @@ class Body:
             self.len = length  # so that requests sends a Content-Length, and not chunks
 
     def __iter__(self) -> Iterator[bytes]:
-        while block := self.stream.read(BLOCK):
+        while block := self.stream.read(STREAM_BLOCK):
             yield block
 
-    def read(self, size: int = BLOCK) -> bytes:
+    def read(self, size: int = STREAM_BLOCK) -> bytes:
         return bytes(self.stream.read(size))
 
 
 def _read_blocks(answer: requests.Response) -> Iterator[bytes]:
     try:
-        yield from answer.raw.stream(BLOCK, decode_content=False)
+        yield from answer.raw.stream(STREAM_BLOCK, decode_content=False)
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise BrokenPipeError(errno.EPIPE, f"the upstream broke off: {error}") from error
 

@@ -39,7 +39,7 @@ from registry_routes.urls import same_origin
 
 log = logging.getLogger(__name__)
 
-BLOCK = 256 * 1024  # bytes of a blob
+BLOB_BLOCK = 256 * 1024  # bytes of a blob
 MAX_UNSIZED = 16 * 1024**3  # bytes of a blob whose length the registry does not state
 MAX_REDIRECTS = 5
 MAX_CONNECTIONS = 512  # kept open for the next requests
@@ -137,7 +137,7 @@ class Upstream:
     def _read_blocks(self, digest: str, answer: requests.Response) -> Iterator[bytes]:
         received = 0
         with self.translate_failures(), answer:
-            for block in checked_blocks(digest, answer.iter_content(BLOCK)):
+            for block in checked_blocks(digest, answer.iter_content(BLOB_BLOCK)):
                 received += len(block)
                 if received > MAX_UNSIZED and _size_of(answer) is None:
                     raise ValueError(f"a blob without a length has more than {MAX_UNSIZED} bytes")
