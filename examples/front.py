@@ -32,9 +32,10 @@ import requests
 import urllib3
 from answers import has_token
 from cryptography.fernet import Fernet, InvalidToken
+from health import MAX_CHECK, add_health
 from metrics import Metrics, share_metrics
 from requests.adapters import HTTPAdapter
-from serving import MAX_CHECK, OneLineParser, Server, add_health, add_server_options
+from serving import OneLineParser, Server, add_server_options
 from tokens import (
     KEY,
     SERVICE,

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from serving import OneLineParser, Server, add_health, add_server_options
+from health import add_health
+from serving import OneLineParser, Server, add_server_options
 from storage import CheckedStorage, check_place, storage_at
 from tokens import (
     KEY,

@@ -28,8 +28,9 @@ from urllib.parse import urlsplit
 import collection
 import kept_tag
 from answers import stated_type
+from health import add_health
 from object_storage import ObjectStorage, one_line
-from serving import OneLineParser, Server, add_health, add_server_options
+from serving import OneLineParser, Server, add_server_options
 from sharing import Fetch, Fetches, Once, Source
 from storage import check_place, storage_at
 from tokens import parse_user
