@@ -1,4 +1,4 @@
-"""The server of the examples: gunicorn, with command-line options, a log, and limits to slowness.
+"""The server of the examples: gunicorn, with options, a log, and limits for slow clients.
 
 Each request takes up a thread until it is answered, so clients that are slow on purpose can use up
 all threads. nginx in front, with `nginx.conf`, buffers their requests and responses.
