@@ -23,14 +23,15 @@ from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import uvicorn
+from object_storage import one_line
 from registry import make_app
-from storage import check_place, one_line, storage_at
+from storage import check_place, storage_at
 
 from registry_routes import error_response, errors
 
 log = logging.getLogger(__name__)
 
-BLOCK = 1024 * 1024  # bytes of a body to keep in memory
+MAX_IN_MEMORY = 1024 * 1024  # bytes of a body to keep in memory
 GIB = 1024**3
 
 Scope = MutableMapping[str, Any]
@@ -81,7 +82,7 @@ class _Exchange:
         self.loop = asyncio.get_running_loop()
         self.context = contextvars.copy_context()
         self.lock = threading.Lock()  # one step at a time, each in a thread
-        self.body = SpooledTemporaryFile(BLOCK)  # noqa: SIM115 - closed by `_close`
+        self.body = SpooledTemporaryFile(MAX_IN_MEMORY)  # noqa: SIM115 - closed by `_close`
         self.length = 0  # of the body
         self.spooled = 0  # bytes of the body on disk
         self.is_refused = False
@@ -133,7 +134,7 @@ class _Exchange:
             waiting += message.get("body", b"")
             is_whole = not message.get("more_body", False)
             self.length += len(message.get("body", b""))
-            if len(waiting) > BLOCK:
+            if len(waiting) > MAX_IN_MEMORY:
                 block = bytes(waiting)
                 waiting.clear()
                 await self._store(block)

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import obstore
-from objects import (
+from object_storage import (
     STAGING,
     Blocks,
     Entry,
@@ -21,6 +21,7 @@ from objects import (
     ObjectStorage,
     Result,
     content_path,
+    one_line,
     path_of,
     tag_path,
     upload_path,
@@ -452,7 +453,3 @@ def translate_errors() -> Iterator[None]:
         raise
     except BaseError as error:
         raise OSError(one_line(error)) from error
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).partition("\n\nDebug source")[0].split())

@@ -14,14 +14,15 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import requests
+from answers import check_response, read_body, stated_type
 from layout import (
-    MAX_MANIFEST,
+    MAX_LAYOUT_MANIFEST,
     Json,
     Layout,
     json_object,
@@ -42,9 +43,8 @@ from registry_routes.headers import (
     content_range,
     parse_content_range,
 )
-from registry_routes.responses import raise_for_status
 
-BLOCK = 64 * 1024  # bytes; a broken connection loses at most one block
+DOWNLOAD_BLOCK = 64 * 1024  # bytes; a broken connection loses at most one block
 MAX_DEPTH = 20  # levels of indexes within an index
 CHUNK = 4 * 1024 * 1024  # bytes; GitHub's registry takes no larger chunks
 SMALLEST_CHUNK = 64 * 1024  # the client tries no smaller ones
@@ -54,9 +54,6 @@ ATTEMPTS = 5  # without progress
 FIRST_WAIT = 0.2  # seconds before the second attempt
 LONGEST_WAIT = 60  # seconds; if a registry asks for a longer wait, the client gives up
 PASSWORD = "REGISTRY_PASSWORD"  # noqa: S105 - the name of an environment variable
-
-# Types that servers send for any file, so they say nothing about a manifest.
-DEFAULT_TYPES = "", "application/json", "application/octet-stream", "text/plain"
 
 User = tuple[str, str] | None  # a name and a password
 
@@ -99,34 +96,8 @@ def is_loopback(url: str) -> bool:
     return host == "localhost" or re.fullmatch(r"127(?:\.[0-9]+){3}|::1", host) is not None
 
 
-def read_body(response: requests.Response, most: int = BLOCK) -> bytes:
-    """Return the body of a response, cut off at the first block that exceeds `most` bytes."""
-    content = bytearray()
-    with response:
-        for block in response.iter_content(BLOCK):
-            content += block
-            if len(content) > most:
-                break
-    return bytes(content)
-
-
-def check_response(response: requests.Response, endpoint: str | None = None) -> requests.Response:
-    """Return the response, if it is successful. Raise the registry's error if it is not."""
-    raise_for_status(response, endpoint=endpoint)
-    if response.status_code >= 300:  # a redirect without a Location
-        response.close()
-        raise ValueError(f"{response.url!r} answers {response.status_code} without a Location")
-    return response
-
-
 def location_of(response: requests.Response) -> str:
     return resolve_location(response.url, response.headers.get("Location"))
-
-
-def stated_type(headers: Mapping[str, str]) -> str:
-    """Return the media type of an answer, or "" if it is only a server's default."""
-    stated = headers.get("Content-Type", "").partition(";")[0].strip()
-    return "" if stated.lower() in DEFAULT_TYPES else stated
 
 
 class VerifyingAdapter(HTTPAdapter):
@@ -178,7 +149,7 @@ class Registry:
         def read() -> tuple[requests.Response, bytes]:
             headers = {"Accept": ACCEPT_MANIFESTS}
             response = self.ask("GET", url, endpoint="manifest", headers=headers)
-            return response, read_body(response, MAX_MANIFEST)
+            return response, read_body(response, MAX_LAYOUT_MANIFEST)
 
         response, content = retry(read)
         stated = content_digest(response.headers.get("Docker-Content-Digest"))
@@ -281,7 +252,7 @@ def append(response: requests.Response, blob: Json, file: BinaryIO, progress: Pr
         )
     file.truncate(start)
     progress.move_to(start)
-    for block in response.iter_content(BLOCK):
+    for block in response.iter_content(DOWNLOAD_BLOCK):
         if progress.position + len(block) > size:
             raise ValueError(f"blob {digest} is longer than the {size} bytes of its descriptor")
         file.write(block)

@@ -13,7 +13,7 @@ It deletes these if they were last pushed or mounted longer ago than the given a
 
 If no push takes longer than the age, no acknowledged manifest ever lacks a blob: even if a link is
 set aside just after a push has seen it, the link stays for that age. While a collection deletes a
-content, pushes of the same content wait, as `objects.ObjectStorage` describes.
+content, pushes of the same content wait, as `object_storage.ObjectStorage` describes.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from objects import (
+from object_storage import (
     MAX_WAIT,
     STAGING,
     Entry,

@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from objects import (
+from object_storage import (
     STAGING,
     Blocks,
     Entry,

@@ -1,9 +1,9 @@
-"""A gateway in front of any registry: its own users and its own policy, before an upstream.
+"""A gateway in front of a registry that runs elsewhere, with users and a policy but no storage.
 
     UPSTREAM_USER=robot:secret python examples/front.py --upstream https://registry.example.com \\
         --port 5007 --users ./passwords
 
-Clients log in here, with the token server of `gateway.py`. For each request, the gateway asks a
+Clients log in here, with the token server of `tokens.py`. For each request, the gateway asks a
 policy, ``policy(user, endpoint, values)``. It sends allowed requests on with an account of the
 upstream, which clients never see, and streams bodies in both directions.
 
@@ -30,8 +30,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import requests
 import urllib3
+from answers import has_token
 from cryptography.fernet import Fernet, InvalidToken
-from gateway import (
+from health import MAX_CHECK, add_health
+from metrics import Metrics, share_metrics
+from requests.adapters import HTTPAdapter
+from serving import OneLineParser, Server, add_server_options
+from tokens import (
     KEY,
     SERVICE,
     USERS,
@@ -41,10 +46,6 @@ from gateway import (
     parse_users,
     read_claims,
 )
-from metrics import Metrics, share_metrics
-from requests.adapters import HTTPAdapter
-from serving import MAX_CHECK, OneLineParser, Server, add_health, add_server_options
-from upstream import has_token
 from werkzeug.exceptions import BadGateway, GatewayTimeout
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.wrappers import Response
@@ -64,6 +65,7 @@ from registry_routes.digests import content_digest
 from registry_routes.grammar import DIGEST, NAME
 from registry_routes.login import Login, TokenRequest
 from registry_routes.paging import next_link, parse_next_query
+from registry_routes.registry import MAX_MANIFEST
 from registry_routes.responses import beginning_of, parse_errors
 from registry_routes.scopes import required_scopes
 from registry_routes.urls import same_origin
@@ -71,10 +73,9 @@ from registry_routes.urls import same_origin
 log = logging.getLogger(__name__)
 
 UPSTREAM_USER = "UPSTREAM_USER"  # in the environment
-BLOCK = 256 * 1024  # bytes
+STREAM_BLOCK = 256 * 1024  # bytes
 MAX_CONNECTIONS = 512  # to keep open for the next requests
 MAX_REDIRECTS = 5
-MAX_MANIFEST = 4 * 1024 * 1024  # bytes
 MAX_UPLOAD_ID = 2048  # characters
 UPLOAD_LIFETIME = 3600  # seconds
 
@@ -432,16 +433,16 @@ class Body:
             self.len = length  # so that requests sends a Content-Length, and not chunks
 
     def __iter__(self) -> Iterator[bytes]:
-        while block := self.stream.read(BLOCK):
+        while block := self.stream.read(STREAM_BLOCK):
             yield block
 
-    def read(self, size: int = BLOCK) -> bytes:
+    def read(self, size: int = STREAM_BLOCK) -> bytes:
         return bytes(self.stream.read(size))
 
 
 def _read_blocks(answer: requests.Response) -> Iterator[bytes]:
     try:
-        yield from answer.raw.stream(BLOCK, decode_content=False)
+        yield from answer.raw.stream(STREAM_BLOCK, decode_content=False)
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise BrokenPipeError(errno.EPIPE, f"the upstream broke off: {error}") from error
 

@@ -1,7 +1,8 @@
-"""The manifests that a proxy keeps for a tag: one of each media type, with its last confirmation.
+"""A kept tag is a tag in the proxy's storage: a record of the manifests that its upstream sent.
 
-An upstream may have several manifests for a tag, and choose by the client's ``Accept``: an index,
-or the image for one platform. In the proxy's storage, the tag points at a record of them.
+The record has one manifest of each media type, with the time of its last confirmation, because an
+upstream may have several manifests for a tag, and choose by the client's ``Accept``: an index, or
+the image for one platform.
 """
 
 import json

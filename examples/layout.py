@@ -15,7 +15,7 @@ from registry_routes.digests import DigestMismatchError, Verifier
 from registry_routes.registry import BLOCK, Blob, Manifest
 
 REF_NAME = "org.opencontainers.image.ref.name"
-MAX_MANIFEST = 16 * 1024 * 1024
+MAX_LAYOUT_MANIFEST = 16 * 1024 * 1024
 
 Json = dict[str, Any]
 
@@ -115,7 +115,7 @@ class Layout:
     def read(self, digest: str) -> bytes:
         """Return the content of a manifest. Raise `DigestMismatchError` if it is damaged."""
         with self.path(digest).open("rb") as file:
-            content = file.read(MAX_MANIFEST + 1)
+            content = file.read(MAX_LAYOUT_MANIFEST + 1)
         verify_manifest(content, digest)
         return content
 
@@ -184,8 +184,8 @@ def verify_file(path: Path, digest: str) -> None:
 
 
 def verify_manifest(content: bytes, digest: str) -> None:
-    if len(content) > MAX_MANIFEST:
-        raise ValueError(f"manifest {digest} is larger than {MAX_MANIFEST} bytes")
+    if len(content) > MAX_LAYOUT_MANIFEST:
+        raise ValueError(f"manifest {digest} is larger than {MAX_LAYOUT_MANIFEST} bytes")
     verifier = Verifier(digest)
     verifier.update(content)
     verifier.verify()

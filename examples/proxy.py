@@ -1,4 +1,4 @@
-"""A pull-through proxy: a cache in front of one or more registries.
+"""A pull-through proxy: a cache of other registries, from which anyone may pull without a login.
 
     python examples/proxy.py --upstream https://registry-1.docker.io --upstream https://quay.io
 
@@ -27,11 +27,13 @@ from urllib.parse import urlsplit
 
 import collection
 import kept_tag
-from client import stated_type
-from gateway import parse_user
-from serving import OneLineParser, Server, add_health, add_server_options
+from answers import stated_type
+from health import add_health
+from object_storage import ObjectStorage, one_line
+from serving import OneLineParser, Server, add_server_options
 from sharing import Fetch, Fetches, Once, Source
-from storage import ObjectStorage, check_place, one_line, storage_at
+from storage import check_place, storage_at
+from tokens import parse_user
 from upstream import Upstream, User, is_head_refused
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import HTTPException

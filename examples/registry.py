@@ -15,8 +15,10 @@ from datetime import timedelta
 from typing import Any
 
 import collection
+from health import add_health
 from metrics import Metrics, share_metrics
-from serving import OneLineParser, Server, add_accel, add_health, add_server_options
+from nginx import add_accel
+from serving import OneLineParser, Server, add_server_options
 from storage import CheckedStorage, DirectoryStorage, check_place, is_bucket, storage_at
 
 from registry_routes import OCI_1_1, RegistryMap

@@ -1,4 +1,4 @@
-"""The server of the examples: gunicorn, with command-line options and a health check.
+"""The server of the examples: gunicorn, with options, a log, and limits for slow clients.
 
 Each request takes up a thread until it is answered, so clients that are slow on purpose can use up
 all threads. nginx in front, with `nginx.conf`, buffers their requests and responses.
@@ -15,13 +15,11 @@ import os
 import re
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
@@ -30,7 +28,6 @@ from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import ThreadWorker
 from metrics import OBSERVE
 from werkzeug.middleware.proxy_fix import ProxyFix
-from werkzeug.wrappers import Response
 
 from registry_routes.registry import BLOCK
 
@@ -251,110 +248,6 @@ class Log(Logger):  # type: ignore[misc]
             self.error("a response was cut short: %s", " ".join(str(error).split()))
         else:
             super().exception(msg, *args, **kwargs)
-
-
-# The health check.
-
-MAX_CHECK = 8  # seconds
-
-
-class Checkable(Protocol):
-    """A storage, or a server that requests depend on."""
-
-    def check(self) -> None:
-        """Raise `OSError` if there is no answer."""
-        ...
-
-
-class Health:
-    """``/healthz``: 200 if the storage answers; 503 if it fails, or hangs for `MAX_CHECK` seconds.
-
-    Only one check runs at a time. So a storage that hangs takes up one thread, and requests wait
-    for it only in the first seconds.
-
-    :param what: the name of the storage in the answer and in the log.
-    """
-
-    def __init__(self, checked: Checkable, what: str = "the storage") -> None:
-        self.checked = checked
-        self.what = what
-        self.lock = threading.Lock()
-        self.latest: Future[None] = Future()
-        self.latest.set_result(None)
-        self.begun = 0.0
-
-    def __call__(self, environ: Any, start_response: Any) -> Any:
-        return self.answer()(environ, start_response)
-
-    def answer(self) -> Response:
-        with self.lock:
-            if self.latest.done():
-                self.latest, self.begun = Future(), time.monotonic()
-                # A daemon thread, so that a worker can end while the check hangs.
-                threading.Thread(target=self._check, args=(self.latest,), daemon=True).start()
-            latest, end = self.latest, self.begun + MAX_CHECK
-        try:
-            latest.result(max(end - time.monotonic(), 0))
-        except Exception as error:  # no text: TimeoutError
-            reason = str(error) or f"no answer in {MAX_CHECK} seconds"
-            log.error("%s has failed: %s", self.what, reason)
-            return Response(f"{self.what} has failed\n", status=503)
-        return Response("ok\n")
-
-    def _check(self, latest: Future[None]) -> None:
-        try:
-            self.checked.check()
-        except BaseException as error:
-            latest.set_exception(error)
-        else:
-            latest.set_result(None)
-
-
-def add_health(app: Any, checked: Checkable, what: str = "the storage") -> Any:
-    """Return the application with ``/healthz`` added: see `Health`."""
-    health = Health(checked, what)
-
-    def dispatch(environ: Any, start_response: Any) -> Any:
-        is_health = environ.get("PATH_INFO") == "/healthz"
-        return (health if is_health else app)(environ, start_response)
-
-    return dispatch
-
-
-# Files that nginx sends.
-
-
-def add_accel(app: Any, directory: str) -> Any:
-    """Return the application, which lets nginx send the files of a directory, whole or in part.
-
-    Its responses have ``X-Accel-Redirect``. `nginx.conf` has the directory under ``/stored/``,
-    which clients cannot request.
-    """
-
-    def accelerate(environ: Any, start_response: Any) -> Any:
-        # nginx would compare these conditions with its own headers, not the registry's.
-        if "HTTP_IF_MATCH" in environ or "HTTP_IF_UNMODIFIED_SINCE" in environ:
-            return app(environ, start_response)
-        stored: list[str] = []
-
-        def leave_to_nginx(file: Any, _: int) -> tuple[()]:
-            with file:
-                stored.append(os.path.relpath(file.name, directory))
-            return ()
-
-        def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
-            if stored:
-                of_nginx = "Content-Length", "Accept-Ranges"
-                headers = [header for header in headers if header[0] not in of_nginx]
-                headers.append(("Content-Length", "0"))
-                headers.append(("X-Accel-Redirect", f"/stored/{stored[0]}"))
-            return start_response(status, headers, *error)
-
-        environ = {**environ, "wsgi.file_wrapper": leave_to_nginx}
-        environ.pop("HTTP_RANGE", None)  # nginx handles ranges
-        return app(environ, start)
-
-    return accelerate
 
 
 # The options.

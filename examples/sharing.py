@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
-from bucket import one_line
+from object_storage import one_line
 
 from registry_routes import errors
 from registry_routes.registry import BLOCK

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from bucket import BucketStorage, one_line, translate_errors
+from bucket import BucketStorage, translate_errors
 from directory import DirectoryStorage, checked, create_directory, identity
-from objects import ObjectStorage
+from object_storage import ObjectStorage
 from obstore.store import from_url
 
 from registry_routes.registry import MemoryStorage, Storage
@@ -23,7 +23,6 @@ __all__ = [
     "ObjectStorage",
     "check_place",
     "is_bucket",
-    "one_line",
     "storage_at",
 ]
 

@@ -11,10 +11,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from client import check_response, read_body, stated_type
+from answers import check_response, has_token, read_body, stated_type
+from object_storage import one_line
 from requests.adapters import HTTPAdapter
 from sharing import Source
-from storage import one_line
 from werkzeug.exceptions import BadGateway, GatewayTimeout
 
 from registry_routes import (
@@ -39,7 +39,7 @@ from registry_routes.urls import same_origin
 
 log = logging.getLogger(__name__)
 
-BLOCK = 256 * 1024  # bytes of a blob
+BLOB_BLOCK = 256 * 1024  # bytes of a blob
 MAX_UNSIZED = 16 * 1024**3  # bytes of a blob whose length the registry does not state
 MAX_REDIRECTS = 5
 MAX_CONNECTIONS = 512  # kept open for the next requests
@@ -137,7 +137,7 @@ class Upstream:
     def _read_blocks(self, digest: str, answer: requests.Response) -> Iterator[bytes]:
         received = 0
         with self.translate_failures(), answer:
-            for block in checked_blocks(digest, answer.iter_content(BLOCK)):
+            for block in checked_blocks(digest, answer.iter_content(BLOB_BLOCK)):
                 received += len(block)
                 if received > MAX_UNSIZED and _size_of(answer) is None:
                     raise ValueError(f"a blob without a length has more than {MAX_UNSIZED} bytes")
@@ -193,11 +193,6 @@ class Upstream:
             if not same_origin(url, first):
                 auth = _no_auth
         raise ValueError(f"it redirects more than {MAX_REDIRECTS} times")
-
-
-def has_token(response: requests.Response) -> bool:
-    """Return whether the request of this response had a token of the registry's token server."""
-    return str(response.request.headers.get("Authorization", "")).startswith("Bearer ")
 
 
 def _no_auth(prepared: requests.PreparedRequest) -> requests.PreparedRequest:

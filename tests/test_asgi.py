@@ -154,7 +154,7 @@ def test_body_arrives_as_it_was_sent(blocks: list[bytes], has_length: bool) -> N
     whole = b"".join(blocks)
     headers = [(b"content-length", b"%d" % len(whole)), (b"transfer-encoding", b"chunked")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(asgi, "BLOCK", 50)
+        patch.setattr(asgi, "MAX_IN_MEMORY", 50)
         bridge = WSGIBridge(echo, threads=1)
         messages = [*map(part, blocks), part(b"", False)]
         scope = scope_of(headers=headers[:1] if has_length else headers[1:])
@@ -186,7 +186,7 @@ def test_body_of_another_length_than_its_header_says_is_refused(length: str, sta
 def test_bodies_that_would_fill_the_disk_are_refused_until_there_is_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(asgi, "BLOCK", 100)
+    monkeypatch.setattr(asgi, "MAX_IN_MEMORY", 100)
     bridge = WSGIBridge(echo, disk=500)
     big, bigger = [part(b"x" * 200)] * 2, [part(b"x" * 200)] * 4
 
@@ -215,7 +215,7 @@ def test_full_temporary_directory_is_one_line_and_503(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(asgi, "BLOCK", 100)
+    monkeypatch.setattr(asgi, "MAX_IN_MEMORY", 100)
     bridge = WSGIBridge(echo)
     parts = [part(b"x" * 200), part(b"x" * 200)]
     with monkeypatch.context() as patch:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import collection
-import objects
+import object_storage
 import pytest
 import requests
 from collection import Collection, parse_duration, select_unneeded
-from objects import Entry
+from object_storage import Entry
 from obstore.store import MemoryStore
 from storage import BucketStorage, DirectoryStorage, storage_at
 
@@ -155,8 +155,8 @@ def test_link_that_a_manifest_needs_is_moved_back(storage: Aging, client: Regist
     client.push_blob("a", b"layer")
     client.push_manifest("a", "v1", manifest_of(b"layer"))
     storage.move(
-        objects.path_of("a", "_blobs", digest_of(b"layer")),
-        objects.path_of("a", "_unneeded", digest_of(b"layer")),
+        object_storage.path_of("a", "_blobs", digest_of(b"layer")),
+        object_storage.path_of("a", "_unneeded", digest_of(b"layer")),
     )
     for _ in range(3):
         storage.age()
@@ -237,7 +237,7 @@ def test_push_and_collection_at_the_same_time(
     begins: str, is_aside: bool, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other begins at any step of the one. The push notices nothing, and nothing is lost."""
-    monkeypatch.setattr(objects, "PAUSE", 0.001)
+    monkeypatch.setattr(object_storage, "PAUSE", 0.001)
     manifest, name = manifest_of(b"layer"), "b" if how == "mount" else "a"
     at, steps = 0, 1
     while at < steps:
@@ -290,7 +290,7 @@ def test_push_waits_for_a_collection_that_deletes_its_content(
     storage: Aging, monkeypatch: pytest.MonkeyPatch, client: RegistryClient
 ) -> None:
     client.push_blob("a", b"layer")
-    condemned = objects.condemned_path(digest_of(b"layer"))
+    condemned = object_storage.condemned_path(digest_of(b"layer"))
     storage.create(condemned)
     pushing = threading.Thread(target=client.push_blob, args=("b", b"layer"))
     pushing.start()
@@ -300,7 +300,7 @@ def test_push_waits_for_a_collection_that_deletes_its_content(
     pushing.join(10)
     assert client.has_blob("b", b"layer")
     # A collection that was killed is not waited for.
-    monkeypatch.setattr(objects, "MAX_WAIT", 0.1)
+    monkeypatch.setattr(object_storage, "MAX_WAIT", 0.1)
     storage.create(condemned)
     client.push_blob("b", b"layer")
     assert client.has_blob("b", b"layer")
@@ -311,7 +311,7 @@ def test_mount_of_a_blob_whose_content_was_just_deleted_is_an_error(storage: Agi
     client = RegistryClient(storage)
     client.push_blob("a", b"layer")
     storage.link_blob("b", digest_of(b"layer"), 5)
-    storage.delete(objects.content_path(digest_of(b"layer")))
+    storage.delete(object_storage.content_path(digest_of(b"layer")))
     with pytest.raises(LookupError):
         storage.mount_blob("c", digest_of(b"layer"), "b")
     assert not client.has_blob("c", b"layer")
@@ -320,7 +320,7 @@ def test_mount_of_a_blob_whose_content_was_just_deleted_is_an_error(storage: Agi
 
 def collect_while_linked(storage: Aging, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a collection delete the content of "layer" right after a link to it was moved back."""
-    content, move = objects.content_path(digest_of(b"layer")), storage.move
+    content, move = object_storage.content_path(digest_of(b"layer")), storage.move
 
     def move_and_collect(source: str, target: str) -> bool:
         monkeypatch.setattr(storage, "move", move)
@@ -377,12 +377,12 @@ def test_suspended_collection_deletes_nothing_more(
     collect(storage)
     storage.age()
     found = select_unneeded(storage, 3600)
-    times = iter([0.0, objects.MAX_WAIT])
+    times = iter([0.0, object_storage.MAX_WAIT])
     with monkeypatch.context() as patched:
         patched.setattr(time, "monotonic", lambda: next(times))
         with pytest.raises(OSError, match="run it again"):
             found.delete()
-    monkeypatch.setattr(objects, "MAX_WAIT", 0.0)
+    monkeypatch.setattr(object_storage, "MAX_WAIT", 0.0)
     assert client.has_blob("a", b"layer")
 
 
@@ -392,9 +392,9 @@ def test_content_that_another_collection_has_condemned_is_left_to_it(storage: Ag
     storage.age()
     collect(storage)
     storage.age()
-    storage.create(objects.condemned_path(digest_of(b"layer")))
+    storage.create(object_storage.condemned_path(digest_of(b"layer")))
     collect(storage)
-    assert storage.size(objects.content_path(digest_of(b"layer"))) is not None
+    assert storage.size(object_storage.content_path(digest_of(b"layer"))) is not None
 
 
 @pytest.mark.parametrize("wrong", [-1200, 1200])

@@ -101,7 +101,7 @@ def test_healthz_needs_no_login_and_says_whether_the_upstream_answers(
 
 
 def test_healthz_fails_if_the_upstream_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.MAX_CHECK", 0.2)
+    monkeypatch.setattr("health.MAX_CHECK", 0.2)
 
     def hang(environ: Any, start_response: Any) -> Any:
         released.wait(10)

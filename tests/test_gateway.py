@@ -11,19 +11,11 @@ from typing import Any
 import jwt
 import pytest
 import requests
-from gateway import (
-    SERVICE,
-    Gateway,
-    TokenServer,
-    allow_pulls,
-    main,
-    make_app,
-    parse_key,
-    parse_users,
-)
+from gateway import Gateway, allow_pulls, main, make_app
 from hypothesis import given
 from hypothesis import strategies as st
 from storage import storage_at
+from tokens import SERVICE, TokenServer, parse_key, parse_users
 from werkzeug.exceptions import NotFound
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 import requests
-import serving as serving_module
 from gunicorn.config import Config
+from health import add_health
 from registry import main as registry_main
 from registry import make_app
-from serving import add_health
+from serving import Log
 from storage import CheckedMemory, storage_at
 from werkzeug.test import Client
 from werkzeug.wrappers import Response
@@ -231,7 +231,7 @@ class Hanging(CheckedMemory):
 def test_hanging_check_takes_up_one_thread(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving_module, "MAX_CHECK", 0.2)
+    monkeypatch.setattr("health.MAX_CHECK", 0.2)
     storage = Hanging()
     client = Client(make_app(storage))
     before, begun = threading.active_count(), time.monotonic()
@@ -304,7 +304,7 @@ def test_log_line_ends_with_the_seconds_that_the_request_took(tmp_path: Path) ->
 def test_response_that_a_storage_cuts_short_is_one_line_of_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    log = serving_module.Log(Config())
+    log = Log(Config())
     log.error_log.propagate = True
     try:
         raise OSError("the store\nhas hung up")

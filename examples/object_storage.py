@@ -1,6 +1,7 @@
-"""The common half of both storages: the paths of objects, and the order in which they appear.
+"""The base class of `DirectoryStorage` and `BucketStorage`: the paths of objects, and their order.
 
-`directory.py` and `bucket.py` are the other halves: how objects are written, and the uploads.
+`directory.py` and `bucket.py` add how objects are written, and the uploads. `collection.py` deletes
+objects by these paths.
 """
 
 import base64
@@ -474,3 +475,8 @@ def upload_path(name: str, upload_id: str) -> str:
     if not re.fullmatch("[0-9a-f]{32}", upload_id):
         raise MissingError(upload_id)
     return f"{path_of(name, '_uploads')}{upload_id}/"
+
+
+def one_line(error: Exception) -> str:
+    """Return the text of an error in one line, without what obstore adds for debugging."""
+    return " ".join(str(error).partition("\n\nDebug source")[0].split())
