@@ -152,6 +152,8 @@ class Dialect:
         return commonpath(folders).rstrip("/")
 
     def _may_have_slashes(self, kind: str) -> bool:
+        # Two samples: nothing can tell it for any pattern. If they miss a slash, a variable below
+        # the root is still one segment, by the look-ahead of `write_pattern`.
         grammar = getattr(self.converters.get(kind), "grammar", None)
         return grammar is not None and ("/" in grammar.example or grammar.fits("a/b"))
 
