@@ -78,15 +78,15 @@ def make_api_map(dialect: Dialect, prefix: str) -> RegistryMap:
     It includes routes that the registry does not serve, so that those requests are recorded too.
     """
     routes = [*dialect.routes, *dialect.left_out]
-    paths = {route.path for route in routes if route.methods != ()}
-    routes = [
-        route if route.methods != () else replace(route, methods=None)
-        for route in routes
-        if route.methods != () or route.path not in paths
-    ]
-    return RegistryMap(
-        dialect=Dialect(dialect.name, tuple(routes), dialect.converters), prefix=prefix
-    )
+    served = {route.path for route in routes if route.methods != ()}  # a subset has some ()
+    recorded = []
+    for route in routes:
+        if route.methods != ():
+            recorded.append(route)
+        elif route.path not in served:  # the registry refuses every method, so record any: `None`
+            recorded.append(replace(route, methods=None))
+    whole = Dialect(dialect.name, tuple(recorded), dialect.converters)
+    return RegistryMap(dialect=whole, prefix=prefix)
 
 
 def make_layers_map(
