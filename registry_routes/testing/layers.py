@@ -611,14 +611,18 @@ class Locations:
             return target
         path = target.removeprefix(request.root_url)
         if self.form == "opaque":
-            try:
-                endpoint, values = self.url_map.bind("").match(f"/{path.partition('?')[0]}", "PUT")
-            except HTTPException:
-                endpoint, values = None, {}
+            path = self._hide_upload(path)
+        return f"{request.root_path}/{path}"
+
+    def _hide_upload(self, path: str) -> str:
+        """Return the opaque form of an upload's path; any other path unchanged."""
+        with suppress(HTTPException):
+            # A registry that takes uploads takes the PUT that completes one.
+            endpoint, values = self.url_map.bind("").match(f"/{path.partition('?')[0]}", "PUT")
             if endpoint == RouteName.BLOB_UPLOAD_CHUNK:
                 state = quote(_state_of(values), safe="")
-                path = f"uploads/{values['name']}/{values['uuid']}?_state={state}"
-        return f"{request.root_path}/{path}"
+                return f"uploads/{values['name']}/{values['uuid']}?_state={state}"
+        return path
 
     def _route_upload(
         self, request: RecordedRequest, environ: "WSGIEnvironment"
