@@ -145,8 +145,8 @@ class Dialect:
         """Return the path before the first repository name; without a name, the common folder."""
         folders = []
         for route in routes:
-            start, *variable = re.split("[<:>]", route.path, maxsplit=2)
-            if start.endswith("/") and variable and self._may_have_slashes(variable[0]):
+            start, _, rest = route.path.partition("<")
+            if start.endswith("/") and self._may_have_slashes(rest.partition(":")[0]):
                 return start.rstrip("/")
             folders.append(dirname(f"/{start.lstrip('/')}"))
         return commonpath(folders).rstrip("/")
