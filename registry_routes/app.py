@@ -504,11 +504,19 @@ _is_length = re.compile("[0-9]{1,18}").fullmatch
 def _render_head(
     response: Response, environ: "WSGIEnvironment"
 ) -> tuple[str, list[tuple[str, str]]]:
-    """Return the status and the headers of a response for the server.
-
-    Raise `ValueError` if no server can send them.
-    """
+    """Return the status and the headers of a response for the server, or raise `ValueError`."""
     status, headers = response.status, response.get_wsgi_headers(environ).to_wsgi_list()
+    lowered = [name.lower() for name, _ in headers]
+    _check_head(status, headers, lowered)
+    if "docker-distribution-api-version" not in lowered:
+        headers.append(("Docker-Distribution-API-Version", "registry/2.0"))
+    if "x-content-type-options" not in lowered:
+        headers.append(("X-Content-Type-Options", "nosniff"))
+    return status, headers
+
+
+def _check_head(status: str, headers: list[tuple[str, str]], lowered: list[str]) -> None:
+    """Raise `ValueError` if no server can send these. `lowered` has the names in lower case."""
     if not _is_status(status):
         raise ValueError(f"status {status!r} must be a number from 200 to 999 and a reason")
     names, values = zip(*headers, strict=True) if headers else ((), ())
@@ -520,7 +528,6 @@ def _render_head(
                 raise ValueError(
                     f"header {name!r}: {value!r} must be a token and one line of Latin-1"
                 )
-    lowered = [name.lower() for name in names]
     if not _NEVER_SENT.isdisjoint(lowered):
         name = min(_NEVER_SENT.intersection(lowered))
         raise ValueError(f"header {name!r} is for the server to set")
@@ -530,11 +537,6 @@ def _render_head(
             raise ValueError(f"Content-Length {length!r} must be a whole number of bytes")
         if lowered.count("content-length") > 1:
             raise ValueError("header 'Content-Length' is set more than once")
-    if "docker-distribution-api-version" not in lowered:
-        headers.append(("Docker-Distribution-API-Version", "registry/2.0"))
-    if "x-content-type-options" not in lowered:
-        headers.append(("X-Content-Type-Options", "nosniff"))
-    return status, headers
 
 
 def _answer_base(request: RegistryRequest) -> Response:

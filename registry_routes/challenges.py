@@ -227,12 +227,17 @@ _IN_QUOTES = r'(?>(?:[^"\\]++|\\.)*)'  # between the quotes, of which the last m
 _PARAMETER = rf"{_NAME}{_BLANK}*+="
 _SCHEME = rf"{_NAME}{_BLANK}++{_PARAMETER}"
 
-# Any header, however malformed, is a sequence of these items.
+# Any header, however malformed, is a sequence of these items. The alternatives, in this order:
+#
+#   scheme, token68        Negotiate abc==    at the start or after a comma, any word is a scheme
+#   late_scheme            a="b" Basic c=d    if the comma is missing, a parameter must follow it
+#   name, quoted or plain  realm="r", realm=r
+#   skipped: separators    , ,
+#   skipped: a string      "r"
+#   skipped: other text    =r
 _ITEM = re.compile(
-    # At the start or after a comma, any word is a scheme. A token68 may follow it.
     rf"(?:\A|{_BLANK}*+,)[ \t\r\n,]*+(?P<scheme>{_NAME})(?={_BLANK}|,|\Z)(?!{_BLANK}*+=)"
     rf"(?:{_BLANK}++(?P<token68>[A-Za-z0-9._~+/-]++=*+)(?={_BLANK}*+(?:,|\Z)))?"
-    # If the comma is missing, a word is a scheme if a parameter follows it.
     rf"|(?={_SCHEME})(?P<late_scheme>{_NAME})"
     rf'|(?P<name>{_NAME}){_BLANK}*+={_BLANK}*+(?:"(?P<quoted>{_IN_QUOTES})"?|(?P<plain>{_WORD}*+))'
     r"|[ \t\r\n,]++"
@@ -276,17 +281,17 @@ def _parse_line(line: str) -> list[Challenge]:
     position = 0
     while item := _ITEM.match(line, position):
         position = item.end()
-        name = (item["name"] or "").lower()
         if scheme := item["scheme"] or item["late_scheme"]:
             found.append((scheme, {}, item["token68"] or ""))
-        elif name and found:
-            value = item["plain"]
+        elif item["name"] and found:
+            _, parameters, _ = found[-1]
+            name, value = item["name"].lower(), item["plain"]
             if value is None:
                 value = unescape(item["quoted"])
             elif more := (_REST_OF_SCOPE if name == "scope" else _REST).match(line, position):
                 value += more[0]
                 position = more.end()
-            found[-1][1][name] = value
+            parameters[name] = value
     return [Challenge(*parts) for parts in found]
 
 

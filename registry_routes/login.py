@@ -345,15 +345,15 @@ def _make_requests_auth(
     from requests.auth import AuthBase
 
     class Auth(AuthBase):
-        # A function that sends a request with the adapter and the options of the last request.
-        send: Callable[[PreparedRequest], Response] | None = None
+        # Sends with the adapter and the options of the last request; `None` before any response.
+        send_like_last: Callable[[PreparedRequest], Response] | None = None
 
         def __call__(self, request: PreparedRequest) -> PreparedRequest:
             url = str(request.url)
             scopes = login.scopes(str(request.method), url)
-            if self.send is not None:
+            if self.send_like_last is not None:
                 with login._ask_once(scopes):
-                    self.ask(login.prepare(url, scopes), self.send)
+                    self.ask(login.prepare(url, scopes), self.send_like_last)
             if (authorization := login.authorization(url, scopes)) is not None:
                 request.headers["Authorization"] = authorization
             position = None
@@ -364,15 +364,13 @@ def _make_requests_auth(
             return request
 
         def answer(self, position: int | None, response: Response, **options: Any) -> Response:
-            find = adapter_for
-            if find is None:
-                connection = response.connection
-                find = lambda _: connection  # noqa: E731
+            last: Any = None if adapter_for else response.connection
 
             def send(prepared: PreparedRequest) -> Response:
-                return find(str(prepared.url)).send(prepared, **options)
+                adapter = adapter_for(str(prepared.url)) if adapter_for else last
+                return adapter.send(prepared, **options)
 
-            self.send = send
+            self.send_like_last = send
             if response.status_code not in (401, 403):
                 return response
             request, url = response.request, response.url

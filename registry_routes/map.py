@@ -329,7 +329,13 @@ class _AdapterBelowRoot(MapAdapter):
 
 
 class _WatchedRules(RuleFactory):
-    """A factory that yields another's rules, and notes those below the root of the API."""
+    """A factory that yields another's rules, and adds copies of some to `_RulesBelowRoot`.
+
+    The order matters. `get_rules` copies each rule while it is unbound, because a rule can be bound
+    only once. Then it yields the rule, and `Map.add` binds it to the whole map. If that succeeds,
+    the map asks for the next rule, and the code after the ``yield`` runs: it adds the copy if the
+    path is below the root of the API. There, requests match the copy and get the original.
+    """
 
     def __init__(self, rules: RuleFactory, url_map: "RegistryMap") -> None:
         self.rules, self.map = rules, url_map

@@ -157,7 +157,7 @@ def _make_error(
     known = ERRORS.get(code) if isinstance(code, str) else None
     if known is Unsupported and status == 404:
         known = RouteUnknown
-    if known is None or status in (401, 405, 429, 503):  # whose headers say more than a code
+    if known is None or status in _DECISIVE_STATUSES:
         known = default
     options: dict[str, Any] = {}
     if known is Unauthorized:
@@ -173,6 +173,7 @@ def _make_error(
         detail=entry.get("detail"),
         **options,
     )
+    # The constructor has set these for an error that is to be sent; this error was received.
     error.code = status
     error.headers = list(headers)  # exactly as the registry sent them
     error.retry_after = wait
@@ -181,6 +182,7 @@ def _make_error(
     return error
 
 
+_DECISIVE_STATUSES = (401, 405, 429, 503)  # their headers say more than an error code
 _OF_A_CHALLENGE = ("realm", "service", "scope", "error")
 
 

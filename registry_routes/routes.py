@@ -145,13 +145,15 @@ class Dialect:
         """Return the path before the first repository name; without a name, the common folder."""
         folders = []
         for route in routes:
-            start, *variable = re.split("[<:>]", route.path, maxsplit=2)
-            if start.endswith("/") and variable and self._may_have_slashes(variable[0]):
+            start, _, rest = route.path.partition("<")
+            if start.endswith("/") and self._may_have_slashes(rest.partition(":")[0]):
                 return start.rstrip("/")
             folders.append(dirname(f"/{start.lstrip('/')}"))
         return commonpath(folders).rstrip("/")
 
     def _may_have_slashes(self, kind: str) -> bool:
+        # Two samples: nothing can tell it for any pattern. If they miss a slash, a variable below
+        # the root is still one segment, by the look-ahead of `write_pattern`.
         grammar = getattr(self.converters.get(kind), "grammar", None)
         return grammar is not None and ("/" in grammar.example or grammar.fits("a/b"))
 
@@ -345,17 +347,18 @@ def split_name(dialect: Dialect, route: Route) -> tuple[str | None, str]:
 
 
 def write_pattern(path: str, groups: Mapping[str, str]) -> str:
-    """Return a pattern for the end of a path, in which each variable is one segment.
+    r"""Return a pattern for the end of a path, in which each variable is one segment.
+
+    >>> print(write_pattern("/blobs/<digest:digest>", {"digest": "(?P<digest>.+)"}))
+    /blobs/(?=[^/]*+(?:/[^/]*+){0}\Z)(?P<digest>.+)
 
     :param groups: the pattern of each variable, as a group.
     """
-    pattern = ""
-    for piece in re.finditer(r"([^<]+)|<\w+:(\w+)>", path):
-        text, variable = piece.groups()
-        if variable and "(?=" not in pattern:
-            # The look-ahead fixes the number of slashes that follow, so no value can contain any.
-            more = path.count("/", piece.end())
-            pattern += rf"(?=[^/]*+(?:/[^/]*+){{{more}}}\Z)"
+    literal, bracket, rest = path.partition("<")
+    pattern = re.escape(literal)
+    if bracket:  # fix the number of slashes from the first variable on, so no value can contain any
+        pattern += rf"(?=[^/]*+(?:/[^/]*+){{{rest.count('/')}}}\Z)"
+    for text, variable in re.findall(r"([^<]+)|<\w+:(\w+)>", bracket + rest):
         pattern += groups[variable] if variable else re.escape(text)
     return pattern
 

@@ -53,22 +53,31 @@ PARAMETERS: Mapping[str, str] = MappingProxyType(
 P = ParamSpec("P")
 
 
+def _find_misplaced(slots: list[str], given: int, options: Mapping[str, object]) -> list[str]:
+    """Return the options that belong in the slots after the first `given`, by any of their names.
+
+    >>> _find_misplaced(["name", "reference"], 1, {"tag": "latest", "ns": "docker.io"})
+    ['tag']
+    """
+    names = {"reference": ["reference", "digest", "tag"]}
+    return [name for slot in slots[given:] for name in names.get(slot, [slot]) if name in options]
+
+
 def _explain_misplaced(method: Callable[P, str]) -> Callable[P, str]:
     """Make a method's error for an argument given by name show how to write the call."""
-    parameters = signature(method).parameters.values()
-    names = [each.name for each in parameters if each.kind is each.POSITIONAL_ONLY]
-    others = {"reference": ["digest", "tag"]}  # other names that a caller may use for it
+    _, *parameters = signature(method).parameters.values()  # without `self`
+    slots = [each.name for each in parameters if each.kind is each.POSITIONAL_ONLY]
 
     @wraps(method)
     def build(*args: P.args, **options: P.kwargs) -> str:
         try:
             return method(*args, **options)
         except TypeError:
-            absent = [name for slot in names[len(args) :] for name in (slot, *others.get(slot, ()))]
-            misplaced = [name for name in absent if name in options]
+            given = args[1:]  # without `self`
+            misplaced = _find_misplaced(slots, len(given), options)
             if not misplaced:
                 raise
-            values = ", ".join(map(shorten, [*args[1:], *(options[name] for name in misplaced)]))
+            values = ", ".join(map(shorten, [*given, *(options[name] for name in misplaced)]))
             raise TypeError(
                 f"URLBuilder.{method.__name__}() takes {' and '.join(misplaced)} by position: "
                 f"{method.__name__}({values})"

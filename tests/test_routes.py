@@ -310,6 +310,12 @@ def test_route_that_would_move_the_root_is_refused_by_name() -> None:
         dialect()
 
 
+def test_root_may_contain_a_colon() -> None:
+    routes = dialect(("tags", "/v2/a:b/<repository:name>/tags", "GET"))
+    assert routes.root == "/v2/a:b"
+    assert answer(routes, "GET", "/v2/a:b/c/d/tags") == "tags"
+
+
 def test_rule_of_a_plain_map_may_have_text_after_a_name() -> None:
     class Templates(RegistryRules):
         def get_rules(self, map: Map) -> Any:

@@ -78,15 +78,15 @@ def make_api_map(dialect: Dialect, prefix: str) -> RegistryMap:
     It includes routes that the registry does not serve, so that those requests are recorded too.
     """
     routes = [*dialect.routes, *dialect.left_out]
-    paths = {route.path for route in routes if route.methods != ()}
-    routes = [
-        route if route.methods != () else replace(route, methods=None)
-        for route in routes
-        if route.methods != () or route.path not in paths
-    ]
-    return RegistryMap(
-        dialect=Dialect(dialect.name, tuple(routes), dialect.converters), prefix=prefix
-    )
+    served = {route.path for route in routes if route.methods != ()}  # a subset has some ()
+    recorded = []
+    for route in routes:
+        if route.methods != ():
+            recorded.append(route)
+        elif route.path not in served:  # the registry refuses every method, so record any: `None`
+            recorded.append(replace(route, methods=None))
+    whole = Dialect(dialect.name, tuple(recorded), dialect.converters)
+    return RegistryMap(dialect=whole, prefix=prefix)
 
 
 def make_layers_map(
@@ -611,14 +611,18 @@ class Locations:
             return target
         path = target.removeprefix(request.root_url)
         if self.form == "opaque":
-            try:
-                endpoint, values = self.url_map.bind("").match(f"/{path.partition('?')[0]}", "PUT")
-            except HTTPException:
-                endpoint, values = None, {}
+            path = self._hide_upload(path)
+        return f"{request.root_path}/{path}"
+
+    def _hide_upload(self, path: str) -> str:
+        """Return the opaque form of an upload's path; any other path unchanged."""
+        with suppress(HTTPException):
+            # A registry that takes uploads takes the PUT that completes one.
+            endpoint, values = self.url_map.bind("").match(f"/{path.partition('?')[0]}", "PUT")
             if endpoint == RouteName.BLOB_UPLOAD_CHUNK:
                 state = quote(_state_of(values), safe="")
-                path = f"uploads/{values['name']}/{values['uuid']}?_state={state}"
-        return f"{request.root_path}/{path}"
+                return f"uploads/{values['name']}/{values['uuid']}?_state={state}"
+        return path
 
     def _route_upload(
         self, request: RecordedRequest, environ: "WSGIEnvironment"
