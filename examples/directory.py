@@ -25,6 +25,7 @@ from object_storage import (
     path_of,
     tag_path,
     upload_path,
+    write_whole,
 )
 
 from registry_routes.digests import Verifier
@@ -128,7 +129,7 @@ class DirectoryStorage(ObjectStorage):
         return name.replace("/", "@")
 
     def entries(self, prefix: str) -> Iterator[Entry]:
-        # What is not read must not count as missing: a collection deletes what nothing needs.
+        # An unread directory must not count as empty: a collection would delete its blobs.
         for parent, _, names in os.walk(self._full_path(prefix), onerror=_raise, followlinks=True):
             for name in names:
                 path = os.path.relpath(f"{parent}/{name}", self.directory)
@@ -252,7 +253,7 @@ class DirectoryStorage(ObjectStorage):
                 together.wait()
                 if len(block) < BLOCK:
                     _update(hashes, block)
-                    _write(file, block)
+                    write_whole(file, block)
                 else:
                     together.start(_update, hashes, block)
                     together.start(_write_early, file, block, size)
@@ -358,7 +359,7 @@ class DirectoryStorage(ObjectStorage):
 
         def write() -> None:
             with open(self._full_path(temporary), "xb", 0) as file:
-                _write(file, content)
+                write_whole(file, content)
 
         with self._remove_on_error(temporary):
             self._check_root()
@@ -559,21 +560,13 @@ def _update(hashes: Iterable[Any], block: bytes) -> None:
         hashed.update(block)
 
 
-def _write(file: Any, block: bytes) -> None:
-    """Write a block to an unbuffered file, which may take only a part at a time."""
-    with memoryview(block) as left:
-        written = 0
-        while written < len(left):
-            written += file.write(left[written:])
-
-
 def _write_early(file: Any, block: bytes, start: int) -> None:
     """Write a block that begins at `start`, and make the kernel begin to write it to the disk.
 
     That shortens the sync at the end. If a program says that it will not need some pages again,
     Linux begins to write them, and keeps them in memory until they are written.
     """
-    _write(file, block)
+    write_whole(file, block)
     first = start // EARLY * EARLY
     if start + len(block) >= first + EARLY and hasattr(os, "posix_fadvise"):
         os.posix_fadvise(file.fileno(), first, EARLY, os.POSIX_FADV_DONTNEED)

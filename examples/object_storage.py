@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from itertools import groupby, takewhile
-from typing import NamedTuple, TypeVar
+from typing import BinaryIO, NamedTuple, TypeVar
 
 from registry_routes.grammar import DIGEST, NAME, TAG
 from registry_routes.registry import Blob, ConflictError, Manifest, MissingError, Storage
@@ -480,3 +480,11 @@ def upload_path(name: str, upload_id: str) -> str:
 def one_line(error: Exception) -> str:
     """Return the text of an error in one line, without what obstore adds for debugging."""
     return " ".join(str(error).partition("\n\nDebug source")[0].split())
+
+
+def write_whole(file: BinaryIO, block: bytes) -> None:
+    """Write a block to an unbuffered file, which may take only a part at a time."""
+    with memoryview(block) as left:
+        written = 0
+        while written < len(left):
+            written += file.write(left[written:])

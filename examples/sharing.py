@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
-from object_storage import one_line
+from object_storage import one_line, write_whole
 
 from registry_routes import errors
 from registry_routes.registry import BLOCK
@@ -190,10 +190,8 @@ class _UnwantedError(Exception):
 
 def _write(file: BinaryIO, block: bytes) -> int:
     """Write a block, and return its size. Raise `OSError`, which names the directory."""
-    view = memoryview(block)
     try:
-        while view:
-            view = view[file.write(view) :]
+        write_whole(file, block)
     except OSError as error:
         raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from error
     return len(block)

@@ -15,6 +15,7 @@ import directory as directory_module
 import obstore
 import pytest
 import requests
+from object_storage import write_whole
 from obstore.store import MemoryStore, S3Store
 from storage import BucketStorage, DirectoryStorage, check_place, storage_at
 
@@ -282,7 +283,7 @@ def test_push_that_breaks_off_has_no_thread_left_that_writes(
         yield from [bytes(BLOCK)] * 3
         raise OSError("the client is gone")
 
-    monkeypatch.setattr("directory._write", write_slowly)
+    monkeypatch.setattr("directory.write_whole", write_slowly)
     with pytest.raises(OSError, match="the client is gone"):
         storage_at(tmp_path).put_blob("a", DIGEST, break_off())
     assert is_open == [True] * 3
@@ -294,14 +295,14 @@ def test_error_in_a_thread_that_writes_fails_the_push(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     content = bytes([1]) * BLOCK + bytes([2]) * BLOCK + bytes([3]) * BLOCK
-    storage, write = storage_at(tmp_path), directory_module._write
+    storage, write = storage_at(tmp_path), write_whole
 
     def write_until_full(file: Any, block: bytes) -> None:
         if block[0] == number + 1:
             raise OSError(errno.ENOSPC, "full")
         write(file, block)
 
-    monkeypatch.setattr(directory_module, "_write", write_until_full)
+    monkeypatch.setattr(directory_module, "write_whole", write_until_full)
     blocks = [content[start : start + BLOCK] for start in range(0, len(content), BLOCK)]
     with pytest.raises(OSError, match="full"):
         storage.put_blob("a", digest_of(content), blocks)

@@ -9,6 +9,7 @@ from typing import Any
 
 import directory as directory_module
 import pytest
+from object_storage import write_whole
 from obstore.exceptions import GenericError
 from obstore.store import MemoryStore
 from storage import BucketStorage, DirectoryStorage, ObjectStorage
@@ -127,7 +128,7 @@ def test_full_disk_is_mended_by_repeating(
             faulty = FaultyModule(os, fault, "mkdir", "open", "replace")
             patched.setattr(directory_module, "os", faulty)
             patched.setattr(directory_module, "open", fault.of(builtins.open), raising=False)
-            patched.setattr(directory_module, "_write", fault.of(directory_module._write))
+            patched.setattr(directory_module, "write_whole", fault.of(write_whole))
             content = push_with_repeats(client, chunks, last)
         assert client.has_blob("a", content)
         shutil.rmtree(tmp_path)

@@ -8,7 +8,7 @@ import threading
 import time
 from contextlib import suppress
 from io import BufferedIOBase, RawIOBase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from werkzeug.serving import DechunkedInput, ThreadedWSGIServer, WSGIRequestHandler
@@ -62,12 +62,9 @@ class Server:
         if self.stopping.is_set():
             raise RuntimeError("the registry has stopped without ever having a port")
 
-        class Handler(_Handler):
-            owner = self
-
         # Werkzeug itself would end the process if the port were taken.
         with socket.create_server((_HOST, port), backlog=128) as listener:
-            server = _WSGIServer(_HOST, port, self.app, Handler, fd=listener.fileno())
+            server = _WSGIServer(_HOST, port, self.app, _Handler, fd=listener.fileno())
         server.owner = self
         self._server = server
         self._accepting = threading.Thread(target=self._accept, args=[server], daemon=True)
@@ -125,13 +122,15 @@ _TLS_HANDSHAKE = b"\x16"  # the first byte of a ClientHello (RFC 8446, section 5
 
 
 class _Handler(WSGIRequestHandler):
-    owner: Server
-
     protocol_version = "HTTP/1.1"
 
     default_request_version = "HTTP/1.1"
     """The version for malformed requests, so that their answers also have a status line: docker and
     containerd try TLS first, and continue without it if the answer begins with ``HTTP/``."""
+
+    @property
+    def owner(self) -> Server:
+        return cast(_WSGIServer, self.server).owner
 
     def setup(self) -> None:
         if self.owner.ssl_context is not None:
