@@ -50,8 +50,9 @@ class Health:
             latest, end = self.latest, self.begun + MAX_CHECK
         try:
             latest.result(max(end - time.monotonic(), 0))
-        except Exception as error:  # no text: TimeoutError
-            reason = str(error) or f"no answer in {MAX_CHECK} seconds"
+        except Exception as error:
+            is_late = isinstance(error, TimeoutError) and not latest.done()
+            reason = f"no answer in {MAX_CHECK} seconds" if is_late else str(error) or repr(error)
             log.error("%s has failed: %s", self.what, reason)
             return Response(f"{self.what} has failed\n", status=503)
         return Response("ok\n")
