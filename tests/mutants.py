@@ -127,7 +127,7 @@ class Suite:
     def find_failures(
         self, mutants: Iterable[Mutant], tests: Iterable[str], most: int = 1
     ) -> list[str]:
-        """Run tests with some mutants, and return what fails, until so many have failed."""
+        """Run tests with some mutants, and return those that fail. Stop after `most` failures."""
         wanted = set(tests) - self.flaky
         if not wanted:
             return []

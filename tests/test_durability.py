@@ -92,7 +92,7 @@ class Pushes:
 
 
 def lost(pushes: Pushes, image: Path, tmp_path: Path) -> list[str]:
-    """The paths of what has been acknowledged and is missing after a power cut."""
+    """Return the paths of acknowledged content that is missing after a power cut."""
     copy = tmp_path / "copy"
     run("cp", "--sparse=always", image, copy)
     with disk_at(copy, tmp_path / "after") as disk:
@@ -100,7 +100,7 @@ def lost(pushes: Pushes, image: Path, tmp_path: Path) -> list[str]:
 
 
 def missing_at(disk: Path, acknowledged: dict[str, bytes], uploads: dict[str, bytes]) -> list[str]:
-    """The paths of what has been acknowledged and is missing on a disk."""
+    """Return the paths of acknowledged content that is missing on a disk."""
     client = RegistryClient(storage_at(disk / "new" / "data"))
     missing = []
     for path, content in acknowledged.items():

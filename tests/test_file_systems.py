@@ -34,7 +34,7 @@ class Cut(NamedTuple):
 
 
 class Cuts:
-    """Copies a disk again and again, in a thread of its own."""
+    """A thread that copies a disk again and again."""
 
     def __init__(self, disk: Path, pushes: Pushes) -> None:
         self.disk, self.pushes = disk, pushes
@@ -70,7 +70,7 @@ def pushed(kind: str, tmp_path: Path) -> Iterator[list[Cut]]:
             large, small = os.urandom(80 * MIB), os.urandom(5 * MIB)
             with Cuts(disk, pushes) as cuts:
                 pushes.chunk(large, 0, 60 * MIB)
-                time.sleep(1.5)  # the kernel commits what it has
+                time.sleep(1.5)  # the kernel writes to the disk by itself
                 for start in range(60, 72, 4):
                     pushes.chunk(large, start * MIB, (start + 4) * MIB)
                 pushes.blob("a", large[: 20 * MIB], 0)
@@ -82,7 +82,7 @@ def pushed(kind: str, tmp_path: Path) -> Iterator[list[Cut]]:
 
 
 def faults_of(cuts: list[Cut], tmp_path: Path, kind: str, count: int) -> list[str]:
-    """What is missing after a cut: of so many, from the first to the last."""
+    """Return what is missing after `count` of the cuts, spread from the first to the last."""
     faults = []
     for number in range(count):
         cut = cuts[number * (len(cuts) - 1) // (count - 1)]

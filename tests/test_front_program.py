@@ -128,7 +128,7 @@ def test_first_line_says_who_may_push(
 
 
 class Greeting:
-    """Prints what a server would print."""
+    """A server that only prints its greeting."""
 
     def __init__(self, make: Any, options: Any, greeting: str) -> None:
         self.greeting = greeting

@@ -241,7 +241,7 @@ def charliecloud(
     if program is None:
         pytest.skip("ch-image is not installed (Debian: apt install charliecloud)")
     command = [program, "--no-cache", "--storage", str(directory / "ch"), *arguments]
-    # Debian's Python has what it imports.
+    # Debian's Python has the modules that it imports.
     path = f"/usr/bin:/bin:{os.environ['PATH']}"
     added = {"PATH": path, "USER": "root", "REQUESTS_CA_BUNDLE": str(certificate)}
     environment = {**os.environ, **added}

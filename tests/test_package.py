@@ -94,7 +94,7 @@ def test_public_names_are_in_the_all_of_their_modules() -> None:
 
 
 def test_first_line_of_a_parameter_has_one_colon() -> None:
-    """pdoc takes what is before the last colon of the line for the name of the parameter."""
+    """pdoc takes the text before the last colon of the line for the name of the parameter."""
     sources = [path.read_text() for path in (ROOT / "registry_routes").rglob("*.py")]
     assert [
         line for source in sources for line in re.findall(r":param [^:\n]+:.*:.*", source)

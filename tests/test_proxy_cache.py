@@ -69,7 +69,7 @@ class Counting(MemoryStorage):
 
 
 def age(storage: Storage, seconds: float, tag: str = "latest") -> None:
-    """Let the upstream's last answer for a tag be so many seconds ago."""
+    """Move the upstream's last answer for a tag `seconds` into the past."""
     entries = kept_tag.read(storage, "library/nginx", tag)
     aged = [entry._replace(confirmed=time.time() - seconds) for entry in entries]
     kept_tag.write(storage, "library/nginx", tag, aged)
@@ -364,7 +364,7 @@ def test_upstreams_error_is_answered_unless_a_manifest_is_kept(
     [
         (b"{}", digest_of(b"{}", "sha512"), True),
         (b"{}", SHA256, False),
-        *((b"{}", said, True) for said in ("md5:x", "x")),  # what is no digest says nothing
+        *((b"{}", said, True) for said in ("md5:x", "x")),  # a malformed digest is ignored
         (b"not JSON", "", False),
         (b"{}" + b" " * (MAX_MANIFEST - 2), "", True),
         (b"{}" + b" " * (MAX_MANIFEST - 1), "", False),

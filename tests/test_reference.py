@@ -65,7 +65,7 @@ DIGESTS = [SHA256, SHA512]
 BAD_DIGESTS = ["", "sha256", f"{SHA256}0", f"md5:{HEX[:32]}", f"{SHA256}@{SHA256}"]
 
 
-def written(domain: str, name: str, tag: str | None, digest: str | None) -> str:
+def write_reference(domain: str, name: str, tag: str | None, digest: str | None) -> str:
     tag = "" if tag is None else f":{tag}"
     digest = "" if digest is None else f"@{digest}"
     return f"{domain}/{name}{tag}{digest}"
@@ -82,7 +82,7 @@ parts = st.tuples(
 texts = (
     st.text(max_size=12)
     | st.text(alphabet="aA0.-_/:@[]\n", max_size=12)
-    | parts.map(lambda given_parts: written(*given_parts))
+    | parts.map(lambda given_parts: write_reference(*given_parts))
 )
 
 
@@ -104,7 +104,7 @@ def test_text_is_a_reference_or_an_error_that_names_a_part_and_a_rule(text: str)
 def test_construction_agrees_with_parsing(
     given_parts: tuple[str, str, str | None, str | None],
 ) -> None:
-    reference = parsed(written(*given_parts))
+    reference = parsed(write_reference(*given_parts))
     if reference is not None and dataclasses.astuple(reference) == given_parts:
         assert Reference(*given_parts) == reference
     else:
