@@ -217,6 +217,8 @@ def test_healthz_reports_the_health_of_the_storage(
         assert client.get("/healthz").status_code == 503
         assert "gone" not in client.get("/healthz").text
         assert "gone" in caplog.text
+    Client(make_app(Failing(RuntimeError()))).get("/healthz")
+    assert "RuntimeError()" in caplog.text
 
 
 class Hanging(CheckedMemory):
